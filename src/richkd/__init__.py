@@ -1,0 +1,62 @@
+"""Distil a big image classifier, fused with CLIP, into a small one that you would ship.
+
+The public names are loaded when they are first used, so that importing the package stays cheap::
+
+    import richkd
+
+    run = richkd.distill(richkd.load_config("recipe.yaml"))
+    student = richkd.load_student(run.folder)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from richkd.config import Config, load_config
+    from richkd.errors import RichKDError
+    from richkd.export import Student, load_student, save_student
+    from richkd.fusion import Fusion
+    from richkd.losses.contrast import contrast_loss
+    from richkd.losses.features import fuse_features
+    from richkd.losses.logits import cross_entropy, kd_divergence
+    from richkd.train import Run, distill
+
+_HOMES = {
+    "Config": "config",
+    "load_config": "config",
+    "RichKDError": "errors",
+    "Student": "export",
+    "load_student": "export",
+    "save_student": "export",
+    "Fusion": "fusion",
+    "contrast_loss": "losses.contrast",
+    "fuse_features": "losses.features",
+    "cross_entropy": "losses.logits",
+    "kd_divergence": "losses.logits",
+    "Run": "train",
+    "distill": "train",
+}
+
+__all__ = [
+    "Config",
+    "Fusion",
+    "RichKDError",
+    "Run",
+    "Student",
+    "contrast_loss",
+    "cross_entropy",
+    "distill",
+    "fuse_features",
+    "kd_divergence",
+    "load_config",
+    "load_student",
+    "save_student",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'richkd' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"richkd.{_HOMES[name]}"), name)

@@ -1,0 +1,269 @@
+"""What a run is: typed, validated and printable settings, with YAML in and out and dotted overrides.
+
+A setting is known by its dotted name (``optim.lr``), the same in a recipe, on the command line
+(``--optim.lr 0.1``) and in Python (``config.optim.lr``). Later sources win: defaults, recipe, overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from richkd.errors import ConfigError, nearest
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(Section):
+    path: str = Field(description="image folder, folder of parquet files, or hub name")
+    image_column: str | None = Field(None, description="column that holds the images (found if unset)")
+    label_column: str | None = Field(None, description="column that holds the labels (found if unset)")
+    key_column: str | None = Field(None, description="column that names each image (found if unset)")
+    class_names: Path | None = Field(None, description="text file with one class name a line, in label order")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="share of train kept for validation; 0 for none")
+    test_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share kept for test where data have no test split"
+    )
+    calibration: Path | None = Field(None, description="held-out images that no model was trained on")
+    size: int | None = Field(
+        None, ge=4, description="pixels of the square source images (default: the student's)"
+    )
+    resident_gb: float = Field(
+        4.0, ge=0, description="decode once into memory up to this size, stream above it"
+    )
+
+
+class ViewConfig(Section):
+    recipe: Literal["crop-flip", "random-resized-crop", "clean"] = Field(
+        "crop-flip", description="how training images are augmented"
+    )
+    pad: int | None = Field(None, ge=0, description="crop-flip: black border in pixels (default: size / 8)")
+    flip: bool = Field(True, description="mirror half of the views; wrong for digits, text or signs")
+    scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: share of the area")
+    ratio: tuple[float, float] = Field((0.75, 1.333), description="random-resized-crop: width ÷ height")
+    colour: float = Field(0.0, ge=0, lt=1, description="random-resized-crop: strength of colour jitter")
+
+
+class ModelConfig(Section):
+    name: str = Field(description="timm name, local-dir:FOLDER, or package.module:callable")
+    weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
+    pretrained: bool = Field(False, description="load timm's pretrained weights for the name")
+    size: int | None = Field(None, ge=4, description="input resolution in pixels (default: the model's own)")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="input mean in 0..1 (default: the model's)"
+    )
+    std: tuple[float, float, float] | None = Field(
+        None, description="input std in 0..1 (default: the model's)"
+    )
+
+
+class ClipConfig(Section):
+    name: str = Field(description="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE computed elsewhere")
+    prompts: str = Field("paper", description="simple, paper (12), openai (80), or a file of templates")
+    class_prompts: Path | None = Field(None, description="YAML file with prompts of single classes")
+    cache: Path = Field(
+        Path("~/.cache/richkd"), description="folder where class embeddings are kept between runs"
+    )
+
+
+class FusionConfig(Section):
+    preset: Literal["default", "paper", "as-released"] = Field(
+        "default",
+        description="default fits the mix on held-out images; paper is ×100, α 0.7; as-released raw",
+    )
+    alpha: float | None = Field(None, ge=0, le=1, description="weight α of the vision teacher's logits")
+    lam: float | None = Field(None, ge=0, le=1, description="weight λ of the vision teacher's features")
+    weights: tuple[float, ...] | None = Field(
+        None, description="multiplier of each expert's logits (teacher, CLIP); overrules α and scale"
+    )
+
+
+class MethodConfig(Section):
+    name: str = Field("richkd", description="richkd, kd or ce")
+    variant: Literal["l", "f", "lf"] = Field("lf", description="richkd: logits, features, or both")
+    temperature: float = Field(3.0, gt=0, description="temperature of the logit loss")
+    ce: float = Field(1.0, ge=0, description="weight of the cross-entropy with the labels")
+    logits: float = Field(3.0, ge=0, description="weight of the logit loss")
+    features: float = Field(0.8, ge=0, description="weight of the feature loss")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    embed_width: int = Field(128, ge=2, description="width of the embedding that features are compared in")
+    negatives: int = Field(16384, ge=1, description="contrastive negatives of other classes for each image")
+    contrast_temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
+    bank_momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")
+
+
+class OptimConfig(Section):
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    lr: float = Field(0.05, gt=0, description="peak learning rate, for the whole batch")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay")
+    schedule: Literal["step", "cosine"] = Field("step", description="course of the learning rate")
+    milestones: tuple[float, ...] = Field(
+        (0.625, 0.75, 0.875), description="step: shares of the run after which the rate falls"
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="step: factor at each milestone")
+    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up at the start")
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient")
+
+
+class TrainConfig(Section):
+    epochs: int = Field(240, ge=1, description="passes over the training images")
+    batch_size: int = Field(64, ge=2, description="images in a step, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts that a step's batch is computed in, to save memory")
+    seed: int = Field(0, ge=0, description="everything random is a function of this and the step")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware has it"
+    )
+    teacher_precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="the same for the teacher")
+    compile_teacher: bool = Field(False, description="compile the frozen teacher; pays in long runs")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of weights, which is then kept"
+    )
+    eval_every: int = Field(1, ge=1, description="epochs between validations")
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: every epoch)")
+    workers: int = Field(2, ge=0, description="decoding processes or threads")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",), description="where curves are logged besides metrics.jsonl"
+    )
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    data: DataConfig
+    student: ModelConfig
+    teacher: ModelConfig | None = None
+    clip: ClipConfig | None = None
+    views: ViewConfig = ViewConfig()
+    fusion: FusionConfig = FusionConfig()
+    method: MethodConfig = MethodConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    out: Path = Field(Path("runs/latest"), description="run folder")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
+        )
+
+
+def settings() -> Iterator[tuple[str, str, str]]:
+    """Each setting's dotted name, default and description, in the order of :class:`Config`."""
+    for section, field in Config.model_fields.items():
+        model = _section_type(section)
+        if model is None:
+            yield section, str(field.default), field.description or ""
+            continue
+        for name, inner in model.model_fields.items():
+            default = "required" if inner.is_required() else str(inner.default)
+            yield f"{section}.{name}", default, inner.description or ""
+
+
+def load_config(recipe: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Build a :class:`Config` from defaults, a YAML recipe and dotted overrides, the later winning.
+
+    Args:
+        recipe: YAML file with nested settings.
+        overrides: dotted name → value; a text value is read as YAML, so ``"0.1"`` is a number.
+
+    Raises:
+        ConfigError: naming the setting that does not exist (with the nearest one) or its bad value.
+    """
+    merged: dict[str, Any] = {}
+    if recipe is not None:
+        merged = _read_recipe(recipe)
+    for dotted, value in (overrides or {}).items():
+        _assign(merged, dotted, yaml.safe_load(value) if isinstance(value, str) else value)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error.errors()[0], str(recipe) if recipe else "the settings") from None
+
+
+def dotted_overrides(tokens: Sequence[str]) -> dict[str, str]:
+    """Read ``--optim.lr 0.1 --views.flip=false`` into ``{"optim.lr": "0.1", "views.flip": "false"}``.
+
+    Raises:
+        ConfigError: a token that is no option, an option without a value, or an unknown setting.
+    """
+    known = {name for name, _, _ in settings()}
+    overrides: dict[str, str] = {}
+    remaining = list(tokens)
+    while remaining:
+        token = remaining.pop(0)
+        if not token.startswith("--"):
+            raise ConfigError(
+                "Settings are given as --section.name value", got=repr(token), fix="see `richkd settings`."
+            )
+        name, equals, value = token[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in known:
+            short = {known_name.rpartition(".")[2]: known_name for known_name in known}
+            hint = (
+                f"Did you mean '--{short[name]}'?"
+                if name in short
+                else nearest(name, known | set(Config.model_fields))
+            )
+            raise ConfigError(f"There is no option --{name}", fix=f"{hint} `richkd settings` lists them all.")
+        if not equals:
+            if not remaining:
+                raise ConfigError(f"Option --{name} needs a value", fix=f"write --{name} VALUE.")
+            value = remaining.pop(0)
+        overrides[name] = value
+    return overrides
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"The recipe {path} does not exist", fix="check the path after -c.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"The recipe {path} cannot be read as YAML", got=str(error)) from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"The recipe {path} must hold sections such as data: and student:", got=repr(content)
+        )
+    return content
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{section} must be a section of settings", got=repr(tree))
+    tree[leaf] = value
+
+
+def _section_type(name: str) -> type[Section] | None:
+    annotation = Config.model_fields[name].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _explain(error: ErrorDetails, where: str) -> ConfigError:
+    location = [str(part) for part in error["loc"]]
+    dotted = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = {name for name, _, _ in settings()} | set(Config.model_fields)
+        return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=nearest(dotted, known))
+    if error["type"] == "missing":
+        flag = {"data": "data", "student": "student"}.get(location[0], dotted)
+        return ConfigError(
+            f"Setting '{dotted}' is needed and was not given", fix=f"add --{flag} or a recipe (-c)."
+        )
+    return ConfigError(
+        f"Setting '{dotted}' does not take this value: {error['msg']}", got=repr(error["input"])
+    )

@@ -1,0 +1,31 @@
+"""What every test shares: where the real data lie, and one thread for each test process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fixtures import World, make_world
+
+# Several test processes share the machine; more threads than cores make all of them slower.
+torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets, or a skip that says what is missing."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RICHKD_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("real data not found: set RICHKD_DATA to the folder that holds cifar100/, caltech101/, …")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Tiny images, a tiny teacher and a CLIP's stored outputs; tests must not change them."""
+    return make_world(tmp_path_factory.mktemp("world"))
