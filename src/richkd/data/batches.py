@@ -1,0 +1,147 @@
+"""Batches of source pixels: decoded once into memory where they fit, streamed by workers where they do not.
+
+Order is a function of (seed, epoch), so an epoch can be entered at any step, and neither the number
+of workers nor of processes changes which images make up a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from richkd.data.images import decode_all, square
+from richkd.data.split import Split
+from richkd.errors import DataError
+from richkd.records import Batch
+from richkd.seeds import mix_seed
+
+BYTES_PER_GB = 1 << 30
+
+
+class Store(Protocol):
+    """Square uint8 source images of a split, by index, and how to walk through lists of indices."""
+
+    @property
+    def split(self) -> Split: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+        """A batch for each list of image indices.
+
+        Raises:
+            DataError: naming an image that cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Resident:
+    """All images of a split as one uint8 tensor; a batch is one gather."""
+
+    split: Split
+    size: int
+    pixels_NHWC: Tensor
+
+    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+        for index_B in groups:
+            labels_B = self.split.labels_N[index_B]
+            yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
+
+
+class _Decoded(Dataset[Tensor | DataError]):
+    def __init__(self, split: Split, size: int) -> None:
+        self.split, self.size = split, size
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        # Raised in a worker, an error would reach the user as that worker's stack trace.
+        try:
+            return torch.from_numpy(np.array(square(self.split.read(index), self.size)))
+        except DataError as error:
+            return error
+
+
+def _stack(images: list[Tensor | DataError]) -> Tensor | DataError:
+    error = next((image for image in images if isinstance(image, DataError)), None)
+    return error or torch.stack([image for image in images if isinstance(image, Tensor)])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Images decoded by worker processes as they are needed."""
+
+    split: Split
+    size: int
+    workers: int
+
+    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Decoded(self.split, self.size),
+            batch_sampler=[group.tolist() for group in groups],
+            num_workers=self.workers,
+            collate_fn=_stack,
+        )
+        for index_B, pixels_BHWC in zip(groups, loader, strict=True):
+            if isinstance(pixels_BHWC, DataError):
+                raise pixels_BHWC
+            yield Batch(self.split.name, index_B, pixels_BHWC, self.split.labels_N[index_B])
+
+
+def open_store(split: Split, size: int, *, resident_gb: float = 4.0, workers: int = 2) -> Store:
+    """The split's images at ``size`` pixels: resident up to ``resident_gb`` GiB, streamed above.
+
+    Raises:
+        DataError: naming images that cannot be read (resident stores find all of them at once).
+    """
+    if len(split) * size * size * 3 <= resident_gb * BYTES_PER_GB:
+        return Resident(split, size, decode_all(split, size, workers=workers))
+    return Streamed(split, size, workers)
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Which images make up each step of each epoch.
+
+    Every epoch is a fresh permutation of the split, cut into full batches; the few images left over
+    sit that epoch out. With several processes each takes its share of every batch.
+    """
+
+    images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.images < 2:
+            raise DataError(
+                "Training needs at least two images", got=f"{self.images}", fix="add images to train."
+            )
+
+    @property
+    def full_batch(self) -> int:
+        return min(self.batch_size, self.images)
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch, at least one."""
+        return self.images // self.full_batch
+
+    def epoch(self, epoch: int, first_step: int = 0) -> list[Tensor]:
+        """The image indices of each step of an epoch, from ``first_step`` on, for this process."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
+        permuted_N = torch.randperm(self.images, generator=generator)
+        groups = permuted_N[: self.steps * self.full_batch].view(self.steps, self.full_batch)
+        return [group[self.rank :: self.world] for group in groups[first_step:]]
+
+
+def in_order(images: int, batch_size: int) -> list[Tensor]:
+    """All indices from first to last in batches, the last one as short as it comes: for evaluation."""
+    return list(torch.split(torch.arange(images), batch_size))

@@ -1,0 +1,245 @@
+"""Decoding: every mode that PIL reads against pixels known in advance, squares against torchvision."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from richkd.data.images import decode_all, decode_rgb, duplicates, map_images, square
+from richkd.data.sources import Split
+from richkd.errors import DataError
+
+ORIENTATION = 0x0112
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def decoded(data: bytes | Path) -> np.ndarray:
+    image = decode_rgb(data, name="x")
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def make_split(files: list[bytes], name: str = "train") -> Split:
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": data, "path": None} for data in files]},
+        features=datasets.Features({"image": datasets.Image(decode=False)}),
+    )
+    return Split(name, rows, torch.zeros(len(files), dtype=torch.int64), ("a", "b"), "image", None)
+
+
+def test_rgb_is_lossless_from_bytes_and_from_a_path(tmp_path: Path) -> None:
+    pixels = noise(5, 7)
+    data = encode(Image.fromarray(pixels))
+    (tmp_path / "x.png").write_bytes(data)
+    assert (decoded(data) == pixels).all()
+    assert (decoded(tmp_path / "x.png") == pixels).all()
+
+
+def test_greyscale_and_black_and_white_repeat_their_value() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (decoded(encode(Image.fromarray(grey))) == grey[..., None]).all()
+    bits = grey > 100
+    assert (decoded(encode(Image.fromarray(bits))) == bits[..., None] * 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_laid_over_white(mode: str) -> None:
+    # Colour c with opacity a over white is a·c + (1 - a)·white.
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(0, 0, 0, 0), (0, 0, 0, 255), (100, 100, 100, 51)])
+    pixels = decoded(encode(image.convert(mode)))[0]
+    assert pixels[0].tolist() == [255] * 3
+    assert pixels[1].tolist() == [0] * 3
+    assert abs(pixels[2] - (0.2 * 100 + 0.8 * 255)).max() <= 1
+
+
+@pytest.mark.parametrize("transparent", [None, 1])
+def test_palette_with_and_without_a_transparent_entry(transparent: int | None) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    options = {} if transparent is None else {"transparency": transparent}
+    expected = [[10, 20, 30], [40, 50, 60] if transparent is None else [255] * 3]
+    assert decoded(encode(image, **options))[0].tolist() == expected
+
+
+def test_rgb_with_a_transparent_colour_shows_white_there() -> None:
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+    image.putpixel((1, 0), (9, 9, 9))
+    assert decoded(encode(image, transparency=(9, 9, 9)))[0].tolist() == [[1, 2, 3], [255] * 3]
+
+
+def test_cmyk_becomes_the_colours_it_prints() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    for kind in ("JPEG", "TIFF"):
+        pixels = decoded(encode(image, kind))
+        assert pixels[..., 0].min() > 220
+        assert pixels[..., 1:].max() < 60
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bits_are_scaled_to_8_and_not_clipped(kind: str) -> None:
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
+    data = encode(Image.fromarray(values), kind)
+    assert decoded(data)[0, :, 0].tolist() == [round(int(v) / 257) for v in values[0]]
+
+
+def test_pixels_without_a_known_white_are_refused() -> None:
+    for values in (
+        np.ones((2, 2), np.float32),
+        np.full((2, 2), 1 << 20, np.int32),
+        np.full((2, 2), -1, np.int32),
+    ):
+        with pytest.raises(DataError, match=r"Image a/b\.tif must be readable(.|\n)*8 or 16 bits"):
+            decode_rgb(encode(Image.fromarray(values), "TIFF"), name="a/b.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation: int) -> None:
+    upright = noise(4, 6)
+    # How a camera held this way stores an upright picture: the inverse of what a viewer must do.
+    store = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.transpose(1, 0, 2),
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: p.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda p: np.rot90(p, -1),
+    }
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(store[orientation](upright)))
+    assert (decoded(encode(stored, exif=exif)) == upright).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_an_animation_gives_its_first_frame(kind: str) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert (decoded(data) == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_truncated_files_are_refused_by_name(kind: str, share: float) -> None:
+    data = encode(Image.fromarray(noise(40, 40)), kind)
+    with pytest.raises(DataError, match=r"Image cats/1\.x must be readable\nGot: "):
+        decode_rgb(data[: int(share * len(data))], name="cats/1.x")
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"<html></html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_what_is_no_image_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(DataError, match=r"Image cats/1\.png must be readable"):
+        decode_rgb(data, name="cats/1.png")
+
+
+def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "gone.png"):
+        with pytest.raises(DataError, match="Image k must be readable"):
+            decode_rgb(path, name="k")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [11, 50])
+def test_more_pixels_than_the_limit_are_refused_where_pil_warns_and_where_it_raises(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode(Image.new("RGB", (side, side)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"Image big\.png must be readable\nGot: DecompressionBomb"):
+        decode_rgb(data, name="big.png")
+    decode_rgb(encode(Image.new("RGB", (10, 10))), name="x")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 48))
+def test_square_is_torchvisions_resize_and_centre_crop(width: int, height: int, size: int) -> None:
+    image = Image.fromarray(noise(height, width))
+    reference = transforms.Compose(
+        [transforms.Resize(size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
+    )
+    assert np.array_equal(np.asarray(square(image, size)), np.asarray(reference(image)))
+
+
+def test_square_leaves_an_image_of_that_size_alone() -> None:
+    image = Image.fromarray(noise(16, 16))
+    assert square(image, 16) is image
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decode_all_is_read_and_square_for_each_image_in_order(workers: int) -> None:
+    shapes = [(8, 8), (20, 9), (9, 20), (3, 5)] * 150
+    arrays = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
+    split = make_split([encode(Image.fromarray(array)) for array in arrays])
+    seen: list[tuple[int, int]] = []
+    pixels = decode_all(split, 8, workers, progress=lambda done, total: seen.append((done, total)))
+    assert pixels.shape == (600, 8, 8, 3)
+    assert pixels.dtype == torch.uint8
+    for index in range(len(split)):
+        assert np.array_equal(pixels[index], np.asarray(square(split.read(index), 8))), index
+    assert np.array_equal(pixels[0], arrays[0])
+    assert seen == [(256, 600), (512, 600), (600, 600)]
+
+
+def test_decode_all_names_the_first_ten_unreadable_images_and_their_number() -> None:
+    good = encode(Image.fromarray(noise(4, 4)))
+    bad = [5, 7, *range(300, 311)]
+    files = [b"broken" if i in bad else good for i in range(320)]
+    with pytest.raises(DataError) as raised:
+        decode_all(make_split(files), 4)
+    message = str(raised.value)
+    assert "13 of 320" in message
+    assert [f"train[{i}]" in message for i in bad] == [True] * 10 + [False] * 3
+    assert "and 3 more" in message
+
+
+def test_one_unreadable_image_is_named_too_and_an_empty_cell_is_unreadable() -> None:
+    split = make_split([encode(Image.fromarray(noise(4, 4)))])
+    rows = datasets.concatenate_datasets(
+        [split.rows, datasets.Dataset.from_dict({"image": [None]}, split.rows.features)]
+    )
+    split = Split("val", rows, torch.zeros(2, dtype=torch.int64), ("a", "b"), "image", None)
+    with pytest.raises(DataError, match=r"1 of 2 (.|\n)*val\[1\]"):
+        decode_all(split, 4)
+    with pytest.raises(DataError, match=r"val\[1\]"):
+        split.read(1)
+
+
+def test_map_images_passes_other_errors_on() -> None:
+    def fail(index: int, image: Image.Image) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(map_images(make_split([encode(Image.new("RGB", (2, 2)))]), fail))
+
+
+def test_duplicates_compares_pixels_and_sizes_not_files() -> None:
+    image = Image.fromarray(noise(4, 6))
+    other = Image.fromarray(noise(4, 6, seed=1))
+    # The same bytes of pixels in another shape are another image.
+    reshaped = Image.fromarray(noise(4, 6).reshape(6, 4, 3))
+    a = make_split([encode(other), encode(image), encode(image, "BMP")])
+    b = make_split([encode(reshaped), encode(image, "PNG", compress_level=0)], "test")
+    assert duplicates(a, b) == [("train[1]", "test[1]"), ("train[2]", "test[1]")]
+    assert duplicates(make_split([encode(other)]), b) == []
