@@ -1,0 +1,71 @@
+"""Losses on class logits: cross-entropy with the labels, and divergence from a teacher."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from richkd.errors import ConfigError
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """``x`` as float32, or as float64 where it already is: autocast must not decide a loss's precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """``x`` as float64, on its own device where that device knows float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive finite number.
+
+    Raises:
+        ConfigError: naming the argument and the value received.
+    """
+    if not 0.0 < temperature < float("inf"):
+        raise ConfigError(
+            "Argument 'temperature' must be a positive finite number",
+            got=repr(temperature),
+            fix="use 3 or 4 for distillation, 0.07 for contrast.",
+        )
+
+
+def cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of the labels, in nats: the supervised term of every method.
+
+    −mean_B Σ_c q_c log softmax(z)_c with q = (1−s)·onehot(y) + s/C, where s is ``label_smoothing`` in
+    [0, 1]. Computed in float32 whatever the input, or in float64 where the input is. Label smoothing:
+    Szegedy et al. 2016, "Rethinking the Inception architecture".
+    """
+    return F.cross_entropy(at_least_fp32(logits_BC), labels_B.long(), label_smoothing=label_smoothing)
+
+
+def kd_divergence(student_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Tensor:
+    """Divergence of the student's softened distribution from the teacher's: the logit-matching term.
+
+    T² · mean_B KL(softmax(teacher/T) ‖ softmax(student/T)), in nats. The factor T² keeps the size of the
+    gradient when T changes. The teacher receives no gradient. Computed in float32 or higher. Source:
+    Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", section 2; term L of
+    RichKD, where ``teacher_BC`` holds the fused logits.
+
+    Raises:
+        ConfigError: where the temperature is not a positive finite number.
+    """
+    check_temperature(temperature)
+    student_log_BC = F.log_softmax(at_least_fp32(student_BC) / temperature, dim=-1)
+    teacher_log_BC = F.log_softmax(at_least_fp32(teacher_BC.detach()) / temperature, dim=-1)
+    divergence = F.kl_div(student_log_BC, teacher_log_BC, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def kl_nats(p_logits_BC: Tensor, q_logits_BC: Tensor) -> Tensor:
+    """KL(softmax(p) ‖ softmax(q)) of each image, shape (B), in nats: for reports, not for training.
+
+    Always float64, because reports tell apart divergences of 1e-6 nats, where float32 is mostly rounding.
+    """
+    p_log_BC = F.log_softmax(in_float64(p_logits_BC), dim=-1)
+    q_log_BC = F.log_softmax(in_float64(q_logits_BC), dim=-1)
+    return (p_log_BC.exp() * (p_log_BC - q_log_BC)).sum(-1)
