@@ -1,0 +1,213 @@
+"""From settings to parts: opens the data, builds the networks, and makes sure that they fit each other.
+
+Everything that can be found wrong before the first step is found here, by training and by
+``richkd check`` alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from richkd import fusion
+from richkd.config import Config, DataConfig, FusionConfig, ModelConfig
+from richkd.data.batches import Store, open_store
+from richkd.data.sources import open_data
+from richkd.data.split import Data
+from richkd.data.views import Recipe, recipe
+from richkd.errors import ConfigError, DataError, check_same_classes
+from richkd.evaluate.predict import outputs_of
+from richkd.fusion import Fusion
+from richkd.methods import Method, find_method
+from richkd.models.build import Network, build_network
+from richkd.teachers.vision import Teacher, VisionTeacher
+
+Say = Callable[[str], None]
+HELD_OUT = ("calibration", "val")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. ``teachers`` are in the order of fusion's weights: vision teacher, CLIP."""
+
+    config: Config
+    data: Data
+    stores: dict[str, Store]
+    student: Network
+    teachers: tuple[Teacher, ...]
+    fusion: Fusion | None
+    method: Method
+    recipe: Recipe
+    device: torch.device
+    autocast: torch.dtype | None
+
+
+def assemble(config: Config, device: torch.device, say: Say = lambda message: None) -> Parts:
+    """Open and build everything that a run needs.
+
+    Args:
+        config: the settings.
+        device: where student and teachers run.
+        say: told what was found and fitted, a line at a time.
+
+    Raises:
+        RichKDError: whatever does not exist, cannot be read or does not fit, by name.
+    """
+    method = find_method(config.method)
+    data = open_splits(config.data, config.train.seed)
+    classes = len(data.class_names)
+    say(
+        f"data: {data.path}, {classes} classes, "
+        + ", ".join(f"{len(s):,} {n}" for n, s in data.splits.items())
+    )
+    student = build_student(config, data)
+    source_size = config.data.size or student.size
+    stores = {
+        name: open_store(
+            split, source_size, resident_gb=config.data.resident_gb, workers=config.train.workers
+        )
+        for name, split in data.splits.items()
+    }
+    autocast = autocast_dtype(config.train.precision, device)
+    teachers = _teachers(config, method, data, device)
+    for teacher in teachers:
+        say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
+    fused = _fusion(config, teachers, stores, device, say) if teachers else None
+    return Parts(
+        config,
+        data,
+        stores,
+        student,
+        teachers,
+        fused,
+        method,
+        recipe(config.views, source_size),
+        device,
+        autocast,
+    )
+
+
+def open_splits(config: DataConfig, seed: int) -> Data:
+    """The data that the settings name, with their splits."""
+    return open_data(
+        config.path,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        key_column=config.key_column,
+        class_names_file=config.class_names,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        calibration=config.calibration,
+        seed=seed,
+    )
+
+
+def build_student(config: Config, data: Data) -> Network:
+    """The student, initialised from the run's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return build_network(config.student, len(data.class_names), role="student")
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where asked for, or where "auto" finds hardware for it; None for float32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        else:
+            precision = "bf16" if _cpu_has_bf16() else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def build_teacher(config: ModelConfig, data: Data) -> Network:
+    """A vision teacher whose classes are the data's.
+
+    Raises:
+        ModelError: another architecture or number of classes.
+        ClassError: its saved class names are others, or in another order.
+    """
+    network = build_network(config, len(data.class_names), role="teacher")
+    if network.class_names is not None:
+        check_same_classes(data.class_names, network.class_names, where=f"the teacher {config.name}")
+    return network
+
+
+def _teachers(config: Config, method: Method, data: Data, device: torch.device) -> tuple[Teacher, ...]:
+    clip_only = config.fusion.alpha == 0 and (config.fusion.lam == 0 or not method.remembers)
+    teachers: list[Teacher] = []
+    if "teacher" in method.experts and not (clip_only and config.teacher is None):
+        if config.teacher is None:
+            raise ConfigError(
+                f"Method {config.method.name} needs a vision teacher",
+                got="no teacher",
+                fix="add --teacher NAME --teacher-weights FILE (make one with `richkd teach`), "
+                "or distil from CLIP alone with --fusion.alpha 0 --fusion.lam 0.",
+            )
+        network = build_teacher(config.teacher, data)
+        autocast = autocast_dtype(config.train.teacher_precision, device)
+        teachers.append(VisionTeacher(network, device, autocast, compiled=config.train.compile_teacher))
+    if "clip" in method.experts:
+        teachers.append(_clip(config, data, device))
+    return tuple(teachers)
+
+
+def _clip(config: Config, data: Data, device: torch.device) -> Teacher:
+    if config.clip is None:
+        raise ConfigError(
+            f"Method {config.method.name} needs a CLIP",
+            got="no clip",
+            fix="add --clip NAME:TAG, local-dir:FOLDER or outputs:FILE, or use --method kd.",
+        )
+    if config.clip.name.startswith("outputs:"):
+        from richkd.teachers.given import load_given
+
+        keys = {name: split.keys() for name, split in data.splits.items()}
+        return load_given(Path(config.clip.name.removeprefix("outputs:")), keys, data.class_names)
+    # open_clip takes a second to import, which runs without a CLIP need not pay.
+    from richkd.teachers.clip_load import clip_teacher
+
+    return clip_teacher(config.clip, data.class_names, device)
+
+
+def _fusion(
+    config: Config,
+    teachers: tuple[Teacher, ...],
+    stores: dict[str, Store],
+    device: torch.device,
+    say: Say,
+) -> Fusion:
+    settings = _settings_of_experts(config.fusion, len(teachers))
+    scales = [teacher.logit_scale for teacher in teachers]
+    if len(teachers) == 1 and settings.weights is None and scales[0] == 1.0:
+        return fusion.alone()
+    if settings.preset != "default" or settings.weights is not None:
+        fused = fusion.fixed(settings, scales)
+    else:
+        split = next((name for name in HELD_OUT if name in stores), None)
+        if split is None:
+            raise DataError(
+                "Fusion preset 'default' is fitted on held-out images",
+                got="neither a calibration folder nor a validation split",
+                fix="give --data.calibration DIR, --data.val_fraction 0.1, or --fusion.preset paper.",
+            )
+        logits = [outputs_of(teacher, stores[split], device).logits_BC for teacher in teachers]
+        fused = fusion.fitted(settings, logits, stores[split].split.labels_N, split)
+    say(
+        "fusion: "
+        + ", ".join(f"{w:.4g} × {t.name}" for w, t in zip(fused.logit_weights, teachers, strict=True))
+        + f" ({fused.origin})"
+    )
+    return fused
+
+
+def _settings_of_experts(config: FusionConfig, experts: int) -> FusionConfig:
+    # α says how two experts share; a single one has nothing to share with.
+    return config if experts == 2 else config.model_copy(update={"alpha": None, "lam": None})
+
+
+def _cpu_has_bf16() -> bool:
+    # Without these instructions bfloat16 is emulated, and slower than float32.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,153 @@
+"""``richkd check``: try everything a run needs without training, and print the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from richkd.assemble import Parts, assemble
+from richkd.config import Config
+from richkd.data.batches import Resident, TrainingOrder, in_order
+from richkd.data.images import decode_all, duplicates
+from richkd.data.views import Clean, render
+from richkd.errors import ConfigError
+from richkd.evaluate.metrics import measure
+from richkd.evaluate.predict import batch_on
+from richkd.models.build import Network
+from richkd.teachers.vision import VisionTeacher
+from richkd.train import Task
+
+SAMPLE = 256
+# A trained teacher is far above chance on its own classes; one in another class order is at chance.
+CHANCE_FACTOR = 3
+
+
+def check_run(config: Config, console: Console) -> None:
+    """Open, decode, compare and try; print what was found and what a run would cost.
+
+    Raises:
+        RichKDError: the first thing that would stop a run.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = assemble(config, device, lambda line: console.print(line, markup=False, soft_wrap=True))
+    for name, store in parts.stores.items():
+        if not isinstance(store, Resident):  # resident stores have decoded every image already
+            decode_all(store.split, size=8, workers=config.train.workers)
+        console.print(f"decoded every image of {name}: {len(store.split):,}")
+    if "train" not in parts.stores:
+        raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
+    _report_duplicates(parts, console)
+    _report_teachers(parts, console)
+    terms = _dry_step(parts)
+    console.print("dry step: " + ", ".join(f"{name} {float(value):.4f}" for name, value in terms.items()))
+    _print_plan(parts, console)
+
+
+def flops(network: Network) -> int:
+    """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
+    counter = FlopCounterMode(display=False)
+    pixels = torch.zeros(1, 3, network.size, network.size, device=next(network.parameters()).device)
+    training = network.training
+    network.eval()
+    with torch.no_grad(), counter:
+        network(pixels)
+    network.train(training)
+    return int(counter.get_total_flops())
+
+
+def _report_duplicates(parts: Parts, console: Console) -> None:
+    splits = parts.data.splits
+    for held_out in ("val", "test", "calibration"):
+        if held_out not in splits or "train" not in splits:
+            continue
+        pairs = duplicates(splits["train"], splits[held_out])
+        if pairs:
+            shown = ", ".join(f"{a} = {b}" for a, b in pairs[:3])
+            console.print(
+                f"warning: {len(pairs)} images are in both train and {held_out}: {shown}", markup=False
+            )
+        else:
+            console.print(f"no image is in both train and {held_out}")
+
+
+def _report_teachers(parts: Parts, console: Console) -> None:
+    store = parts.stores["train"]
+    spread = torch.linspace(0, len(store.split) - 1, min(SAMPLE, len(store.split))).long()
+    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([spread]))
+    views = Clean(store.size).draw(0, 0, batch.index_B)
+    chance = 1 / len(parts.data.class_names)
+    for teacher in parts.teachers:
+        output = teacher.outputs(batch, views)
+        top1 = measure(output.logits_BC.cpu() * teacher.logit_scale, batch.labels_B.cpu()).top1
+        console.print(
+            f"teacher {teacher.name}: {top1:.1%} right on {len(spread)} training images", markup=False
+        )
+        if top1 < CHANCE_FACTOR * chance:
+            console.print(
+                f"warning: that is near chance ({chance:.1%}); its classes are probably in another order",
+                markup=False,
+            )
+
+
+def _dry_step(parts: Parts) -> dict[str, Tensor]:
+    task = Task(parts).to(parts.device)
+    store = parts.stores["train"]
+    size = min(parts.config.train.batch_size, len(store.split), 8)
+    order = in_order(len(store.split), size)[:1]
+    (batch,) = (batch_on(batch, parts.device) for batch in store.batches(order))
+    views = parts.recipe.draw(parts.config.train.seed, 0, batch.index_B)
+    target = parts.fusion([t.outputs(batch, views) for t in parts.teachers]) if parts.fusion else None
+    student = parts.student
+    pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+    with torch.no_grad():
+        return dict(task(pixels, target, batch, 0).terms)
+
+
+def _print_plan(parts: Parts, console: Console) -> None:
+    config, epochs = parts.config, parts.config.train.epochs
+    order = TrainingOrder(len(parts.data.splits["train"]), config.train.batch_size, config.train.seed)
+    rows: list[tuple[str, Any]] = [
+        ("classes", f"{len(parts.data.class_names):,}"),
+        ("images", ", ".join(f"{len(split):,} {name}" for name, split in parts.data.splits.items())),
+        ("source size", f"{parts.stores['train'].size} px"),
+        ("student", _describe(parts.student)),
+    ]
+    for teacher in parts.teachers:
+        if isinstance(teacher, VisionTeacher):
+            rows.append(("teacher", _describe(teacher.network)))
+        else:
+            rows.append(("CLIP", f"{teacher.name}, width {teacher.feature_width}"))
+    rows += [
+        ("memory", f"{_si(_bytes(parts))}B for images, weights, optimiser and banks, without activations"),
+        ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
+        ("precision", "bfloat16 autocast" if parts.autocast else "float32"),
+    ]
+    table = Table(title="plan", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for name, value in rows:
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def _describe(network: Network) -> str:
+    return f"{network.name}: {network.parameters_count:,} parameters, {_si(flops(network))}FLOPs an image"
+
+
+def _bytes(parts: Parts) -> int:
+    images = sum(store.pixels_NHWC.numel() for store in parts.stores.values() if isinstance(store, Resident))
+    state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
+    copies = 3 if parts.config.optim.name == "sgd" else 4  # weights, gradient, and one or two moments
+    teachers = sum(4 * t.network.parameters_count for t in parts.teachers if isinstance(t, VisionTeacher))
+    return images + copies * state + teachers
+
+
+def _si(value: float) -> str:
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {prefix}"
+        value /= 1000
+    return f"{value:.3g} P"

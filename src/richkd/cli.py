@@ -1,0 +1,276 @@
+"""The commands: they read options, call the library, and print. No logic lives here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.exceptions import CycloptsError
+from rich.console import Console
+from rich.table import Table
+
+from richkd.config import Config, dotted_overrides, load_config, settings
+from richkd.errors import RichKDError
+
+app = App(
+    name="richkd",
+    help="Distil a big image classifier, fused with CLIP, into a small one that you would ship.",
+    version_flags=["--version"],
+)
+
+Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
+Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+
+@app.command
+def distill(
+    *overrides: Overrides,
+    data: Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")] = None,
+    student: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
+    teacher: Annotated[
+        str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, or callable")
+    ] = None,
+    teacher_weights: Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")] = None,
+    clip: Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")] = None,
+    method: Annotated[str | None, Parameter(help="richkd (default), kd or ce")] = None,
+    variant: Annotated[str | None, Parameter(help="richkd: l, f or lf (default)")] = None,
+    preset: Annotated[str | None, Parameter(help="fusion: default, paper or as-released")] = None,
+    epochs: Annotated[int | None, Parameter(help="passes over the training images")] = None,
+    seed: Annotated[int | None, Parameter(help="everything random is a function of it and the step")] = None,
+    out: Annotated[Path | None, Parameter(help="run folder")] = None,
+    config: Recipe = None,
+    resume: Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="replace the run in --out")] = False,
+) -> None:
+    """Train a small student from a vision teacher fused with CLIP.
+
+    Any other setting is given as --section.name VALUE (see `richkd settings`).
+
+    For example:
+
+    richkd distill --data photos/ --student mobilenetv3_small_100 --student.size 128
+    --teacher local-dir:runs/teacher/student --clip ViT-B-32:datacomp_xl_s13b_b90k --out runs/small
+    """
+    short = {
+        "data.path": data,
+        "student.name": student,
+        "teacher.name": teacher,
+        "teacher.weights": teacher_weights,
+        "clip.name": clip,
+        "method.name": method,
+        "method.variant": variant,
+        "fusion.preset": preset,
+        "train.epochs": epochs,
+        "train.seed": seed,
+        "out": out,
+    }
+    _train(_config(config, short, overrides), resume=resume, overwrite=overwrite)
+
+
+@app.command
+def teach(
+    *overrides: Overrides,
+    data: Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")] = None,
+    model: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
+    weights: Annotated[Path | None, Parameter(help="checkpoint to start from")] = None,
+    epochs: Annotated[int | None, Parameter(help="passes over the training images")] = None,
+    seed: Annotated[int | None, Parameter(help="everything random is a function of it and the step")] = None,
+    out: Annotated[Path | None, Parameter(help="run folder")] = None,
+    config: Recipe = None,
+    resume: Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="replace the run in --out")] = False,
+) -> None:
+    """Train a teacher from labels alone: the same loop with plain cross-entropy.
+
+    The result serves as --teacher local-dir:OUT/student. Settings of the model are those of --student.*.
+
+    For example:
+
+    richkd teach --data photos/ --model resnet50 --student.pretrained true --out runs/teacher
+    """
+    short = {
+        "data.path": data,
+        "student.name": model,
+        "student.weights": weights,
+        "train.epochs": epochs,
+        "train.seed": seed,
+        "out": out,
+        "method.name": "ce",
+    }
+    _train(_config(config, short, overrides), resume=resume, overwrite=overwrite)
+
+
+@app.command
+def check(
+    *overrides: Overrides,
+    data: Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")] = None,
+    student: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
+    teacher: Annotated[str | None, Parameter(help="the big classifier")] = None,
+    teacher_weights: Annotated[Path | None, Parameter(help="its checkpoint")] = None,
+    clip: Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")] = None,
+    method: Annotated[str | None, Parameter(help="richkd (default), kd or ce")] = None,
+    config: Recipe = None,
+) -> None:
+    """Open and try everything a run needs, without training, and print the plan.
+
+    Decodes every image, compares class names and their order across data, teacher and CLIP, runs one
+    forward pass, and reports images that are in both train and test.
+
+    For example:
+
+    richkd check --data photos/ --student resnet18 --teacher local-dir:runs/teacher/student
+    --clip ViT-B-32:datacomp_xl_s13b_b90k
+    """
+    from richkd.check import check_run
+
+    short = {
+        "data.path": data,
+        "student.name": student,
+        "teacher.name": teacher,
+        "teacher.weights": teacher_weights,
+        "clip.name": clip,
+        "method.name": method,
+    }
+    check_run(_config(config, short, overrides), Console(highlight=False))
+
+
+@app.command
+def evaluate(
+    model: Annotated[str, Parameter(help="student folder, run folder, or a model name with --weights")],
+    /,
+    *,
+    data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
+    weights: Annotated[Path | None, Parameter(help="checkpoint, where MODEL is a name")] = None,
+    split: Annotated[str, Parameter(help="train, val, test or calibration")] = "test",
+    label_column: Annotated[str | None, Parameter(help="column of the labels")] = None,
+    json: Annotated[bool, Parameter(negative="", help="print JSON")] = False,
+) -> None:
+    """Measure accuracy and calibration of a student, or of any model with weights, in float32.
+
+    For example:
+
+    richkd evaluate runs/small --data photos/
+
+    richkd evaluate cifar_resnet56 --weights cifar100_resnet56.pth --data cifar100/
+    """
+    from richkd.evaluate.run import evaluate_model
+
+    results = evaluate_model(model, data, weights=weights, split=split, label_column=label_column)
+    if json:
+        import json as json_module
+
+        print(json_module.dumps(results))
+        return
+    _print_table(f"{model} on {split} of {data}", results)
+
+
+@app.command
+def predict(
+    model: Annotated[str, Parameter(help="student folder or run folder")],
+    /,
+    *images: Annotated[Path, Parameter(help="image files")],
+    top: Annotated[int, Parameter(help="classes to show for each image")] = 5,
+) -> None:
+    """Print the most probable classes of images.
+
+    For example:
+
+    richkd predict runs/small holiday.jpg garden.png --top 3
+    """
+    from richkd.errors import DataError
+    from richkd.export import load_student
+
+    if not images:
+        raise DataError("No image was given", fix="richkd predict MODEL IMAGE [IMAGE …]")
+    student = load_student(model)
+    probs_BC = student.probabilities(images)
+    for image, probs_C in zip(images, probs_BC, strict=True):
+        best = probs_C.topk(min(top, len(student.class_names)))
+        print(image)
+        for probability, position in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            print(f"  {probability:6.1%}  {student.class_names[position]}")
+
+
+@app.command(name="settings")
+def show_settings() -> None:
+    """List every setting with its default: names for recipes and for --section.name VALUE.
+
+    For example:
+
+    richkd settings
+    """
+    table = Table("setting", "default", "meaning", box=None, pad_edge=False)
+    for name, default, description in settings():
+        table.add_row(name, default, description)
+    Console(highlight=False).print(table)
+
+
+@app.command
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="folder for the demo's data and runs")] = Path("runs/demo"),
+    seed: Annotated[int, Parameter(help="seed of all runs")] = 0,
+) -> None:
+    """Run the whole pipeline on real handwritten digits with a tiny CLIP; nothing is downloaded.
+
+    For example:
+
+    richkd demo --out runs/demo
+    """
+    from richkd.demo.run import run_demo
+
+    run_demo(out, seed)
+
+
+def main(argv: Iterable[str] | None = None) -> None:
+    """Entry point: users' mistakes end with a message and status 1, a stop by signal with 130."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        app(argv, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        sys.exit(2)
+    except RichKDError as error:
+        console.print(f"[bold red]error:[/] [bold]{type(error).__name__}[/]")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped.")
+        sys.exit(130)
+
+
+def _config(recipe: Path | None, short: Mapping[str, Any], overrides: Iterable[str]) -> Config:
+    chosen = {name: value for name, value in short.items() if value is not None}
+    return load_config(recipe, chosen | dotted_overrides(list(overrides)))
+
+
+def _train(config: Config, *, resume: bool, overwrite: bool) -> None:
+    from richkd.train import Interrupted, distill
+
+    try:
+        distill(config, resume=resume, overwrite=overwrite)
+    except Interrupted:
+        print(
+            "\nstopped and saved; go on with the same command and --resume"
+            f" (or: richkd distill -c {config.out}/config.yaml --resume)"
+        )
+        sys.exit(130)
+
+
+def _print_table(title: str, results: Mapping[str, Any]) -> None:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("", "top-1", "top-5", "NLL", "ECE", "Brier", "images"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, figures in results.items():
+        table.add_row(
+            name,
+            f"{figures['top1']:.2%}",
+            f"{figures['top5']:.2%}",
+            f"{figures['nll']:.4f}",
+            f"{figures['ece']:.4f}",
+            f"{figures['brier']:.4f}",
+            f"{figures['n']:,}",
+        )
+    Console(highlight=False).print(table)

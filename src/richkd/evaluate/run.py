@@ -1,0 +1,52 @@
+"""Evaluate any model on any data: a saved student, or a network by name with a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from richkd.assemble import open_splits
+from richkd.config import DataConfig, ModelConfig
+from richkd.data.batches import open_store
+from richkd.errors import DataError, check_same_classes, nearest
+from richkd.evaluate.metrics import measure
+from richkd.evaluate.predict import logits_of
+from richkd.export import load_student
+from richkd.models.build import build_network
+
+
+def evaluate_model(
+    model: str,
+    data: str,
+    *,
+    weights: Path | None = None,
+    split: str = "test",
+    label_column: str | None = None,
+) -> dict[str, Any]:
+    """Figures of a model on one split, in float32; a student's also after its stored temperature.
+
+    Raises:
+        RichKDError: no such split, model or weights, or classes that are not the data's.
+    """
+    opened = open_splits(DataConfig(path=data, label_column=label_column), seed=0)
+    if split not in opened.splits:
+        raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
+    chosen = opened.splits[split]
+    temperature = 1.0
+    if weights is None:
+        student = load_student(model)
+        check_same_classes(opened.class_names, student.class_names, where=f"student {model}", reference=data)
+        network, temperature = student.network, student.temperature
+    else:
+        network = build_network(
+            ModelConfig(name=model, weights=weights), len(opened.class_names), role="student"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device).to(memory_format=torch.channels_last)
+    logits_NC = logits_of(network, open_store(chosen, network.size), device)
+    results = {"as trained": measure(logits_NC, chosen.labels_N).to_dict()}
+    if temperature != 1.0:
+        results[f"at T = {temperature:.3f}"] = measure(logits_NC, chosen.labels_N, temperature).to_dict()
+    return results

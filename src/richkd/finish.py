@@ -1,0 +1,95 @@
+"""The end of a run: fit the student's temperature, evaluate everybody, save the student and the figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from richkd.assemble import HELD_OUT, Parts
+from richkd.data.batches import Store
+from richkd.evaluate.metrics import agreement, fit_temperature, measure
+from richkd.evaluate.predict import logits_of, outputs_of
+from richkd.export import save_student
+from richkd.fusion import fused_logits, signal_nats
+from richkd.models.build import Network
+from richkd.run_folder import RunFolder
+
+EVALUATED = ("val", "test")
+
+
+def finish(
+    parts: Parts, student: Network, folder: RunFolder, facts: dict[str, Any], *, write: bool
+) -> dict[str, Any]:
+    """Evaluate the last epoch's student and its teachers, write ``student/`` and ``summary.json``.
+
+    Args:
+        facts: further figures of the run for the summary.
+        write: whether this process writes; all return the summary.
+    """
+    temperature, fitted_on = 1.0, None
+    for name in HELD_OUT:
+        if name in parts.stores:
+            store = parts.stores[name]
+            temperature = fit_temperature(logits_of(student, store, parts.device), store.split.labels_N)
+            fitted_on = name
+            break
+    splits: dict[str, Any] = {}
+    teachers: dict[str, Any] = {}
+    for name in EVALUATED:
+        if name not in parts.stores:
+            continue
+        store = parts.stores[name]
+        logits_NC = logits_of(student, store, parts.device)
+        labels_N = store.split.labels_N
+        splits[name] = measure(logits_NC, labels_N).to_dict()
+        if fitted_on:
+            splits[name]["calibrated"] = measure(logits_NC, labels_N, temperature).to_dict()
+        if parts.fusion is not None:
+            teachers[name] = _teachers(parts, store)
+            splits[name]["agreement_with_target"] = agreement(logits_NC, teachers[name].pop("logits"))
+    summary: dict[str, Any] = {
+        "method": parts.config.method.name,
+        "variant": parts.config.method.variant if parts.config.method.name == "richkd" else None,
+        "seed": parts.config.train.seed,
+        "epochs": parts.config.train.epochs,
+        "parameters": student.parameters_count,
+        "temperature": temperature,
+        "temperature_fitted_on": fitted_on,
+        "splits": splits,
+        "teachers": teachers,
+        "fusion": None
+        if parts.fusion is None
+        else {
+            "logit_weights": list(parts.fusion.logit_weights),
+            "feature_weights": list(parts.fusion.feature_weights),
+            "origin": parts.fusion.origin,
+        },
+        "student_folder": str(folder.student),
+        **facts,
+    }
+    if write:
+        origin = {
+            "method": summary["method"],
+            "variant": summary["variant"],
+            "temperature_fitted_on": fitted_on,
+        }
+        save_student(folder.student, student, parts.data.class_names, temperature, origin)
+        folder.write_json("summary.json", summary)
+    return summary
+
+
+def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
+    """Figures of each expert at its own scale, of the fused target, and how much signal CLIP adds to it."""
+    assert parts.fusion is not None
+    labels_N = store.split.labels_N
+    logits = [outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers]
+    figures: dict[str, Any] = {}
+    for teacher, z_NC in zip(parts.teachers, logits, strict=True):
+        figures[teacher.name] = measure(z_NC * teacher.logit_scale, labels_N).to_dict()
+    weights = parts.fusion.logit_weights
+    target_NC = fused_logits(logits, weights)
+    figures["target"] = measure(target_NC, labels_N).to_dict()
+    if len(logits) > 1:
+        temperature = parts.config.method.temperature
+        figures["signal_nats"] = float(signal_nats(logits, weights, temperature))
+    figures["logits"] = target_NC
+    return figures
