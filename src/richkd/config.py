@@ -173,7 +173,8 @@ def load_config(recipe: Path | None = None, overrides: Mapping[str, Any] | None 
 
     Args:
         recipe: YAML file with nested settings.
-        overrides: dotted name → value; a text value is read as YAML, so ``"0.1"`` is a number.
+        overrides: dotted name → value; a text value is read as YAML, so ``"0.1"`` is a number, except
+            for settings that are texts or paths: a folder may be called ``2024`` or ``on``.
 
     Raises:
         ConfigError: naming the setting that does not exist (with the nearest one) or its bad value.
@@ -182,7 +183,7 @@ def load_config(recipe: Path | None = None, overrides: Mapping[str, Any] | None 
     if recipe is not None:
         merged = _read_recipe(recipe)
     for dotted, value in (overrides or {}).items():
-        _assign(merged, dotted, yaml.safe_load(value) if isinstance(value, str) else value)
+        _assign(merged, dotted, _read_text(dotted, value) if isinstance(value, str) else value)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -207,12 +208,7 @@ def dotted_overrides(tokens: Sequence[str]) -> dict[str, str]:
         name, equals, value = token[2:].partition("=")
         name = name.replace("-", "_")
         if name not in known:
-            short = {known_name.rpartition(".")[2]: known_name for known_name in known}
-            hint = (
-                f"Did you mean '--{short[name]}'?"
-                if name in short
-                else nearest(name, known | set(Config.model_fields))
-            )
+            hint = _nearest_setting(name, prefix="--")
             raise ConfigError(f"There is no option --{name}", fix=f"{hint} `richkd settings` lists them all.")
         if not equals:
             if not remaining:
@@ -236,10 +232,41 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return content
 
 
+def _read_text(dotted: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    # "null" unsets a text, too; a comment, as in "#1", is no null.
+    is_text = _takes_text(dotted) and text.lower() not in ("", "~", "null")
+    return text if is_text else value
+
+
+def _takes_text(dotted: str) -> bool:
+    section, _, leaf = dotted.rpartition(".")
+    model = Config if not section else _section_type(section) if section in Config.model_fields else None
+    if model is None or leaf not in model.model_fields:
+        return False
+    annotation = model.model_fields[leaf].annotation
+    return bool({str, Path} & {annotation, *getattr(annotation, "__args__", ())})
+
+
+def _nearest_setting(dotted: str, prefix: str = "") -> str:
+    """A hint at settings of the same last part, as ``optim.lr`` for ``lr``, or of a similar name."""
+    known = [name for name, _, _ in settings()]
+    same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    if same:
+        return "Did you mean " + " or ".join(f"'{prefix}{name}'" for name in same) + "?"
+    return nearest(dotted, {*known, *Config.model_fields})
+
+
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, leaf = dotted.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})
+        # YAML reads a section without settings as null.
+        if tree.get(section) is None:
+            tree[section] = {}
+        tree = tree[section]
         if not isinstance(tree, dict):
             raise ConfigError(f"{section} must be a section of settings", got=repr(tree))
     tree[leaf] = value
@@ -257,9 +284,9 @@ def _explain(error: ErrorDetails, where: str) -> ConfigError:
     location = [str(part) for part in error["loc"]]
     dotted = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known = {name for name, _, _ in settings()} | set(Config.model_fields)
-        return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=nearest(dotted, known))
-    if error["type"] == "missing":
+        return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=_nearest_setting(dotted))
+    # Deeper places are items of a list that is too short.
+    if error["type"] == "missing" and len(location) <= 2:
         flag = {"data": "data", "student": "student"}.get(location[0], dotted)
         return ConfigError(
             f"Setting '{dotted}' is needed and was not given", fix=f"add --{flag} or a recipe (-c)."

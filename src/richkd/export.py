@@ -106,24 +106,23 @@ def load_student(path: str | Path) -> Student:
     try:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         class_names = tuple(saved["label_names"])
-        extra = saved.get("richkd", {})
+        temperature = float(saved.get("richkd", {}).get("temperature", 1.0))
         cfg = saved["pretrained_cfg"]
-        architecture = saved["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = ModelConfig(
+            name=saved["architecture"],
+            weights=folder / WEIGHTS,
+            size=cfg["input_size"][-1],
+            mean=cfg["mean"],
+            std=cfg["std"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
             got=f"{type(error).__name__}: {error}",
             fix="give a run folder or the student/ folder inside it.",
         ) from None
-    config = ModelConfig(
-        name=architecture,
-        weights=folder / WEIGHTS,
-        size=cfg["input_size"][-1],
-        mean=cfg["mean"],
-        std=cfg["std"],
-    )
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
-    return Student(network, class_names, float(extra.get("temperature", 1.0)))
+    return Student(network, class_names, temperature)
 
 
 def _architecture(network: Network) -> str:

@@ -112,10 +112,15 @@ def fit_multipliers(logits: Sequence[Tensor], labels_N: Tensor) -> tuple[float, 
     single expert, so the result is never worse than any expert at its best temperature.
     """
     stack_MNC = torch.stack([z_NC.double() for z_NC in logits])
+    largest_M = stack_MNC.abs().amax(dim=(1, 2))
     # Centred logits change no probability and condition the Hessian well.
     stack_MNC = stack_MNC - stack_MNC.mean(dim=2, keepdim=True)
-    spread_M = stack_MNC.std(dim=(1, 2)).clamp(min=1e-12)
-    stack_MNC = stack_MNC / spread_M[:, None, None]
+    spread_M = stack_MNC.std(dim=(1, 2))
+    # An expert whose logits are equal within each image says nothing: what is left of them is rounding,
+    # which a division by its spread would blow up. Its multiplier is zero.
+    speaks_M = spread_M > FLAT * largest_M
+    spread_M = spread_M.where(speaks_M, 1.0)
+    stack_MNC = stack_MNC * (speaks_M / spread_M)[:, None, None]
 
     def nll(weights_M: Tensor) -> Tensor:
         return functional.cross_entropy(torch.einsum("m,mnc->nc", weights_M, stack_MNC), labels_N)
@@ -146,9 +151,11 @@ def fit_multipliers(logits: Sequence[Tensor], labels_N: Tensor) -> tuple[float, 
     singles = [solve(one_M, one_M > 0) for one_M in experts]
     start_M = min(singles, key=lambda weights_M: float(nll(weights_M)))
     best_M = solve(start_M, torch.ones(len(logits), dtype=torch.bool))
-    return tuple(float(value) for value in best_M / spread_M)
+    return tuple(float(value) for value in best_M * speaks_M / spread_M)
 
 
+# Spread of logits, relative to the largest of them, that float32 cannot tell from none.
+FLAT = 1e-7
 # On separable held-out images the best multiplier is infinite; this is a standard deviation of logits
 # beyond which probabilities no longer change in float32.
 MAX_MULTIPLIER = 100.0

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -161,7 +160,7 @@ def _from_folder(folder: Path, classes: int, role: str) -> nn.Module:
     try:
         saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         outputs = int(saved["num_classes"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"The {role}'s folder {folder} must hold a config.json with num_classes and its weights",
             got=f"{type(error).__name__}: {error}",
@@ -187,7 +186,7 @@ def _from_callable(spec: str, classes: int, role: str) -> nn.Module:
     module_name, _, attribute = spec.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ModelError(
             f"The {role} '{spec}' must be an importable package.module:callable",
             got=f"{type(error).__name__}: {error}",
@@ -206,10 +205,8 @@ def _read_weights(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        got = str(error).splitlines()[0][:200]
-    except Exception as error:  # pickle's own errors have no common base short of this
-        got = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    except Exception as error:  # pickle's own errors have no common base short of this, and may say nothing
+        got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     raise ModelError(
         f"The weights {path} are not a checkpoint of tensors alone",
         got=got,
@@ -223,7 +220,9 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise ModelError(
             "A checkpoint must hold a state dict of tensors",
             got=f"{type(content).__name__} with {', '.join(map(str, list(content)[:5]))}"
@@ -232,9 +231,9 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
             fix=f"save model.state_dict(), alone or under one of {', '.join(WRAPPERS)}.",
         )
     state: dict[str, Tensor] = content
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    # Wrappers wrap each other in any order, as in "module._orig_mod.".
+    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 

@@ -1,0 +1,163 @@
+"""The contrastive memory: whose rows move, what stays, and the loss against loops over the same rows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from richkd.config import MethodConfig
+from richkd.losses.contrast import draw, negative_rows
+from richkd.memory import ContrastMemory
+from richkd.records import Batch, Output, Target
+from tests.reference import losses as slow
+
+IMAGES, CLASSES, WIDTHS = 30, 4, (5, 7)
+CONFIG = MethodConfig(embed_width=6, negatives=9, contrast_temperature=0.2, bank_momentum=0.3)
+LABELS_N = torch.randint(CLASSES, (IMAGES,), generator=torch.Generator().manual_seed(1))
+INDEX_B = torch.tensor([28, 3, 17, 0])
+
+
+def make_memory(seed: int = 0, config: MethodConfig = CONFIG) -> ContrastMemory:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ContrastMemory(8, WIDTHS, LABELS_N, CLASSES, config, seed)
+
+
+def random_records(index_B: Tensor, seed: int = 0) -> tuple[Output, Target, Batch]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def output(width: int) -> Output:
+        return Output(*(torch.randn(len(index_B), w, generator=generator) for w in (CLASSES, width)))
+
+    experts = tuple(output(width) for width in WIDTHS)
+    pixels = torch.zeros(len(index_B), 2, 2, 3, dtype=torch.uint8)
+    batch = Batch("train", index_B, pixels, LABELS_N[index_B])
+    return output(8), Target(experts[0].logits_BC, experts, (0.7, 0.3)), batch
+
+
+def test_every_image_has_a_row_and_rows_of_a_class_lie_together() -> None:
+    memory = make_memory()
+    assert sorted(memory.row_of_image_N.tolist()) == list(range(IMAGES))
+    label_of_row = {int(memory.row_of_image_N[i]): int(LABELS_N[i]) for i in range(IMAGES)}
+    for c in range(CLASSES):
+        first, count = int(memory.class_starts_C[c]), int(memory.class_sizes_C[c])
+        assert count == torch.bincount(LABELS_N)[c]
+        assert [label_of_row[row] for row in range(first, first + count)] == [c] * count
+
+
+def test_embeddings_have_unit_norm_and_experts_are_fused_after_their_heads() -> None:
+    memory = make_memory()
+    student, target, _ = random_records(INDEX_B)
+    student_BD, target_BD = memory.embed(student, target)
+    assert student_BD.shape == target_BD.shape == (4, 6)
+    own = slow.normalised(memory.student_head(student.feats_BF))
+    assert torch.allclose(student_BD, torch.tensor(own), atol=1e-6)
+    heads = [head(expert.feats_BF) for head, expert in zip(memory.expert_heads, target.experts, strict=True)]
+    unit = [torch.tensor(slow.normalised(feats)) for feats in heads]
+    expected = torch.tensor(slow.fuse_features(unit, [0.7, 0.3]))
+    assert torch.allclose(target_BD, expected, atol=1e-6)
+
+
+def expected_loss(
+    memory: ContrastMemory, student_BD: Tensor, target_BD: Tensor, step: int
+) -> tuple[float, Tensor]:
+    """The loss of the rows that (seed, step) draws, with both normalisers of these rows, by loops."""
+    rows_B1 = memory.row_of_image_N[INDEX_B][:, None]
+    draws_BK = draw(memory.seed, step, (len(INDEX_B), CONFIG.negatives), "cpu")
+    rows_BK1 = torch.cat(
+        [
+            rows_B1,
+            negative_rows(LABELS_N[INDEX_B], memory.class_starts_C, memory.class_sizes_C, draws_BK),
+        ],
+        dim=1,
+    )
+    banks = (memory.student_bank_ND, memory.target_bank_ND)
+    log_z = memory.log_normalisers
+    if step == 0:
+        pairs = ((student_BD, banks[1]), (target_BD, banks[0]))
+        scores = [slow.bank_scores(v, bank, rows_BK1, CONFIG.contrast_temperature) for v, bank in pairs]
+        log_z = torch.tensor([math.log(slow.estimate_normaliser(score, IMAGES)) for score in scores])
+    z = (math.exp(log_z[0]), math.exp(log_z[1]))
+    value = slow.contrast_loss(student_BD, target_BD, *banks, rows_BK1, z, CONFIG.contrast_temperature)
+    return value, log_z
+
+
+def test_loss_and_normalisers_equal_the_loops_and_normalisers_stay() -> None:
+    memory = make_memory()
+    assert memory.log_normalisers.isnan().all()
+    kept = []
+    for step in range(3):
+        student, target, batch = random_records(INDEX_B, seed=step)
+        student_BD, target_BD = memory.embed(student, target)
+        expected, log_z = expected_loss(memory, student_BD, target_BD, step)
+        loss = memory.loss(student_BD, target_BD, batch, step)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+        assert torch.allclose(memory.log_normalisers, log_z, atol=1e-5)
+        kept.append(memory.log_normalisers.clone())
+        assert torch.equal(kept[step], kept[0])
+        memory.remember(batch.index_B, {"student": student_BD.detach(), "target": target_BD.detach()})
+
+
+def test_only_the_rows_of_the_batch_move() -> None:
+    memory = make_memory()
+    student, target, _ = random_records(INDEX_B)
+    student_BD, target_BD = (embedded.detach() for embedded in memory.embed(student, target))
+    before = {name: bank.clone() for name, bank in memory.named_buffers() if "bank" in name}
+    memory.remember(INDEX_B, {"student": student_BD, "target": target_BD})
+    rows_B = memory.row_of_image_N[INDEX_B]
+    others = torch.ones(IMAGES, dtype=torch.bool)
+    others[rows_B] = False
+    for name, embedded_BD in (("student_bank_ND", student_BD), ("target_bank_ND", target_BD)):
+        after = getattr(memory, name)
+        assert torch.equal(after[others], before[name][others])
+        expected = slow.update_bank(before[name], rows_B, embedded_BD, CONFIG.bank_momentum)
+        assert torch.allclose(after.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-6)
+        assert not torch.allclose(after[rows_B], before[name][rows_B], atol=0.05)
+
+
+def test_the_loss_is_a_function_of_seed_and_step() -> None:
+    student, target, batch = random_records(INDEX_B)
+
+    def value(seed: int, step: int) -> float:
+        memory = make_memory(0)
+        memory.seed = seed
+        memory.log_normalisers.fill_(1.0)
+        return memory.loss(*memory.embed(student, target), batch, step).item()
+
+    assert value(0, 5) == value(0, 5)
+    assert len({value(0, 5), value(0, 6), value(1, 5)}) == 3
+
+
+def test_banks_are_a_function_of_the_seed_and_differ() -> None:
+    one, same, other = make_memory(0), make_memory(0), make_memory(1)
+    assert torch.equal(one.student_bank_ND, same.student_bank_ND)
+    assert not torch.equal(one.student_bank_ND, other.student_bank_ND)
+    assert not torch.equal(one.student_bank_ND, one.target_bank_ND)
+
+
+def test_gradient_flows_to_heads_and_features_but_not_to_banks() -> None:
+    memory = make_memory()
+    student, target, batch = random_records(INDEX_B)
+    student.feats_BF.requires_grad_()
+    memory.loss(*memory.embed(student, target), batch, 0).backward()
+    assert student.feats_BF.grad is not None
+    assert student.feats_BF.grad.abs().sum() > 0
+    names = {name for name, parameter in memory.named_parameters() if parameter.grad.abs().sum() > 0}
+    assert {"student_head.weight", "expert_heads.0.weight", "expert_heads.1.weight"} <= names
+    assert not any(buffer.requires_grad for buffer in memory.buffers())
+
+
+def test_a_checkpoint_carries_banks_and_normalisers_but_nothing_that_labels_give() -> None:
+    memory = make_memory(0)
+    memory.log_normalisers.fill_(2.0)
+    state = memory.state_dict()
+    buffers = {name for name in state if not name.endswith(("weight", "bias"))}
+    assert buffers == {"student_bank_ND", "target_bank_ND", "log_normalisers"}
+    other = make_memory(1)
+    other.load_state_dict(state)
+    assert torch.equal(other.student_bank_ND, memory.student_bank_ND)
+    assert torch.equal(other.log_normalisers, memory.log_normalisers)
+    assert torch.equal(other.class_starts_C, memory.class_starts_C)
