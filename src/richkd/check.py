@@ -142,7 +142,7 @@ def _bytes(parts: Parts) -> int:
     state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
     copies = 3 if parts.config.optim.name == "sgd" else 4  # weights, gradient, and one or two moments
     teachers = sum(4 * t.network.parameters_count for t in parts.teachers if isinstance(t, VisionTeacher))
-    return images + copies * state + teachers
+    return int(images + copies * state + teachers)
 
 
 def _si(value: float) -> str:

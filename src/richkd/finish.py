@@ -25,27 +25,26 @@ def finish(
         facts: further figures of the run for the summary.
         write: whether this process writes; all return the summary.
     """
-    temperature, fitted_on = 1.0, None
-    for name in HELD_OUT:
-        if name in parts.stores:
-            store = parts.stores[name]
-            temperature = fit_temperature(logits_of(student, store, parts.device), store.split.labels_N)
-            fitted_on = name
-            break
+    logits = {
+        name: logits_of(student, store, parts.device)
+        for name, store in parts.stores.items()
+        if name != "train"
+    }
+    labels = {name: parts.stores[name].split.labels_N for name in logits}
+    fitted_on = next((name for name in HELD_OUT if name in logits), None)
+    temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
+    evaluated = [name for name in EVALUATED if name in logits]
     splits: dict[str, Any] = {}
-    teachers: dict[str, Any] = {}
-    for name in EVALUATED:
-        if name not in parts.stores:
-            continue
-        store = parts.stores[name]
-        logits_NC = logits_of(student, store, parts.device)
-        labels_N = store.split.labels_N
-        splits[name] = measure(logits_NC, labels_N).to_dict()
+    for name in evaluated:
+        splits[name] = measure(logits[name], labels[name]).to_dict()
         if fitted_on:
-            splits[name]["calibrated"] = measure(logits_NC, labels_N, temperature).to_dict()
-        if parts.fusion is not None:
-            teachers[name] = _teachers(parts, store)
-            splits[name]["agreement_with_target"] = agreement(logits_NC, teachers[name].pop("logits"))
+            splits[name]["calibrated"] = measure(logits[name], labels[name], temperature).to_dict()
+    teachers: dict[str, Any] = {}
+    if parts.fusion is not None and evaluated:
+        # A teacher's pass over a split costs more than the student's, so one split has to do.
+        name = evaluated[-1]
+        teachers[name] = _teachers(parts, parts.stores[name])
+        splits[name]["agreement_with_target"] = agreement(logits[name], teachers[name].pop("logits"))
     summary: dict[str, Any] = {
         "method": parts.config.method.name,
         "variant": parts.config.method.variant if parts.config.method.name == "richkd" else None,
