@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from tests.fixtures import World, make_world
+if TYPE_CHECKING:
+    from tests.fixtures import World
 
 # Several test processes share the machine; more threads than cores make all of them slower.
 torch.set_num_threads(1)
@@ -28,4 +30,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Tiny images, a tiny teacher and a CLIP's stored outputs; tests must not change them."""
+    # The hub's library reads its settings when it is imported, so they have to be made first.
+    from tests.fixtures import make_world
+
     return make_world(tmp_path_factory.mktemp("world"))

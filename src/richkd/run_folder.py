@@ -63,8 +63,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
 
-    def prepare(self, config: Config, *, resume: bool, overwrite: bool) -> None:
-        """Create the folder, or accept an existing one.
+    def accept(self, config: Config, *, resume: bool, overwrite: bool) -> None:
+        """Make sure that the run may go here, without changing anything yet.
 
         Raises:
             CheckpointError: it holds a run and neither resume nor overwrite was asked for; there is
@@ -90,10 +90,27 @@ class RunFolder:
             )
         if resume and not self.last.exists():
             raise CheckpointError(
-                f"There is no checkpoint in {self.path} to resume from", fix="start the run without --resume."
+                f"There is no checkpoint in {self.path} to resume from",
+                fix="start it without --resume, or with --overwrite if it was stopped before its first one.",
             )
         if resume:
             self._refuse_other_settings(config)
+        nearest_folder = next(
+            folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
+        )
+        if not nearest_folder.is_dir() or not os.access(nearest_folder, os.W_OK):
+            raise CheckpointError(
+                f"--out {self.path} cannot be written",
+                got=f"{nearest_folder} is no folder that one may write to",
+                fix="choose another --out.",
+            )
+
+    def create(self, config: Config, *, overwrite: bool) -> None:
+        """Create the folder, and write what is known before the first step.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         try:
             if overwrite:
                 self._clear()

@@ -215,7 +215,9 @@ class Trainer:
         if self.average is not None:
             load_module(self.average.module, checkpoint.part("average"), what="average of weights")
         restore_optimiser(self.optimiser, checkpoint.part("optimiser"))
-        self.sums = {name: t.to(self.device) for name, t in checkpoint.part("sums").items()}
+        sums = checkpoint.part("sums")
+        # Files keep no order of names, and the lines of metrics.jsonl do.
+        self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
         self.step, self.best_top1 = checkpoint.scalars["step"], checkpoint.scalars["best_top1"]
         if self.accelerator.is_main_process:
             self.folder.forget_after(self.epoch - 1)
@@ -236,7 +238,7 @@ class Trainer:
     def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
         if math.isfinite(float(terms.total.detach())):
             return
-        bad = [name for name, value in terms.terms.items() if not math.isfinite(float(value))]
+        bad = [name for name, value in terms.terms.items() if not math.isfinite(float(value.detach()))]
         split = self.parts.data.splits["train"]
         images = [split.key(int(i)) for i in batch.index_B[:5]]
         raise NonFiniteError(
@@ -262,7 +264,8 @@ class Trainer:
                 fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5; "
                 "the last checkpoint is from before and intact.",
             )
-        return Checkpoint(tensors, {"step": self.step, "best_top1": self.best_top1})
+        scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
+        return Checkpoint(tensors, scalars)
 
 
 def distill(config: Config, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
@@ -279,18 +282,20 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         Interrupted: a signal stopped the run; it was saved.
     """
     accelerator = Accelerator(
-        log_with=list(config.train.trackers),
+        log_with=list(config.train.trackers) or None,
         project_dir=str(config.out),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     folder = RunFolder(config.out)
     if accelerator.is_main_process:
-        folder.prepare(config, resume=resume, overwrite=overwrite)
-    accelerator.wait_for_everyone()
+        folder.accept(config, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet or not accelerator.is_main_process)
     parts = assemble(config, accelerator.device, progress.say)
     if "train" not in parts.stores:
         raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
+    if accelerator.is_main_process:
+        folder.create(config, overwrite=overwrite)
+    accelerator.wait_for_everyone()
     trainer = Trainer(parts, accelerator, folder)
     accelerator.init_trackers("events")
     if resume and (warning := trainer.resume()):

@@ -1,0 +1,117 @@
+"""Evaluating and predicting with what was saved, and with networks that others trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from richkd.assemble import open_splits
+from richkd.cli import main
+from richkd.config import DataConfig
+from richkd.data.batches import open_store
+from richkd.errors import ClassError, DataError, ModelError
+from richkd.evaluate.metrics import measure
+from richkd.evaluate.predict import logits_of, outputs_of
+from richkd.evaluate.run import evaluate_model
+from richkd.export import load_student, save_student
+from richkd.teachers.vision import VisionTeacher
+from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
+
+CPU = torch.device("cpu")
+
+
+def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
+    results = evaluate_model(str(world.teacher), str(world.images))
+    student = load_student(world.teacher)
+    probs, labels = [], []
+    for label, name in enumerate(CLASSES):
+        for number in range(TEST):
+            image = Image.open(world.images / "test" / name / f"{number}.png")
+            probs.append(student.probabilities([image])[0])
+            labels.append(label)
+    expected = measure(torch.stack(probs).log(), torch.tensor(labels)).to_dict()
+    assert set(results) == {"as trained"}
+    assert results["as trained"] == pytest.approx(expected, abs=1e-5)
+    assert results["as trained"]["n"] == len(labels)
+
+
+def test_the_stored_temperature_is_measured_too(world: World, tmp_path: Path) -> None:
+    network = load_student(world.teacher).network
+    save_student(tmp_path / "student", network, CLASSES, 2.5, {})
+    results = evaluate_model(str(tmp_path / "student"), str(world.images), split="train")
+    assert list(results) == ["as trained", "at T = 2.500"]
+    assert results["as trained"]["top1"] == results["at T = 2.500"]["top1"]
+    assert results["as trained"]["nll"] != results["at T = 2.500"]["nll"]
+
+
+def test_weights_by_name(world: World, tmp_path: Path) -> None:
+    # The name alone says nothing of 16 pixels, so the network sees its own resolution.
+    weights = world.teacher / "model.safetensors"
+    results = evaluate_model("cifar_resnet8", str(world.images), weights=weights)
+    assert results["as trained"]["n"] == len(CLASSES) * TEST
+    make_teacher(tmp_path / "four", (*CLASSES, "dog"))
+    error = refusal(
+        evaluate_model, "cifar_resnet8", str(world.images), weights=tmp_path / "four" / "model.safetensors"
+    )
+    assert isinstance(error, ModelError)
+    assert "4 outputs" in str(error.got)
+
+
+def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
+    error = refusal(evaluate_model, str(world.teacher), str(world.images), split="tset")
+    assert isinstance(error, DataError)
+    assert "'test'" in str(error.fix)
+    error = refusal(evaluate_model, "cifar_resnet8", str(world.images))
+    assert isinstance(error, ModelError)
+    assert "student's folder" in error.rule
+    make_teacher(tmp_path / "turned", CLASSES[::-1])
+    error = refusal(evaluate_model, str(tmp_path / "turned"), str(world.images))
+    assert isinstance(error, ClassError)
+    assert str(tmp_path / "turned") in error.rule
+
+
+def test_logits_do_not_depend_on_how_images_are_stored_and_leave_the_mode_alone(world: World) -> None:
+    network = load_student(world.teacher).network.train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    split = open_splits(DataConfig(path=str(world.images)), 0).splits["test"]
+    resident, streamed = (open_store(split, SIZE, resident_gb=size, workers=0) for size in (1.0, 0.0))
+    logits_NC = logits_of(network, resident, CPU)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(logits_NC, logits_of(network, streamed, CPU))
+    output = outputs_of(VisionTeacher(network, CPU), resident, CPU)
+    torch.testing.assert_close(output.logits_BC, logits_NC)
+    assert output.feats_BF.shape == (len(split), network.feature_width)
+
+
+def published(data_dir: Path, name: str, capsys: pytest.CaptureFixture[str]) -> float:
+    weights = data_dir / "cifar100-teachers" / f"cifar100_{name}.pth"
+    if not weights.is_file():
+        pytest.skip(f"published weights not found: {weights}")
+    words = ["evaluate", f"cifar_{name}", "--weights", str(weights), "--data", str(data_dir / "cifar100")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--label-column", "fine_label", "--json"])
+    assert ended.value.code in (None, 0)
+    figures = json.loads(capsys.readouterr().out)["as trained"]
+    assert figures["n"] == 10_000
+    top1: float = figures["top1"]
+    return round(100 * top1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "top1"),
+    [
+        ("resnet20", 68.83),
+        pytest.param("resnet32", 70.16, marks=pytest.mark.slow),
+        pytest.param("resnet44", 71.63, marks=pytest.mark.slow),
+        pytest.param("resnet56", 72.63, marks=pytest.mark.slow),
+    ],
+)
+def test_published_accuracies_are_met_to_the_last_image(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], name: str, top1: float
+) -> None:
+    assert published(data_dir, name, capsys) == top1

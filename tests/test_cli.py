@@ -1,0 +1,228 @@
+"""The command line: help that helps, mistakes that are answered, and the way from photos to a prediction."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from richkd.cli import main
+from richkd.config import load_config, settings
+from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread
+
+COMMANDS = ("distill", "teach", "check", "evaluate", "predict", "settings", "demo")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "220")
+
+
+def call(capsys: Capture, *words: str) -> tuple[int, str, str]:
+    """Status, standard output and standard error of a command."""
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err
+
+
+def refused(capsys: Capture, *words: str) -> str:
+    """What is printed of a mistake; it must be an error, and on standard error."""
+    code, _, err = call(capsys, *words)
+    assert code in (1, 2)
+    assert err
+    # Long lines may be folded, in boxes at that.
+    return " ".join(err.replace("│", " ").split())
+
+
+def test_help_lists_every_command(capsys: Capture) -> None:
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+    assert call(capsys)[0] == 0
+    assert call(capsys, "--version")[1].strip()[0].isdigit()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_shows_an_example(capsys: Capture, name: str) -> None:
+    code, out, _ = call(capsys, name, "--help")
+    assert code == 0
+    assert f"Usage: richkd {name}" in out
+    assert f"richkd {name}" in out.split("For example:")[1]
+
+
+def test_nothing_heavy_is_imported_for_help_or_for_the_package() -> None:
+    script = (
+        "import sys, richkd\n"
+        "heavy = lambda: {'torch', 'timm', 'datasets', 'accelerate', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy(), heavy()\n"
+        "assert richkd.Config.__name__ == 'Config'\n"
+        "from richkd.cli import main\n"
+        "for words in (['--help'], ['distill', '--help'], ['settings']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as ended: assert not ended.code\n"
+        "assert not heavy(), heavy()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=one_thread(), capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_public_names_exist_and_others_do_not() -> None:
+    import richkd
+
+    assert all(getattr(richkd, name).__name__ == name for name in richkd.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'distil'"):
+        _ = richkd.distil
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["distil"], "distill"),
+        (["distill", "--studnet", "resnet18", "--data", "x"], "student"),
+        (["distill", "--data", "x", "--student", "resnet18", "--optim.lrr", "1"], "optim.lr"),
+        (["distill", "--data", "x", "--student", "resnet18", "--lr", "1"], "optim.lr"),
+        (["teach", "--model", "resnet18", "--epcohs", "3"], "epochs"),
+        (["evaluate", "runs/x", "--data", "x", "--splti", "val"], "--split"),
+        (["distill", "--student", "resnet18"], "--data"),
+        (["distill", "--data", "x", "--student", "resnet18", "--optim.lr"], "--optim.lr VALUE"),
+        (["distill", "--data", "x", "--student", "resnet18", "--epochs", "many"], "epochs"),
+        (["distill", "--data", "x", "--student", "resnet18", "--optim.lr", "fast"], "optim.lr"),
+        (["distill", "-c", "no-such.yaml"], "no-such.yaml"),
+        (["predict", "runs/x"], "IMAGE"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_typos_are_answered_with_the_nearest_name(capsys: Capture, words: list[str], nearest: str) -> None:
+    assert nearest in refused(capsys, *words)
+
+
+def test_a_mistyped_method_model_or_file(world: World, tmp_path: Path, capsys: Capture) -> None:
+    def answer(**changes: object) -> str:
+        return refused(capsys, "distill", *world.options(tmp_path / "run", **changes))
+
+    assert "Did you mean 'richkd'?" in answer(method__name="richkdd")
+    assert "cifar_resnet8" in answer(student__name="cifar_resnet88")
+    assert "no-such.npz" in answer(clip__name="outputs:no-such.npz")
+    near = str(world.images.with_name("imagse"))
+    text = answer(data__path=near)
+    assert near in text
+    assert str(world.images) in text
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_teachers_and_clip_that_do_not_fit(world: World, tmp_path: Path, capsys: Capture) -> None:
+    make_teacher(tmp_path / "four", (*CLASSES, "dog"))
+    make_teacher(tmp_path / "turned", ("bee", "ant", "cow"))
+    make_clip(tmp_path / "clip.npz", world.images, leave_out=1)
+    for changes, words in (
+        ({"teacher__name": f"local-dir:{tmp_path / 'four'}"}, "4 outputs for 3 classes"),
+        ({"teacher__name": f"local-dir:{tmp_path / 'turned'}"}, "'bee' where 'ant' was expected"),
+        ({"clip__name": f"outputs:{tmp_path / 'clip.npz'}"}, "test/ant/0.png"),
+    ):
+        assert words in refused(capsys, "distill", *world.options(tmp_path / "run", **changes))
+
+
+def test_hub_names_without_a_network(world: World, tmp_path: Path, capsys: Capture) -> None:
+    # conftest.py puts the hub's library offline.
+    text = refused(capsys, "distill", *world.options(tmp_path / "run", data__path="someone/photos"))
+    assert "'someone/photos' is no local folder" in text
+    options = world.options(tmp_path / "run", student__name="hf-hub:someone/small")
+    assert "hf-hub:someone/small" in refused(capsys, "distill", *options)
+
+
+def test_an_occupied_out_folder(world: World, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    text = refused(capsys, "distill", *world.options(tmp_path))
+    assert "notes.txt" in text
+    assert "--overwrite" in text
+    assert "cannot be written" in refused(capsys, "distill", *world.options(tmp_path / "notes.txt" / "run"))
+
+
+def test_settings_lists_all_of_them(capsys: Capture) -> None:
+    code, out, _ = call(capsys, "settings")
+    assert code == 0
+    lines = out.splitlines()
+    for name, _, description in settings():
+        assert any(line.split()[:1] == [name] for line in lines), name
+        assert description.split()[0] in out
+
+
+def test_options_win_over_the_recipe_and_dotted_ones_may_stand_anywhere(
+    world: World, tmp_path: Path, capsys: Capture
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(world.config(tmp_path / "run", train__epochs=5, train__seed=4).to_yaml())
+    words = ["--train.batch_size", "12", "-c", str(recipe), "--views.flip=false", "--epochs", "1"]
+    assert call(capsys, "distill", *words)[0] == 0
+    saved = load_config(tmp_path / "run" / "config.yaml")
+    assert (saved.train.epochs, saved.train.seed, saved.train.batch_size) == (1, 4, 12)
+    assert not saved.views.flip
+    words = ["distill", "-c", str(tmp_path / "run" / "config.yaml")]
+    assert call(capsys, *words, "--resume")[0] == 0
+    text = refused(capsys, *words, "--resume", "--seed", "5")
+    assert "train.seed 5 where the run has 4" in text
+    assert "--resume" in refused(capsys, *words)
+
+
+def test_from_photos_to_a_prediction(world: World, tmp_path: Path, capsys: Capture) -> None:
+    common = ["--data", str(world.images), "--student.size", "16", "--train.batch_size", "8"]
+    common += ["--train.precision", "fp32", "--optim.lr", "0.02", "--data.val_fraction", "0.25"]
+    teacher, small = tmp_path / "teacher", tmp_path / "small"
+    code, out, err = call(
+        capsys, "teach", "--model", "cifar_resnet14", "--epochs", "2", "--out", str(teacher), *common
+    )
+    assert code == 0, err
+    assert "36 train, 12 val, 12 test" in out
+    assert "epoch 2/2" in out
+    assert f"student: {teacher / 'student'}" in out
+    code, out, err = call(
+        capsys,
+        *("distill", "--student", "cifar_resnet8", "--teacher", f"local-dir:{teacher / 'student'}"),
+        *("--clip", f"outputs:{world.clip}", "--epochs", "4", "--out", str(small), *common),
+        *("--method.negatives", "32"),
+    )
+    assert code == 0, err
+    assert "fusion: " in out
+
+    code, out, _ = call(capsys, "evaluate", str(small), "--data", str(world.images), "--json")
+    assert code == 0
+    figures = json.loads(out)["as trained"]
+    assert figures["n"] == len(CLASSES) * TEST
+    summary = json.loads((small / "summary.json").read_text())
+    assert figures["top1"] == pytest.approx(summary["splits"]["test"]["top1"])
+    code, out, _ = call(capsys, "evaluate", str(small / "student"), "--data", str(world.images))
+    assert code == 0
+    assert "as trained" in out
+    assert f"{figures['top1']:.2%}" in out
+
+    photos = [str(world.images / "test" / name / "0.png") for name in CLASSES]
+    code, out, _ = call(capsys, "predict", str(small), *photos, "--top", "2")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[::3] == photos
+    assert len(lines) == 9
+    shares = [float(line.split("%")[0]) for line in lines[1:3]]
+    assert shares[0] >= shares[1]
+    assert 50 <= sum(shares) <= 100.1
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    assert str(broken) in refused(capsys, "predict", str(small), photos[0], str(broken))
+    assert str(tmp_path / "gone.png") in refused(capsys, "predict", str(small), str(tmp_path / "gone.png"))
+
+
+def test_check_through_the_command_line(world: World, tmp_path: Path, capsys: Capture) -> None:
+    code, out, err = call(capsys, "check", *world.options(tmp_path / "run"))
+    assert code == 0, err
+    assert "plan" in out
+    assert "no image is in both train and test" in out
