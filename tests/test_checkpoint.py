@@ -236,3 +236,17 @@ def test_another_models_tensors_are_refused() -> None:
     assert isinstance(error, CheckpointError)
     assert "another student" in error.rule
     assert "shape" in str(error.got)
+
+
+def test_a_file_system_without_hard_links_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, sample(1))
+    save_checkpoint(path, sample(2))
+    assert load_checkpoint(path)[0].scalars["step"] == 2
+    assert load_checkpoint(tmp_path / "last.previous.ckpt")[0].scalars["step"] == 1

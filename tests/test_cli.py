@@ -90,6 +90,7 @@ def test_public_names_exist_and_others_do_not() -> None:
     [
         (["distil"], "distill"),
         (["distill", "--studnet", "resnet18", "--data", "x"], "student"),
+        (["teach", "--modle", "resnet18", "--data", "x"], "model"),
         (["distill", "--data", "x", "--student", "resnet18", "--optim.lrr", "1"], "optim.lr"),
         (["distill", "--data", "x", "--student", "resnet18", "--lr", "1"], "optim.lr"),
         (["teach", "--model", "resnet18", "--epcohs", "3"], "epochs"),

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from richkd import train
 from richkd.checkpoint import load_checkpoint
+from richkd.interrupt import Interrupted, StopRequest, stop_request
 from richkd.progress import Progress
-from richkd.train import Interrupted, StopRequest, Trainer, distill
+from richkd.train import distill
+from richkd.trainer import Trainer
 from tests.fixtures import STEPS, World, command, one_thread
 
 EPOCHS = 3
@@ -209,7 +210,7 @@ def test_a_chain_of_sigkills_changes_nothing(world: World, tmp_path: Path) -> No
 
 def test_a_second_signal_ends_at_once_and_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with train.stop_request() as stop:
+    with stop_request() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from richkd import methods, train
+from richkd import methods
 from richkd.checkpoint import load_checkpoint
 from richkd.errors import ClipError, NonFiniteError
+from richkd.interrupt import stop_request
 from richkd.methods import Context
 from richkd.records import Batch, Output, Target
 from richkd.run_folder import read_lines
-from richkd.train import Trainer, distill, split_batch
+from richkd.train import distill
+from richkd.trainer import Trainer, split_batch
 from tests.fixtures import CLASSES, STEPS, TEST, World, make_clip, refusal
 
 SAME = ("checkpoints/last.ckpt", "metrics.jsonl", "student/model.safetensors")
@@ -218,7 +220,7 @@ def test_a_run_can_be_started_outside_the_main_thread(world: World, tmp_path: Pa
     finished: list[bool] = []
 
     def work() -> None:
-        with train.stop_request() as stop:
+        with stop_request() as stop:
             finished.append(stop.requested)
 
     thread = threading.Thread(target=work)

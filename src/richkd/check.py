@@ -20,7 +20,7 @@ from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import batch_on
 from richkd.models.build import Network
 from richkd.teachers.vision import VisionTeacher
-from richkd.train import Task
+from richkd.trainer import Task
 
 SAMPLE = 256
 # A trained teacher is far above chance on its own classes; one in another class order is at chance.

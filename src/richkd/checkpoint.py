@@ -9,6 +9,7 @@ a whole checkpoint behind, and a flipped bit is found.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ from torch import Tensor, nn, optim
 
 from richkd.errors import CheckpointError
 
+# What file systems without hard links answer to one.
+WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 MAGIC = b"richkd-checkpoint-1 "
 HEADER_BYTES = len(MAGIC) + 64 + 1
 
@@ -77,7 +80,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             stale.unlink(missing_ok=True)
         if path.exists():
             previous.unlink(missing_ok=True)
-            os.link(path, previous)
+            _keep(path, previous)
     except OSError as error:
         raise _not_written(previous, len(payload), error) from error
     write_atomically(path, MAGIC + digest + b"\n" + payload)
@@ -150,6 +153,15 @@ def _not_written(path: Path, size: int, error: OSError) -> CheckpointError:
         got=error.strerror or str(error),
         fix="free space or choose another --out; what was saved before is intact: --resume uses it.",
     )
+
+
+def _keep(path: Path, previous: Path) -> None:
+    try:
+        os.link(path, previous)
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        write_atomically(previous, path.read_bytes())
 
 
 def _previous(path: Path) -> Path:

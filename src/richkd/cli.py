@@ -23,6 +23,22 @@ app = App(
 
 Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+# What the commands' own options are short for.
+DOTTED = {
+    "data": "data.path",
+    "student": "student.name",
+    "model": "student.name",
+    "weights": "student.weights",
+    "teacher": "teacher.name",
+    "teacher-weights": "teacher.weights",
+    "clip": "clip.name",
+    "method": "method.name",
+    "variant": "method.variant",
+    "preset": "fusion.preset",
+    "epochs": "train.epochs",
+    "seed": "train.seed",
+    "out": "out",
+}
 
 
 @app.command
@@ -54,20 +70,20 @@ def distill(
     richkd distill --data photos/ --student mobilenetv3_small_100 --student.size 128
     --teacher local-dir:runs/teacher/student --clip ViT-B-32:datacomp_xl_s13b_b90k --out runs/small
     """
-    short = {
-        "data.path": data,
-        "student.name": student,
-        "teacher.name": teacher,
-        "teacher.weights": teacher_weights,
-        "clip.name": clip,
-        "method.name": method,
-        "method.variant": variant,
-        "fusion.preset": preset,
-        "train.epochs": epochs,
-        "train.seed": seed,
+    options = {
+        "data": data,
+        "student": student,
+        "teacher": teacher,
+        "teacher-weights": teacher_weights,
+        "clip": clip,
+        "method": method,
+        "variant": variant,
+        "preset": preset,
+        "epochs": epochs,
+        "seed": seed,
         "out": out,
     }
-    _train(_config(config, short, overrides), resume=resume, overwrite=overwrite)
+    _train(_config(config, options, overrides), resume=resume, overwrite=overwrite)
 
 
 @app.command
@@ -91,16 +107,16 @@ def teach(
 
     richkd teach --data photos/ --model resnet50 --student.pretrained true --out runs/teacher
     """
-    short = {
-        "data.path": data,
-        "student.name": model,
-        "student.weights": weights,
-        "train.epochs": epochs,
-        "train.seed": seed,
+    options = {
+        "data": data,
+        "model": model,
+        "weights": weights,
+        "epochs": epochs,
+        "seed": seed,
         "out": out,
-        "method.name": "ce",
+        "method": "ce",
     }
-    _train(_config(config, short, overrides), resume=resume, overwrite=overwrite)
+    _train(_config(config, options, overrides), resume=resume, overwrite=overwrite)
 
 
 @app.command
@@ -126,15 +142,15 @@ def check(
     """
     from richkd.check import check_run
 
-    short = {
-        "data.path": data,
-        "student.name": student,
-        "teacher.name": teacher,
-        "teacher.weights": teacher_weights,
-        "clip.name": clip,
-        "method.name": method,
+    options = {
+        "data": data,
+        "student": student,
+        "teacher": teacher,
+        "teacher-weights": teacher_weights,
+        "clip": clip,
+        "method": method,
     }
-    check_run(_config(config, short, overrides), Console(highlight=False))
+    check_run(_config(config, options, overrides), Console(highlight=False))
 
 
 @app.command
@@ -241,13 +257,14 @@ def main(argv: Iterable[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _config(recipe: Path | None, short: Mapping[str, Any], overrides: Iterable[str]) -> Config:
-    chosen = {name: value for name, value in short.items() if value is not None}
-    return load_config(recipe, chosen | dotted_overrides(list(overrides)))
+def _config(recipe: Path | None, options: Mapping[str, Any], overrides: Iterable[str]) -> Config:
+    chosen = {DOTTED[option]: value for option, value in options.items() if value is not None}
+    return load_config(recipe, chosen | dotted_overrides(list(overrides), options))
 
 
 def _train(config: Config, *, resume: bool, overwrite: bool) -> None:
-    from richkd.train import Interrupted, distill
+    from richkd.interrupt import Interrupted
+    from richkd.train import distill
 
     try:
         distill(config, resume=resume, overwrite=overwrite)

@@ -6,7 +6,7 @@ A setting is known by its dotted name (``optim.lr``), the same in a recipe, on t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,8 +190,10 @@ def load_config(recipe: Path | None = None, overrides: Mapping[str, Any] | None 
         raise _explain(error.errors()[0], str(recipe) if recipe else "the settings") from None
 
 
-def dotted_overrides(tokens: Sequence[str]) -> dict[str, str]:
+def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict[str, str]:
     """Read ``--optim.lr 0.1 --views.flip=false`` into ``{"optim.lr": "0.1", "views.flip": "false"}``.
+
+    ``options`` are a command's own, which a mistyped name may have meant.
 
     Raises:
         ConfigError: a token that is no option, an option without a value, or an unknown setting.
@@ -208,7 +210,7 @@ def dotted_overrides(tokens: Sequence[str]) -> dict[str, str]:
         name, equals, value = token[2:].partition("=")
         name = name.replace("-", "_")
         if name not in known:
-            hint = _nearest_setting(name, prefix="--")
+            hint = _nearest_setting(name, options, prefix="--")
             raise ConfigError(f"There is no option --{name}", fix=f"{hint} `richkd settings` lists them all.")
         if not equals:
             if not remaining:
@@ -251,13 +253,13 @@ def _takes_text(dotted: str) -> bool:
     return bool({str, Path} & {annotation, *getattr(annotation, "__args__", ())})
 
 
-def _nearest_setting(dotted: str, prefix: str = "") -> str:
+def _nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") -> str:
     """A hint at settings of the same last part, as ``optim.lr`` for ``lr``, or of a similar name."""
     known = [name for name, _, _ in settings()]
     same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
     if same:
         return "Did you mean " + " or ".join(f"'{prefix}{name}'" for name in same) + "?"
-    return nearest(dotted, {*known, *Config.model_fields})
+    return nearest(dotted, {*known, *Config.model_fields, *options})
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:

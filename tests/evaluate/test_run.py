@@ -11,7 +11,7 @@ from PIL import Image
 
 from richkd.assemble import open_splits
 from richkd.cli import main
-from richkd.config import DataConfig
+from richkd.config import DataConfig, load_config
 from richkd.data.batches import open_store
 from richkd.errors import ClassError, DataError, ModelError
 from richkd.evaluate.metrics import measure
@@ -115,3 +115,19 @@ def test_published_accuracies_are_met_to_the_last_image(
     data_dir: Path, capsys: pytest.CaptureFixture[str], name: str, top1: float
 ) -> None:
     assert published(data_dir, name, capsys) == top1
+
+
+def test_unsplit_data_are_split_as_the_student_was_trained(world: World, tmp_path: Path) -> None:
+    unsplit = world.images / "train"
+    settings = load_config(
+        overrides={"data.path": str(unsplit), "data.test_fraction": 0.5, "student.name": "x", "train.seed": 7}
+    )
+    student = load_student(world.teacher)
+    save_student(tmp_path / "run" / "student", student.network, CLASSES, 1.0, {})
+    (tmp_path / "run" / "config.yaml").write_text(settings.to_yaml())
+    trained = open_splits(settings.data, seed=7).splits["test"]
+    network = student.network
+    expected = measure(logits_of(network, open_store(trained, network.size), CPU), trained.labels_N)
+    for model in (tmp_path / "run", tmp_path / "run" / "student"):
+        assert evaluate_model(str(model), str(unsplit))["as trained"] == expected.to_dict()
+    assert evaluate_model(str(world.teacher), str(unsplit))["as trained"]["n"] != expected.n

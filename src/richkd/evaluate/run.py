@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from richkd.assemble import open_splits
-from richkd.config import DataConfig, ModelConfig
+from richkd.config import DataConfig, ModelConfig, load_config
 from richkd.data.batches import open_store
 from richkd.errors import DataError, check_same_classes, nearest
 from richkd.evaluate.metrics import measure
@@ -30,7 +30,10 @@ def evaluate_model(
     Raises:
         RichKDError: no such split, model or weights, or classes that are not the data's.
     """
-    opened = open_splits(DataConfig(path=data, label_column=label_column), seed=0)
+    settings, seed = _as_trained(Path(model), data)
+    if label_column is not None:
+        settings = settings.model_copy(update={"label_column": label_column})
+    opened = open_splits(settings, seed)
     if split not in opened.splits:
         raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
     chosen = opened.splits[split]
@@ -50,3 +53,13 @@ def evaluate_model(
     if temperature != 1.0:
         results[f"at T = {temperature:.3f}"] = measure(logits_NC, chosen.labels_N, temperature).to_dict()
     return results
+
+
+def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
+    """How the run that made a student split these data: it is not to be tested on what it learnt from."""
+    for folder in (model, model.parent):
+        if (folder / "config.yaml").is_file():
+            config = load_config(folder / "config.yaml")
+            if Path(config.data.path).resolve() == Path(data).resolve():
+                return config.data, config.train.seed
+    return DataConfig(path=data), 0

@@ -1,0 +1,271 @@
+"""The state of a run between two steps, and the step; no mathematics, and no method known by name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn, optim
+
+from richkd.assemble import Parts
+from richkd.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_module,
+    optimiser_tensors,
+    restore_optimiser,
+    save_checkpoint,
+)
+from richkd.config import OptimConfig
+from richkd.data.batches import TrainingOrder
+from richkd.data.views import render
+from richkd.errors import NonFiniteError
+from richkd.evaluate.metrics import measure
+from richkd.evaluate.predict import batch_on, logits_of
+from richkd.interrupt import Interrupted, StopRequest
+from richkd.memory import ContrastMemory
+from richkd.methods import Context
+from richkd.models.build import Network
+from richkd.progress import Progress
+from richkd.records import Batch, LossTerms, Target
+from richkd.run_folder import RunFolder
+from richkd.schedule import learning_rate
+from richkd.seeds import mix_seed
+
+
+class Task(nn.Module):
+    """Student and method in one module, so that wrappers for several processes see all that is trained."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.student = parts.student
+        self.memory: ContrastMemory | None = None
+        self._method, self._config = parts.method, parts.config.method
+        if parts.method.remembers:
+            labels_N = parts.data.splits["train"].labels_N
+            widths = [teacher.feature_width for teacher in parts.teachers]
+            seed, classes = mix_seed(parts.config.train.seed, "memory"), len(parts.data.class_names)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.memory = ContrastMemory(
+                    self.student.feature_width, widths, labels_N, classes, self._config, seed
+                )
+
+    def forward(self, pixels_B3HW: Tensor, target: Target | None, batch: Batch, step: int) -> LossTerms:
+        output = self.student(pixels_B3HW)
+        return self._method.terms(output, target, batch, Context(self._config, step, self.memory))
+
+
+class Trainer:
+    """The state of a run between two steps: weights, optimiser, memory, averages, and the step's number."""
+
+    def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
+        self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
+        self.device = parts.device
+        self.task = Task(parts).to(self.device).to(memory_format=torch.channels_last)
+        self.wrapped = accelerator.prepare_model(self.task) if accelerator.num_processes > 1 else self.task
+        self.optimiser = build_optimiser(self.task, self.config.optim)
+        decay = self.config.train.ema
+        self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
+        self.order = TrainingOrder(
+            len(parts.data.splits["train"]),
+            self.config.train.batch_size,
+            self.config.train.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self.step = 0
+        self.best_top1 = -1.0
+        # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
+        self.sums: dict[str, Tensor] = {}
+
+    @property
+    def total_steps(self) -> int:
+        return self.order.steps * self.config.train.epochs
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.order.steps
+
+    @property
+    def shipped(self) -> Network:
+        """The network that is evaluated and saved: the averaged one where an average is kept."""
+        return cast(Network, self.average.module) if self.average else self.task.student
+
+    def train_epoch(self, progress: Progress, stop: StopRequest) -> None:
+        """Run what is left of the epoch, saving where asked to; a stop request ends it between steps.
+
+        After the last step nothing is saved, for an epoch is over only once :meth:`end_epoch` has
+        validated it: a run that went on from there would lack the epoch's line.
+        """
+        first = self.step % self.order.steps
+        self.task.train()
+        for batch in self.parts.stores["train"].batches(self.order.epoch(self.epoch, first)):
+            if first == 0 and self.step % self.order.steps == 0:
+                self.sums = {}
+            terms = self.train_step(batch)
+            for name, value in terms.items():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.step += 1
+            progress.advance(len(batch.labels_B) * self.accelerator.num_processes, self.means())
+            if self.step % self.order.steps == 0:
+                continue
+            every = self.config.train.save_every
+            if stop.requested or (every and self.step % every == 0):
+                self.save()
+            if stop.requested:
+                raise Interrupted
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step; returns the detached loss terms."""
+        config = self.config
+        rate = learning_rate(config.optim, self.step, self.order.steps, config.train.epochs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        # Dropout and its kin draw from torch's global stream, which thus depends on the step alone.
+        torch.manual_seed(mix_seed(config.train.seed, "step", self.step, self.accelerator.process_index))
+        self.optimiser.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        remembered: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for number, part in enumerate(split_batch(batch, config.train.accumulate)):
+            share = len(part.labels_B) / len(batch.labels_B)
+            terms = self._forward(part, self.step * config.train.accumulate + number)
+            self._check_finite(terms, part)
+            self.accelerator.backward(terms.total * share)
+            remembered.append((part.index_B.to(self.device), terms.memory))
+            for name, value in terms.terms.items():
+                totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share
+        if config.optim.clip_grad:
+            nn.utils.clip_grad_norm_(self.task.parameters(), config.optim.clip_grad)
+        self.optimiser.step()
+        if self.task.memory is not None:
+            for index_B, memory in remembered:
+                self.task.memory.remember(
+                    cast(Tensor, self.accelerator.gather(index_B)),
+                    {name: cast(Tensor, self.accelerator.gather(rows)) for name, rows in memory.items()},
+                )
+        if self.average is not None:
+            self.average.update(self.task.student, step=self.step)
+        return totals
+
+    def means(self) -> dict[str, Tensor]:
+        """Means of the loss terms over the steps of this epoch so far."""
+        done = (self.step - 1) % self.order.steps + 1
+        return {name: value / done for name, value in self.sums.items()}
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Validate where it is time to, write the epoch's line and the checkpoints; returns the line."""
+        config, epoch = self.config.train, self.step // self.order.steps - 1
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.step,
+            "lr": self.optimiser.param_groups[0]["lr"],
+        }
+        record |= {f"train/{name}": float(value) for name, value in self.means().items()}
+        validate = "val" in self.parts.stores and (
+            (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+        )
+        better = False
+        if validate:
+            store = self.parts.stores["val"]
+            metrics = measure(logits_of(self.shipped, store, self.device), store.split.labels_N)
+            record |= {"val/top1": metrics.top1, "val/nll": metrics.nll, "val/ece": metrics.ece}
+            better = metrics.top1 > self.best_top1
+            self.best_top1 = max(metrics.top1, self.best_top1)
+        self.accelerator.log(
+            {name: value for name, value in record.items() if "/" in name or name == "lr"}, step=epoch
+        )
+        if self.accelerator.is_main_process:
+            self.folder.append(self.folder.metrics, record)
+            if better:
+                save_checkpoint(self.folder.best, self._checkpoint())
+        self.save()
+        return record
+
+    def save(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder.last, self._checkpoint())
+
+    def resume(self) -> str | None:
+        """Continue from the newest whole checkpoint; returns a warning if that is not the last one."""
+        checkpoint, warning = load_checkpoint(self.folder.last)
+        load_module(self.task, checkpoint.part("task"), what="student or method")
+        if self.average is not None:
+            load_module(self.average.module, checkpoint.part("average"), what="average of weights")
+        restore_optimiser(self.optimiser, checkpoint.part("optimiser"))
+        sums = checkpoint.part("sums")
+        # Files keep no order of names, and the lines of metrics.jsonl do.
+        self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
+        self.step, self.best_top1 = checkpoint.scalars["step"], checkpoint.scalars["best_top1"]
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(self.epoch - 1)
+        return warning
+
+    def _forward(self, batch: Batch, draw_step: int) -> LossTerms:
+        parts, student, device = self.parts, self.task.student, self.device
+        epoch = self.step // self.order.steps
+        batch = batch_on(batch, device)
+        views = parts.recipe.draw(self.config.train.seed, epoch, batch.index_B)
+        target = None
+        if parts.fusion is not None:
+            target = parts.fusion([teacher.outputs(batch, views) for teacher in parts.teachers])
+        pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+        with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
+            return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step))
+
+    def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
+        if math.isfinite(float(terms.total.detach())):
+            return
+        bad = [name for name, value in terms.terms.items() if not math.isfinite(float(value.detach()))]
+        split = self.parts.data.splits["train"]
+        images = [split.key(int(i)) for i in batch.index_B[:5]]
+        raise NonFiniteError(
+            f"The loss became NaN or infinite at step {self.step} (epoch {self.epoch})"
+            f" in: {', '.join(bad) or 'the sum'}",
+            got=f"images {', '.join(images)} and {max(0, len(batch.index_B) - 5)} more",
+            fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5, "
+            "or look at these images; the checkpoint before this step is intact.",
+        )
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"task.{name}": t for name, t in self.task.state_dict().items()}
+        tensors |= {f"optimiser.{name}": t for name, t in optimiser_tensors(self.optimiser).items()}
+        tensors |= {f"sums.{name}": t for name, t in self.sums.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
+        # A finite loss can have an infinite gradient, which shows in the weights before the next loss.
+        bad = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
+        if bad:
+            raise NonFiniteError(
+                f"Weights became NaN or infinite before step {self.step} (epoch {self.epoch})",
+                got=f"{len(bad)} of {len(tensors)} tensors, first {bad[0]}",
+                fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5; "
+                "the last checkpoint is from before and intact.",
+            )
+        scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
+        return Checkpoint(tensors, scalars)
+
+
+def build_optimiser(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
+    """SGD with momentum, or AdamW, over all parameters of student and method."""
+    if config.name == "adamw":
+        return optim.AdamW(task.parameters(), config.lr, weight_decay=config.weight_decay)
+    return optim.SGD(task.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """A batch cut into ``parts`` of about equal length, for gradient accumulation."""
+    if parts == 1:
+        return [batch]
+    return [
+        Batch(batch.split, index_B, pixels_BHWC, labels_B)
+        for index_B, pixels_BHWC, labels_B in zip(
+            batch.index_B.chunk(parts),
+            batch.pixels_BHWC.chunk(parts),
+            batch.labels_B.chunk(parts),
+            strict=True,
+        )
+    ]
