@@ -22,6 +22,19 @@ app = App(
 )
 
 Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
+Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]
+Student = Annotated[str | None, Parameter(help="timm name or package.module:callable")]
+Teacher = Annotated[
+    str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, or callable")
+]
+TeacherWeights = Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")]
+Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
+Method = Annotated[str | None, Parameter(help="richkd (default), kd or ce")]
+Epochs = Annotated[int | None, Parameter(help="passes over the training images")]
+Seed = Annotated[int | None, Parameter(help="everything random is a function of it and the step")]
+Out = Annotated[Path | None, Parameter(help="run folder")]
+Resume = Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")]
+Overwrite = Annotated[bool, Parameter(negative="", help="replace the run in --out")]
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 # What the commands' own options are short for.
 DOTTED = {
@@ -44,22 +57,20 @@ DOTTED = {
 @app.command
 def distill(
     *overrides: Overrides,
-    data: Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")] = None,
-    student: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
-    teacher: Annotated[
-        str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, or callable")
-    ] = None,
-    teacher_weights: Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")] = None,
-    clip: Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")] = None,
-    method: Annotated[str | None, Parameter(help="richkd (default), kd or ce")] = None,
+    data: Data = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    clip: Clip = None,
+    method: Method = None,
     variant: Annotated[str | None, Parameter(help="richkd: l, f or lf (default)")] = None,
     preset: Annotated[str | None, Parameter(help="fusion: default, paper or as-released")] = None,
-    epochs: Annotated[int | None, Parameter(help="passes over the training images")] = None,
-    seed: Annotated[int | None, Parameter(help="everything random is a function of it and the step")] = None,
-    out: Annotated[Path | None, Parameter(help="run folder")] = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    out: Out = None,
     config: Recipe = None,
-    resume: Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")] = False,
-    overwrite: Annotated[bool, Parameter(negative="", help="replace the run in --out")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a small student from a vision teacher fused with CLIP.
 
@@ -89,15 +100,15 @@ def distill(
 @app.command
 def teach(
     *overrides: Overrides,
-    data: Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")] = None,
+    data: Data = None,
     model: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
     weights: Annotated[Path | None, Parameter(help="checkpoint to start from")] = None,
-    epochs: Annotated[int | None, Parameter(help="passes over the training images")] = None,
-    seed: Annotated[int | None, Parameter(help="everything random is a function of it and the step")] = None,
-    out: Annotated[Path | None, Parameter(help="run folder")] = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    out: Out = None,
     config: Recipe = None,
-    resume: Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")] = False,
-    overwrite: Annotated[bool, Parameter(negative="", help="replace the run in --out")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a teacher from labels alone: the same loop with plain cross-entropy.
 
@@ -122,12 +133,12 @@ def teach(
 @app.command
 def check(
     *overrides: Overrides,
-    data: Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")] = None,
-    student: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
-    teacher: Annotated[str | None, Parameter(help="the big classifier")] = None,
-    teacher_weights: Annotated[Path | None, Parameter(help="its checkpoint")] = None,
-    clip: Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")] = None,
-    method: Annotated[str | None, Parameter(help="richkd (default), kd or ce")] = None,
+    data: Data = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    clip: Clip = None,
+    method: Method = None,
     config: Recipe = None,
 ) -> None:
     """Open and try everything a run needs, without training, and print the plan.
