@@ -65,9 +65,9 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of caltech101/ and clip-vitb32/")
     parser.add_argument("--out", type=Path, default=Path("runs/caltech101"), help="folder of the runs")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--teacher-epochs", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     data = {"data.path": str(arguments.data / "caltech101")}
     taught = run(
@@ -83,14 +83,14 @@ def main() -> None:
         "clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}",
     }
     accuracies: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for name, chosen in CONFIGURATIONS.items():
             settings = COMMON | data | experts | {"student.name": STUDENT, "train.epochs": arguments.epochs}
             folder = "".join(c if c.isalnum() else "-" for c in name)
             summary = run(settings | {"train.seed": seed} | chosen, arguments.out / f"{folder}-{seed}")
             accuracies[name].append(100 * summary["splits"]["test"]["top1"])
             print(f"seed {seed}  {name:28}  {accuracies[name][-1]:.2f}  {summary['seconds']} s", flush=True)
-    print(f"\n{arguments.epochs} epochs, batch 32, {arguments.seeds} seeds: test top-1")
+    print(f"\n{arguments.epochs} epochs, batch 32, seeds {arguments.seeds}: test top-1")
     for name, values in accuracies.items():
         spread = stdev(values) if len(values) > 1 else float("nan")
         print(f"{name:28}  {mean(values):.2f} ± {spread:.2f}")
