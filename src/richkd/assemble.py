@@ -17,12 +17,13 @@ from richkd.config import Config, DataConfig, FusionConfig, ModelConfig
 from richkd.data.batches import Store, open_store
 from richkd.data.sources import open_data
 from richkd.data.split import Data
-from richkd.data.views import Recipe, recipe
+from richkd.data.views import Clean, Recipe, recipe
 from richkd.errors import ConfigError, DataError, check_same_classes
 from richkd.evaluate.predict import outputs_of
 from richkd.fusion import Fusion
 from richkd.methods import Method, find_method
 from richkd.models.build import Network, build_network
+from richkd.teachers.banked import BankedTeacher, with_banks
 from richkd.teachers.vision import Teacher, VisionTeacher
 
 Say = Callable[[str], None]
@@ -43,6 +44,12 @@ class Parts:
     recipe: Recipe
     device: torch.device
     autocast: torch.dtype | None
+
+    def flush_banks(self) -> None:
+        """Write what teachers' banks have not yet written."""
+        for teacher in self.teachers:
+            if isinstance(teacher, BankedTeacher):
+                teacher.flush()
 
 
 def assemble(config: Config, device: torch.device, say: Say = lambda message: None) -> Parts:
@@ -72,7 +79,21 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
         for name, split in data.splits.items()
     }
     autocast = autocast_dtype(config.train.precision, device)
-    teachers = _teachers(config, method, data, device)
+    training = recipe(config.views, source_size)
+    recipes = {name: training if name == "train" else Clean(source_size) for name in stores}
+    teachers = tuple(
+        with_banks(
+            teacher,
+            config.bank,
+            stores,
+            recipes,
+            data.class_names,
+            seed=config.train.seed,
+            features=method.remembers,
+            say=say,
+        )
+        for teacher in _teachers(config, method, data, device)
+    )
     for teacher in teachers:
         say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
     fused = _fusion(config, teachers, stores, device, say) if teachers else None
@@ -84,7 +105,7 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
         teachers,
         fused,
         method,
-        recipe(config.views, source_size),
+        training,
         device,
         autocast,
     )

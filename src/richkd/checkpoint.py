@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,15 @@ def restore_optimiser(optimiser: optim.Optimizer, tensors: dict[str, Tensor]) ->
         for name, tensor in entry.items():
             if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
                 entry[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_module(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:

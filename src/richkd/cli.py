@@ -12,7 +12,25 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 from rich.table import Table
 
-from richkd.config import Config, dotted_overrides, load_config, settings
+from richkd.cli_bank import bank
+from richkd.cli_options import (
+    Bank,
+    Clip,
+    Data,
+    Epochs,
+    Method,
+    Out,
+    Overrides,
+    Overwrite,
+    Recipe,
+    Resume,
+    Seed,
+    Student,
+    Teacher,
+    TeacherWeights,
+    config_of,
+)
+from richkd.config import Config, settings
 from richkd.errors import RichKDError
 
 app = App(
@@ -21,37 +39,7 @@ app = App(
     version_flags=["--version"],
 )
 
-Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
-Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]
-Student = Annotated[str | None, Parameter(help="timm name or package.module:callable")]
-Teacher = Annotated[
-    str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, or callable")
-]
-TeacherWeights = Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")]
-Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
-Method = Annotated[str | None, Parameter(help="richkd (default), kd or ce")]
-Epochs = Annotated[int | None, Parameter(help="passes over the training images")]
-Seed = Annotated[int | None, Parameter(help="everything random is a function of it and the step")]
-Out = Annotated[Path | None, Parameter(help="run folder")]
-Resume = Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")]
-Overwrite = Annotated[bool, Parameter(negative="", help="replace the run in --out")]
-Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-# What the commands' own options are short for.
-DOTTED = {
-    "data": "data.path",
-    "student": "student.name",
-    "model": "student.name",
-    "weights": "student.weights",
-    "teacher": "teacher.name",
-    "teacher-weights": "teacher.weights",
-    "clip": "clip.name",
-    "method": "method.name",
-    "variant": "method.variant",
-    "preset": "fusion.preset",
-    "epochs": "train.epochs",
-    "seed": "train.seed",
-    "out": "out",
-}
+app.command(bank)
 
 
 @app.command
@@ -62,6 +50,7 @@ def distill(
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
+    bank: Bank = None,
     method: Method = None,
     variant: Annotated[str | None, Parameter(help="richkd: l, f or lf (default)")] = None,
     preset: Annotated[str | None, Parameter(help="fusion: default, paper or as-released")] = None,
@@ -87,6 +76,7 @@ def distill(
         "teacher": teacher,
         "teacher-weights": teacher_weights,
         "clip": clip,
+        "bank": bank,
         "method": method,
         "variant": variant,
         "preset": preset,
@@ -94,7 +84,7 @@ def distill(
         "seed": seed,
         "out": out,
     }
-    _train(_config(config, options, overrides), resume=resume, overwrite=overwrite)
+    _train(config_of(config, options, overrides), resume=resume, overwrite=overwrite)
 
 
 @app.command
@@ -127,7 +117,7 @@ def teach(
         "out": out,
         "method": "ce",
     }
-    _train(_config(config, options, overrides), resume=resume, overwrite=overwrite)
+    _train(config_of(config, options, overrides), resume=resume, overwrite=overwrite)
 
 
 @app.command
@@ -138,6 +128,7 @@ def check(
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
+    bank: Bank = None,
     method: Method = None,
     config: Recipe = None,
 ) -> None:
@@ -159,9 +150,10 @@ def check(
         "teacher": teacher,
         "teacher-weights": teacher_weights,
         "clip": clip,
+        "bank": bank,
         "method": method,
     }
-    check_run(_config(config, options, overrides), Console(highlight=False))
+    check_run(config_of(config, options, overrides), Console(highlight=False))
 
 
 @app.command
@@ -266,11 +258,6 @@ def main(argv: Iterable[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("stopped.")
         sys.exit(130)
-
-
-def _config(recipe: Path | None, options: Mapping[str, Any], overrides: Iterable[str]) -> Config:
-    chosen = {DOTTED[option]: value for option, value in options.items() if value is not None}
-    return load_config(recipe, chosen | dotted_overrides(list(overrides), options))
 
 
 def _train(config: Config, *, resume: bool, overwrite: bool) -> None:

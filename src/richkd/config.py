@@ -51,6 +51,11 @@ class ViewConfig(Section):
     scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: share of the area")
     ratio: tuple[float, float] = Field((0.75, 1.333), description="random-resized-crop: width ÷ height")
     colour: float = Field(0.0, ge=0, lt=1, description="random-resized-crop: strength of colour jitter")
+    cycle: int | None = Field(
+        None,
+        ge=1,
+        description="random-resized-crop: epochs after which views repeat, so that a bank can hold them",
+    )
 
 
 class ModelConfig(Section):
@@ -72,6 +77,15 @@ class ClipConfig(Section):
     class_prompts: Path | None = Field(None, description="YAML file with prompts of single classes")
     cache: Path = Field(
         Path("~/.cache/richkd"), description="folder where class embeddings are kept between runs"
+    )
+
+
+class BankConfig(Section):
+    folder: Path | None = Field(
+        None, description="folder where teachers' outputs are kept (default: computed at each step)"
+    )
+    top: int | None = Field(
+        None, ge=1, description="keep only the largest logits, and the mass of the others"
     )
 
 
@@ -143,6 +157,7 @@ class Config(Section):
     student: ModelConfig
     teacher: ModelConfig | None = None
     clip: ClipConfig | None = None
+    bank: BankConfig = BankConfig()
     views: ViewConfig = ViewConfig()
     fusion: FusionConfig = FusionConfig()
     method: MethodConfig = MethodConfig()

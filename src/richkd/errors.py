@@ -39,6 +39,10 @@ class ClipError(RichKDError):
     """A CLIP model, its prompts or its stored outputs cannot be used."""
 
 
+class BankError(RichKDError):
+    """Stored outputs of a teacher that cannot be used, or cannot be kept."""
+
+
 class CheckpointError(RichKDError):
     """A checkpoint or run folder that cannot be written, read or continued."""
 

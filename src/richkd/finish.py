@@ -63,6 +63,10 @@ def finish(
             "origin": parts.fusion.origin,
         },
         "student_folder": str(folder.student),
+        # Outputs that came from a bank went through no network.
+        "images_through_teachers": {
+            teacher.name: teacher.computed for teacher in parts.teachers if hasattr(teacher, "computed")
+        },
         **facts,
     }
     if write:

@@ -64,6 +64,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     with ExitStack() as end, stop_request() as stop, progress:
         # Curves are flushed to disk however the run ends.
         end.callback(accelerator.end_training)
+        end.callback(parts.flush_banks)
         for epoch in range(trainer.epoch, config.train.epochs):
             progress.start_epoch(
                 epoch, config.train.epochs, trainer.order.steps, trainer.step % trainer.order.steps
@@ -83,5 +84,6 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         {"steps": trainer.step, "seconds": round(seconds, 1)},
         write=accelerator.is_main_process,
     )
+    parts.flush_banks()
     progress.say_summary(summary)
     return Run(config.out, summary)

@@ -84,7 +84,8 @@ def test_logits_do_not_depend_on_how_images_are_stored_and_leave_the_mode_alone(
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(logits_NC, logits_of(network, streamed, CPU))
     output = outputs_of(VisionTeacher(network, CPU), resident, CPU)
-    torch.testing.assert_close(output.logits_BC, logits_NC)
+    # A teacher's numbers are rounded to float16, a bank's precision.
+    torch.testing.assert_close(output.logits_BC, logits_NC, rtol=1e-3, atol=1e-3)
     assert output.feats_BF.shape == (len(split), network.feature_width)
 
 

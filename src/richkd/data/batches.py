@@ -6,8 +6,10 @@ of workers nor of processes changes which images make up a step.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +24,8 @@ from richkd.records import Batch
 from richkd.seeds import mix_seed
 
 BYTES_PER_GB = 1 << 30
+# Rows that are looked at together for a fingerprint.
+FINGERPRINT_ROWS = 1000
 
 
 class Store(Protocol):
@@ -41,6 +45,10 @@ class Store(Protocol):
         """
         ...
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the source pixels and their order, or of what they are decoded from."""
+        ...
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -54,6 +62,11 @@ class Resident:
         for index_B in groups:
             labels_B = self.split.labels_N[index_B]
             yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(tuple(self.pixels_NHWC.shape)).encode())
+        digest.update(self.pixels_NHWC.numpy().data)
+        return digest.hexdigest()
 
 
 class _Decoded(Dataset[Tensor | DataError]):
@@ -92,6 +105,21 @@ class Streamed:
             if isinstance(pixels_BHWC, DataError):
                 raise pixels_BHWC
             yield Batch(self.split.name, index_B, pixels_BHWC, self.split.labels_N[index_B])
+
+    def fingerprint(self) -> str:
+        """Files count by path, size and time of change, embedded images by their bytes."""
+        digest = hashlib.sha256(f"{len(self.split)} at {self.size}".encode())
+        for start in range(0, len(self.split), FINGERPRINT_ROWS):
+            stop = min(start + FINGERPRINT_ROWS, len(self.split))
+            for key, cell in self.split.cells(start, stop):
+                digest.update(key.encode())
+                content, path = cell.get("bytes"), cell.get("path")
+                if isinstance(content, bytes):
+                    digest.update(hashlib.sha256(content).digest())
+                else:
+                    status = Path(str(path)).stat()
+                    digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
+        return digest.hexdigest()
 
 
 def open_store(split: Split, size: int, *, resident_gb: float = 4.0, workers: int = 2) -> Store:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -29,19 +29,35 @@ class Views:
 
     ``box_B4`` is (top, left, height, width) in source pixels and may reach ``border`` pixels past the
     source, where everything is black. ``flip_B`` mirrors left and right after the crop. ``colour_B3``
-    are factors of brightness, contrast and saturation (1 changes nothing), or None.
+    are factors of brightness, contrast and saturation (1 changes nothing), or None. ``recipe`` and
+    ``number_B`` say which of a recipe's countable views these are, for who stores what was seen of them.
     """
 
     box_B4: Tensor
     flip_B: Tensor
     border: int = 0
     colour_B3: Tensor | None = None
+    recipe: Recipe | None = None
+    number_B: Tensor | None = None
 
 
 class Recipe(Protocol):
-    """Draws the views of an epoch; must depend on nothing but its arguments and its own settings."""
+    """Draws the views of an epoch; must depend on nothing but its arguments and its own settings.
+
+    ``count`` is the number of views that an image has, None where they are endless. A *seeded* recipe's
+    view of one number is another one at another seed.
+    """
+
+    @property
+    def count(self) -> int | None: ...
+
+    seeded: ClassVar[bool]
 
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views: ...
+
+    def view(self, seed: int, number: int, index_B: Tensor) -> Views:
+        """The view of one number, for each of these images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,7 @@ class CropFlip:
     size: int
     pad: int
     flip: bool = True
+    seeded: ClassVar[bool] = False
 
     @property
     def count(self) -> int:
@@ -71,10 +88,13 @@ class CropFlip:
         top_B, left_B = offset_B // span - self.pad, offset_B % span - self.pad
         side_B = torch.full_like(top_B, self.size)
         box_B4 = torch.stack([top_B, left_B, side_B, side_B], dim=1).float()
-        return Views(box_B4, number_B % mirrors == 1, border=self.pad)
+        return Views(box_B4, number_B % mirrors == 1, border=self.pad, recipe=self, number_B=number_B)
 
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views:
         return self.numbered(self.numbers(seed, epoch, index_B))
+
+    def view(self, seed: int, number: int, index_B: Tensor) -> Views:
+        return self.numbered(torch.full_like(index_B, number))
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,8 @@ class RandomResizedCrop:
     """Crops of a random share and shape of the image, half of them mirrored, with optional colour jitter.
 
     Area share uniform in ``scale``, width ÷ height log-uniform in ``ratio`` (Szegedy et al. 2015); a
-    side that would pass the source's is cut to it. Colour factors are uniform in 1 ± ``colour``.
+    side that would pass the source's is cut to it. Colour factors are uniform in 1 ± ``colour``. With
+    ``cycle`` V, epoch e shows the views of epoch e mod V again, so that an image has V views and no more.
     """
 
     size: int
@@ -90,8 +111,16 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (0.75, 1.333)
     flip: bool = True
     colour: float = 0.0
+    cycle: int | None = None
+    seeded: ClassVar[bool] = True
+
+    @property
+    def count(self) -> int | None:
+        return self.cycle
 
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views:
+        epoch = epoch % self.cycle if self.cycle else epoch
+
         def between(stream: int, low: float, high: float) -> Tensor:
             return low + (high - low) * uniform(mix_seed(seed, "view", epoch, stream), index_B)
 
@@ -107,7 +136,12 @@ class RandomResizedCrop:
             torch.stack([top_B, left_B, height_B, width_B], dim=1).float(),
             flip_B,
             colour_B3=torch.stack(jitter, dim=1).float() if self.colour else None,
+            recipe=self,
+            number_B=torch.full_like(index_B, epoch) if self.cycle else None,
         )
+
+    def view(self, seed: int, number: int, index_B: Tensor) -> Views:
+        return self.draw(seed, number, index_B)
 
 
 @dataclass(frozen=True)
@@ -115,10 +149,16 @@ class Clean:
     """The whole source image, unchanged: the view of every evaluation."""
 
     size: int
+    count: ClassVar[int] = 1
+    seeded: ClassVar[bool] = False
 
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views:
         box_B4 = torch.tensor([0, 0, self.size, self.size], device=index_B.device).expand(len(index_B), 4)
-        return Views(box_B4.float(), torch.zeros_like(index_B, dtype=torch.bool))
+        number_B = torch.zeros_like(index_B)
+        return Views(box_B4.float(), number_B.bool(), recipe=self, number_B=number_B)
+
+    def view(self, seed: int, number: int, index_B: Tensor) -> Views:
+        return self.draw(seed, number, index_B)
 
 
 def recipe(config: ViewConfig, size: int) -> Recipe:
@@ -126,7 +166,7 @@ def recipe(config: ViewConfig, size: int) -> Recipe:
     if config.recipe == "clean":
         return Clean(size)
     if config.recipe == "random-resized-crop":
-        return RandomResizedCrop(size, config.scale, config.ratio, config.flip, config.colour)
+        return RandomResizedCrop(size, config.scale, config.ratio, config.flip, config.colour, config.cycle)
     return CropFlip(size, size // 8 if config.pad is None else config.pad, config.flip)
 
 

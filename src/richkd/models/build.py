@@ -50,7 +50,7 @@ class Network(nn.Module):
         self.model = model
         self.name, self.size, self.mean, self.std = name, size, mean, std
         self.class_names = class_names
-        self.feature_width, self._linear_head = _probe_head(model, name, size)
+        self.feature_width, self.classes, self._linear_head = _probe_head(model, name, size)
 
     def forward(self, pixels_B3HW: Tensor) -> Output:
         model = cast(Any, self.model)
@@ -237,8 +237,8 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
     return state
 
 
-def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, bool]:
-    """Width of the pooled feature, and whether the classifier alone turns it into the model's logits."""
+def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, int, bool]:
+    """Widths of feature and logits, and whether the classifier alone turns the one into the other."""
     lacking = [part for part in CONTRACT if not hasattr(model, part)]
     if lacking:
         raise ModelError(
@@ -269,7 +269,7 @@ def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, bool]:
                 linear = torch.allclose(head(feats), logits, rtol=1e-4, atol=1e-5)
             except RuntimeError:
                 linear = False
-    return int(feats.shape[-1]), linear
+    return int(feats.shape[-1]), int(logits.shape[-1]), linear
 
 
 def _rgb(values: Any) -> RGB:

@@ -17,11 +17,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richkd.checkpoint import write_atomically
+from richkd.checkpoint import hash_tensors, write_atomically
 from richkd.data.views import RGB, Views, render
 from richkd.errors import ClipError
 from richkd.records import Batch, Output
 from richkd.teachers.prompts import templates
+from richkd.teachers.rows import RowFormat, as_stored
 from richkd.teachers.tokens import Tokenizer, check_tokens, vocabulary, vocabulary_size
 
 _LOG = logging.getLogger(__name__)
@@ -67,9 +68,7 @@ class Clip:
     def fingerprint(self) -> str:
         """SHA-256 of all that the outputs depend on: weights and their type, configuration, tokenizer."""
         digest = hashlib.sha256(json.dumps(self._described, sort_keys=True, default=str).encode())
-        for key, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(hash_tensors(self.model.state_dict()).encode())
         # What a tokenizer does to text also hangs on its cleaning and its library, so it is asked.
         probes = [template.replace("{}", "Déjà-vu 1984, snow's_owl") for template in templates("openai")]
         digest.update(self.tokenizer(probes).long().numpy().tobytes())
@@ -161,6 +160,7 @@ class ClipTeacher:
         self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
         self.logit_scale = clip.logit_scale
         self.name, self.feature_width = clip.name, clip.embed_width
+        self.computed = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -173,12 +173,29 @@ class ClipTeacher:
         return self.cosines(render(batch.pixels_BHWC, views, clip.image_size, clip.mean, clip.std))
 
     def cosines(self, pixels_B3HW: Tensor) -> Output:
-        """Cosines ``logits_BC`` in [-1, 1], without `logit_scale`, and the unit-norm features."""
+        """Cosines ``logits_BC`` in [-1, 1], without `logit_scale`, and the unit-norm features.
+
+        Features are rounded to float16 first, as a bank keeps them.
+        """
+        self.computed += len(pixels_B3HW)
         feats_BD = self.clip.image_features(pixels_B3HW)
+        return self.restored(as_stored(Output(feats_BD[:, :0], feats_BD)))
+
+    @property
+    def rows(self) -> RowFormat:
+        return RowFormat(0, self.feature_width)
+
+    def restored(self, stored: Output) -> Output:
+        """Cosines from stored features, so that prompts may change and the features stay."""
+        feats_BD = functional.normalize(stored.feats_BF, dim=1)
         # Cosines of one image spread over some 0.03; half-precision autocast would round that away.
         with torch.autocast(feats_BD.device.type, enabled=False):
             cosines_BC = (feats_BD @ self.class_embeddings_CD.T).clamp(-1.0, 1.0)
         return Output(logits_BC=cosines_BC, feats_BF=feats_BD)
+
+    def ingredients(self) -> dict[str, Any]:
+        clip = self.clip
+        return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.device.type}
 
 
 def _square(size: int | Sequence[int], name: str) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from richkd.checkpoint import hash_tensors
 from richkd.data.views import Views, render
 from richkd.models.build import Network
 from richkd.records import Batch, Output
+from richkd.teachers.rows import RowFormat, as_stored
 
 
 class Teacher(Protocol):
@@ -27,13 +29,32 @@ class Teacher(Protocol):
     def outputs(self, batch: Batch, views: Views) -> Output: ...
 
 
+class Storable(Teacher, Protocol):
+    """A teacher whose outputs are a function of image and view, so that a bank can keep them.
+
+    ``rows`` says what has to be kept of an output, ``restored`` makes an output of it again, and
+    ``ingredients`` names all that an output depends on besides image and view. ``computed`` counts
+    the images that went through the network.
+    """
+
+    computed: int
+
+    @property
+    def rows(self) -> RowFormat: ...
+
+    def restored(self, stored: Output) -> Output: ...
+
+    def ingredients(self) -> dict[str, Any]: ...
+
+
 class VisionTeacher:
     """A trained classifier, frozen, that renders the student's views at its own resolution.
 
     Args:
         network: the trained network; it is switched to evaluation and its gradients are turned off.
         device: where it runs.
-        autocast: dtype of the convolutions and products; outputs are float32 whatever it is.
+        autocast: dtype of the convolutions and products; outputs are float32 numbers that float16 holds,
+            whatever it is.
         compiled: compile the frozen network, its batch norms folded into its convolutions. Costs some
             20 seconds for each batch size, and changes the outputs' last bits.
     """
@@ -50,7 +71,8 @@ class VisionTeacher:
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.name, self.feature_width = network.name, network.feature_width
-        self.device, self.autocast = device, autocast
+        self.device, self.autocast, self.compiled = device, autocast, compiled
+        self.computed = 0
         self._forward: Callable[[Tensor], Output] = self.network
         if compiled:
             self._forward = torch.compile(self.network, dynamic=False, options={"freezing": True})
@@ -63,4 +85,23 @@ class VisionTeacher:
             torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
         ):
             output = self._forward(pixels)
-        return Output(output.logits_BC.float(), output.feats_BF.float())
+        self.computed += len(pixels)
+        return as_stored(output)
+
+    @property
+    def rows(self) -> RowFormat:
+        return RowFormat(self.network.classes, self.feature_width)
+
+    def restored(self, stored: Output) -> Output:
+        return stored
+
+    def ingredients(self) -> dict[str, Any]:
+        network = self.network
+        return {
+            "teacher": network.name,
+            "teacher's weights": hash_tensors(network.model.state_dict()),
+            "input": [network.size, *network.mean, *network.std],
+            "precision": str(self.autocast or torch.float32),
+            "compiled": self.compiled,
+            "device": self.device.type,
+        }

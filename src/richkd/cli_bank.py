@@ -1,0 +1,154 @@
+"""The commands of ``richkd bank``; no logic."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from richkd.cli_options import (
+    Bank,
+    Clip,
+    Data,
+    Epochs,
+    Method,
+    Overrides,
+    Recipe,
+    Seed,
+    Student,
+    Teacher,
+    TeacherWeights,
+    config_of,
+)
+
+bank = App(name="bank", help="Keep teachers' outputs on disk: fill ahead of a run, list, verify, remove.")
+
+Folder = Annotated[Path, Parameter(help="folder of banks")]
+
+
+@bank.command
+def fill(
+    *overrides: Overrides,
+    bank: Bank = None,
+    data: Data = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    clip: Clip = None,
+    method: Method = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    config: Recipe = None,
+) -> None:
+    """Compute and store what a run with these settings will ask its teachers.
+
+    What is stored is passed over, so a filling that was stopped goes on with the same command. Several
+    processes share the work: accelerate launch --num_processes 4 -m richkd bank fill …
+
+    For example:
+
+    richkd bank fill -c recipe.yaml --bank banks/
+    """
+    from richkd.banks import fill_banks
+    from richkd.interrupt import Interrupted
+
+    options = {
+        "bank": bank,
+        "data": data,
+        "student": student,
+        "teacher": teacher,
+        "teacher-weights": teacher_weights,
+        "clip": clip,
+        "method": method,
+        "epochs": epochs,
+        "seed": seed,
+    }
+    try:
+        fill_banks(config_of(config, options, overrides))
+    except Interrupted:
+        print("\nstopped; what was computed is stored. Go on with the same command.")
+        sys.exit(130)
+
+
+@bank.command
+def ls(folder: Folder, /) -> None:
+    """List the banks of a folder: how much is in them, and how large they are.
+
+    For example:
+
+    richkd bank ls banks/
+    """
+    from richkd.banks import contents
+
+    banks = contents(folder)
+    table = Table(box=None, pad_edge=False)
+    # Names are what `rm` takes, so they are never cut.
+    table.add_column("bank", min_width=max(len(opened.folder.name) for _, opened in banks))
+    for column in ("outputs", "of", "views", "MB", "row"):
+        table.add_column(column)
+    for manifest, opened in banks:
+        kept = manifest.rows
+        logits = f"{kept.top} of {kept.classes}" if kept.top else f"{kept.classes or 'no'}"
+        table.add_row(
+            opened.folder.name,
+            f"{len(opened):,}",
+            f"{manifest.images * manifest.views:,}",
+            f"{manifest.views}",
+            f"{opened.bytes_on_disk / 1e6:.1f}",
+            f"{logits} logits, {kept.features or 'no'} features",
+        )
+    Console(highlight=False).print(table)
+
+
+@bank.command
+def verify(
+    folder: Folder,
+    /,
+    *overrides: Overrides,
+    config: Recipe = None,
+    sample: Annotated[int, Parameter(help="outputs of each bank to compute again")] = 256,
+) -> None:
+    """Check every shard's hash and, with a run's settings, compute a sample again.
+
+    For example:
+
+    richkd bank verify banks/
+
+    richkd bank verify banks/ -c runs/small/config.yaml
+    """
+    from richkd.banks import damaged_shards, verify_banks
+    from richkd.errors import BankError
+    from richkd.teachers.bank import list_banks
+
+    damaged = {path.name: damaged_shards(path) for path in list_banks(folder)}
+    for name, problems in damaged.items():
+        print(f"{name}: {'; '.join(problems) or 'every shard is whole'}")
+    if config is not None or overrides:
+        for result in verify_banks(config_of(config, {"bank": folder}, overrides), sample=sample):
+            print(
+                f"{result.bank.folder.name}: {result.images} outputs computed again, "
+                f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"
+            )
+    if not damaged or any(damaged.values()):
+        raise BankError(
+            f"The banks in {folder} must be whole",
+            got=f"{sum(map(len, damaged.values()))} damaged shards" if damaged else "no bank",
+            fix="the next run removes damaged shards and computes their rows again.",
+        )
+
+
+@bank.command
+def rm(folder: Folder, name: Annotated[str, Parameter(help="the bank, as `ls` calls it")], /) -> None:
+    """Remove a bank.
+
+    For example:
+
+    richkd bank rm banks/ resnet50-train-0123456789abcdef
+    """
+    from richkd.teachers.bank import remove_bank
+
+    print(f"removed {remove_bank(folder, name)}")
