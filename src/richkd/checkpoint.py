@@ -161,7 +161,7 @@ def _not_written(path: Path, size: int, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"{path} could not be written ({size:,} bytes)",
         got=error.strerror or str(error),
-        fix="free space or choose another --out; what was saved before is intact: --resume uses it.",
+        fix="free space or choose another folder; what was saved before is intact, and --resume uses it.",
     )
 
 

@@ -70,6 +70,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         "teacher.name": f"local-dir:{teacher.folder / 'student'}",
         "clip.name": f"local-dir:{TINY_CLIP}",
         "clip.cache": str(out / "cache"),
+        "bank.folder": str(out / "bank"),
         "train.epochs": EPOCHS,
     }
     summaries = {}
