@@ -36,6 +36,7 @@ EPOCHS = 150
 STUDENTS: dict[str, dict[str, Any]] = {
     "student alone": {"method.name": "ce"},
     "KD from the teacher": {"method.name": "kd"},
+    "KD from CLIP alone": {"method.variant": "l", "fusion.alpha": 0, "fusion.lam": 0},
     "RichKD L": {"method.variant": "l"},
     "RichKD F": {"method.variant": "f"},
     "RichKD L+F": {"method.variant": "lf"},
