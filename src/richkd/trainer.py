@@ -186,6 +186,8 @@ class Trainer:
         return record
 
     def save(self) -> None:
+        # Epochs before a checkpoint are not walked again, so what they computed has to be stored by then.
+        self.parts.flush_banks()
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder.last, self._checkpoint())
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from richkd.assemble import assemble
+from richkd.assemble import Parts, assemble
 from richkd.data.views import CropFlip, Recipe
 from richkd.errors import BankError
 from richkd.records import Batch, Output
 from richkd.teachers.bank import list_banks
 from richkd.teachers.banked import BankedTeacher
 from richkd.train import distill
+from richkd.trainer import Trainer
 from tests.fixtures import CLASSES, STEPS, TEST, TRAIN, World, make_teacher
 
 CPU = torch.device("cpu")
@@ -78,6 +81,35 @@ def test_a_run_that_was_stopped_goes_on_with_its_bank(world: World, tmp_path: Pa
     run(world, tmp_path / "short", **KD, **folder, train__epochs=1)
     banked, _ = run(world, tmp_path / "banked", **KD, **folder)
     assert whole == banked
+
+
+def test_what_a_checkpoint_has_behind_it_is_stored(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.config(tmp_path / "run", **KD, bank__folder=tmp_path / "bank")
+
+    def killed(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    epoch = Trainer.end_epoch
+    monkeypatch.setattr(Trainer, "end_epoch", lambda self: epoch(self) if self.epoch < 2 else killed(self))
+    monkeypatch.setattr(Parts, "flush_banks", once_saved(Parts.flush_banks))
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, quiet=True)
+    monkeypatch.undo()
+    distill(config, resume=True, quiet=True)
+    again = distill(world.config(tmp_path / "again", **KD, bank__folder=tmp_path / "bank"), quiet=True)
+    assert list(again.summary["images_through_teachers"].values()) == [0]
+
+
+def once_saved(flush: Callable[[Parts], None]) -> Callable[[Parts], None]:
+    """Flush when a checkpoint is written, and not at the end of a run, as a kill would have it."""
+
+    def flushed(parts: Parts) -> None:
+        if any(frame.function == "save" for frame in inspect.stack()):
+            flush(parts)
+
+    return flushed
 
 
 def said(world: World, out: Path, **changes: Any) -> str:
