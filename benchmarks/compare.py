@@ -58,7 +58,9 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
     settings = {
         "plain": common,
         "online": rich,
+        "online, compiled teacher": rich | {"train.compile_teacher": True},
         "banked": rich | {"bank.folder": str(folder / "bank")},
+        "banked, shared negatives": rich | {"bank.folder": str(folder / "bank"), "method.contrast": "shared"},
         "plain fp32": common | exact,
         "online fp32": rich | exact,
     }
@@ -152,16 +154,18 @@ def main() -> None:
     median = {name: row["median"] for name, row in table.items()}
     ratios = {
         "banked ÷ plain": median["banked"] / median["plain"],
+        "banked, shared negatives ÷ plain": median["banked, shared negatives"] / median["plain"],
         "online ÷ plain": median["online"] / median["plain"],
+        "online, compiled teacher ÷ plain": median["online, compiled teacher"] / median["plain"],
         "reference ÷ banked": median["reference"] / median["banked"],
         "reference ÷ online": median["reference"] / median["online"],
         "reference ÷ online, both fp32": median["reference"] / median["online fp32"],
     }
     result = {"machine": machine(), "ceilings": ceilings(), "seconds": table, "ratios": ratios}
     for name, row in table.items():
-        print(f"{name:30}" + "".join(f"  {key} {1000 * value:8.1f} ms" for key, value in row.items()))
+        print(f"{name:34}" + "".join(f"  {key} {1000 * value:8.1f} ms" for key, value in row.items()))
     for name, ratio in ratios.items():
-        print(f"{name:30}  {ratio:.2f}")
+        print(f"{name:34}  {ratio:.2f}")
     print(json.dumps(result["machine"] | result["ceilings"]))  # type: ignore[operator]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -97,7 +97,7 @@ def test_gradients_reach_the_student_and_the_heads_and_nothing_else(name: str) -
         tensor.requires_grad_()
     here = context(CONFIG)
     assert here.memory is not None
-    banks = (here.memory.student_bank_ND.clone(), here.memory.target_bank_ND.clone())
+    banks = (here.memory.rows.student_ND.clone(), here.memory.rows.target_ND.clone())
     METHODS[name].terms(student, target, batch, here).total.backward()
     assert student.logits_BC.grad is not None
     assert student.logits_BC.grad.abs().sum() > 0
@@ -107,9 +107,9 @@ def test_gradients_reach_the_student_and_the_heads_and_nothing_else(name: str) -
     assert (student.feats_BF.grad is not None) == with_features
     for parameter in here.memory.parameters():
         assert (parameter.grad is not None) == with_features
-    assert not here.memory.student_bank_ND.requires_grad
-    assert torch.equal(here.memory.student_bank_ND, banks[0])
-    assert torch.equal(here.memory.target_bank_ND, banks[1])
+    assert not here.memory.rows.student_ND.requires_grad
+    assert torch.equal(here.memory.rows.student_ND, banks[0])
+    assert torch.equal(here.memory.rows.target_ND, banks[1])
 
 
 def test_names_and_variants() -> None:

@@ -88,7 +88,7 @@ def test_a_checkpoint_holds_all_that_the_comparison_is_about(whole: dict[str, Pa
         assert checkpoint.scalars["step"] == EPOCHS * STEPS
         trained = [key for key in checkpoint.part("task") if key.startswith("student.")]
         assert {f"average.{key.removeprefix('student.')}" for key in trained} <= checkpoint.tensors.keys()
-        assert {"memory.student_bank_ND", "memory.target_bank_ND", "memory.log_normalisers"} <= set(
+        assert {"memory.rows.student_ND", "memory.rows.target_ND", "memory.log_normalisers"} <= set(
             checkpoint.part("task")
         )
         assert any(key.endswith(moment) for key in checkpoint.part("optimiser"))

@@ -84,7 +84,7 @@ def test_accumulation_runs_with_everything_on(world: World, plain: dict[str, byt
     assert files["student/model.safetensors"] != plain["student/model.safetensors"]
     assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run").values())
     # Each image's rows move once an epoch, in whichever part it was.
-    moved = (weights(tmp_path / "run")["memory.student_bank_ND"].norm(dim=1) - 1).abs() < 1e-4
+    moved = (weights(tmp_path / "run")["memory.rows.student_ND"].norm(dim=1) - 1).abs() < 1e-4
     assert int(moved.sum()) >= STEPS * 8
 
 

@@ -110,6 +110,10 @@ class MethodConfig(Section):
     features: float = Field(0.8, ge=0, description="weight of the feature loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
     embed_width: int = Field(128, ge=2, description="width of the embedding that features are compared in")
+    contrast: Literal["full", "shared", "queue"] = Field(
+        "full",
+        description="negatives: full, of its own for each image; shared by the batch; queue of the latest",
+    )
     negatives: int = Field(16384, ge=1, description="contrastive negatives of other classes for each image")
     contrast_temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
     bank_momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")

@@ -1,4 +1,4 @@
-"""What the contrastive feature loss remembers: projections to one width, and two banks of embedded images."""
+"""What the contrastive feature loss remembers: projections to one width, and earlier embeddings."""
 
 from __future__ import annotations
 
@@ -9,42 +9,36 @@ from torch import Tensor, nn
 
 from richkd.config import MethodConfig
 from richkd.losses.contrast import (
-    contrast_log_normalisers,
-    contrast_loss,
-    draw,
-    initial_bank,
-    negative_rows,
-    rows_by_class,
-    update_bank,
+    both_bank_log_scores,
+    log_normalisers_of,
+    nce_both_ways,
+    shared_log_scores,
 )
 from richkd.losses.features import fuse_features, normalised
+from richkd.losses.negatives import draw, initial_bank, negative_rows, rows_by_class, update_bank
 from richkd.records import Batch, Output, Target
 from richkd.seeds import mix_seed
 
+Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
+
 
 class ContrastMemory(nn.Module):
-    """Embedding heads, memory banks and normalisers of the contrastive loss.
+    """Embedding heads, remembered embeddings and normalisers of the contrastive loss.
 
-    One linear head projects each network's features (student and every expert) to ``embed_width``.
-    Both banks hold a row for each training image, sorted by class so that negatives of other classes
-    are drawn without lists. The two normalisers Z are estimated on the first batch and then kept
-    (paper: settings of the reference code).
+    One linear head projects each network's features (student and every expert) to ``embed_width``. The
+    two normalisers Z are estimated on the first batch and then kept (paper: settings of the reference
+    code). Where negatives come from is ``config.contrast``: :class:`Banks` or :class:`Queues`.
 
     Args:
         student_width: width F of the student's feature.
         expert_widths: width of each expert's feature.
         labels_N: labels of the training images.
         classes: how many classes there are.
-        config: ``embed_width``, ``negatives``, ``contrast_temperature``, ``bank_momentum``.
-        seed: what negatives and initial banks are drawn from.
+        config: ``embed_width``, ``contrast``, ``negatives``, ``contrast_temperature``, ``bank_momentum``.
+        seed: what negatives and initial embeddings are drawn from.
     """
 
-    student_bank_ND: Tensor
-    target_bank_ND: Tensor
     log_normalisers: Tensor
-    row_of_image_N: Tensor
-    class_starts_C: Tensor
-    class_sizes_C: Tensor
 
     def __init__(
         self,
@@ -56,18 +50,13 @@ class ContrastMemory(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        width, images = config.embed_width, len(labels_N)
+        width = config.embed_width
         self.student_head = nn.Linear(student_width, width)
         self.expert_heads = nn.ModuleList(nn.Linear(expert_width, width) for expert_width in expert_widths)
-        self.register_buffer("student_bank_ND", initial_bank(images, width, mix_seed(seed, "student")))
-        self.register_buffer("target_bank_ND", initial_bank(images, width, mix_seed(seed, "target")))
+        kind = Queues if config.contrast == "queue" else Banks
+        self.rows: Banks | Queues = kind(labels_N, classes, config, seed)
         self.register_buffer("log_normalisers", torch.full((2,), torch.nan))
-        rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
-        # These three follow from the labels, so checkpoints need not carry them.
-        self.register_buffer("row_of_image_N", rows_N, persistent=False)
-        self.register_buffer("class_starts_C", starts_C, persistent=False)
-        self.register_buffer("class_sizes_C", sizes_C, persistent=False)
-        self.config, self.seed = config, seed
+        self.images = len(labels_N)
 
     def embed(self, student: Output, target: Target) -> tuple[Tensor, Tensor]:
         """The student's embedding and the fused, re-normalised embedding of the experts, both unit-norm."""
@@ -80,19 +69,125 @@ class ContrastMemory(nn.Module):
 
     def loss(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Tensor:
         """The contrastive loss of a batch, its negatives a function of (seed, step)."""
-        rows_B1 = self.row_of_image_N[batch.index_B][:, None]
-        draws_BK = draw(self.seed, step, (len(rows_B1), self.config.negatives), rows_B1.device)
-        negatives_BK = negative_rows(batch.labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
-        rows_BK1 = torch.cat([rows_B1, negatives_BK], dim=1)
-        banks = (self.student_bank_ND, self.target_bank_ND)
-        temperature = self.config.contrast_temperature
+        scores, shares_B = self.rows(student_BD, target_BD, batch, step)
         if step == 0:
-            estimate = contrast_log_normalisers(student_BD, target_BD, *banks, rows_BK1, temperature)
-            self.log_normalisers.copy_(estimate)
-        return contrast_loss(student_BD, target_BD, *banks, rows_BK1, self.log_normalisers, temperature)
+            self.log_normalisers.copy_(log_normalisers_of(scores, self.images))
+        return nce_both_ways(scores, self.log_normalisers, self.images, shares_B)
 
     def remember(self, index_B: Tensor, memory: dict[str, Tensor]) -> None:
-        """Move the banks' rows of these images towards their new embeddings."""
+        """Keep the new embeddings of these images."""
+        self.rows.remember(index_B, memory["student"], memory["target"])
+
+
+class Banks(nn.Module):
+    """A row for every training image in each of two banks, sorted by class.
+
+    ``full``: each image has K negatives of its own, rows of other classes. ``shared``: the batch has one
+    set of K rows, of which those of an image's own class do not count for it; a third of the cost, and
+    independent of the number of images.
+    """
+
+    student_ND: Tensor
+    target_ND: Tensor
+    row_of_image_N: Tensor
+    class_starts_C: Tensor
+    class_sizes_C: Tensor
+
+    def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        for name in ("student", "target"):
+            bank_ND = initial_bank(len(labels_N), config.embed_width, mix_seed(seed, name))
+            self.register_buffer(f"{name}_ND", bank_ND)
+        # These three follow from the labels, so checkpoints need not carry them.
+        rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
+        self.register_buffer("row_of_image_N", rows_N, persistent=False)
+        self.register_buffer("class_starts_C", starts_C, persistent=False)
+        self.register_buffer("class_sizes_C", sizes_C, persistent=False)
+
+    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
+        rows_B = self.row_of_image_N[batch.index_B]
+        if self.config.contrast == "shared":
+            return self._shared(student_BD, target_BD, rows_B, batch.labels_B, step)
+        draws_BK = draw(self.seed, step, (len(rows_B), self.config.negatives), rows_B.device)
+        negatives_BK = negative_rows(batch.labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
+        rows_BK1 = torch.cat([rows_B[:, None], negatives_BK], dim=1)
+        temperature = self.config.contrast_temperature
+        scores = both_bank_log_scores(
+            student_BD, target_BD, self.student_ND, self.target_ND, rows_BK1, temperature
+        )
+        return scores, None
+
+    def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
+        """Move the images' rows towards their new embeddings."""
         rows_B = self.row_of_image_N[index_B]
-        update_bank(self.student_bank_ND, rows_B, memory["student"], self.config.bank_momentum)
-        update_bank(self.target_bank_ND, rows_B, memory["target"], self.config.bank_momentum)
+        update_bank(self.student_ND, rows_B, student_BD, self.config.bank_momentum)
+        update_bank(self.target_ND, rows_B, target_BD, self.config.bank_momentum)
+
+    def _shared(
+        self, student_BD: Tensor, target_BD: Tensor, rows_B: Tensor, labels_B: Tensor, step: int
+    ) -> Scores:
+        draws_K = draw(self.seed, step, (self.config.negatives,), rows_B.device)
+        rows_K = draws_K % len(self.student_ND)
+        starts_B1 = self.class_starts_C[labels_B, None]
+        excluded_BK = (rows_K >= starts_B1) & (rows_K < starts_B1 + self.class_sizes_C[labels_B, None])
+        temperature = self.config.contrast_temperature
+        scores = (
+            shared_log_scores(
+                student_BD, self.target_ND[rows_B], self.target_ND[rows_K], excluded_BK, temperature
+            ),
+            shared_log_scores(
+                target_BD, self.student_ND[rows_B], self.student_ND[rows_K], excluded_BK, temperature
+            ),
+        )
+        return scores, share_that_counts(excluded_BK)
+
+
+class Queues(nn.Module):
+    """The latest K embeddings of student and target, whatever the number of images.
+
+    An image's positive is the other side's embedding of the same batch; what is in the queue of its own
+    class does not count. Queues begin as random rows of no class.
+    """
+
+    student_KD: Tensor
+    target_KD: Tensor
+    labels_K: Tensor
+    next: Tensor
+    labels_N: Tensor
+
+    def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
+        super().__init__()
+        self.temperature = config.contrast_temperature
+        for name in ("student", "target"):
+            queue_KD = initial_bank(config.negatives, config.embed_width, mix_seed(seed, name))
+            self.register_buffer(f"{name}_KD", queue_KD)
+        self.register_buffer("labels_K", torch.full((config.negatives,), -1))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("labels_N", labels_N, persistent=False)
+        # Refuses data of one class, which have no negatives.
+        rows_by_class(labels_N, classes)
+
+    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
+        excluded_BK = self.labels_K == batch.labels_B[:, None]
+        scores = (
+            shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),
+            shared_log_scores(target_BD, student_BD, self.student_KD, excluded_BK, self.temperature),
+        )
+        return scores, share_that_counts(excluded_BK)
+
+    def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
+        """Put the embeddings in the oldest ones' places; a batch longer than the queue gives its end."""
+        latest = slice(-len(self.labels_K), None)
+        index_B, student_BD, target_BD = index_B[latest], student_BD[latest], target_BD[latest]
+        places_B = (self.next + torch.arange(len(index_B), device=self.next.device)) % len(self.labels_K)
+        self.student_KD[places_B] = student_BD
+        self.target_KD[places_B] = target_BD
+        self.labels_K[places_B] = self.labels_N[index_B]
+        self.next += len(index_B)
+
+
+def share_that_counts(excluded_BK: Tensor) -> Tensor:
+    """The share of each image's scores that are negatives; where there is none, as if there were one."""
+    counted_B = (~excluded_BK).sum(dim=1)
+    return counted_B.clamp(min=1) / excluded_BK.shape[1]

@@ -18,27 +18,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from richkd.errors import ConfigError, DataError
-from richkd.losses.features import normalised
 from richkd.losses.logits import at_least_fp32, check_temperature
-from richkd.seeds import mix_seed
 
 
 def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
     """Log scores bank[rows]·v/τ (B × K) of each embedding against its own choice of bank rows.
 
-    ``rows_BK`` holds int64 row numbers. Computed in float32 or higher, also under autocast. The bank
-    receives no gradient, and must stay unchanged until the gradient of ``v_BD`` is computed.
+    ``rows_BK`` holds int64 row numbers. The bank receives no gradient, and must stay unchanged until the
+    gradient of ``v_BD`` is computed. float32 or higher; under autocast the product runs in its dtype,
+    which leaves an error of 2⁻⁸·|log score| on each score, and column 0, the positive, stays exact.
 
     Raises:
         ConfigError: where the temperature is not a positive finite number.
     """
     check_temperature(temperature)
-    # Autocast would run the product in bfloat16: two digits, which 1/τ = 14 then multiplies.
-    with torch.autocast(v_BD.device.type, enabled=False):
-        v_BD = at_least_fp32(v_BD) / temperature
-        dots_BN = v_BD @ bank_ND.detach().to(v_BD.dtype).T
-        return dots_BN.gather(1, rows_BK)
+    dots_BN = _products(v_BD, bank_ND.detach(), temperature)
+    scores_BK = dots_BN.gather(1, rows_BK).to(at_least_fp32(v_BD).dtype)
+    if dots_BN.dtype == scores_BK.dtype:
+        return scores_BK
+    exact_B1 = _one_each(v_BD, bank_ND.detach()[rows_BK[:, 0]], temperature)
+    return torch.cat([exact_B1, scores_BK[:, 1:]], dim=1)
+
+
+def shared_log_scores(
+    v_BD: Tensor, positive_BD: Tensor, rows_KD: Tensor, excluded_BK: Tensor, temperature: float
+) -> Tensor:
+    """Log scores (B × (K+1)) of each embedding against its positive and against rows shared by the batch.
+
+    Column 0 is ``positive_BD·v/τ``. Rows that ``excluded_BK`` marks as no negatives of an image score −∞.
+    Neither positives nor rows receive a gradient. Precision as in `bank_log_scores`.
+
+    Raises:
+        ConfigError: where the temperature is not a positive finite number.
+    """
+    check_temperature(temperature)
+    scores_BK = _products(v_BD, rows_KD.detach(), temperature).to(at_least_fp32(v_BD).dtype)
+    exact_B1 = _one_each(v_BD, positive_BD.detach(), temperature)
+    return torch.cat([exact_B1, scores_BK.masked_fill(excluded_BK, -math.inf)], dim=1)
 
 
 def bank_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
@@ -46,13 +62,28 @@ def bank_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: flo
     return bank_log_scores(v_BD, bank_ND, rows_BK, temperature).exp()
 
 
+def _products(v_BD: Tensor, rows_ND: Tensor, temperature: float) -> Tensor:
+    device = v_BD.device.type
+    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    with torch.autocast(device, enabled=False):
+        v_BD = at_least_fp32(v_BD) / temperature
+        dtype = half or v_BD.dtype
+        return v_BD.to(dtype) @ rows_ND.to(dtype).T
+
+
+def _one_each(v_BD: Tensor, row_BD: Tensor, temperature: float) -> Tensor:
+    v_BD = at_least_fp32(v_BD)
+    return (v_BD * row_BD.to(v_BD.dtype)).sum(dim=1, keepdim=True) / temperature
+
+
 def estimate_log_normaliser(log_scores_BK: Tensor, images: int) -> Tensor:
     """log Z of the NCE distribution P = score/Z over a bank of ``images`` rows: log(mean(score)·N).
 
-    A scalar without gradient, estimated once on the first batch and then kept.
+    A scalar without gradient, estimated once on the first batch and then kept. Scores of −∞ are none.
     """
-    log_sum = torch.logsumexp(log_scores_BK.detach().flatten(), dim=0)
-    return log_sum + math.log(images / log_scores_BK.numel())
+    log_scores_BK = log_scores_BK.detach()
+    scored = (log_scores_BK > -math.inf).sum().to(log_scores_BK.dtype)
+    return torch.logsumexp(log_scores_BK.flatten(), dim=0) + math.log(images) - scored.log()
 
 
 def estimate_normaliser(scores_BK: Tensor, images: int) -> Tensor:
@@ -60,37 +91,55 @@ def estimate_normaliser(scores_BK: Tensor, images: int) -> Tensor:
     return scores_BK.detach().mean() * images
 
 
-def nce_loss(log_scores_BK1: Tensor, log_normaliser: Tensor | float, images: int) -> Tensor:
+def nce_loss(
+    log_scores_BK1: Tensor, log_normaliser: Tensor | float, images: int, shares_B: Tensor | None = None
+) -> Tensor:
     """Noise-contrastive loss, in nats, of log scores (B × (K+1)) whose column 0 is the positive.
 
     With P = score/Z, and c = K/N for noise that is uniform over N ``images``:
     −mean_B [ log P_0/(P_0 + c) + Σ_k log c/(P_k + c) ]. Both terms are log-sigmoids of ±(log P − log c), so
-    neither P nor P + c is ever formed, and no score is too small or too large.
+    neither P nor P + c is ever formed, and no score is too small or too large. Where some of the K scores
+    are −∞ and count for nothing, ``shares_B`` is the share of them that count, and the sum over the others
+    is divided by it, which leaves its expectation that of K negatives.
     """
     negatives = log_scores_BK1.shape[1] - 1
     assert negatives > 0, "column 0 is the positive; at least one negative must follow"
     margin_BK1 = at_least_fp32(log_scores_BK1) - log_normaliser - math.log(negatives / images)
     positive_B = F.logsigmoid(margin_BK1[:, 0])
     negative_B = F.logsigmoid(-margin_BK1[:, 1:]).sum(dim=1)
+    if shares_B is not None:
+        negative_B = negative_B / shares_B
     return -(positive_B + negative_B).mean()
 
 
-def contrast_log_normalisers(
+def log_normalisers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:
+    """Both directions' log Z, shape (2), estimated from the first batch's log scores."""
+    return torch.stack([estimate_log_normaliser(log_scores_BK1, images) for log_scores_BK1 in scores])
+
+
+def nce_both_ways(
+    scores: tuple[Tensor, Tensor], log_normalisers: Tensor, images: int, shares_B: Tensor | None = None
+) -> Tensor:
+    """The NCE losses of student against targets and of target against students, added up."""
+    student_BK1, target_BK1 = scores
+    return nce_loss(student_BK1, log_normalisers[0], images, shares_B) + nce_loss(
+        target_BK1, log_normalisers[1], images, shares_B
+    )
+
+
+def both_bank_log_scores(
     student_BD: Tensor,
     target_BD: Tensor,
     student_bank_ND: Tensor,
     target_bank_ND: Tensor,
     rows_BK1: Tensor,
     temperature: float,
-) -> Tensor:
-    """Both directions' log Z, shape (2), estimated from the first batch, in `contrast_loss`'s order."""
-    with torch.no_grad():
-        return torch.stack(
-            [
-                estimate_log_normaliser(bank_log_scores(v_BD, bank_ND, rows_BK1, temperature), len(bank_ND))
-                for v_BD, bank_ND in ((student_BD, target_bank_ND), (target_BD, student_bank_ND))
-            ]
-        )
+) -> tuple[Tensor, Tensor]:
+    """`bank_log_scores` of student against target bank, and of target against student bank."""
+    return (
+        bank_log_scores(student_BD, target_bank_ND, rows_BK1, temperature),
+        bank_log_scores(target_BD, student_bank_ND, rows_BK1, temperature),
+    )
 
 
 def contrast_loss(
@@ -108,89 +157,12 @@ def contrast_loss(
     gradients, since both heads are trained, and the banks receive none. ``rows_BK1[:, 0]`` is each image's
     own row, the other K columns are rows of other classes (`negative_rows`). ``log_normalisers`` holds
     log Z of student against target bank, then of target against student bank
-    (`contrast_log_normalisers`). Source: CRD (Tian et al. 2020, equations 17 and 18) in both directions.
+    (`log_normalisers_of`). Source: CRD (Tian et al. 2020, equations 17 and 18) in both directions.
 
     Raises:
         ConfigError: where the temperature is not a positive finite number.
     """
-    images = len(target_bank_ND)
-    student_BK1 = bank_log_scores(student_BD, target_bank_ND, rows_BK1, temperature)
-    target_BK1 = bank_log_scores(target_BD, student_bank_ND, rows_BK1, temperature)
-    return nce_loss(student_BK1, log_normalisers[0], images) + nce_loss(
-        target_BK1, log_normalisers[1], images
+    scores = both_bank_log_scores(
+        student_BD, target_BD, student_bank_ND, target_bank_ND, rows_BK1, temperature
     )
-
-
-def rows_by_class(labels_N: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each image's row lies in a bank that is sorted by class.
-
-    Returns the row of each image (N; images of a class keep their order), and the first row (C) and the
-    number of rows (C) of each class. Sorted rows make "a row of another class" arithmetic, without lists.
-
-    Raises:
-        DataError: where fewer than two classes have images, so that no negative exists.
-    """
-    sizes_C = torch.bincount(labels_N, minlength=classes)
-    if int((sizes_C > 0).sum()) < 2:
-        raise DataError(
-            "Contrast needs images of at least two classes, since negatives come from other classes",
-            got=f"{len(labels_N)} images, all of one class",
-            fix="train on more classes, or use a method without the contrastive feature loss.",
-        )
-    order_N = torch.argsort(labels_N, stable=True)
-    rows_N = torch.empty_like(order_N)
-    rows_N[order_N] = torch.arange(len(labels_N), device=labels_N.device)
-    return rows_N, sizes_C.cumsum(0) - sizes_C, sizes_C
-
-
-def negative_rows(
-    labels_B: Tensor, class_starts_C: Tensor, class_sizes_C: Tensor, draws_BK: Tensor
-) -> Tensor:
-    """Bank rows (B × K, int64) of other classes, uniform with replacement, from given random integers.
-
-    For a bank sorted by class (`rows_by_class`): r = draw mod (N − n_y), and row = r, or r + n_y where
-    r is at or beyond the first row of the image's class y, which skips exactly the rows of y.
-    ``draws_BK`` holds integers from [0, 2⁶²) (`draw`); the bias of the remainder is below N/2⁶².
-    """
-    starts_B1 = class_starts_C[labels_B, None]
-    sizes_B1 = class_sizes_C[labels_B, None]
-    rows_BK = draws_BK % (class_sizes_C.sum() - sizes_B1)
-    return rows_BK + (rows_BK >= starts_B1) * sizes_B1
-
-
-def draw(seed: int, step: int, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Random integers from [0, 2⁶²) for the negatives of one step, a function of (seed, step) alone.
-
-    CPU and GPU generators are different algorithms, so the numbers also depend on the kind of device.
-    """
-    generator = torch.Generator(device).manual_seed(mix_seed(seed, "negatives", step))
-    return torch.randint(1 << 62, shape, generator=generator, device=device)
-
-
-def initial_bank(images: int, width: int, seed: int) -> Tensor:
-    """A bank (N × D, float32, CPU) before training: uniform in ±1/√(D/3), so that E‖row‖² = 1, as in CRD.
-
-    A function of ``seed`` alone: give the two banks two seeds.
-    """
-    generator = torch.Generator().manual_seed(mix_seed(seed, "bank"))
-    bound = 1.0 / math.sqrt(width / 3)
-    return torch.empty(images, width).uniform_(-bound, bound, generator=generator)
-
-
-@torch.no_grad()
-def update_bank(bank_ND: Tensor, rows_B: Tensor, v_BD: Tensor, momentum: float) -> None:
-    """Move the rows of a batch towards its embeddings, in place: row ← normalised(m·row + (1−m)·v).
-
-    ``rows_B`` must not name a row twice. Call it after the backward pass, which still needs the old rows.
-
-    Raises:
-        ConfigError: where the momentum is outside [0, 1].
-    """
-    if not 0.0 <= momentum <= 1.0:
-        raise ConfigError(
-            "Argument 'momentum' must lie in [0, 1]",
-            got=repr(momentum),
-            fix="use 0.5, as CRD does; 0 keeps the newest embedding alone.",
-        )
-    moved_BD = momentum * at_least_fp32(bank_ND[rows_B]) + (1.0 - momentum) * at_least_fp32(v_BD)
-    bank_ND[rows_B] = normalised(moved_BD).to(bank_ND.dtype)
+    return nce_both_ways(scores, log_normalisers, len(target_bank_ND))
