@@ -1,9 +1,10 @@
 # Two commands matter: `make demo` and `make test`. Each sets up .venv by itself.
 PYTHON ?= python3
+DATA ?= ../shared/data
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow check clean
+.PHONY: install demo test test-slow check bench clean
 
 install: $(STAMP)
 
@@ -26,6 +27,11 @@ test: check
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# DATA is the folder that holds cifar100/; the machine should have nothing else to do.
+bench: install
+	PYTHONPATH=. $(BIN)/python benchmarks/compare.py --data $(DATA)/cifar100
+	PYTHONPATH=. $(BIN)/python benchmarks/pieces.py
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -58,7 +58,6 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
     settings = {
         "plain": common,
         "online": rich,
-        "online, compiled teacher": rich | {"train.compile_teacher": True},
         "banked": rich | {"bank.folder": str(folder / "bank")},
         "banked, shared negatives": rich | {"bank.folder": str(folder / "bank"), "method.contrast": "shared"},
         "plain fp32": common | exact,
@@ -156,7 +155,6 @@ def main() -> None:
         "banked ÷ plain": median["banked"] / median["plain"],
         "banked, shared negatives ÷ plain": median["banked, shared negatives"] / median["plain"],
         "online ÷ plain": median["online"] / median["plain"],
-        "online, compiled teacher ÷ plain": median["online, compiled teacher"] / median["plain"],
         "reference ÷ banked": median["reference"] / median["banked"],
         "reference ÷ online": median["reference"] / median["online"],
         "reference ÷ online, both fp32": median["reference"] / median["online fp32"],

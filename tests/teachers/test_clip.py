@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -17,7 +18,7 @@ from richkd.errors import CheckpointError, ClipError
 from richkd.teachers.clip import Clip, ClipTeacher
 from richkd.teachers.clip_load import load_clip
 from richkd.teachers.prompts import class_prompts, templates
-from richkd.teachers.tokens import check_tokens
+from richkd.teachers.tokens import check_tokens, encode_text
 
 NAMES = ["aquarium_fish", "apple", "sea horse", "watch", "yin_yang"]
 WORDS = ["a", "photo", "of", "the", "apple", "watch", "fish", "."]
@@ -177,6 +178,37 @@ def test_teacher_gives_cosines_and_features(clip: Clip) -> None:
     assert (teacher.logit_scale, teacher.feature_width) == (clip.logit_scale, 16)
     other = ClipTeacher(clip, embeddings.flip(0))
     assert other.fingerprint != teacher.fingerprint == ClipTeacher(clip, embeddings).fingerprint
+
+
+def test_padding_behind_the_longest_prompt_is_not_computed(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ["a cat", "a photo of the apple watch, the fish and the watch", "yin yang"]
+    tokens = clip.tokenizer(prompts)
+    whole = clip.model.encode_text(tokens)
+    lengths: list[int] = []
+    transformer = clip.model.transformer.forward
+
+    def counted(x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        lengths.append(x.shape[1])
+        return transformer(x, **kwargs)
+
+    monkeypatch.setattr(clip.model.transformer, "forward", counted)
+    torch.testing.assert_close(encode_text(clip.model, tokens), whole, rtol=1e-5, atol=1e-6)
+    assert lengths == [int((tokens != 0).sum(1).max())]
+    assert clip.model.positional_embedding.shape[0] == clip.model.attn_mask.shape[0] == 77
+    torch.testing.assert_close(clip.model.encode_text(tokens), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", ["no mask", "last token"])
+def test_towers_that_read_their_padding_keep_it(clip: Clip, change: str) -> None:
+    model = copy.deepcopy(clip.model)
+    if change == "no mask":
+        model.attn_mask = None
+    else:
+        model.text_pool_type = "last"
+    tokens = clip.tokenizer(["a cat", "a dog on a mat"])
+    assert torch.equal(encode_text(model, tokens), model.encode_text(tokens))
 
 
 def test_features_can_feed_a_trained_head(clip: Clip) -> None:

@@ -23,7 +23,7 @@ from richkd.errors import ClipError
 from richkd.records import Batch, Output
 from richkd.teachers.prompts import templates
 from richkd.teachers.rows import RowFormat, as_stored
-from richkd.teachers.tokens import Tokenizer, check_tokens, vocabulary, vocabulary_size
+from richkd.teachers.tokens import Tokenizer, check_tokens, encode_text, vocabulary, vocabulary_size
 
 _LOG = logging.getLogger(__name__)
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -97,7 +97,7 @@ class Clip:
         check_tokens(unique, tokens_PL, self.tokenizer, vocabulary_size(self.model))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             chunks = [
-                self.model.encode_text(part.to(self.device)) for part in torch.split(tokens_PL, batch_size)
+                encode_text(self.model, part.to(self.device)) for part in torch.split(tokens_PL, batch_size)
             ]
             embeds_PD = functional.normalize(torch.cat(chunks).float(), dim=1)
             position = {prompt: row for row, prompt in enumerate(unique)}

@@ -1,10 +1,16 @@
-"""Whether a tokenizer tells CLIP's text tower what the prompts say; most that goes wrong there is silent."""
+"""Prompts as tokens: whether they tell CLIP's text tower what prompts say, and no more than they need.
+
+Most that goes wrong between a tokenizer and a tower is silent.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import open_clip
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from richkd.errors import ClipError
 
@@ -66,6 +72,36 @@ def check_tokenizer(tokenizer: Tokenizer, tower_vocabulary: int, spec: str) -> N
             got="a tokenizer without any word, as when its vocabulary file is missing",
             fix="put the tokenizer's files (tokenizer.json, or its vocabulary) beside the model's weights.",
         )
+
+
+class _TextTower(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_PL: Tensor) -> Tensor:
+        embeds_PD: Tensor = self.model.encode_text(tokens_PL)
+        return embeds_PD
+
+
+def encode_text(model: Any, tokens_PL: Tensor) -> Tensor:
+    """Text embeddings (P, D) of a CLIP, without computing the padding behind the longest prompt.
+
+    Exact for a causal tower that reads its end token: what stands behind that token cannot reach it.
+    CLIP's own class adds positions of its whole length and masks the like, so both are cut for the call.
+    Other towers get their full length.
+    """
+    if type(model) is not open_clip.CLIP or model.attn_mask is None or model.text_pool_type != "argmax":
+        whole_PD: Tensor = model.encode_text(tokens_PL)
+        return whole_PD
+    # The end token has the largest number of all.
+    length = int(tokens_PL.argmax(dim=1).max()) + 1
+    cut = {
+        "model.positional_embedding": model.positional_embedding[:length],
+        "model.attn_mask": model.attn_mask[:length, :length],
+    }
+    embeds_PD: Tensor = functional_call(_TextTower(model), cut, (tokens_PL[:, :length],))
+    return embeds_PD
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
