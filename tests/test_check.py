@@ -43,6 +43,14 @@ def test_the_plan(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "check must not write"
 
 
+def test_the_plan_is_the_same_with_a_bank(world: World, tmp_path: Path) -> None:
+    def plan(**changes: Any) -> str:
+        return report(world.config(tmp_path / "run", **changes)).rpartition("classes  ")[2]
+
+    assert plan(bank__folder=tmp_path / "bank") == plan()
+    assert "teacher" in plan()
+
+
 def test_duplicates_between_train_and_test_are_named(world: World, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(world.images, images)

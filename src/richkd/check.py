@@ -19,6 +19,7 @@ from richkd.errors import ConfigError
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import batch_on
 from richkd.models.build import Network
+from richkd.teachers.banked import unbanked
 from richkd.teachers.vision import VisionTeacher
 from richkd.trainer import Task
 
@@ -117,7 +118,7 @@ def _print_plan(parts: Parts, console: Console) -> None:
         ("source size", f"{parts.stores['train'].size} px"),
         ("student", _describe(parts.student)),
     ]
-    for teacher in parts.teachers:
+    for teacher in map(unbanked, parts.teachers):
         if isinstance(teacher, VisionTeacher):
             rows.append(("teacher", _describe(teacher.network)))
         else:
@@ -141,7 +142,8 @@ def _bytes(parts: Parts) -> int:
     images = sum(store.pixels_NHWC.numel() for store in parts.stores.values() if isinstance(store, Resident))
     state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
     copies = 3 if parts.config.optim.name == "sgd" else 4  # weights, gradient, and one or two moments
-    teachers = sum(4 * t.network.parameters_count for t in parts.teachers if isinstance(t, VisionTeacher))
+    networks = [t.network for t in map(unbanked, parts.teachers) if isinstance(t, VisionTeacher)]
+    teachers = sum(4 * network.parameters_count for network in networks)
     return int(images + copies * state + teachers)
 
 

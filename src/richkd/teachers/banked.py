@@ -78,6 +78,11 @@ class BankedTeacher:
         )
 
 
+def unbanked(teacher: Teacher) -> Teacher:
+    """The teacher that computes, whether it has banks or not."""
+    return teacher.teacher if isinstance(teacher, BankedTeacher) else teacher
+
+
 def with_banks(
     teacher: Teacher,
     config: BankConfig,
