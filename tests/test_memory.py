@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from richkd.config import MethodConfig
-from richkd.losses.negatives import draw, negative_rows
+from richkd.losses.negatives import below, draw, negative_rows
 from richkd.memory import ContrastMemory
 from richkd.records import Batch, Output, Target
 from tests.reference import losses as slow
@@ -168,7 +168,7 @@ def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
     student, target, batch = random_records(INDEX_B)
     student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
     scores, shares_B = memory.rows(student_BD, target_BD, batch, 3)
-    rows_K = draw(0, 3, (9,), "cpu") % IMAGES
+    rows_K = below(draw(0, 3, (9,), "cpu"), IMAGES)
     label_of_row = LABELS_N[memory.rows.row_of_image_N.argsort()]
     for side_BK1, v_BD, bank_ND in zip(
         scores, (student_BD, target_BD), (memory.rows.target_ND, memory.rows.student_ND), strict=True

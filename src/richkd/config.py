@@ -59,7 +59,9 @@ class ViewConfig(Section):
 
 
 class ModelConfig(Section):
-    name: str = Field(description="timm name, local-dir:FOLDER, or package.module:callable")
+    name: str = Field(
+        description="timm name, local-dir:FOLDER, or package.module:callable; a teacher: also bank:NAME"
+    )
     weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
     pretrained: bool = Field(False, description="load timm's pretrained weights for the name")
     size: int | None = Field(None, ge=4, description="input resolution in pixels (default: the model's own)")
@@ -142,6 +144,9 @@ class TrainConfig(Section):
         "auto", description="auto: bf16 where the hardware has it"
     )
     teacher_precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="the same for the teacher")
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="compile the student; auto: where the run is long enough to repay it"
+    )
     compile_teacher: bool = Field(False, description="compile the frozen teacher; pays in long runs")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of an average of weights, which is then kept"

@@ -47,6 +47,10 @@ class CheckpointError(RichKDError):
     """A checkpoint or run folder that cannot be written, read or continued."""
 
 
+class DeviceMemoryError(RichKDError):
+    """A step that does not fit in memory."""
+
+
 class NonFiniteError(RichKDError):
     """NaN or infinity in a loss term, named with its step and its images."""
 

@@ -15,7 +15,7 @@ from richkd.losses.contrast import (
     shared_log_scores,
 )
 from richkd.losses.features import fuse_features, normalised
-from richkd.losses.negatives import draw, initial_bank, negative_rows, rows_by_class, update_bank
+from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class, update_bank
 from richkd.records import Batch, Output, Target
 from richkd.seeds import mix_seed
 
@@ -128,7 +128,7 @@ class Banks(nn.Module):
         self, student_BD: Tensor, target_BD: Tensor, rows_B: Tensor, labels_B: Tensor, step: int
     ) -> Scores:
         draws_K = draw(self.seed, step, (self.config.negatives,), rows_B.device)
-        rows_K = draws_K % len(self.student_ND)
+        rows_K = below(draws_K, len(self.student_ND))
         starts_B1 = self.class_starts_C[labels_B, None]
         excluded_BK = (rows_K >= starts_B1) & (rows_K < starts_B1 + self.class_sizes_C[labels_B, None])
         temperature = self.config.contrast_temperature

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -19,18 +19,20 @@ from richkd.checkpoint import (
     restore_optimiser,
     save_checkpoint,
 )
+from richkd.compiling import compile_fixed, compile_repays
 from richkd.config import OptimConfig
 from richkd.data.batches import TrainingOrder
 from richkd.data.views import render
 from richkd.errors import NonFiniteError
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import batch_on, logits_of
+from richkd.guards import LossWatch, memory_advice
 from richkd.interrupt import Interrupted, StopRequest
 from richkd.memory import ContrastMemory
 from richkd.methods import Context
 from richkd.models.build import Network
 from richkd.progress import Progress
-from richkd.records import Batch, LossTerms, Target
+from richkd.records import Batch, LossTerms, Output, Target
 from richkd.run_folder import RunFolder
 from richkd.schedule import learning_rate
 from richkd.seeds import mix_seed
@@ -54,8 +56,14 @@ class Task(nn.Module):
                     self.student.feature_width, widths, labels_N, classes, self._config, seed
                 )
 
+        self._compiled: Callable[[Tensor], Output] | None = None
+
+    def compile_student(self) -> None:
+        # The function alone: a compiled module would enter the state under a second name.
+        self._compiled = compile_fixed(self.student.forward)
+
     def forward(self, pixels_B3HW: Tensor, target: Target | None, batch: Batch, step: int) -> LossTerms:
-        output = self.student(pixels_B3HW)
+        output = (self._compiled or self.student)(pixels_B3HW)
         return self._method.terms(output, target, batch, Context(self._config, step, self.memory))
 
 
@@ -77,6 +85,9 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
         )
+        if compile_repays(self.config.train.compile, self.total_steps, self.device):
+            self.task.compile_student()
+        self.watch = LossWatch(parts.data.splits["train"], self.order.steps)
         self.step = 0
         self.best_top1 = -1.0
         # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
@@ -120,7 +131,12 @@ class Trainer:
                 raise Interrupted
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step; returns the detached loss terms."""
+        """One optimiser step; returns the detached loss terms.
+
+        Raises:
+            NonFiniteError: a loss that is NaN or infinite.
+            DeviceMemoryError: the batch does not fit, with the setting that makes it fit.
+        """
         config = self.config
         rate = learning_rate(config.optim, self.step, self.order.steps, config.train.epochs)
         for group in self.optimiser.param_groups:
@@ -132,9 +148,13 @@ class Trainer:
         remembered: list[tuple[Tensor, dict[str, Tensor]]] = []
         for number, part in enumerate(split_batch(batch, config.train.accumulate)):
             share = len(part.labels_B) / len(batch.labels_B)
-            terms = self._forward(part, self.step * config.train.accumulate + number)
-            self._check_finite(terms, part)
-            self.accelerator.backward(terms.total * share)
+            try:
+                terms = self._forward(part, self.step * config.train.accumulate + number)
+                self.watch.see(terms, part.index_B, self.step)
+                self.accelerator.backward(terms.total * share)
+            except RuntimeError as error:
+                memory_advice(error, batch, config.train.accumulate, self._try)
+                raise
             remembered.append((part.index_B.to(self.device), terms.memory))
             for name, value in terms.terms.items():
                 totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share
@@ -175,6 +195,7 @@ class Trainer:
             record |= {"val/top1": metrics.top1, "val/nll": metrics.nll, "val/ece": metrics.ece}
             better = metrics.top1 > self.best_top1
             self.best_top1 = max(metrics.top1, self.best_top1)
+        self.watch.read()
         self.accelerator.log(
             {name: value for name, value in record.items() if "/" in name or name == "lr"}, step=epoch
         )
@@ -186,6 +207,7 @@ class Trainer:
         return record
 
     def save(self) -> None:
+        self.watch.read()
         # Epochs before a checkpoint are not walked again, so what they computed has to be stored by then.
         self.parts.flush_banks()
         if self.accelerator.is_main_process:
@@ -218,19 +240,9 @@ class Trainer:
         with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
             return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step))
 
-    def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
-        if math.isfinite(float(terms.total.detach())):
-            return
-        bad = [name for name, value in terms.terms.items() if not math.isfinite(float(value.detach()))]
-        split = self.parts.data.splits["train"]
-        images = [split.key(int(i)) for i in batch.index_B[:5]]
-        raise NonFiniteError(
-            f"The loss became NaN or infinite at step {self.step} (epoch {self.epoch})"
-            f" in: {', '.join(bad) or 'the sum'}",
-            got=f"images {', '.join(images)} and {max(0, len(batch.index_B) - 5)} more",
-            fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5, "
-            "or look at these images; the checkpoint before this step is intact.",
-        )
+    def _try(self, batch: Batch) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(self._forward(batch, self.step).total)
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"task.{name}": t for name, t in self.task.state_dict().items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from richkd.checkpoint import hash_tensors
+from richkd.compiling import compile_fixed
 from richkd.data.views import Views, render
 from richkd.models.build import Network
 from richkd.records import Batch, Output
@@ -75,7 +76,7 @@ class VisionTeacher:
         self.computed = 0
         self._forward: Callable[[Tensor], Output] = self.network
         if compiled:
-            self._forward = torch.compile(self.network, dynamic=False, options={"freezing": True})
+            self._forward = compile_fixed(self.network, options={"freezing": True})
 
     def outputs(self, batch: Batch, views: Views) -> Output:
         network = self.network
