@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from richkd.compiling import STEPS_TO_REPAY, compile_repays
+from richkd.errors import ConfigError
 from richkd.records import Output
 from richkd.train import distill
 from tests.fixtures import World
@@ -22,6 +23,13 @@ def test_the_choice_depends_on_the_length_of_the_run() -> None:
     assert not compile_repays("auto", 10**9, torch.device("meta"))
     assert compile_repays("always", 1, CPU)
     assert not compile_repays("never", 10**9, CPU)
+
+
+def test_without_a_compiler_auto_goes_on_and_always_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("richkd.compiling.shutil.which", lambda name: None)
+    assert not compile_repays("auto", 10**9, CPU)
+    with pytest.raises(ConfigError, match="install g"):
+        compile_repays("always", 10**9, CPU)
 
 
 def test_state_keeps_its_names_and_the_compiled_student_is_what_runs(

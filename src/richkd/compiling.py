@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from richkd.errors import ConfigError
 
 # Steps after which compiling has paid for itself. On 2 CPU cores it took 23 s for ResNet-8x4 and saved
 # at most 15 of 220 ms a step (docs/performance.md). For a GPU this is an assumption, not a measurement.
@@ -19,10 +22,20 @@ def compile_repays(choice: str, steps: int, device: torch.device) -> bool:
 
     ``steps`` are those of the whole run, not those that are left, so that a run that is resumed is
     compiled if it was before.
+
+    Raises:
+        ConfigError: chosen, where there is no C++ compiler.
     """
-    if choice == "auto":
-        return device.type in STEPS_TO_REPAY and steps >= STEPS_TO_REPAY[device.type]
-    return choice == "always"
+    if choice == "never" or (choice == "auto" and steps < STEPS_TO_REPAY.get(device.type, steps + 1)):
+        return False
+    has_compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl")))
+    if choice == "always" and not has_compiler:
+        raise ConfigError(
+            "Compiling needs a C++ compiler",
+            got="neither $CXX nor g++, clang++ or cl on the path",
+            fix="install g++, or leave --train.compile at auto.",
+        )
+    return has_compiler
 
 
 def compile_fixed(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -213,9 +213,11 @@ def render(pixels_BHWC: Tensor, views: Views, size: int, mean: RGB, std: RGB) ->
         seen_BHWC = torch.einsum("boh,bhwc,bpw->bopc", rows_BOH, pixels_BHWC.float() / 255, cols_BOW)
     if views.colour_B3 is not None:
         seen_BHWC = _colour(seen_BHWC, views.colour_B3)
-    mean_C = torch.tensor(mean, device=seen_BHWC.device)
-    std_C = torch.tensor(std, device=seen_BHWC.device)
-    normal_B3HW = ((seen_BHWC - mean_C) / std_C).permute(0, 3, 1, 2)
+    # Whole rows of pixels at a time: a last axis of three is too short for vector instructions.
+    mean_W3 = torch.tensor(mean, device=seen_BHWC.device).repeat(size)
+    std_W3 = torch.tensor(std, device=seen_BHWC.device).repeat(size)
+    normal_BHWC = ((seen_BHWC.flatten(2) - mean_W3) / std_W3).view_as(seen_BHWC)
+    normal_B3HW = normal_BHWC.permute(0, 3, 1, 2)
     # The product behind resampling leaves its result in an order of its own choice.
     return normal_B3HW.contiguous(memory_format=torch.channels_last)
 
@@ -251,12 +253,16 @@ def _crop(pixels_BHWC: Tensor, views: Views, size: int) -> Tensor:
     padded_BHWC = (
         functional.pad(pixels_BHWC, (0, 0, border, border, border, border)) if border else pixels_BHWC
     )
+    batch, height, width, channels = padded_BHWC.shape
     steps_S = torch.arange(size, device=pixels_BHWC.device)
     corner_B2 = views.box_B4[:, :2].long() + border
     rows_BS = corner_B2[:, :1] + steps_S
     cols_BS = corner_B2[:, 1:] + torch.where(views.flip_B[:, None], steps_S.flip(0), steps_S)
-    image_B11 = torch.arange(len(pixels_BHWC), device=pixels_BHWC.device)[:, None, None]
-    return padded_BHWC[image_B11, rows_BS[:, :, None], cols_BS[:, None, :]]
+    image_B11 = torch.arange(batch, device=pixels_BHWC.device)[:, None, None]
+    # One list of pixels is chosen from three times as fast as a picture by three indices.
+    place_BSS = (image_B11 * height + rows_BS[:, :, None]) * width + cols_BS[:, None, :]
+    seen_PC = padded_BHWC.reshape(-1, channels).index_select(0, place_BSS.flatten())
+    return seen_PC.view(batch, size, size, channels)
 
 
 def _colour(seen_BHWC: Tensor, colour_B3: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,17 +50,21 @@ def negative_rows(
     starts_B1 = class_starts_C[labels_B, None]
     sizes_B1 = class_sizes_C[labels_B, None]
     rows_BK = below(draws_BK, class_sizes_C.sum() - sizes_B1)
-    return rows_BK + (rows_BK >= starts_B1) * sizes_B1
+    return torch.where(rows_BK >= starts_B1, rows_BK + sizes_B1, rows_BK)
 
 
 def draw(seed: int, step: int, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
     """Random integers from [0, 2³¹) for the negatives of one step, a function of (seed, step) alone.
 
-    Of 31 bits, since a CPU takes twice the time for more. CPU and GPU generators are different
-    algorithms, so the numbers also depend on the kind of device.
+    A CPU draws them with NumPy's SFC64, five times as fast as torch's generator; a GPU draws others.
     """
-    generator = torch.Generator(device).manual_seed(mix_seed(seed, "negatives", step))
-    return torch.randint(1 << 31, shape, generator=generator, device=device)
+    key = mix_seed(seed, "negatives", step)
+    if torch.device(device).type != "cpu":
+        generator = torch.Generator(device).manual_seed(key)
+        return torch.randint(1 << 31, shape, generator=generator, device=device)
+    count = math.prod(shape)
+    words = np.random.SFC64(key).random_raw(-(-count // 2)).view(np.int32)[:count]
+    return torch.from_numpy(words).view(shape).bitwise_and(0x7FFFFFFF).long()
 
 
 def below(draws: Tensor, limit: Tensor | int) -> Tensor:
