@@ -100,6 +100,23 @@ def make_clip(path: Path, images: Path, *, leave_out: int = 0, poison: int | Non
     np.savez(path, image_features=image_ND, text_features=text_CD, classnames=np.array(CLASSES), files=keys)
 
 
+def make_outputs(path: Path, images: Path, **changes: Any) -> dict[str, Any]:
+    """A vision teacher's outputs of whole images, mostly right; ``changes`` replace or drop (None) arrays."""
+    random = np.random.default_rng(2)
+    keys = keys_of(images)
+    labels_N = np.array([CLASSES.index(key.split("/")[1]) for key in keys])
+    logits_NC = 3 * np.eye(len(CLASSES))[labels_N] + random.normal(size=(len(keys), len(CLASSES)))
+    arrays = {
+        "logits": logits_NC.astype(np.float16),
+        "features": random.normal(size=(len(keys), WIDTH)).astype(np.float32),
+        "classnames": np.array(CLASSES),
+        "files": np.array(keys),
+    }
+    chosen = {name: array for name, array in (arrays | changes).items() if array is not None}
+    np.savez(path, **chosen)
+    return chosen
+
+
 def make_teacher(folder: Path, classes: tuple[str, ...] = CLASSES, seed: int = 5) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -24,6 +24,7 @@ from richkd.fusion import Fusion
 from richkd.methods import Method, find_method
 from richkd.models.build import Network, build_network
 from richkd.teachers.banked import BankedTeacher, with_banks
+from richkd.teachers.imported import PREFIX, open_imported
 from richkd.teachers.vision import Teacher, VisionTeacher
 
 Say = Callable[[str], None]
@@ -72,12 +73,7 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
     )
     student = build_student(config, data)
     source_size = config.data.size or student.size
-    stores = {
-        name: open_store(
-            split, source_size, resident_gb=config.data.resident_gb, workers=config.train.workers
-        )
-        for name, split in data.splits.items()
-    }
+    stores = open_stores(config, data, source_size)
     autocast = autocast_dtype(config.train.precision, device)
     training = recipe(config.views, source_size)
     recipes = {name: training if name == "train" else Clean(source_size) for name in stores}
@@ -92,7 +88,7 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
             features=method.remembers,
             say=say,
         )
-        for teacher in _teachers(config, method, data, device)
+        for teacher in _teachers(config, method, data, stores, recipes, device, say)
     )
     for teacher in teachers:
         say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
@@ -126,6 +122,14 @@ def open_splits(config: DataConfig, seed: int) -> Data:
     )
 
 
+def open_stores(config: Config, data: Data, size: int) -> dict[str, Store]:
+    """The source images of each split at ``size`` pixels, in memory or streamed as the settings say."""
+    return {
+        name: open_store(split, size, resident_gb=config.data.resident_gb, workers=config.train.workers)
+        for name, split in data.splits.items()
+    }
+
+
 def build_student(config: Config, data: Data) -> Network:
     """The student, initialised from the run's seed alone."""
     with torch.random.fork_rng(devices=[]):
@@ -156,7 +160,15 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
     return network
 
 
-def _teachers(config: Config, method: Method, data: Data, device: torch.device) -> tuple[Teacher, ...]:
+def _teachers(
+    config: Config,
+    method: Method,
+    data: Data,
+    stores: dict[str, Store],
+    recipes: dict[str, Recipe],
+    device: torch.device,
+    say: Say,
+) -> tuple[Teacher, ...]:
     clip_only = config.fusion.alpha == 0 and (config.fusion.lam == 0 or not method.remembers)
     teachers: list[Teacher] = []
     if "teacher" in method.experts and not (clip_only and config.teacher is None):
@@ -167,9 +179,12 @@ def _teachers(config: Config, method: Method, data: Data, device: torch.device) 
                 fix="add --teacher NAME --teacher-weights FILE (make one with `richkd teach`), "
                 "or distil from CLIP alone with --fusion.alpha 0 --fusion.lam 0.",
             )
-        network = build_teacher(config.teacher, data)
-        autocast = autocast_dtype(config.train.teacher_precision, device)
-        teachers.append(VisionTeacher(network, device, autocast, compiled=config.train.compile_teacher))
+        if config.teacher.name.startswith(PREFIX):
+            teachers.append(open_imported(config, stores, recipes, features=method.remembers, say=say))
+        else:
+            network = build_teacher(config.teacher, data)
+            autocast = autocast_dtype(config.train.teacher_precision, device)
+            teachers.append(VisionTeacher(network, device, autocast, compiled=config.train.compile_teacher))
     if "clip" in method.experts:
         teachers.append(_clip(config, data, device))
     return tuple(teachers)

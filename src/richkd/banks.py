@@ -22,6 +22,7 @@ from richkd.progress import Progress
 from richkd.records import Output
 from richkd.teachers.bank import Bank, Manifest, list_banks, read_manifest, shard_problem
 from richkd.teachers.banked import BankedTeacher
+from richkd.teachers.imported import ImportedTeacher
 
 Drawn = Callable[[Tensor], Views]
 
@@ -77,11 +78,14 @@ def verify_banks(config: Config, *, sample: int = 256, quiet: bool = False) -> l
 
     ``largest`` is the largest absolute difference of a stored number, ``agreement`` the share of
     outputs with the same largest logit (of the same largest feature, where only features are stored).
+    Imported outputs cannot be computed, and are passed over.
 
     Raises:
         RichKDError: as training would; no bank folder, or no teacher that can be stored.
     """
-    parts = _with_banks(config, PartialState().device, Progress(quiet=quiet))
+    parts = _with_banks(
+        config, PartialState().device, Progress(quiet=quiet), (BankedTeacher, ImportedTeacher)
+    )
     verified = []
     for teacher in parts.teachers:
         if isinstance(teacher, BankedTeacher):
@@ -125,11 +129,17 @@ def contents(root: Path) -> list[tuple[Manifest, Bank]]:
     return [(manifest, Bank(root, manifest, mend=False)) for manifest in map(read_manifest, folders)]
 
 
-def _with_banks(config: Config, device: torch.device, progress: Progress) -> Parts:
+def _with_banks(
+    config: Config,
+    device: torch.device,
+    progress: Progress,
+    kinds: tuple[type, ...] = (BankedTeacher,),
+) -> Parts:
+    """The parts of a run, refused where no teacher is one of ``kinds``."""
     if config.bank.folder is None:
         raise BankError("The bank's folder must be named", got="none", fix="add --bank DIR.")
     parts = assemble(config, device, progress.say)
-    if not any(isinstance(teacher, BankedTeacher) for teacher in parts.teachers):
+    if not any(isinstance(teacher, kinds) for teacher in parts.teachers):
         raise BankError(
             f"Method {config.method.name} must have a teacher that can be stored",
             got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",

@@ -12,15 +12,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from richkd.assemble import Parts, assemble
 from richkd.config import Config
-from richkd.data.batches import Resident, TrainingOrder, in_order
+from richkd.data.batches import Resident, TrainingOrder
 from richkd.data.images import decode_all, duplicates
 from richkd.data.views import Clean, render
 from richkd.errors import ConfigError
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import batch_on
 from richkd.models.build import Network
+from richkd.records import Output
 from richkd.teachers.banked import unbanked
-from richkd.teachers.vision import VisionTeacher
+from richkd.teachers.imported import ImportedTeacher
+from richkd.teachers.vision import Teacher, VisionTeacher
 from richkd.trainer import Task
 
 SAMPLE = 256
@@ -77,17 +79,13 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
 
 
 def _report_teachers(parts: Parts, console: Console) -> None:
-    store = parts.stores["train"]
-    spread = torch.linspace(0, len(store.split) - 1, min(SAMPLE, len(store.split))).long()
-    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([spread]))
-    views = Clean(store.size).draw(0, 0, batch.index_B)
     chance = 1 / len(parts.data.class_names)
     for teacher in parts.teachers:
-        output = teacher.outputs(batch, views)
-        top1 = measure(output.logits_BC.cpu() * teacher.logit_scale, batch.labels_B.cpu()).top1
-        console.print(
-            f"teacher {teacher.name}: {top1:.1%} right on {len(spread)} training images", markup=False
-        )
+        index_N, output = _sample(parts, teacher)
+        labels_N = parts.stores["train"].split.labels_N[index_N]
+        top1 = measure(output.logits_BC.cpu() * teacher.logit_scale, labels_N).top1
+        what = "imported views" if isinstance(teacher, ImportedTeacher) else "training images"
+        console.print(f"teacher {teacher.name}: {top1:.1%} right on {len(index_N)} {what}", markup=False)
         if top1 < CHANCE_FACTOR * chance:
             console.print(
                 f"warning: that is near chance ({chance:.1%}); its classes are probably in another order",
@@ -95,12 +93,22 @@ def _report_teachers(parts: Parts, console: Console) -> None:
             )
 
 
+def _sample(parts: Parts, teacher: Teacher) -> tuple[Tensor, Output]:
+    """Some training images, and what a teacher says of them: whole, or of the views that were imported."""
+    if isinstance(teacher, ImportedTeacher):
+        return teacher.sample("train", SAMPLE)
+    store = parts.stores["train"]
+    index_N = torch.linspace(0, len(store.split) - 1, min(SAMPLE, len(store.split))).long()
+    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([index_N]))
+    return index_N, teacher.outputs(batch, Clean(store.size).draw(0, 0, batch.index_B))
+
+
 def _dry_step(parts: Parts) -> dict[str, Tensor]:
     task = Task(parts).to(parts.device)
     store = parts.stores["train"]
-    size = min(parts.config.train.batch_size, len(store.split), 8)
-    order = in_order(len(store.split), size)[:1]
-    (batch,) = (batch_on(batch, parts.device) for batch in store.batches(order))
+    # Images of the run's own first step: imported outputs need not hold the views of any others.
+    order = TrainingOrder(len(store.split), parts.config.train.batch_size, parts.config.train.seed)
+    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([order.epoch(0)[0][:8]]))
     views = parts.recipe.draw(parts.config.train.seed, 0, batch.index_B)
     target = parts.fusion([t.outputs(batch, views) for t in parts.teachers]) if parts.fusion else None
     student = parts.student
@@ -121,6 +129,8 @@ def _print_plan(parts: Parts, console: Console) -> None:
     for teacher in map(unbanked, parts.teachers):
         if isinstance(teacher, VisionTeacher):
             rows.append(("teacher", _describe(teacher.network)))
+        elif isinstance(teacher, ImportedTeacher):
+            rows.append(("teacher", str(teacher)))
         else:
             rows.append(("CLIP", f"{teacher.name}, width {teacher.feature_width}"))
     rows += [

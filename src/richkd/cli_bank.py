@@ -25,7 +25,9 @@ from richkd.cli_options import (
     config_of,
 )
 
-bank = App(name="bank", help="Keep teachers' outputs on disk: fill ahead of a run, list, verify, remove.")
+bank = App(
+    name="bank", help="Keep teachers' outputs on disk: fill ahead of a run, import, list, verify, remove."
+)
 
 Folder = Annotated[Path, Parameter(help="folder of banks")]
 
@@ -74,6 +76,38 @@ def fill(
         sys.exit(130)
 
 
+@bank.command(name="import")
+def import_(
+    file: Annotated[Path, Parameter(help="outputs computed elsewhere (.npz, .safetensors)")],
+    /,
+    *overrides: Overrides,
+    bank: Bank = None,
+    name: Annotated[
+        str | None, Parameter(help="what the teacher is called (default: the file's name)")
+    ] = None,
+    data: Data = None,
+    student: Student = None,
+    seed: Seed = None,
+    config: Recipe = None,
+) -> None:
+    """Store a vision teacher's outputs that were computed elsewhere; use them as --teacher bank:NAME.
+
+    FILE holds logits (N, C), classnames (C), the images' files (N) and, optionally, features (N, F).
+    Rows are of whole images, unless views (N) gives each row the number of its view of the recipe.
+    Give the settings of the run: the outputs belong to its data, its views and its image size.
+
+    For example:
+
+    richkd bank import resnet50.npz --bank banks/ -c recipe.yaml
+
+    richkd distill -c recipe.yaml --teacher bank:resnet50 --bank banks/
+    """
+    from richkd.bank_import import import_outputs
+
+    options = {"bank": bank, "data": data, "student": student, "seed": seed}
+    import_outputs(file, config_of(config, options, overrides), name=name, say=print)
+
+
 @bank.command
 def ls(folder: Folder, /) -> None:
     """List the banks of a folder: how much is in them, and how large they are.
@@ -114,6 +148,8 @@ def verify(
 ) -> None:
     """Check every shard's hash and, with a run's settings, compute a sample again.
 
+    Imported outputs cannot be computed; of them, hashes alone are checked.
+
     For example:
 
     richkd bank verify banks/
@@ -137,7 +173,8 @@ def verify(
         raise BankError(
             f"The banks in {folder} must be whole",
             got=f"{sum(map(len, damaged.values()))} damaged shards" if damaged else "no bank",
-            fix="the next run removes damaged shards and computes their rows again.",
+            fix="the next run removes damaged shards and computes their rows again; for a teacher that was "
+            "imported, import its file again.",
         )
 
 

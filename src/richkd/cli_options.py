@@ -14,7 +14,7 @@ Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML re
 Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]
 Student = Annotated[str | None, Parameter(help="timm name or package.module:callable")]
 Teacher = Annotated[
-    str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, or callable")
+    str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, callable, or bank:NAME")
 ]
 TeacherWeights = Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")]
 Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]

@@ -99,6 +99,10 @@ class Bank:
         """Stored outputs, each (image, view) counted once."""
         return int((self._row_P >= 0).sum())
 
+    def __str__(self) -> str:
+        places = self.manifest.images * self.manifest.views
+        return f"{self.folder}, {len(self):,} of {places:,} outputs stored"
+
     def find(self, index_B: Tensor, number_B: Tensor) -> Tensor:
         """Positions (B) for :meth:`read` of these images' views; −1 where there is none."""
         return self._row_P[self._keys(index_B, number_B)]
@@ -218,17 +222,22 @@ def list_banks(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
 
 
+def readable_manifests(root: Path) -> list[Manifest]:
+    """The manifests of all banks under ``root`` but those that cannot be read."""
+    manifests = []
+    for folder in list_banks(root):
+        try:
+            manifests.append(read_manifest(folder))
+        except BankError:
+            continue
+    return manifests
+
+
 def explain_miss(root: Path, manifest: Manifest) -> str | None:
     """How the most similar bank of this name differs, where there is no bank for ``manifest`` itself."""
     if (root / manifest.folder).exists():
         return None
-    others = []
-    for folder in list_banks(root):
-        try:
-            others.append(read_manifest(folder))
-        except BankError:
-            continue
-    same = [other for other in others if other.name == manifest.name]
+    same = [other for other in readable_manifests(root) if other.name == manifest.name]
     if not same:
         return None
     closest = min(same, key=lambda other: len(manifest.differences(other)))

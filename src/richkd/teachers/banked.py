@@ -122,24 +122,48 @@ def with_banks(
     banks = {}
     for split, store in stores.items():
         recipe = recipes[split]
-        if recipe.count is None:
-            raise BankError(
-                "A bank holds views that come again",
-                got=f"recipe {type(recipe).__name__}, whose views never repeat",
-                fix="add --views.cycle 8, or leave --bank out.",
-            )
-        ingredients = own | {"images": store.fingerprint(), "views": described(recipe)}
-        if recipe.seeded:
-            ingredients["seed"] = seed
-        name = re.sub(r"[^\w.-]+", "-", f"{Path(teacher.name).name}-{split}").strip("-")
-        manifest = Manifest(name, ingredients, len(store.split), recipe.count, rows)
+        ingredients = own | split_ingredients(store.fingerprint(), recipe, seed)
+        name = bank_name(teacher.name, split)
+        manifest = Manifest(name, ingredients, len(store.split), count_of(recipe), rows)
         if missed := explain_miss(root, manifest):
             say(missed)
         bank = banks[split, recipe] = Bank(root, manifest)
         for damage in bank.damaged:
             say(f"warning: {bank.folder.name}: shard {damage}; it was removed, and will be computed again")
-        say(f"bank: {bank.folder}, {len(bank):,} of {len(store.split) * recipe.count:,} outputs stored")
+        say(f"bank: {bank}")
     return BankedTeacher(storable, banks)
+
+
+def bank_name(teacher: str, split: str) -> str:
+    """What a teacher's bank of a split is called, before its digest."""
+    return re.sub(r"[^\w.-]+", "-", f"{Path(teacher).name}-{split}").strip("-")
+
+
+def split_ingredients(images: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What outputs of a split depend on besides the teacher.
+
+    Args:
+        images: the fingerprint of its images.
+        recipe: what it is seen through.
+        seed: the run's seed, which counts where the recipe's views depend on it.
+    """
+    ingredients = {"images": images, "views": described(recipe)}
+    return ingredients | ({"seed": seed} if recipe.seeded else {})
+
+
+def count_of(recipe: Recipe) -> int:
+    """The number of views that an image has.
+
+    Raises:
+        BankError: they are endless, so that none would ever be read again.
+    """
+    if recipe.count is None:
+        raise BankError(
+            "A bank holds views that come again",
+            got=f"recipe {type(recipe).__name__}, whose views never repeat",
+            fix="add --views.cycle 8, or do without a bank.",
+        )
+    return recipe.count
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
