@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from richkd import methods
+from richkd.assemble import assemble
 from richkd.checkpoint import load_checkpoint
 from richkd.errors import ClipError, NonFiniteError
 from richkd.interrupt import stop_request
 from richkd.methods import Context
 from richkd.records import Batch, Output, Target
-from richkd.run_folder import read_lines
+from richkd.run_folder import RunFolder, read_lines
 from richkd.train import distill
 from richkd.trainer import Trainer, split_batch
 from tests.fixtures import CLASSES, STEPS, TEST, World, make_clip, refusal
@@ -236,3 +238,18 @@ def test_a_mistake_with_overwrite_loses_nothing(world: World, tmp_path: Path) ->
     assert {name: (tmp_path / "run" / name).read_bytes() for name in SAME} == files
     distill(world.config(tmp_path / "run", train__epochs=1, train__seed=3), overwrite=True, quiet=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() != files["metrics.jsonl"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", method__variant="lf")
+    accelerator = Accelerator()
+    trainer = Trainer(assemble(config, accelerator.device), accelerator, RunFolder(tmp_path / "run"))
+    batches = list(trainer.parts.stores["train"].batches(trainer.order.epoch(0)))
+    trainer.train_step(batches[0])
+    trainer.step = 1
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train_step(batches[1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -73,7 +73,7 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
     )
     student = build_student(config, data)
     source_size = config.data.size or student.size
-    stores = open_stores(config, data, source_size)
+    stores = open_stores(config, data, source_size, device)
     autocast = autocast_dtype(config.train.precision, device)
     training = recipe(config.views, source_size)
     recipes = {name: training if name == "train" else Clean(source_size) for name in stores}
@@ -122,10 +122,13 @@ def open_splits(config: DataConfig, seed: int) -> Data:
     )
 
 
-def open_stores(config: Config, data: Data, size: int) -> dict[str, Store]:
+def open_stores(
+    config: Config, data: Data, size: int, device: torch.device | None = None
+) -> dict[str, Store]:
     """The source images of each split at ``size`` pixels, in memory or streamed as the settings say."""
+    room, workers = config.data.resident_gb, config.train.workers
     return {
-        name: open_store(split, size, resident_gb=config.data.resident_gb, workers=config.train.workers)
+        name: open_store(split, size, resident_gb=room, workers=workers, device=device)
         for name, split in data.splits.items()
     }
 

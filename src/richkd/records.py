@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -25,7 +26,8 @@ class Batch:
     """Source images with their labels, before any view is rendered.
 
     ``index_B`` is each image's position in its split, ``pixels_BHWC`` holds uint8 source pixels,
-    ``labels_B`` the class positions.
+    ``labels_B`` the class positions. Positions stay on the CPU, and so do the views drawn from them:
+    what is looked up by them must not wait for a GPU.
     """
 
     split: str
@@ -40,6 +42,11 @@ class Output:
 
     logits_BC: Tensor
     feats_BF: Tensor
+
+    def to(self, device: torch.device) -> Output:
+        return Output(
+            self.logits_BC.to(device, non_blocking=True), self.feats_BF.to(device, non_blocking=True)
+        )
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """All images of a split as one uint8 tensor; a batch is one gather."""
+    """All images of a split as one uint8 tensor, on the device that trains; a batch is one gather."""
 
     split: Split
     size: int
@@ -65,7 +65,7 @@ class Resident:
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels_NHWC.shape)).encode())
-        digest.update(self.pixels_NHWC.numpy().data)
+        digest.update(self.pixels_NHWC.cpu().numpy().data)
         return digest.hexdigest()
 
 
@@ -122,14 +122,21 @@ class Streamed:
         return digest.hexdigest()
 
 
-def open_store(split: Split, size: int, *, resident_gb: float = 4.0, workers: int = 2) -> Store:
-    """The split's images at ``size`` pixels: resident up to ``resident_gb`` GiB, streamed above.
+def open_store(
+    split: Split,
+    size: int,
+    *,
+    resident_gb: float = 4.0,
+    workers: int = 2,
+    device: torch.device | None = None,
+) -> Store:
+    """The split's images at ``size`` pixels: resident on a device up to ``resident_gb`` GiB, streamed above.
 
     Raises:
         DataError: naming images that cannot be read (resident stores find all of them at once).
     """
     if len(split) * size * size * 3 <= resident_gb * BYTES_PER_GB:
-        return Resident(split, size, decode_all(split, size, workers=workers))
+        return Resident(split, size, decode_all(split, size, workers=workers).to(device))
     return Streamed(split, size, workers)
 
 

@@ -8,7 +8,7 @@ same crop of the same image, mirrored alike.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -200,7 +200,9 @@ def render(pixels_BHWC: Tensor, views: Views, size: int, mean: RGB, std: RGB) ->
     Returns:
         float32 pixels (B, 3, size, size) in channels-last memory order.
     """
-    if _is_plain_crop(views, size):
+    plain = _is_plain_crop(views, size)
+    views = _on(views, pixels_BHWC.device)
+    if plain:
         seen_BHWC = _crop(pixels_BHWC, views, size).float() / 255
     else:
         rows_BOH = resampling_matrix(
@@ -241,9 +243,18 @@ def resampling_matrix(start_B: Tensor, length_B: Tensor, source: int, size: int,
     return weights_BOS[:, :, border : border + source]
 
 
+def _on(views: Views, device: torch.device) -> Views:
+    colour_B3 = views.colour_B3
+    return replace(
+        views,
+        box_B4=views.box_B4.to(device, non_blocking=True),
+        flip_B=views.flip_B.to(device, non_blocking=True),
+        colour_B3=None if colour_B3 is None else colour_B3.to(device, non_blocking=True),
+    )
+
+
 def _is_plain_crop(views: Views, size: int) -> bool:
-    # Recipes that crop without resizing mark it by a border or by the source's own size; comparing
-    # shapes on the host once per batch is cheap, and boxes of one recipe are all alike.
+    # Views lie on the CPU, so this waits for no GPU.
     box_B4 = views.box_B4
     return bool((box_B4[:, 2:] == size).all()) and bool((box_B4 == box_B4.round()).all())
 

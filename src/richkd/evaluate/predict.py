@@ -24,7 +24,7 @@ def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
     with torch.inference_mode():
         for batch in store.batches(in_order(len(store.split), BATCH)):
             pixels = batch.pixels_BHWC.to(device)
-            views = clean.draw(0, 0, batch.index_B.to(device))
+            views = clean.draw(0, 0, batch.index_B)
             output = network(render(pixels, views, network.size, network.mean, network.std))
             logits.append(output.logits_BC.float().cpu())
     network.train(training)
@@ -44,10 +44,9 @@ def outputs_of(teacher: Teacher, store: Store, device: torch.device) -> Output:
 
 
 def batch_on(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device."""
+    """The batch with its pixels and labels on a device."""
     return replace(
         batch,
-        index_B=batch.index_B.to(device),
         pixels_BHWC=batch.pixels_BHWC.to(device, non_blocking=True),
-        labels_B=batch.labels_B.to(device),
+        labels_B=batch.labels_B.to(device, non_blocking=True),
     )

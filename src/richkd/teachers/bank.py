@@ -155,7 +155,7 @@ class Bank:
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
 
     def _keys(self, index_B: Tensor, number_B: Tensor) -> Tensor:
-        return index_B.cpu().long() * self.manifest.views + number_B.cpu().long()
+        return index_B.long() * self.manifest.views + number_B.long()
 
     def _append(self, key_B: Tensor, rows_BR: Tensor) -> None:
         self._row_P[key_B] = torch.arange(self._rows, self._rows + len(key_B), dtype=torch.int32)

@@ -50,16 +50,18 @@ class BankedTeacher:
         missing_B = position_B < 0
         if not missing_B.any():
             self.read += len(position_B)
-            return self._restored(bank.read(position_B), batch.index_B)
+            return self.teacher.restored(bank.read(position_B).to(batch.pixels_BHWC.device))
         output = self.teacher.outputs(batch, views)
-        new_B = missing_B.nonzero()[:, 0].to(output.logits_BC.device)
+        new_B = missing_B.nonzero()[:, 0]
         bank.add(
-            batch.index_B[new_B.to(batch.index_B.device)],
-            views.number_B[new_B.to(views.number_B.device)],
+            batch.index_B[new_B],
+            views.number_B[new_B],
             Output(output.logits_BC[new_B], output.feats_BF[new_B]),
         )
         # Sparse rows lose something, and it must be lost the first time too.
-        return output if bank.format.top is None else self._restored(_through(bank, output), batch.index_B)
+        if bank.format.top is None:
+            return output
+        return self.teacher.restored(_through(bank, output).to(output.logits_BC.device))
 
     def lacks(self, split: str, index_B: Tensor, views: Views) -> bool:
         """Whether any of these views of a split with a bank would have to be computed."""
@@ -71,11 +73,6 @@ class BankedTeacher:
         """Write what is not yet on disk."""
         for bank in self.banks.values():
             bank.flush()
-
-    def _restored(self, stored: Output, like: Tensor) -> Output:
-        return self.teacher.restored(
-            Output(stored.logits_BC.to(like.device), stored.feats_BF.to(like.device))
-        )
 
 
 def unbanked(teacher: Teacher) -> Teacher:

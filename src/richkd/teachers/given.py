@@ -44,12 +44,12 @@ class GivenClip:
         self._rows = dict(rows_by_split)
 
     def outputs(self, batch: Batch, views: Views) -> Output:
-        return self.look_up(batch.split, batch.index_B)
+        return self.look_up(batch.split, batch.index_B).to(batch.pixels_BHWC.device)
 
     def look_up(self, split_name: str, index_B: Tensor) -> Output:
         """Cosines ``logits_BC`` in [-1, 1] and unit-norm features of images of a split.
 
-        ``index_B`` holds positions in the split. Both outputs are float32, on the device of ``index_B``.
+        ``index_B`` holds positions in the split. Both outputs are float32, on the CPU.
 
         Raises:
             ClipError: there are no outputs for the split.
@@ -60,11 +60,11 @@ class GivenClip:
                 got=f"'{split_name}'",
                 fix=nearest(split_name, self._rows),
             )
-        rows_B = self._rows[split_name][index_B.cpu()]
+        rows_B = self._rows[split_name][index_B]
         # Rows stay in the file's type, half the memory for float16; each batch is normalised in float32.
-        feats_BD = functional.normalize(self._feats_ND[rows_B].to(index_B.device).float(), dim=1)
-        with torch.autocast(index_B.device.type, enabled=False):
-            cosines_BC = feats_BD @ self.class_embeddings_CD.to(index_B.device).T
+        feats_BD = functional.normalize(self._feats_ND[rows_B].float(), dim=1)
+        with torch.autocast("cpu", enabled=False):
+            cosines_BC = feats_BD @ self.class_embeddings_CD.T
         return Output(logits_BC=cosines_BC.clamp(-1.0, 1.0), feats_BF=feats_BD)
 
 

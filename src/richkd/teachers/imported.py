@@ -50,7 +50,7 @@ class ImportedTeacher:
         self.feature_width = min(part.bank.format.features for part in self.splits.values())
 
     def outputs(self, batch: Batch, views: Views) -> Output:
-        """Logits and features (B, F) of the batch's views, on the device of its indices.
+        """Logits and features (B, F) of the batch's views, on the device of its pixels.
 
         Raises:
             BankError: a view that was not imported, with its image.
@@ -64,8 +64,7 @@ class ImportedTeacher:
                 got=f"views of {views.recipe}",
                 fix="import outputs of whole images, a file without 'views', which serve for any view.",
             )
-        stored = part.bank.read(self._found(part, index_B, number_B))
-        return Output(stored.logits_BC.to(index_B.device), stored.feats_BF.to(index_B.device))
+        return part.bank.read(self._found(part, index_B, number_B)).to(batch.pixels_BHWC.device)
 
     def sample(self, split: str, count: int) -> tuple[Tensor, Output]:
         """Images (n), and as many of the stored outputs of a split, evenly spread; n is at most ``count``."""
