@@ -31,10 +31,10 @@ def test_parts_fit_and_are_announced(world: World) -> None:
     assert {store.size for store in parts.stores.values()} == {SIZE}
     assert [teacher.logit_scale for teacher in parts.teachers] == [1.0, 100.0]
     assert parts.fusion is not None
-    assert len(parts.fusion.logit_weights) == 2
+    assert len(parts.fusion.scales) == 2
     assert "36 train, 12 val, 12 test" in said[0]
     assert any("CLIP outputs" in line for line in said[1:])
-    assert "fitted on 12 images of val" in said[-1]
+    assert "chosen on 12 images of val" in said[-1]
 
 
 def test_a_student_depends_on_its_seed_alone(world: World) -> None:
@@ -101,7 +101,7 @@ def test_fusion_without_held_out_images(world: World) -> None:
     assert "--fusion.preset paper" in str(error.fix)
     parts = assemble(world.config(Path("unused"), data__val_fraction=0, fusion__preset="paper"), CPU)
     assert parts.fusion is not None
-    assert parts.fusion.logit_weights == pytest.approx((0.7, 30.0))
+    assert parts.fusion.multipliers == pytest.approx((0.7, 30.0))
 
 
 def test_clip_alone_is_the_only_expert(world: World) -> None:
@@ -114,7 +114,7 @@ def test_clip_alone_is_the_only_expert(world: World) -> None:
 def test_a_single_teacher_is_taken_as_it_is(world: World) -> None:
     parts = assemble(world.config(Path("unused"), method__name="kd", clip__name=None), CPU)
     assert parts.fusion is not None
-    assert parts.fusion.logit_weights == (1.0,)
+    assert parts.fusion.multipliers == (1.0,)
     parts = assemble(
         world.config(Path("unused"), method__name="ce", teacher__name=None, clip__name=None), CPU
     )

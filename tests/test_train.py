@@ -118,6 +118,7 @@ def test_training_learns_and_says_so(world: World, tmp_path: Path) -> None:
         "CLIP outputs",
         "target",
         "signal_nats",
+        "control_multiplier",
     }
     assert len(list((tmp_path / "run" / "events").rglob("events.out.tfevents.*"))) >= 1
 

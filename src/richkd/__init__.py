@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from richkd.config import Config, load_config
     from richkd.errors import RichKDError
     from richkd.export import Student, load_student, save_student
-    from richkd.fusion import Fusion
+    from richkd.fusion.fusion import Fusion
     from richkd.losses.contrast import contrast_loss
     from richkd.losses.features import fuse_features
     from richkd.losses.logits import cross_entropy, kd_divergence
@@ -30,7 +30,7 @@ _HOMES = {
     "Student": "export",
     "load_student": "export",
     "save_student": "export",
-    "Fusion": "fusion",
+    "Fusion": "fusion.fusion",
     "contrast_loss": "losses.contrast",
     "fuse_features": "losses.features",
     "cross_entropy": "losses.logits",

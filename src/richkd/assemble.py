@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from richkd import fusion
 from richkd.config import Config, DataConfig, FusionConfig, ModelConfig
 from richkd.data.batches import Store, open_store
 from richkd.data.sources import open_data
@@ -20,7 +19,7 @@ from richkd.data.split import Data
 from richkd.data.views import Clean, Recipe, recipe
 from richkd.errors import ConfigError, DataError, check_same_classes
 from richkd.evaluate.predict import outputs_of
-from richkd.fusion import Fusion
+from richkd.fusion.fusion import Fusion, HeldOut, alone, fuse, needs_held_out
 from richkd.methods import Method, find_method
 from richkd.models.build import Network, build_network
 from richkd.teachers.banked import BankedTeacher, with_banks
@@ -221,24 +220,26 @@ def _fusion(
     settings = _settings_of_experts(config.fusion, len(teachers))
     scales = [teacher.logit_scale for teacher in teachers]
     if len(teachers) == 1 and settings.weights is None and scales[0] == 1.0:
-        return fusion.alone()
-    if settings.preset != "default" or settings.weights is not None:
-        fused = fusion.fixed(settings, scales)
-    else:
+        return alone()
+    held_out = None
+    if needs_held_out(settings):
         split = next((name for name in HELD_OUT if name in stores), None)
         if split is None:
             raise DataError(
-                "Fusion preset 'default' is fitted on held-out images",
+                f"Fusion preset '{settings.preset}' is fitted on held-out images",
                 got="neither a calibration folder nor a validation split",
                 fix="give --data.calibration DIR, --data.val_fraction 0.1, or --fusion.preset paper.",
             )
         logits = [outputs_of(teacher, stores[split], device).logits_BC for teacher in teachers]
-        fused = fusion.fitted(settings, logits, stores[split].split.labels_N, split)
-    say(
-        "fusion: "
-        + ", ".join(f"{w:.4g} × {t.name}" for w, t in zip(fused.logit_weights, teachers, strict=True))
-        + f" ({fused.origin})"
-    )
+        names = [teacher.name for teacher in teachers]
+        held_out = HeldOut(names, logits, stores[split].split.labels_N, split)
+    fused = fuse(settings, scales, held_out)
+    multipliers = fused.multipliers
+    if multipliers:
+        parts = (f"{w:.4g} × {t.name}" for w, t in zip(multipliers, teachers, strict=True))
+        say(f"fusion: {', '.join(parts)} ({fused.origin})")
+    else:
+        say(f"fusion: {', '.join(t.name for t in teachers)} ({fused.origin})")
     return fused
 
 

@@ -94,8 +94,14 @@ class BankConfig(Section):
 class FusionConfig(Section):
     preset: Literal["default", "paper", "as-released"] = Field(
         "default",
-        description="default fits the mix on held-out images; paper is ×100, α 0.7; as-released raw",
+        description="default is fitted on held-out images; paper is ×100, α 0.7; as-released raw",
     )
+    scale: Literal["raw", "logit-scale", "zscore", "calibrated"] | None = Field(
+        None, description="how experts are brought to one scale (default: the preset's)"
+    )
+    mixing: (
+        Literal["alpha", "simplex", "log-pool", "linear", "gate", "confidence", "per-class", "chosen"] | None
+    ) = Field(None, description="how experts on one scale are mixed (default: the preset's)")
     alpha: float | None = Field(None, ge=0, le=1, description="weight α of the vision teacher's logits")
     lam: float | None = Field(None, ge=0, le=1, description="weight λ of the vision teacher's features")
     weights: tuple[float, ...] | None = Field(

@@ -9,7 +9,7 @@ from richkd.data.batches import Store
 from richkd.evaluate.metrics import agreement, fit_temperature, measure
 from richkd.evaluate.predict import logits_of, outputs_of
 from richkd.export import save_student
-from richkd.fusion import fused_logits, signal_nats
+from richkd.fusion.fusion import signal
 from richkd.models.build import Network
 from richkd.run_folder import RunFolder
 
@@ -55,13 +55,7 @@ def finish(
         "temperature_fitted_on": fitted_on,
         "splits": splits,
         "teachers": teachers,
-        "fusion": None
-        if parts.fusion is None
-        else {
-            "logit_weights": list(parts.fusion.logit_weights),
-            "feature_weights": list(parts.fusion.feature_weights),
-            "origin": parts.fusion.origin,
-        },
+        "fusion": parts.fusion.to_dict() if parts.fusion else None,
         "student_folder": str(folder.student),
         # Outputs that came from a bank went through no network.
         "images_through_teachers": {
@@ -88,11 +82,11 @@ def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for teacher, z_NC in zip(parts.teachers, logits, strict=True):
         figures[teacher.name] = measure(z_NC * teacher.logit_scale, labels_N).to_dict()
-    weights = parts.fusion.logit_weights
-    target_NC = fused_logits(logits, weights)
+    target_NC = parts.fusion.logits(logits)
     figures["target"] = measure(target_NC, labels_N).to_dict()
     if len(logits) > 1:
-        temperature = parts.config.method.temperature
-        figures["signal_nats"] = float(signal_nats(logits, weights, temperature))
+        found = signal(target_NC, logits[0], parts.config.method.temperature)
+        figures["signal_nats"] = found.nats
+        figures["control_multiplier"] = found.multiplier
     figures["logits"] = target_NC
     return figures

@@ -31,12 +31,11 @@ def nll(logits: Sequence[Tensor], weights: Sequence[float], labels_B: Tensor) ->
     return sum(losses) / len(losses)
 
 
-def signal_nats(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> float:
-    """Mean KL of the softened fusion from the first expert alone, at the first one's multiplier."""
+def divergence(fused_BC: Tensor, other_BC: Tensor, temperature: float) -> float:
+    """Mean KL of one softened answer from another."""
     total = 0.0
-    alone = fused(logits[:1], weights[:1])
-    for mixed_row, alone_row in zip(fused(logits, weights), alone, strict=True):
-        p = log_softmax([value / temperature for value in mixed_row])
-        q = log_softmax([value / temperature for value in alone_row])
+    for fused_row, other_row in zip(fused_BC.tolist(), other_BC.tolist(), strict=True):
+        p = log_softmax([value / temperature for value in fused_row])
+        q = log_softmax([value / temperature for value in other_row])
         total += sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True))
-    return total / len(alone)
+    return total / len(fused_BC)

@@ -1,9 +1,8 @@
-"""Fusion: multipliers of the presets, and fitted ones that no expert or preset beats on its own images."""
+"""Fitted weights: no expert, corner or simpler way of mixing is better on the images they were fitted on."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,21 +13,19 @@ from scipy import optimize
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.config import FusionConfig
-from richkd.errors import ConfigError
-from richkd.fusion import (
+from richkd.fusion.fit import (
     MAX_MULTIPLIER,
-    Fusion,
     _derivatives,
-    alone,
-    feature_shares,
+    fit_gate,
+    fit_linear_pool,
+    fit_log_pool,
     fit_multipliers,
-    fitted,
-    fixed,
-    fused_logits,
-    signal_nats,
+    fit_per_class,
+    fit_simplex,
+    nll_of,
+    tempered,
 )
-from richkd.records import Output
+from richkd.fusion.mixing import LogPool, Mixing
 from tests.reference import fusion as slow
 
 KINDS = ["skilled", "chance", "constant", "duplicate", "opposite", "perfect", "tiny", "huge"]
@@ -58,8 +55,7 @@ def expert(kind: str, labels_N: Tensor, classes: int, generator: torch.Generator
 
 
 def nll(logits: list[Tensor], weights: tuple[float, ...], labels_N: Tensor) -> float:
-    fused_NC = fused_logits([z_NC.double() for z_NC in logits], weights)
-    return float(functional.cross_entropy(fused_NC, labels_N))
+    return float(nll_of(LogPool(weights), [z_NC.double() for z_NC in logits], labels_N).mean())
 
 
 def best_single(z_NC: Tensor, labels_N: Tensor) -> float:
@@ -77,54 +73,6 @@ def best_single(z_NC: Tensor, labels_N: Tensor) -> float:
     return min(*values, optimize.minimize_scalar(at, bounds=bounds, method="bounded").fun)
 
 
-# Presets
-
-
-def test_multipliers_of_the_presets() -> None:
-    paper = fixed(FusionConfig(preset="paper"), (1.0, 100.0))
-    assert paper.logit_weights == pytest.approx((0.7, 30.0))
-    assert fixed(FusionConfig(preset="as-released"), (1.0, 100.0)).logit_weights == pytest.approx((0.7, 0.3))
-    assert fixed(FusionConfig(preset="paper", alpha=0.25), (1.0, 80.0)).logit_weights == (0.25, 60.0)
-    assert fixed(FusionConfig(preset="paper"), (100.0,)).logit_weights == (100.0,)
-    assert fixed(FusionConfig(preset="as-released"), (100.0,)).logit_weights == (1.0,)
-    given_ones = FusionConfig(preset="paper", weights=(0.5, 40.0))
-    assert fixed(given_ones, (1.0, 100.0)).logit_weights == (0.5, 40.0)
-    assert alone().logit_weights == alone().feature_weights == (1.0,)
-
-
-def test_shares_of_features() -> None:
-    assert feature_shares(FusionConfig(), 2) == pytest.approx((0.7, 0.3))
-    assert feature_shares(FusionConfig(lam=0.2), 2) == pytest.approx((0.2, 0.8))
-    assert feature_shares(FusionConfig(lam=0.2), 1) == (1.0,)
-    assert fixed(FusionConfig(preset="paper", alpha=0.1), (1.0, 100.0)).feature_weights == pytest.approx(
-        (0.7, 0.3)
-    )
-
-
-def test_the_log_says_where_multipliers_came_from() -> None:
-    assert "as released" in fixed(FusionConfig(preset="as-released"), (1.0, 100.0)).origin
-    labels_N, generator = labelled(20, 3, 0)
-    z_NC = expert("skilled", labels_N, 3, generator)
-    assert fitted(FusionConfig(), [z_NC, z_NC], labels_N, "val").origin == "fitted on 20 images of val"
-
-
-def test_as_many_multipliers_as_experts() -> None:
-    with pytest.raises(ConfigError, match=r"fusion\.weights(.|\n)*Got: 3 for 2 experts"):
-        fixed(FusionConfig(weights=(1, 2, 3)), (1.0, 100.0))
-
-
-def test_a_fusion_is_the_weighted_sum() -> None:
-    generator = torch.Generator().manual_seed(0)
-    experts = [
-        Output(torch.randn(4, 5, generator=generator), torch.randn(4, w, generator=generator)) for w in (3, 7)
-    ]
-    target = Fusion((0.7, 30.0), (0.6, 0.4), "test")(experts)
-    expected = slow.fused([e.logits_BC for e in experts], (0.7, 30.0))
-    assert np.allclose(target.logits_BC, expected, rtol=1e-6, atol=1e-5)
-    assert target.experts == tuple(experts)
-    assert target.feature_weights == (0.6, 0.4)
-
-
 # Fitting
 
 problems = st.tuples(
@@ -137,7 +85,7 @@ problems = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(problems)
-def test_fitted_beats_every_expert_and_every_preset(problem: tuple[list[str], int, int, int]) -> None:
+def test_multipliers_beat_every_expert_and_every_preset(problem: tuple[list[str], int, int, int]) -> None:
     kinds, images, classes, seed = problem
     labels_N, generator = labelled(images, classes, seed)
     logits = [expert(kind, labels_N, classes, generator) for kind in kinds]
@@ -145,16 +93,15 @@ def test_fitted_beats_every_expert_and_every_preset(problem: tuple[list[str], in
     assert all(0 <= weight < float("inf") for weight in weights)
     reached = nll(logits, weights, labels_N)
     # In float32, as in training, the fusion is as good: no multiplier drowns the other experts.
-    fused_NC = fused_logits(logits, weights)
-    assert float(functional.cross_entropy(fused_NC, labels_N)) == pytest.approx(reached, abs=2e-3)
+    in_float32 = float(nll_of(LogPool(weights), logits, labels_N).mean())
+    assert in_float32 == pytest.approx(reached, abs=2e-3)
     assert reached <= np.log(classes) + ROUNDING
     for z_NC in logits:
         assert reached <= best_single(z_NC, labels_N) + ROUNDING
     # Presets may pass the largest multiplier that is fitted where an expert is huge.
     if len(kinds) == 2 and "huge" not in kinds:
-        for preset in ("paper", "as-released"):
-            other = fixed(FusionConfig(preset=preset), (1.0, 100.0))
-            assert reached <= nll(logits, other.logit_weights, labels_N) + ROUNDING
+        for preset in ((0.7, 30.0), (0.7, 0.3)):
+            assert reached <= nll(logits, preset, labels_N) + ROUNDING
 
 
 def test_constant_experts_have_no_say() -> None:
@@ -259,66 +206,97 @@ def test_derivatives_equal_autograd(experts: int) -> None:
     assert torch.allclose(hessian_MM, torch.autograd.functional.hessian(objective, weights_M), atol=1e-12)
 
 
-def test_a_given_alpha_mixes_calibrated_experts() -> None:
-    labels_N, generator = labelled(80, 4, 5)
-    logits = [expert(kind, labels_N, 4, generator) for kind in ("skilled", "tiny")]
-    own = [fit_multipliers([z_NC], labels_N)[0] for z_NC in logits]
-    fusion = fitted(FusionConfig(alpha=0.25, lam=0.5), logits, labels_N, "val")
-    assert fusion.logit_weights == pytest.approx((0.25 * own[0], 0.75 * own[1]))
-    assert fusion.feature_weights == (0.5, 0.5)
-    free = fitted(FusionConfig(), logits, labels_N, "val")
-    assert nll(logits, free.logit_weights, labels_N) <= nll(logits, fusion.logit_weights, labels_N)
-    # A single expert has nothing to be mixed with.
-    assert fitted(FusionConfig(alpha=0.25), logits[:1], labels_N, "val").logit_weights == pytest.approx(
-        own[:1]
-    )
+# Ways of mixing
+
+FITS = [fit_simplex, fit_log_pool, fit_linear_pool, fit_gate, fit_per_class]
 
 
-# How much CLIP says
+def mean_nll(mixing: Mixing, logs: list[Tensor], labels_N: Tensor) -> float:
+    return float(nll_of(mixing, [log_NC.double() for log_NC in logs], labels_N).mean())
+
+
+def log_probs(kinds: list[str], labels_N: Tensor, classes: int, generator: torch.Generator) -> list[Tensor]:
+    return [expert(kind, labels_N, classes, generator).log_softmax(1) for kind in kinds]
+
+
+@pytest.mark.parametrize("fit", FITS)
+@settings(max_examples=25, deadline=None)
+@given(problems)
+def test_no_expert_is_better_than_the_fit(fit: object, problem: tuple[list[str], int, int, int]) -> None:
+    kinds, images, classes, seed = problem
+    labels_N, generator = labelled(images, classes, seed)
+    logs = log_probs(kinds, labels_N, classes, generator)
+    reached = mean_nll(fit(logs, labels_N), logs, labels_N)  # type: ignore[operator]
+    assert np.isfinite(reached)
+    for log_NC in logs:
+        assert reached <= float(functional.cross_entropy(log_NC.double(), labels_N)) + ROUNDING
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.tuples(st.floats(0.1, 2), st.floats(0, 50)), st.floats(0.5, 8), st.integers(0, 10_000))
-def test_signal_equals_the_loop(weights: tuple[float, float], temperature: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = [scale * torch.randn(5, 6, generator=generator, dtype=torch.float64) for scale in (4, 0.03)]
-    fast = signal_nats(logits, weights, temperature).item()
-    assert fast == pytest.approx(slow.signal_nats(logits, weights, temperature), rel=1e-6, abs=1e-12)
+@given(problems)
+def test_richer_ways_are_no_worse_than_the_pool_they_contain(
+    problem: tuple[list[str], int, int, int],
+) -> None:
+    kinds, images, classes, seed = problem
+    labels_N, generator = labelled(images, classes, seed)
+    logs = log_probs(kinds, labels_N, classes, generator)
+    pool = mean_nll(fit_log_pool(logs, labels_N), logs, labels_N)
+    assert pool <= mean_nll(fit_simplex(logs, labels_N), logs, labels_N) + ROUNDING
+    for fit in (fit_gate, fit_per_class):
+        assert mean_nll(fit(logs, labels_N), logs, labels_N) <= pool + ROUNDING
 
 
-def test_a_clip_that_is_constant_says_nothing() -> None:
-    generator = torch.Generator().manual_seed(0)
-    teacher_BC = 5 * torch.randn(20, 10, generator=generator, dtype=torch.float64)
-    constant_BC = torch.rand(20, 1, generator=generator, dtype=torch.float64).expand(20, 10)
-    assert signal_nats([teacher_BC, constant_BC], (0.7, 30.0), 3.0).abs() < 1e-12
-    assert signal_nats([teacher_BC, constant_BC.cumsum(1)], (0.7, 30.0), 3.0) > 0.1
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(["skilled", "chance", "tiny"]), min_size=2, max_size=2), st.integers(0, 9999))
+def test_weights_on_the_simplex_equal_a_search(kinds: list[str], seed: int) -> None:
+    labels_N, generator = labelled(60, 4, seed)
+    logs = log_probs(kinds, labels_N, 4, generator)
+    for fit in (fit_simplex, fit_linear_pool):
+        mixing = fit(logs, labels_N)
+        assert sum(mixing.weights) == pytest.approx(1, abs=1e-9)
+        kind = type(mixing)
+        grid = [mean_nll(kind((w, 1 - w)), logs, labels_N) for w in np.linspace(0, 1, 51)]
+        assert mean_nll(mixing, logs, labels_N) <= min(grid) + 1e-5
 
 
-def test_cosines_of_a_real_clip_are_drowned_as_released(data_dir: Path) -> None:
-    stored = np.load(data_dir / "clip-vitb32" / "caltech101_clip_vitb32.npz")
-    test_N = stored["split"] == "test"
-    assert test_N.sum() == 2465
-    feats = functional.normalize(torch.from_numpy(stored["image_features"][test_N]).float(), dim=1)
-    texts = functional.normalize(torch.from_numpy(stored["text_features"]).float(), dim=1)
-    cosines_NC = feats @ texts.T
-    labels_N = torch.from_numpy(stored["label"][test_N]).long()
-    # A classifier whose logits spread by a few units and which is right on some two thirds of the images.
-    generator = torch.Generator().manual_seed(0)
-    noise_NC = torch.randn(cosines_NC.shape, generator=generator)
-    teacher_NC = 3 * (noise_NC + 3 * functional.one_hot(labels_N, 100))
-    assert 0.5 < (teacher_NC.argmax(1) == labels_N).float().mean() < 0.8
-    logits = [teacher_NC, cosines_NC]
-    released, paper = (
-        fixed(FusionConfig(preset=preset), (1.0, 100.0)).logit_weights for preset in ("as-released", "paper")
-    )
-    assert signal_nats(logits, released, 3.0) < 1e-4
-    assert signal_nats(logits, paper, 3.0) > 1e-2
+def test_classes_of_which_an_expert_knows_nothing_are_left_to_the_other() -> None:
+    labels_N, generator = labelled(600, 4, 0)
+    skilled, other = log_probs(["skilled", "skilled"], labels_N, 4, generator)
+    blind = skilled.clone()
+    blind[:, 2] = blind[torch.randperm(600, generator=generator), 2]
+    weights = fit_per_class([blind, other], labels_N).weights
+    assert weights[0][2] < 0.7 * min(weights[0][c] for c in (0, 1, 3))
 
-    def accuracy(weights: tuple[float, ...]) -> float:
-        return float((fused_logits(logits, weights).argmax(1) == labels_N).float().mean())
 
-    alone_accuracy = accuracy((1.0, 0.0))
-    assert accuracy(released) == pytest.approx(alone_accuracy, abs=0.01)
-    half = torch.arange(len(labels_N)) % 2 == 0
-    weights = fit_multipliers([z_NC[half] for z_NC in logits], labels_N[half])
-    assert accuracy(weights) > max(alone_accuracy, accuracy((0.0, 1.0)), accuracy(paper))
+def test_a_gate_listens_to_whoever_is_sure_with_reason() -> None:
+    # Each expert knows half of the images and answers the others at random, without being sure.
+    labels_N, generator = labelled(800, 5, 1)
+    truth_NC = functional.one_hot(labels_N, 5).float()
+    logs = []
+    for half in (0, 1):
+        knows_N1 = (torch.arange(800) % 2 == half)[:, None]
+        guess_NC = torch.randn(800, 5, generator=generator)
+        logs.append(torch.where(knows_N1, 6 * truth_NC + guess_NC, 1.5 * guess_NC).log_softmax(1))
+    gate = fit_gate(logs, labels_N)
+    assert min(gate.slopes) > 0.2
+    assert mean_nll(gate, logs, labels_N) < mean_nll(fit_log_pool(logs, labels_N), logs, labels_N) - 0.01
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(4)), st.integers(0, 999))
+def test_permuting_classes_permutes_the_result(order: list[int], seed: int) -> None:
+    labels_N, generator = labelled(60, 4, seed)
+    logs = log_probs(["skilled", "tiny"], labels_N, 4, generator)
+    place = torch.tensor(order)
+    renamed_logs, renamed_N = [log_NC[:, place] for log_NC in logs], place.argsort()[labels_N]
+    for fit in FITS:
+        plain, renamed = fit(logs, labels_N), fit(renamed_logs, renamed_N)
+        assert torch.allclose(plain(logs)[:, place].softmax(1), renamed(renamed_logs).softmax(1), atol=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 20), st.integers(0, 999))
+def test_the_nearest_temperature_is_found(beta: float, seed: int) -> None:
+    z_NC = torch.randn(40, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert tempered(z_NC, (beta * z_NC).softmax(1)) == pytest.approx(beta, rel=1e-3)
+    assert tempered(torch.ones_like(z_NC), z_NC.softmax(1)) == 0.0

@@ -1,0 +1,127 @@
+"""The mixing that held-out images speak for, found by cross-fitting and not by what fits them best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from richkd.fusion.fit import fit_gate, fit_linear_pool, fit_log_pool, fit_per_class, nll_of
+from richkd.fusion.mixing import LogPool, Mixing
+
+FOLDS = 5
+Fit = Callable[[Sequence[Tensor], Tensor], Mixing]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way of mixing on images that it was not fitted on.
+
+    ``logits_NC`` are its fused logits, each image's from the fit without the image's fold; ``nll`` is
+    their mean NLL in nats, ``behind`` how far that lies above the best candidate's, and ``error`` the
+    standard error of this difference, image by image.
+    """
+
+    name: str
+    logits_NC: Tensor
+    nll: float
+    behind: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, fitted on all held-out images, and how all candidates did."""
+
+    name: str
+    mixing: Mixing
+    candidates: tuple[Candidate, ...]
+
+
+def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Choice:
+    """The simplest mixing whose cross-fitted NLL is within one standard error of the least.
+
+    Candidates, from simple to rich: the best expert alone at its best temperature, the logarithmic pool,
+    the linear pool, a gate, weights for each class. With few held-out images errors are large and the
+    choice falls back towards the best expert. The result is never worse on the held-out images than the
+    best expert: if it is, that expert is chosen.
+
+    Args:
+        logs: each expert's log-probabilities (N, C) of images that no expert was trained on.
+        labels_N: their labels.
+        names: the experts' names.
+    """
+    exact = [log_NC.double() for log_NC in logs]
+    alone = fit_best_expert(exact, labels_N)
+    # Which expert is best is part of what is fitted, but its name is that of all images.
+    best = max(range(len(logs)), key=alone.weights.__getitem__)
+    ways: dict[str, Fit] = {f"{names[best]} alone": fit_best_expert, **ways_of_mixing(len(logs))}
+    losses, fused = {}, {}
+    for name, fit in ways.items():
+        fused[name] = cross_fitted(fit, exact, labels_N)
+        losses[name] = nll_of(LogPool((1.0,)), [fused[name]], labels_N)
+    least = min(losses, key=lambda name: float(losses[name].mean()))
+    candidates = tuple(
+        Candidate(
+            name,
+            fused[name],
+            float(loss_N.mean()),
+            float((loss_N - losses[least]).mean()),
+            float((loss_N - losses[least]).std() / len(loss_N) ** 0.5),
+        )
+        for name, loss_N in losses.items()
+    )
+    chosen = next(c for c in candidates if c.behind <= c.error).name
+    mixing = ways[chosen](exact, labels_N)
+    if float(nll_of(mixing, exact, labels_N).mean()) > float(nll_of(alone, exact, labels_N).mean()):
+        chosen, mixing = next(iter(ways)), alone
+    return Choice(chosen, mixing, candidates)
+
+
+def ways_of_mixing(experts: int) -> Mapping[str, Fit]:
+    """What more than one expert can be mixed by, from simple to rich."""
+    if experts == 1:
+        return {}
+    return {
+        "logarithmic pool": fit_log_pool,
+        "linear pool": fit_linear_pool,
+        "gate": fit_gate,
+        "weights for each class": fit_per_class,
+    }
+
+
+def fit_best_expert(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
+    """The expert with the least NLL, each at its best temperature; the others have weight zero."""
+    pools = []
+    for m, log_NC in enumerate(logs):
+        weight = fit_log_pool([log_NC], labels_N).weights[0]
+        pools.append(LogPool(tuple(weight if m == k else 0.0 for k in range(len(logs)))))
+    exact = [log_NC.double() for log_NC in logs]
+    return min(pools, key=lambda pool: float(nll_of(pool, exact, labels_N).mean()))
+
+
+def cross_fitted(fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, folds: int = FOLDS) -> Tensor:
+    """Fused logits (N, C) of every image from a fit to the images of the other folds.
+
+    Fewer than two images to a fold leave nothing to be said of a fit: all weights are then equal.
+    """
+    exact = [log_NC.double() for log_NC in logs]
+    if len(labels_N) < 2 * folds:
+        return LogPool((1 / len(logs),) * len(logs))(exact)
+    fold_N = folds_of(labels_N, folds)
+    fused_NC = torch.empty_like(exact[0])
+    for fold in range(folds):
+        out_N = fold_N == fold
+        mixing = fit([log_NC[~out_N] for log_NC in exact], labels_N[~out_N])
+        fused_NC[out_N] = mixing([log_NC[out_N] for log_NC in exact])
+    return fused_NC
+
+
+def folds_of(labels_N: Tensor, folds: int) -> Tensor:
+    """A fold for each image (N), every class dealt out to all folds in turn, without randomness."""
+    order_N = labels_N.argsort(stable=True)
+    fold_N = torch.empty_like(labels_N)
+    fold_N[order_N] = torch.arange(len(labels_N)) % folds
+    return fold_N

@@ -1,0 +1,208 @@
+"""Weights of experts that minimise the fused negative log-likelihood (NLL) on held-out images.
+
+Held-out means that no expert was trained on them: an expert's own training images flatter it.
+All in float64, without randomness, and never worse on these images than the best expert alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from richkd.fusion.mixing import Gate, LinearPool, LogPool, Mixing, PerClass, sureness
+from richkd.fusion.scale import FLAT
+
+M = TypeVar("M", bound=Mixing)
+
+NEWTON_STEPS = 100
+EM_STEPS = 200
+LBFGS_STEPS = 60
+# On separable held-out images the best multiplier is infinite; this is a standard deviation of logits
+# beyond which probabilities no longer change in float32.
+MAX_MULTIPLIER = 100.0
+# Variance of a class's log-weight about the shared one, and of the slope of a gate: priors that hold
+# what a few images of a class say near what all images say.
+CLASS_VARIANCE, SLOPE_VARIANCE = 0.25, 4.0
+
+
+def nll_of(mixing: Mixing, logs: Sequence[Tensor], labels_N: Tensor) -> Tensor:
+    """The fused NLL of each image (N), in nats."""
+    return functional.cross_entropy(mixing(logs), labels_N, reduction="none")
+
+
+def fit_multipliers(logits: Sequence[Tensor], labels_N: Tensor) -> tuple[float, ...]:
+    """The non-negative multipliers with the least NLL: ``argmin_{w ≥ 0} mean −log softmax(Σ_m w_m z_m)[y]``.
+
+    The problem is convex. Solved by projected Newton steps with backtracking in float64, from the best
+    single expert, so the result is never worse than any expert at its best temperature.
+    """
+    stack_MNC = torch.stack([z_NC.double() for z_NC in logits])
+    largest_M = stack_MNC.abs().amax(dim=(1, 2))
+    # Centred logits change no probability and condition the Hessian well.
+    stack_MNC = stack_MNC - stack_MNC.mean(dim=2, keepdim=True)
+    spread_M = stack_MNC.std(dim=(1, 2))
+    # An expert whose logits are equal within each image says nothing: what is left of them is rounding,
+    # which a division by its spread would blow up. Its multiplier is zero.
+    speaks_M = spread_M > FLAT * largest_M
+    spread_M = spread_M.where(speaks_M, 1.0)
+    stack_MNC = stack_MNC * (speaks_M / spread_M)[:, None, None]
+
+    def nll(weights_M: Tensor) -> Tensor:
+        return functional.cross_entropy(torch.einsum("m,mnc->nc", weights_M, stack_MNC), labels_N)
+
+    def solve(weights_M: Tensor, free_M: Tensor) -> Tensor:
+        for _ in range(NEWTON_STEPS):
+            gradient_M, hessian_MM = _derivatives(weights_M, stack_MNC, labels_N)
+            active_M = free_M & ~((weights_M <= 0) & (gradient_M > 0))
+            if not active_M.any() or gradient_M[active_M].abs().max() < 1e-10:
+                break
+            step_M = torch.zeros_like(weights_M)
+            ridge = 1e-9 * torch.eye(int(active_M.sum()), dtype=torch.float64)
+            step_M[active_M] = torch.linalg.solve(
+                hessian_MM[active_M][:, active_M] + ridge, gradient_M[active_M]
+            )
+            before, size = nll(weights_M), 1.0
+            # What the step promises to gain is below what float64 can tell.
+            if float(gradient_M @ step_M) < 1e-14 * (1 + float(before)):
+                break
+            while size > 1e-8:
+                trial_M = (weights_M - size * step_M).clamp(0, MAX_MULTIPLIER)
+                if nll(trial_M) < before:
+                    break
+                size /= 2
+            else:
+                break
+            weights_M = trial_M
+        return weights_M
+
+    experts = torch.eye(len(logits), dtype=torch.float64)
+    singles = [solve(one_M, one_M > 0) for one_M in experts]
+    start_M = min(singles, key=lambda weights_M: float(nll(weights_M)))
+    best_M = solve(start_M, torch.ones(len(logits), dtype=torch.bool))
+    return tuple(float(value) for value in best_M * speaks_M / spread_M)
+
+
+def fit_log_pool(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
+    """The logarithmic pool with the least NLL whose weights are non-negative; see `fit_multipliers`."""
+    return LogPool(fit_multipliers(logs, labels_N))
+
+
+def fit_simplex(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
+    """The logarithmic pool with the least NLL whose weights sum to one: ``w = softmax(θ)``, by L-BFGS."""
+    stack_MNC = torch.stack([log_NC.double() for log_NC in logs])
+
+    def loss(theta_M: Tensor) -> Tensor:
+        return functional.cross_entropy(torch.einsum("m,mnc->nc", theta_M.softmax(0), stack_MNC), labels_N)
+
+    weights_M = _minimised(loss, torch.zeros(len(logs), dtype=torch.float64)).softmax(0)
+    return _best(
+        [LogPool(_numbers(weights_M)), *(LogPool(one) for one in _corners(len(logs)))], logs, labels_N
+    )
+
+
+def fit_linear_pool(logs: Sequence[Tensor], labels_N: Tensor) -> LinearPool:
+    """The linear pool with the least NLL, by expectation maximisation from equal weights (concave)."""
+    truth_MN = torch.stack([log_NC.double().gather(1, labels_N[:, None])[:, 0] for log_NC in logs])
+    weights_M = torch.full((len(logs),), 1 / len(logs), dtype=torch.float64)
+    for _ in range(EM_STEPS):
+        weights_M = (weights_M.log()[:, None] + truth_MN).softmax(dim=0).mean(dim=1)
+    corners = [LinearPool(one) for one in _corners(len(logs))]
+    return _best([LinearPool(_numbers(weights_M)), *corners], logs, labels_N)
+
+
+def fit_per_class(logs: Sequence[Tensor], labels_N: Tensor) -> PerClass:
+    """Weights ``w_mc = w_m · exp d_mc`` with a normal prior on d, from the pool that is fitted without d.
+
+    Minimises ``NLL + Σ d² / (2 v N)``, so that few images leave the weights of a class near the shared
+    ones. Never worse on these images than the shared weights.
+    """
+    shared = fit_multipliers(logs, labels_N)
+    stack_MNC = torch.stack([log_NC.double() for log_NC in logs])
+    shared_M1 = torch.tensor(shared, dtype=torch.float64)[:, None]
+
+    def loss(d_MC: Tensor) -> Tensor:
+        fused_NC = torch.einsum("mc,mnc->nc", shared_M1 * d_MC.exp(), stack_MNC)
+        prior = d_MC.square().sum() / (2 * CLASS_VARIANCE * len(labels_N))
+        return functional.cross_entropy(fused_NC, labels_N) + prior
+
+    start_MC = torch.zeros(len(logs), stack_MNC.shape[2], dtype=torch.float64)
+    weights_MC = shared_M1 * _minimised(loss, start_MC).exp()
+    same = PerClass(tuple((w,) * stack_MNC.shape[2] for w in shared))
+    return _best([PerClass(tuple(map(_numbers, weights_MC))), same], logs, labels_N)
+
+
+def fit_gate(logs: Sequence[Tensor], labels_N: Tensor) -> Gate:
+    """The gate whose weights and slopes minimise ``NLL + Σ b² / (2 v N)``, from a pool without slopes."""
+    shared = fit_multipliers(logs, labels_N)
+    stack_MNC = torch.stack([log_NC.double() for log_NC in logs])
+    sureness_MN = torch.stack([sureness(log_NC) for log_NC in stack_MNC]) - 0.5
+    shared_M = torch.tensor(shared, dtype=torch.float64)
+
+    def loss(ab_2M: Tensor) -> Tensor:
+        weights_MN = (shared_M * ab_2M[0].exp())[:, None] * torch.exp(ab_2M[1][:, None] * sureness_MN)
+        fused_NC = torch.einsum("mn,mnc->nc", weights_MN, stack_MNC)
+        return functional.cross_entropy(fused_NC, labels_N) + ab_2M[1].square().sum() / (
+            2 * SLOPE_VARIANCE * len(labels_N)
+        )
+
+    a_M, b_M = _minimised(loss, torch.zeros(2, len(logs), dtype=torch.float64))
+    fitted = Gate(_numbers(shared_M * a_M.exp()), _numbers(b_M))
+    return _best([fitted, Gate(shared, (0.0,) * len(logs))], logs, labels_N)
+
+
+def tempered(logits_NC: Tensor, target_NC: Tensor) -> float:
+    """The β ≥ 0 whose ``softmax(β z)`` is nearest to target probabilities in mean KL; convex in β."""
+    spread = float((logits_NC - logits_NC.mean(dim=1, keepdim=True)).std())
+    if spread <= FLAT * float(logits_NC.abs().max()):
+        return 0.0
+    logits_NC = logits_NC / spread
+
+    def loss(log_beta: Tensor) -> Tensor:
+        return functional.cross_entropy(log_beta.exp() * logits_NC, target_NC)
+
+    log_beta = _minimised(loss, torch.zeros((), dtype=torch.float64))
+    return float(log_beta.exp()) / spread
+
+
+def _minimised(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    point = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([point], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(point)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return point.detach() if bool(point.isfinite().all()) else start
+
+
+def _best(candidates: Sequence[M], logs: Sequence[Tensor], labels_N: Tensor) -> M:
+    exact = [log_NC.double() for log_NC in logs]
+    return min(candidates, key=lambda mixing: float(nll_of(mixing, exact, labels_N).mean()))
+
+
+def _corners(experts: int) -> list[tuple[float, ...]]:
+    return [tuple(float(m == k) for m in range(experts)) for k in range(experts)]
+
+
+def _numbers(values: Tensor) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _derivatives(weights_M: Tensor, stack_MNC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient and Hessian of the mean NLL: ``E[z̄ − z_y]`` and the mean covariance of z under the softmax."""
+    probs_NC = torch.einsum("m,mnc->nc", weights_M, stack_MNC).softmax(dim=1)
+    mean_MN = torch.einsum("nc,mnc->mn", probs_NC, stack_MNC)
+    truth_MN = stack_MNC[:, torch.arange(len(labels_N)), labels_N]
+    gradient_M = (mean_MN - truth_MN).mean(dim=1)
+    # √p·z as rows makes the second moment one matrix product.
+    rooted_MP = (probs_NC.sqrt() * stack_MNC).flatten(1)
+    second_MM = rooted_MP @ rooted_MP.T / len(labels_N)
+    return gradient_M, second_MM - mean_MN @ mean_MN.T / len(labels_N)

@@ -1,0 +1,215 @@
+"""Fusion: several experts' logits and features become one target; presets of the paper, and ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from richkd.config import FusionConfig
+from richkd.errors import ConfigError
+from richkd.fusion.choose import Fit, choose
+from richkd.fusion.fit import (
+    fit_gate,
+    fit_linear_pool,
+    fit_log_pool,
+    fit_multipliers,
+    fit_per_class,
+    fit_simplex,
+    tempered,
+)
+from richkd.fusion.mixing import Gate, LogPool, Mixing
+from richkd.fusion.scale import Scale, on_scales
+from richkd.losses.logits import kl_nats
+from richkd.records import Output, Target
+
+PAPER_ALPHA = 0.7
+FITS: Mapping[str, Fit] = {
+    "simplex": fit_simplex,
+    "log-pool": fit_log_pool,
+    "linear": fit_linear_pool,
+    "gate": fit_gate,
+    "per-class": fit_per_class,
+}
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Each expert's scale, how they are mixed, and the shares of their features.
+
+    Attributes:
+        scales: brings each expert's logits (a CLIP's are cosines) to log-probabilities.
+        mixing: from these to fused logits.
+        feature_weights: share of each expert's embedded features, summing to one (paper: λ, 1 − λ).
+        origin: where the numbers came from, for the log and the summary.
+    """
+
+    scales: tuple[Scale, ...]
+    mixing: Mixing
+    feature_weights: tuple[float, ...]
+    origin: str
+
+    def __call__(self, experts: Sequence[Output]) -> Target:
+        logits_BC = self.logits([expert.logits_BC for expert in experts])
+        return Target(logits_BC, tuple(experts), self.feature_weights)
+
+    def logits(self, logits: Sequence[Tensor]) -> Tensor:
+        """The fused logits (B, C) of the experts' own."""
+        assert len(logits) == len(self.scales)
+        return self.mixing(on_scales(self.scales, logits))
+
+    @property
+    def multipliers(self) -> tuple[float, ...] | None:
+        """What each expert's own logits are multiplied by, where that is all that fusion does."""
+        if isinstance(self.mixing, LogPool) and not any(scale.standardised for scale in self.scales):
+            return tuple(w * s.multiplier for w, s in zip(self.mixing.weights, self.scales, strict=True))
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as a JSON file gives it back."""
+        mixing = {"kind": type(self.mixing).__name__, **asdict(self.mixing)}  # type: ignore[call-overload]
+        described = {
+            "scales": [asdict(scale) for scale in self.scales],
+            "mixing": mixing,
+            "feature_weights": self.feature_weights,
+            "origin": self.origin,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(described))
+        return plain
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Each expert's name and logits (N, C) of images that none was trained on, labels, and their split."""
+
+    names: Sequence[str]
+    logits: Sequence[Tensor]
+    labels_N: Tensor
+    split: str
+
+    def __str__(self) -> str:
+        return f"{len(self.labels_N)} images of {self.split}"
+
+
+def alone() -> Fusion:
+    """The target of a single expert: its logits as they are."""
+    return Fusion((Scale(),), LogPool((1.0,)), (1.0,), "one expert, as it is")
+
+
+def needs_held_out(config: FusionConfig) -> bool:
+    """Whether anything in a fusion has to be fitted."""
+    scale, mixing = _ways(config)
+    fitted = scale in ("calibrated", "zscore") or mixing not in ("alpha", "confidence")
+    return fitted and config.weights is None
+
+
+def fuse(config: FusionConfig, logit_scales: Sequence[float], held_out: HeldOut | None) -> Fusion:
+    """The fusion that the settings describe, fitted where they ask for it.
+
+    Presets are a scale and a way of mixing, either of which can be set by itself. ``paper``: each expert
+    at its own logit scale, α 0.7. ``as-released``: the same α on raw cosines, as the published code
+    computes it. ``default``: each expert calibrated, and mixed as held-out images speak for (`choose`).
+
+    Args:
+        config: preset, scale, mixing, α, λ, or given multipliers.
+        logit_scales: what turns each expert's logits into those of its own probabilities.
+        held_out: needed where `needs_held_out`.
+
+    Raises:
+        ConfigError: a number of weights that is not the number of experts.
+    """
+    experts = len(logit_scales)
+    features = feature_shares(config, experts)
+    if config.weights is not None:
+        if len(config.weights) != experts:
+            raise ConfigError(
+                "fusion.weights must hold one multiplier for each expert (teacher, then CLIP)",
+                got=f"{len(config.weights)} for {experts} experts",
+                fix="give as many numbers as there are experts.",
+            )
+        return Fusion((Scale(),) * experts, LogPool(config.weights), features, "given multipliers")
+    scale, mixing = _ways(config)
+    scales = _scales(scale, logit_scales, held_out)
+    if mixing == "alpha":
+        shares = alpha_shares(config.alpha, experts)
+        origin = f"α {shares[0]:.4g}, {_SCALE_WORDS[scale]}"
+        return Fusion(scales, LogPool(shares), features, origin)
+    if mixing == "confidence":
+        equal = (1 / experts,) * experts
+        rule = Gate(equal, (1.0,) * experts)
+        return Fusion(scales, rule, features, f"by each expert's sureness, {_SCALE_WORDS[scale]}")
+    assert held_out is not None
+    logs = on_scales(scales, held_out.logits)
+    if mixing == "chosen":
+        choice = choose(logs, held_out.labels_N, held_out.names)
+        return Fusion(scales, choice.mixing, features, f"{choice.name}, chosen on {held_out}")
+    fitted = FITS[mixing](logs, held_out.labels_N)
+    return Fusion(scales, fitted, features, f"{mixing}, fitted on {held_out}, {_SCALE_WORDS[scale]}")
+
+
+_SCALE_WORDS = {
+    "raw": "on raw logits and cosines",
+    "logit-scale": "each expert at its own logit scale",
+    "zscore": "standardised within each image",
+    "calibrated": "each expert calibrated",
+}
+_PRESETS = {
+    "default": ("calibrated", "chosen"),
+    "paper": ("logit-scale", "alpha"),
+    "as-released": ("raw", "alpha"),
+}
+
+
+def _ways(config: FusionConfig) -> tuple[str, str]:
+    scale, mixing = _PRESETS[config.preset]
+    # A given α is a way of mixing, and asks for it.
+    mixing = "alpha" if config.alpha is not None else mixing
+    return config.scale or scale, config.mixing or mixing
+
+
+def _scales(scale: str, logit_scales: Sequence[float], held_out: HeldOut | None) -> tuple[Scale, ...]:
+    if scale == "raw":
+        return (Scale(),) * len(logit_scales)
+    if scale == "logit-scale":
+        return tuple(map(Scale, logit_scales))
+    assert held_out is not None
+    plain = Scale(standardised=scale == "zscore")
+    return tuple(
+        Scale(fit_multipliers([plain.prepared(logits_NC)], held_out.labels_N)[0], plain.standardised)
+        for logits_NC in held_out.logits
+    )
+
+
+def alpha_shares(alpha: float | None, experts: int) -> tuple[float, ...]:
+    """α among the vision teachers in equal parts, and 1 − α for the last expert, the CLIP."""
+    if experts == 1:
+        return (1.0,)
+    alpha = PAPER_ALPHA if alpha is None else alpha
+    return (*(alpha / (experts - 1),) * (experts - 1), 1 - alpha)
+
+
+def feature_shares(config: FusionConfig, experts: int) -> tuple[float, ...]:
+    """λ for the vision teacher and 1 − λ for CLIP, or everything for the only expert."""
+    return alpha_shares(config.lam, experts)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How much of a fused target is not the first expert's.
+
+    ``nats`` is the mean KL from the first expert alone, at the temperature that brings it nearest, to the
+    fused target; ``multiplier`` is what its logits are multiplied by there, which makes it the control.
+    """
+
+    nats: float
+    multiplier: float
+
+
+def signal(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> Signal:
+    """``min_β mean KL(softmax(z_F / T) ‖ softmax(β z_1 / T))``: what no temperature of expert 1 gives."""
+    fused_NC, first_NC = fused_NC.double() / temperature, first_NC.double() / temperature
+    multiplier = tempered(first_NC, fused_NC.softmax(dim=1))
+    return Signal(float(kl_nats(fused_NC, multiplier * first_NC).mean()), multiplier)

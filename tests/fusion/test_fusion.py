@@ -1,0 +1,174 @@
+"""Fusion as the settings describe it: presets, their parts, and how much of it is not the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from richkd.config import FusionConfig
+from richkd.errors import ConfigError
+from richkd.fusion.fit import fit_multipliers, fit_simplex
+from richkd.fusion.fusion import FITS, Fusion, HeldOut, alone, alpha_shares, fuse, needs_held_out, signal
+from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
+from richkd.fusion.scale import Scale
+from richkd.records import Output
+from tests.fusion.test_fit import expert, labelled
+from tests.reference import fusion as slow
+
+SCALES = (1.0, 100.0)
+
+
+def held_out(images: int = 80, seed: int = 5) -> HeldOut:
+    labels_N, generator = labelled(images, 4, seed)
+    logits = [expert(kind, labels_N, 4, generator) for kind in ("skilled", "tiny")]
+    return HeldOut(("teacher", "CLIP"), logits, labels_N, "val")
+
+
+def test_multipliers_of_the_presets() -> None:
+    def multipliers(scales: tuple[float, ...] = SCALES, **changes: object) -> tuple[float, ...] | None:
+        return fuse(FusionConfig(**changes), scales, None).multipliers  # type: ignore[arg-type]
+
+    assert multipliers(preset="paper") == pytest.approx((0.7, 30.0))
+    assert multipliers(preset="as-released") == pytest.approx((0.7, 0.3))
+    assert multipliers((1.0, 80.0), preset="paper", alpha=0.25) == pytest.approx((0.25, 60.0))
+    assert multipliers((100.0,), preset="paper") == (100.0,)
+    assert multipliers((100.0,), preset="as-released") == (1.0,)
+    assert multipliers(preset="paper", weights=(0.5, 40.0)) == (0.5, 40.0)
+    assert multipliers((1.0, 1.0, 100.0), preset="paper") == pytest.approx((0.35, 0.35, 30.0))
+    assert alone().multipliers == alone().feature_weights == (1.0,)
+
+
+def test_shares() -> None:
+    assert alpha_shares(None, 2) == pytest.approx((0.7, 0.3))
+    assert alpha_shares(0.2, 2) == pytest.approx((0.2, 0.8))
+    assert alpha_shares(0.2, 1) == (1.0,)
+    fused = fuse(FusionConfig(preset="paper", alpha=0.1), SCALES, None)
+    assert fused.feature_weights == pytest.approx((0.7, 0.3))
+
+
+def test_what_has_to_be_fitted() -> None:
+    assert needs_held_out(FusionConfig())
+    assert needs_held_out(FusionConfig(preset="paper", scale="calibrated"))
+    assert needs_held_out(FusionConfig(preset="paper", mixing="gate"))
+    assert not needs_held_out(FusionConfig(preset="paper"))
+    assert not needs_held_out(FusionConfig(preset="paper", mixing="confidence"))
+    assert not needs_held_out(FusionConfig(weights=(1, 2)))
+
+
+@pytest.mark.parametrize("mixing", [*FITS, "alpha", "confidence", "chosen"])
+@pytest.mark.parametrize("scale", ["raw", "logit-scale", "zscore", "calibrated"])
+def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
+    held = held_out()
+    config = FusionConfig(scale=scale, mixing=mixing)  # type: ignore[arg-type]
+    fused = fuse(config, SCALES, held)
+    kinds = {"linear": LinearPool, "gate": Gate, "confidence": Gate, "per-class": PerClass}
+    if mixing != "chosen":
+        assert isinstance(fused.mixing, kinds.get(mixing, LogPool))
+    target = fused([Output(logits_NC, torch.ones(80, 3)) for logits_NC in held.logits])
+    assert target.logits_BC.dtype == torch.float32
+    assert bool(target.logits_BC.isfinite().all())
+    right = (target.logits_BC.argmax(1) == held.labels_N).float().mean()
+    assert right > 0.5
+    # What a run writes down is what it did.
+    assert fused.to_dict()["mixing"]["kind"] == type(fused.mixing).__name__
+    assert len(fused.to_dict()["scales"]) == 2
+
+
+def test_a_given_alpha_mixes_calibrated_experts() -> None:
+    held = held_out()
+    own = [fit_multipliers([z_NC], held.labels_N)[0] for z_NC in held.logits]
+    fused = fuse(FusionConfig(alpha=0.25, lam=0.5), SCALES, held)
+    assert fused.multipliers == pytest.approx((0.25 * own[0], 0.75 * own[1]))
+    assert fused.feature_weights == (0.5, 0.5)
+
+
+def test_the_fitted_simplex_is_fitted_on_calibrated_experts() -> None:
+    held = held_out()
+    fused = fuse(FusionConfig(mixing="simplex"), SCALES, held)
+    logs = [scale(z_NC) for scale, z_NC in zip(fused.scales, held.logits, strict=True)]
+    assert isinstance(fused.mixing, LogPool)
+    assert fused.mixing.weights == pytest.approx(fit_simplex(logs, held.labels_N).weights)
+    assert "80 images of val" in fused.origin
+
+
+def test_as_many_multipliers_as_experts() -> None:
+    with pytest.raises(ConfigError, match=r"fusion\.weights(.|\n)*Got: 3 for 2 experts"):
+        fuse(FusionConfig(weights=(1, 2, 3)), SCALES, None)
+
+
+def test_a_fusion_is_the_weighted_sum_but_for_a_constant_of_each_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    experts = [
+        Output(torch.randn(4, 5, generator=generator), torch.randn(4, w, generator=generator)) for w in (3, 7)
+    ]
+    target = Fusion((Scale(), Scale(100.0)), LogPool((0.7, 0.3)), (0.6, 0.4), "test")(experts)
+    expected = torch.tensor(slow.fused([e.logits_BC for e in experts], (0.7, 30.0)))
+    assert np.allclose(target.logits_BC.softmax(1), expected.softmax(1), rtol=1e-4, atol=1e-6)
+    assert target.experts == tuple(experts)
+    assert target.feature_weights == (0.6, 0.4)
+
+
+# How much CLIP says
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(st.floats(0.1, 2), st.floats(0, 50)), st.floats(0.5, 8), st.integers(0, 10_000))
+def test_signal_is_the_least_divergence_of_any_temperature(
+    weights: tuple[float, float], temperature: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = [scale * torch.randn(5, 6, generator=generator, dtype=torch.float64) for scale in (4, 0.03)]
+    fused_NC = torch.tensor(slow.fused(logits, weights), dtype=torch.float64)
+    found = signal(fused_NC, logits[0], temperature)
+    for multiplier in (found.multiplier, weights[0], 0.9 * found.multiplier, 1.1 * found.multiplier):
+        reached = slow.divergence(fused_NC, multiplier * logits[0], temperature)
+        assert found.nats <= reached + 1e-7
+    expected = slow.divergence(fused_NC, found.multiplier * logits[0], temperature)
+    assert found.nats == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_a_clip_that_is_constant_says_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher_BC = 5 * torch.randn(20, 10, generator=generator, dtype=torch.float64)
+    constant_BC = torch.rand(20, 1, generator=generator, dtype=torch.float64).expand(20, 10)
+    nothing = signal(0.7 * teacher_BC + 30 * constant_BC, teacher_BC, 3.0)
+    assert abs(nothing.nats) < 1e-9
+    assert nothing.multiplier == pytest.approx(0.7, rel=1e-3)
+    assert signal(0.7 * teacher_BC + 30 * constant_BC.cumsum(1), teacher_BC, 3.0).nats > 0.1
+
+
+def test_cosines_of_a_real_clip_are_drowned_as_released(data_dir: Path) -> None:
+    stored = np.load(data_dir / "clip-vitb32" / "caltech101_clip_vitb32.npz")
+    test_N = stored["split"] == "test"
+    assert test_N.sum() == 2465
+    feats = functional.normalize(torch.from_numpy(stored["image_features"][test_N]).float(), dim=1)
+    texts = functional.normalize(torch.from_numpy(stored["text_features"]).float(), dim=1)
+    cosines_NC = feats @ texts.T
+    labels_N = torch.from_numpy(stored["label"][test_N]).long()
+    # A classifier whose logits spread by a few units and which is right on some two thirds of the images.
+    generator = torch.Generator().manual_seed(0)
+    noise_NC = torch.randn(cosines_NC.shape, generator=generator)
+    teacher_NC = 3 * (noise_NC + 3 * functional.one_hot(labels_N, 100))
+    assert 0.5 < (teacher_NC.argmax(1) == labels_N).float().mean() < 0.8
+    logits = [teacher_NC, cosines_NC]
+    half_N = torch.arange(len(labels_N)) % 2 == 0
+    held = HeldOut(("teacher", "CLIP"), [z_NC[half_N] for z_NC in logits], labels_N[half_N], "half of test")
+
+    def fused(preset: str) -> Tensor:
+        return fuse(FusionConfig(preset=preset), SCALES, held).logits(logits)[~half_N]  # type: ignore[arg-type]
+
+    def accuracy(z_NC: Tensor) -> float:
+        return float((z_NC.argmax(1) == labels_N[~half_N]).float().mean())
+
+    assert signal(fused("as-released"), teacher_NC[~half_N], 3.0).nats < 1e-4
+    assert signal(fused("paper"), teacher_NC[~half_N], 3.0).nats > 1e-2
+    assert accuracy(fused("as-released")) == pytest.approx(accuracy(teacher_NC[~half_N]), abs=0.01)
+    parts = [accuracy(z_NC[~half_N]) for z_NC in logits]
+    assert accuracy(fused("default")) > max(*parts, accuracy(fused("paper")))
