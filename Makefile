@@ -32,6 +32,8 @@ test-slow: install
 bench: install
 	PYTHONPATH=. $(BIN)/python benchmarks/compare.py --data $(DATA)/cifar100
 	PYTHONPATH=. $(BIN)/python benchmarks/pieces.py
+	PYTHONPATH=. $(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/plots.py
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

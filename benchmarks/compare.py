@@ -1,4 +1,4 @@
-"""The price of a training step, in ratios: plain, online, banked, and the method written out naively.
+"""The price of a training step, in ratios: ours in its several ways, a peer's, and the method written out.
 
     python benchmarks/compare.py --data DATA/cifar100
 
@@ -11,97 +11,100 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from itertools import chain, cycle
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from peers import timm_step
+from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, Call, our_step, write_clip
 from tests.reference.step import ReferenceStep
-from timing import ceilings, interleaved, machine
+from timing import ceilings, interleaved, machine, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richkd.assemble import Parts, assemble
+from richkd.assemble import assemble
+from richkd.compiling import compile_repays
 from richkd.config import Config, load_config
 from richkd.data.batches import Resident
 from richkd.models.build import Network
-from richkd.records import Batch
-from richkd.run_folder import RunFolder
-from richkd.trainer import Trainer
 
-STUDENT, TEACHER = "cifar_resnet8x4", "cifar_resnet32x4"
-CLIP_WIDTH, BATCHES = 768, 8
-Call = Callable[[], object]
+# Numerator and denominator of each ratio, by contender.
+RATIOS = (
+    ("banked", "plain"),
+    ("banked, shared negatives", "plain"),
+    ("banked, compiled", "plain, compiled"),
+    ("banked, shared negatives, compiled", "plain, compiled"),
+    ("plain, compiled", "plain"),
+    ("online", "plain"),
+    ("reference", "banked"),
+    ("reference", "online"),
+    ("reference", "online fp32"),
+    ("peer KD", "our KD online"),
+    ("peer KD", "our KD banked"),
+    ("peer KD fp32", "our KD online fp32"),
+    ("peer KD fp32", "our KD banked fp32"),
+)
 
 
 def configs(data: Path, folder: Path) -> dict[str, Config]:
-    """Settings of the three ways of use, and of each in float32."""
-    common: dict[str, Any] = {
+    """Settings of our contenders, by name; the peer's step reads those of our KD online."""
+    plain: dict[str, Any] = COMMON | {
         "data.path": str(data),
         "data.label_column": "fine_label",
-        "data.val_fraction": 0,
-        "student.name": STUDENT,
         "method.name": "ce",
-        "train.trackers": [],
     }
-    rich = common | {
+    kd = plain | {"method.name": "kd", "teacher.name": TEACHER}
+    rich = kd | {
         "method.name": "richkd",
-        "teacher.name": TEACHER,
         "clip.name": f"outputs:{folder / 'clip.npz'}",
         "fusion.preset": "paper",
     }
+    banked: dict[str, Any] = {"bank.folder": str(folder / "bank")}
+    shared, compiled = {"method.contrast": "shared"}, {"train.compile": "always"}
     exact = {"train.precision": "fp32", "train.teacher_precision": "fp32"}
     settings = {
-        "plain": common,
+        "plain": plain,
+        "plain, compiled": plain | compiled,
+        "plain fp32": plain | exact,
         "online": rich,
-        "banked": rich | {"bank.folder": str(folder / "bank")},
-        "banked, shared negatives": rich | {"bank.folder": str(folder / "bank"), "method.contrast": "shared"},
-        "plain fp32": common | exact,
         "online fp32": rich | exact,
+        "banked": rich | banked,
+        "banked, compiled": rich | banked | compiled,
+        "banked, shared negatives": rich | banked | shared,
+        "banked, shared negatives, compiled": rich | banked | shared | compiled,
+        "our KD online": kd,
+        "our KD online fp32": kd | exact,
+        "our KD banked": kd | banked,
+        "our KD banked fp32": kd | banked | exact,
     }
     return {name: load_config(overrides=chosen) for name, chosen in settings.items()}
 
 
-def write_clip(path: Path, config: Config) -> None:
-    """Random CLIP outputs for every image of the data."""
-    parts = assemble(config, torch.device("cpu"))
-    keys = list(chain.from_iterable(split.keys() for split in parts.data.splits.values()))
-    random = np.random.default_rng(0)
-    np.savez(
-        path,
-        image_features=random.standard_normal((len(keys), CLIP_WIDTH), dtype=np.float32).astype(np.float16),
-        text_features=random.standard_normal((len(parts.data.class_names), CLIP_WIDTH), dtype=np.float32),
-        classnames=np.array(parts.data.class_names),
-        files=np.array(keys),
-    )
-
-
-def our_step(config: Config, folder: Path) -> Call:
-    """A step of the trainer, over the same few batches again and again, gathered anew each time."""
-    parts = assemble(config, torch.device("cpu"))
-    trainer = Trainer(parts, Accelerator(cpu=True), RunFolder(folder))
-    trainer.task.train()
-    batches = _batches(parts, trainer.order.epoch(0)[:BATCHES])
-
-    def step() -> None:
-        trainer.train_step(next(batches))
-        trainer.step = (trainer.step + 1) % BATCHES
-
-    return step
-
-
-def _batches(parts: Parts, groups: list[Tensor]) -> Iterator[Batch]:
-    for group in cycle(groups):
-        yield from parts.stores["train"].batches([group])
+def contenders_of(data: Path, folder: Path) -> dict[str, Call]:
+    """Every contender's step; compiled ones where there is a compiler, the peer's where timm has it."""
+    chosen, compiles = configs(data, folder), compile_repays("auto", sys.maxsize, CPU)
+    write_clip(folder / "clip.npz", chosen["plain"])
+    stores = assemble(chosen["plain"], CPU).stores
+    contenders = {
+        name: our_step(config, folder / name, stores)
+        for name, config in chosen.items()
+        if compiles or config.train.compile != "always"
+    }
+    contenders["reference"] = reference_step(chosen["online fp32"])
+    for name, ours in (("peer KD", "our KD online"), ("peer KD fp32", "our KD online fp32")):
+        peer = timm_step(chosen[ours])
+        if peer is not None:
+            contenders[name] = peer
+    return contenders
 
 
 def reference_step(config: Config) -> Call:
     """The method written out, on the same networks, images and CLIP outputs."""
-    parts = assemble(config, torch.device("cpu"))
+    parts = assemble(config, CPU)
     store = parts.stores["train"]
     assert isinstance(store, Resident)
     teacher, clip = parts.teachers
@@ -143,30 +146,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        chosen = configs(arguments.data, folder)
-        write_clip(folder / "clip.npz", chosen["plain"])
-        contenders = {name: our_step(config, folder / name) for name, config in chosen.items()}
-        contenders["reference"] = reference_step(chosen["online fp32"])
+        contenders = contenders_of(arguments.data, Path(temporary))
         timings = interleaved(contenders, rounds=arguments.rounds, warmup=BATCHES)
     table = {name: timing.summary() for name, timing in timings.items()}
-    median = {name: row["median"] for name, row in table.items()}
     ratios = {
-        "banked ÷ plain": median["banked"] / median["plain"],
-        "banked, shared negatives ÷ plain": median["banked, shared negatives"] / median["plain"],
-        "online ÷ plain": median["online"] / median["plain"],
-        "reference ÷ banked": median["reference"] / median["banked"],
-        "reference ÷ online": median["reference"] / median["online"],
-        "reference ÷ online, both fp32": median["reference"] / median["online fp32"],
+        f"{above} ÷ {below}": table[above]["median"] / table[below]["median"]
+        for above, below in RATIOS
+        if {above, below} <= table.keys()
     }
     result = {"machine": machine(), "ceilings": ceilings(), "seconds": table, "ratios": ratios}
     for name, row in table.items():
-        print(f"{name:34}" + "".join(f"  {key} {1000 * value:8.1f} ms" for key, value in row.items()))
+        print(f"{name:36}" + "".join(f"  {key} {1000 * value:8.1f} ms" for key, value in row.items()))
     for name, ratio in ratios.items():
-        print(f"{name:34}  {ratio:.2f}")
-    print(json.dumps(result["machine"] | result["ceilings"]))  # type: ignore[operator]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+        print(f"{name:56}  {ratio:.2f}")
+    print(json.dumps(machine() | result["ceilings"]))
+    save(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the parts of a step cost, against the obvious way, and how they grow.
+"""What the parts of a step cost, against the obvious way.
 
     python benchmarks/pieces.py
 
@@ -21,16 +21,12 @@ import numpy as np
 import open_clip
 import torch
 from tests.reference.step import Contrast, load_image, negative_lists
-from timing import interleaved, machine
-from torch import Tensor
+from timing import machine, medians, save
 
-from richkd.config import MethodConfig
 from richkd.data.views import CropFlip, render
 from richkd.losses.contrast import contrast_loss
 from richkd.losses.features import normalised
 from richkd.losses.negatives import draw, negative_rows, rows_by_class
-from richkd.memory import ContrastMemory
-from richkd.records import Batch
 from richkd.teachers.clip import Clip
 from richkd.teachers.prompts import class_prompts, templates
 from richkd.teachers.rows import RowFormat
@@ -65,39 +61,7 @@ def contrast(rounds: int) -> dict[str, float]:
         "ours, fp32": ours(False),
         "ours, bf16": ours(True),
     }
-    return _medians(calls, rounds)
-
-
-def negatives(rounds: int) -> dict[str, float]:
-    """Loss with its own negatives, forward and backward, by where they come from and how many images are."""
-    calls: dict[str, Callable[[], None]] = {}
-    for kind, images in (
-        ("full", 50_000),
-        ("full", 200_000),
-        ("shared", 50_000),
-        ("shared", 1_280_000),
-        ("queue", 50_000),
-        ("queue", 1_280_000),
-    ):
-        labels_N = torch.arange(images) % CLASSES
-        config = MethodConfig(contrast=kind, negatives=NEGATIVES, embed_width=WIDTH)
-        memory = ContrastMemory(256, (256, 768), labels_N, CLASSES, config, 0)
-        calls[f"{kind}, {images:,} images"] = _memory_step(memory, labels_N)
-    return _medians(calls, rounds)
-
-
-def _memory_step(memory: ContrastMemory, labels_N: Tensor) -> Callable[[], None]:
-    index_B = torch.arange(BATCH)
-    batch = Batch("train", index_B, torch.zeros(BATCH, 1, 1, 3, dtype=torch.uint8), labels_N[:BATCH])
-    student_BD, target_BD = (normalised(torch.randn(BATCH, WIDTH)).requires_grad_() for _ in range(2))
-
-    def call() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = memory.loss(student_BD, target_BD, batch, 0)
-        loss.backward()
-        memory.remember(index_B, {"student": student_BD.detach(), "target": target_BD.detach()})
-
-    return call
+    return medians(calls, rounds)
 
 
 def data_path(rounds: int) -> dict[str, float]:
@@ -131,7 +95,7 @@ def data_path(rounds: int) -> dict[str, float]:
         "ours": ours,
         "ours, negatives": ours_with_negatives,
     }
-    return _medians(calls, rounds)
+    return medians(calls, rounds)
 
 
 def text(rounds: int) -> dict[str, float]:
@@ -154,7 +118,7 @@ def text(rounds: int) -> dict[str, float]:
         "ours, exact": lambda: exact.embed_prompts(prompts),
         "ours, bf16": lambda: half.embed_prompts(prompts),
     }
-    return _medians(calls, rounds, warmup=0)
+    return medians(calls, rounds, warmup=0)
 
 
 def commands() -> dict[str, float]:
@@ -181,11 +145,6 @@ def stored() -> dict[str, int]:
     }
 
 
-def _medians(calls: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> dict[str, float]:
-    timings = interleaved(calls, rounds=rounds, warmup=warmup)
-    return {name: timing.summary()["median"] for name, timing in timings.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -194,17 +153,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pieces.json"))
     arguments = parser.parse_args()
     result: dict[str, Any] = {"machine": machine(), "stored bytes": stored(), "commands": commands()}
-    for part in (contrast, negatives, data_path, text):
+    for part in (contrast, data_path, text):
         # A minute for each call of the slow way.
         result[part.__name__] = part(2 if part is text else arguments.rounds)
-    for name in ("contrast", "negatives", "data_path", "text"):
+    for name in ("contrast", "data_path", "text"):
         print(name)
         for contender, seconds in result[name].items():
             slowest = max(result[name].values())
             print(f"  {contender:30} {1000 * seconds:9.1f} ms   ÷ {slowest / seconds:.1f}")
     print(json.dumps({key: result[key] for key in ("machine", "stored bytes", "commands")}, indent=1))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -39,6 +42,12 @@ def interleaved(
     return timings
 
 
+def medians(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, float]:
+    """Median seconds of each contender, which take turns."""
+    timings = interleaved(contenders, rounds=rounds, warmup=warmup)
+    return {name: timing.summary()["median"] for name, timing in timings.items()}
+
+
 def ceilings() -> dict[str, float]:
     """What the machine can do at best: products in GFLOP/s, copies in GB/s (read and written)."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -62,3 +71,9 @@ def machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def save(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a benchmark's figures as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

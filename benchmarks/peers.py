@@ -1,0 +1,70 @@
+"""A peer's step of knowledge distillation on the same pair: the distillation task of timm."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import cycle
+
+import torch
+from steps import BATCHES, CPU, Call
+from torch import nn, optim
+
+from richkd.assemble import assemble, autocast_dtype
+from richkd.config import Config
+from richkd.data.batches import TrainingOrder
+from richkd.data.views import render
+from richkd.evaluate.predict import batch_on
+from richkd.teachers.banked import unbanked
+from richkd.teachers.vision import VisionTeacher
+
+LogitDistillationTask: type[nn.Module] | None = None
+with suppress(ImportError):  # timm has it from 1.0.23 on
+    from timm.task import LogitDistillationTask
+
+
+def timm_step(config: Config) -> Call | None:
+    """A step of timm's task as its training script takes it; None where this timm has no such task.
+
+    It gets our pixels, our memory layout and torch's own optimiser, so that what differs is the step.
+    """
+    if LogitDistillationTask is None:
+        return None
+    parts = assemble(config, CPU)
+    teacher = unbanked(parts.teachers[0])
+    assert isinstance(teacher, VisionTeacher)
+    student, autocast = parts.student, autocast_dtype(config.train.precision, CPU)
+    method, settings = config.method, config.optim
+    task = LogitDistillationTask(
+        student.model,
+        teacher.network.model,
+        criterion=nn.CrossEntropyLoss(),
+        task_loss_weight=method.ce,
+        distill_loss_weight=method.logits,
+        temperature=method.temperature,
+        verbose=False,
+    )
+    task.to(memory_format=torch.channels_last).train()
+    optimiser = optim.SGD(
+        student.model.parameters(),
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    store = parts.stores["train"]
+    groups = cycle(
+        TrainingOrder(len(store.split), config.train.batch_size, config.train.seed).epoch(0)[:BATCHES]
+    )
+
+    def step() -> float:
+        (batch,) = store.batches([next(groups)])
+        batch = batch_on(batch, CPU)
+        views = parts.recipe.draw(config.train.seed, 0, batch.index_B)
+        pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            loss = task(pixels, batch.labels_B)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    return step
