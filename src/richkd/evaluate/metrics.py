@@ -44,7 +44,7 @@ def accuracy(logits_NC: Tensor, labels_N: Tensor, k: int = 1) -> float:
     """
     if k < 1:
         raise ConfigError("Argument 'k' must be at least 1", got=repr(k), fix="use 1 or 5.")
-    logits_NC, labels_N = _checked(logits_NC, labels_N)
+    logits_NC, labels_N = checked(logits_NC, labels_N)
     own_N1 = logits_NC.gather(1, labels_N[:, None])
     before_NC = torch.arange(logits_NC.shape[1], device=logits_NC.device) < labels_N[:, None]
     rank_N = ((logits_NC > own_N1) | ((logits_NC == own_N1) & before_NC)).sum(1)
@@ -57,7 +57,7 @@ def nll(logits_NC: Tensor, labels_N: Tensor) -> float:
     Raises:
         RichKDError: where logits are not finite, labels are outside the classes, or shapes disagree.
     """
-    logits_NC, labels_N = _checked(logits_NC, labels_N)
+    logits_NC, labels_N = checked(logits_NC, labels_N)
     log_NC = F.log_softmax(logits_NC, dim=-1)
     return -float(log_NC.gather(1, labels_N[:, None]).mean())
 
@@ -68,7 +68,7 @@ def brier(probs_NC: Tensor, labels_N: Tensor) -> float:
     Raises:
         RichKDError: where rows are not distributions, labels are outside the classes, or shapes disagree.
     """
-    probs_NC, labels_N = _checked_probs(probs_NC, labels_N)
+    probs_NC, labels_N = checked_probs(probs_NC, labels_N)
     own_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
     # (p_y − 1)² = p_y² − 2·p_y + 1 saves the one-hot matrix.
     return float((probs_NC.square().sum(1) - 2 * own_N + 1).mean())
@@ -85,13 +85,11 @@ def ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
         RichKDError: where rows are not distributions (the message says whether they look like logits or
             like cosines), labels are outside the classes, shapes disagree, or bins < 1.
     """
-    if bins < 1:
-        raise ConfigError("Argument 'bins' must be at least 1", got=repr(bins), fix="use 15.")
-    probs_NC, labels_N = _checked_probs(probs_NC, labels_N)
+    check_bins(bins)
+    probs_NC, labels_N = checked_probs(probs_NC, labels_N)
     # On the CPU, where the sum of each bin has a fixed order.
     confidence_N, guess_N = (x.cpu() for x in probs_NC.max(1))
-    inner_edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
-    bin_N = torch.bucketize(confidence_N, inner_edges, right=True)
+    bin_N = bin_of(confidence_N, bins)
     # (n_b/N)·|acc − conf| is the absolute sum of (correct − confidence) in b, divided by N.
     gap_N = (guess_N == labels_N.cpu()).double() - confidence_N
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_N, gap_N)
@@ -110,7 +108,7 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
     Raises:
         RichKDError: where logits are not finite, labels are outside the classes, or shapes disagree.
     """
-    logits_NC, labels_N = _checked(logits_NC, labels_N)
+    logits_NC, labels_N = checked(logits_NC, labels_N)
     above_NC = logits_NC - logits_NC.gather(1, labels_N[:, None])
 
     def slope_and_curvature(beta: float) -> tuple[float, float]:
@@ -147,13 +145,8 @@ def agreement(a_logits_NC: Tensor, b_logits_NC: Tensor) -> float:
     Raises:
         RichKDError: where either model's logits are not finite, or shapes disagree.
     """
-    if a_logits_NC.shape != b_logits_NC.shape:
-        raise DataError(
-            "Agreement needs the logits of two models on the same images and classes",
-            got=f"shapes {tuple(a_logits_NC.shape)} and {tuple(b_logits_NC.shape)}",
-            fix="run both models on one split with one list of classes.",
-        )
-    a_NC, b_NC = _checked_scores(a_logits_NC), _checked_scores(b_logits_NC)
+    check_pair(a_logits_NC, b_logits_NC)
+    a_NC, b_NC = checked_scores(a_logits_NC), checked_scores(b_logits_NC)
     return float((a_NC.argmax(1) == b_NC.argmax(1)).double().mean())
 
 
@@ -165,7 +158,7 @@ def measure(logits_NC: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Me
             temperature is not positive.
     """
     check_temperature(temperature)
-    logits_NC, labels_N = _checked(logits_NC, labels_N)
+    logits_NC, labels_N = checked(logits_NC, labels_N)
     scaled_NC = logits_NC / temperature
     probs_NC = F.softmax(scaled_NC, dim=-1)
     return Metrics(
@@ -178,18 +171,40 @@ def measure(logits_NC: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Me
     )
 
 
-def _checked_scores(scores_NC: Tensor) -> Tensor:
+def check_bins(bins: int) -> None:
+    """Refuse fewer than one bin of confidence."""
+    if bins < 1:
+        raise ConfigError("Argument 'bins' must be at least 1", got=repr(bins), fix="use 15.")
+
+
+def bin_of(confidence_N: Tensor, bins: int) -> Tensor:
+    """Position of each confidence among ``bins`` equal-width bins of [0, 1]; exactly 1.0 is in the last."""
+    inner_edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    return torch.bucketize(confidence_N, inner_edges, right=True)
+
+
+def check_pair(a_NS: Tensor, b_NS: Tensor) -> None:
+    """Refuse figures of two models that cannot be of the same images."""
+    if a_NS.shape != b_NS.shape:
+        raise DataError(
+            "Two models are compared on the same images and classes",
+            got=f"shapes {tuple(a_NS.shape)} and {tuple(b_NS.shape)}",
+            fix="run both models on one split with one list of classes.",
+        )
+
+
+def checked_scores(scores_NC: Tensor, columns: str = "classes") -> Tensor:
     """Scores in float64, after refusing what would silently give a wrong figure (NaN sorts anywhere)."""
     if scores_NC.ndim != 2 or 0 in scores_NC.shape:
         raise DataError(
-            "Metrics need a matrix of images × classes with at least one of each",
+            f"Metrics need a matrix of images × {columns} with at least one of each",
             got=f"shape {tuple(scores_NC.shape)}",
             fix="stack the batches' outputs along the first dimension.",
         )
     bad_N = ~torch.isfinite(scores_NC).all(1)
     if bool(bad_N.any()):
         raise NonFiniteError(
-            "Metrics need finite numbers for every image and class",
+            f"Metrics need finite numbers for all images and {columns}",
             got=f"NaN or infinity for {int(bad_N.sum())} of {len(bad_N)} images, "
             f"first for image {int(bad_N.nonzero()[0])}",
             fix="look for the NaN in the model or its input; it is no prediction.",
@@ -197,9 +212,9 @@ def _checked_scores(scores_NC: Tensor) -> Tensor:
     return in_float64(scores_NC.detach())
 
 
-def _checked(scores_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+def checked(scores_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """Scores in float64 and labels in int64 on one device, after refusing labels that do not fit them."""
-    scores_NC = _checked_scores(scores_NC)
+    scores_NC = checked_scores(scores_NC)
     if labels_N.shape != scores_NC.shape[:1]:
         raise DataError(
             "Metrics need one label for each image",
@@ -216,9 +231,9 @@ def _checked(scores_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     return scores_NC, labels_N.to(scores_NC.device, torch.int64)
 
 
-def _checked_probs(probs_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_checked`, also refusing rows that are no distributions, with a guess at what they are."""
-    probs_NC, labels_N = _checked(probs_NC, labels_N)
+def checked_probs(probs_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """As `checked`, also refusing rows that are no distributions, with a guess at what they are."""
+    probs_NC, labels_N = checked(probs_NC, labels_N)
     least, most = float(probs_NC.min()), float(probs_NC.max())
     sums_N = probs_NC.sum(1)
     # Half-precision probabilities of many classes sum to one within about 1e-3.
