@@ -43,9 +43,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "KD, logits × 0.7 (control)": {"method.name": "kd", "fusion.weights": [0.7]},
     "RichKD L, as released": {"method.variant": "l", "fusion.preset": "as-released"},
     "RichKD L, paper": {"method.variant": "l", "fusion.preset": "paper"},
-    "RichKD L, default": {"method.variant": "l"},
-    "RichKD F, default": {"method.variant": "f"},
-    "RichKD L+F, default": {"method.variant": "lf"},
+    "RichKD L, log-pool": {"method.variant": "l", "fusion.mixing": "log-pool"},
+    "RichKD F, log-pool": {"method.variant": "f", "fusion.mixing": "log-pool"},
+    "RichKD L+F, log-pool": {"method.variant": "lf", "fusion.mixing": "log-pool"},
     "CLIP alone (α = 0)": {
         "method.variant": "l",
         "fusion.alpha": 0,

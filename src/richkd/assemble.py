@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from richkd.config import Config, DataConfig, FusionConfig, ModelConfig
+from richkd.controls import controlled
 from richkd.data.batches import Store, open_store
 from richkd.data.sources import open_data
 from richkd.data.split import Data
@@ -92,6 +93,9 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
     for teacher in teachers:
         say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
     fused = _fusion(config, teachers, stores, device, say) if teachers else None
+    if fused is not None and config.fusion.control is not None:
+        teachers, fused = controlled(config, teachers, fused, stores["train"], device)
+        say(f"control: {config.fusion.control} ({fused.origin})")
     return Parts(
         config,
         data,

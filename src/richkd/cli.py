@@ -30,6 +30,7 @@ from richkd.cli_options import (
     TeacherWeights,
     config_of,
 )
+from richkd.cli_probe import probe
 from richkd.config import Config, settings
 from richkd.errors import RichKDError
 
@@ -40,6 +41,7 @@ app = App(
 )
 
 app.command(bank)
+app.command(probe)
 
 
 @app.command

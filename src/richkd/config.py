@@ -104,6 +104,9 @@ class FusionConfig(Section):
     ) = Field(None, description="how experts on one scale are mixed (default: the preset's)")
     alpha: float | None = Field(None, ge=0, le=1, description="weight α of the vision teacher's logits")
     lam: float | None = Field(None, ge=0, le=1, description="weight λ of the vision teacher's features")
+    control: Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"] | None = (
+        Field(None, description="replace what CLIP knows of the image, and keep all else")
+    )
     weights: tuple[float, ...] | None = Field(
         None, description="multiplier of each expert's logits (teacher, CLIP); overrules α and scale"
     )

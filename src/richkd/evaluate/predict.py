@@ -31,10 +31,11 @@ def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
     return torch.cat(logits)
 
 
-def outputs_of(teacher: Teacher, store: Store, device: torch.device) -> Output:
-    """A teacher's logits and features of every image, clean view."""
+def outputs_of(teacher: Teacher, store: Store, device: torch.device, index_N: Tensor | None = None) -> Output:
+    """A teacher's logits and features of every image, or of those at ``index_N``; clean view."""
     clean, outputs = Clean(store.size), []
-    for batch in store.batches(in_order(len(store.split), BATCH)):
+    groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
+    for batch in store.batches(groups):
         batch = batch_on(batch, device)
         outputs.append(teacher.outputs(batch, clean.draw(0, 0, batch.index_B)))
     return Output(

@@ -1,0 +1,77 @@
+"""The command ``richkd probe``; no logic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from richkd.cli_options import (
+    Bank,
+    Clip,
+    Data,
+    Overrides,
+    Recipe,
+    Seed,
+    Student,
+    Teacher,
+    TeacherWeights,
+    config_of,
+)
+
+
+def probe(
+    *overrides: Overrides,
+    data: Data = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    clip: Clip = None,
+    bank: Bank = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, Parameter(help="file for everything that was found, as JSON")] = None,
+    config: Recipe = None,
+) -> None:
+    """Say before any training whether CLIP will make a better teacher of your classes.
+
+    Compares teacher, CLIP and their fusions on held-out images: the validation split, or
+    --data.calibration DIR where the teacher was trained on everything.
+
+    For example:
+
+    richkd probe --data photos/ --student mobilenetv3_small_100 --teacher resnet50
+    --teacher-weights teacher.pth --clip ViT-B-32:openai
+    """
+    import torch
+    from rich.console import Console
+
+    from richkd.assemble import assemble
+    from richkd.probe import probe as compare
+    from richkd.probe_report import print_probe
+
+    options = {
+        "data": data,
+        "student": student,
+        "teacher": teacher,
+        "teacher-weights": teacher_weights,
+        "clip": clip,
+        "bank": bank,
+        "seed": seed,
+        # All presets are compared; this one costs nothing to assemble.
+        "method": "richkd",
+        "variant": "l",
+        "preset": "paper",
+    }
+    console = Console(highlight=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = config_of(config, options, overrides)
+    parts = assemble(chosen, device, lambda line: console.print(line, markup=False, soft_wrap=True))
+    found = compare(parts)
+    parts.flush_banks()
+    print_probe(found, console)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
+        console.print(f"written to {out}", markup=False)

@@ -1,0 +1,93 @@
+"""A probe's findings as text: the verdict first, then what it rests on."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from richkd.probe import NO_SIGNAL, SATURATED, ClassGain, Expert, Probe
+
+SHOWN_CLASSES = 5
+
+
+def print_probe(found: Probe, console: Console) -> None:
+    """Print verdict, figures, and what may be wrong, in this order."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    say(f"\n{found.verdict}\n")
+    console.print(_experts(found))
+    say(
+        f"\nRight: both {found.both:.1%}, the teacher only {found.teacher_only:.1%}, "
+        f"CLIP only {found.clip_only:.1%}, neither {found.neither:.1%}: choosing the right one of the two "
+        f"would be right on {1 - found.neither:.1%}."
+    )
+    best = max(found.curve, key=lambda point: point[1])
+    say(
+        f"With both experts calibrated and mixed by α, accuracy is highest at α {best[0]:.2f}: {best[1]:.1%} "
+        f"({found.curve[0][1]:.1%} at 0, CLIP alone; {found.curve[-1][1]:.1%} at 1)."
+    )
+    console.print(_mixings(found))
+    for name, signal in found.signals.items():
+        note = ", which is numerically nothing" if signal.nats < NO_SIGNAL else ""
+        say(f"{name}: {signal.nats:.2g} nats of the student's target are not the teacher's{note}")
+    helped = [gain for gain in found.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
+    hurt = [gain for gain in found.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
+    say(f"\nhelped most: {_listed(helped)}")
+    say(f"hurt most: {_listed(hurt)}")
+    for warning in warnings(found):
+        say(f"warning: {warning}")
+
+
+def warnings(found: Probe) -> list[str]:
+    """What of a probe's ground is shaky: a teacher that knows its images by heart, names that mislead."""
+    told = []
+    teacher = found.experts[0].metrics.top1
+    if found.train_top1 >= SATURATED and teacher >= SATURATED:
+        told.append(
+            f"the teacher is right on {teacher:.1%} of {found.split}: was it trained on these images? Then "
+            "they flatter it, and a fusion fitted here trusts it too much; give --data.calibration DIR."
+        )
+    elif found.train_top1 >= SATURATED:
+        told.append(
+            f"the teacher is right on {found.train_top1:.1%} of its training images and on {teacher:.1%} of "
+            f"{found.split}: of its training images it says little more than the labels."
+        )
+    told += [f"class '{a.class_name}': {a.problem}; {a.advice}" for a in found.names]
+    return told
+
+
+def _experts(found: Probe) -> Table:
+    table = Table(title=f"{found.images:,} images of {found.split}", title_justify="left", box=None)
+    table.add_column("")
+    for column in ("accuracy", "NLL", "ECE", "NLL, calibrated", "ECE, calibrated"):
+        table.add_column(column, justify="right")
+    rows = [*found.experts, *(Expert(f"fused, {e.name}", e.metrics, e.calibrated) for e in found.fusions)]
+    for expert in rows:
+        plain, calibrated = expert.metrics, expert.calibrated
+        table.add_row(
+            expert.name,
+            f"{plain.top1:.2%}",
+            f"{plain.nll:.3f}",
+            f"{plain.ece:.4f}",
+            f"{calibrated.nll:.3f}",
+            f"{calibrated.ece:.4f}",
+        )
+    return table
+
+
+def _mixings(found: Probe) -> Table:
+    table = Table(title="\nways of mixing, each judged on images it was not fitted on", box=None)
+    table.title_justify = "left"
+    for column in ("", "NLL", "behind the best", "standard error"):
+        table.add_column(column, justify="left" if not column else "right")
+    for candidate in found.choice.candidates:
+        chosen = "  ← default" if candidate.name == found.choice.name else ""
+        numbers = (candidate.nll, candidate.behind, candidate.error)
+        table.add_row(candidate.name + chosen, *(f"{number:.4f}" for number in numbers))
+    return table
+
+
+def _listed(gains: list[ClassGain]) -> str:
+    return ", ".join(f"{g.name} {g.teacher:.0%} → {g.fused:.0%} of {g.images}" for g in gains) or "none"

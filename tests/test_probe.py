@@ -1,0 +1,141 @@
+"""The probe: figures that add up, and a verdict that follows the truth of the data."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch.nn import functional
+
+from richkd.assemble import Parts, assemble
+from richkd.cli import main
+from richkd.data.views import Views
+from richkd.errors import ConfigError, DataError
+from richkd.probe import Probe, probe
+from richkd.probe_report import print_probe
+from richkd.records import Batch, Output
+from tests.fixtures import CLASSES, World, refusal
+
+CPU = torch.device("cpu")
+
+
+class Said:
+    """A teacher that answers with given accuracy, as a function of split and position."""
+
+    def __init__(self, name: str, parts: Parts, strength: float, seed: int, scale: float) -> None:
+        self.name, self.feature_width, self.logit_scale = name, 2, 1 / scale
+        generator = torch.Generator().manual_seed(seed)
+        self.logits = {}
+        for split_name, split in parts.data.splits.items():
+            truth_NC = functional.one_hot(split.labels_N, 3).float()
+            noise_NC = torch.randn(truth_NC.shape, generator=generator)
+            self.logits[split_name] = scale * (strength * truth_NC + noise_NC)
+
+    def outputs(self, batch: Batch, views: Views) -> Output:
+        logits_BC = self.logits[batch.split][batch.index_B]
+        return Output(logits_BC, torch.ones(len(logits_BC), 2))
+
+
+@pytest.fixture(scope="module")
+def parts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """The small world with many validation images, for a probe to have something to go by."""
+    images = tmp_path_factory.mktemp("probe") / "images"
+    for split, count in (("train", 4), ("val", 150), ("test", 2)):
+        for colour, name in enumerate(CLASSES):
+            folder = images / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (16, 16), (i, colour, len(split))).save(folder / f"{i}.png")
+    config = world.config(Path("unused"), data__path=str(images), method__name="ce")
+    return assemble(config, CPU)
+
+
+def probed(parts: Parts, teacher: float, clip: float) -> Probe:
+    experts = (Said("teacher", parts, teacher, 0, 3.0), Said("CLIP", parts, clip, 1, 0.01))
+    return probe(replace(parts, teachers=experts))
+
+
+def test_experts_that_complement_each_other_are_worth_fusing(parts: Parts) -> None:
+    found = probed(parts, 1.5, 1.5)
+    assert found.verdict.startswith("Yes")
+    assert found.fusions[-1].metrics.top1 > max(e.metrics.top1 for e in found.experts)
+    assert found.gain > 5 * found.error
+    # As released, what CLIP says does not reach the student.
+    assert found.signals["as-released"].nats < 1e-3 < found.signals["default"].nats
+
+
+def test_a_clip_at_chance_is_not_used(parts: Parts) -> None:
+    found = probed(parts, 1.5, 0.0)
+    assert found.verdict.startswith("No: do not use CLIP here")
+    assert "--method kd" in found.verdict
+    assert found.choice.name == "teacher alone"
+
+
+def test_figures_add_up(parts: Parts) -> None:
+    found = probed(parts, 1.5, 1.0)
+    assert found.images == 450
+    assert found.both + found.teacher_only + found.clip_only + found.neither == pytest.approx(1)
+    assert found.both + found.teacher_only == pytest.approx(found.experts[0].metrics.top1)
+    assert found.both + found.clip_only == pytest.approx(found.experts[1].metrics.top1)
+    curve = {alpha: (top1, nll) for alpha, top1, nll in found.curve}
+    assert curve[1.0][0] == pytest.approx(found.experts[0].metrics.top1)
+    assert curve[0.0][0] == pytest.approx(found.experts[1].metrics.top1)
+    weighted = sum(gain.images * gain.fused for gain in found.classes) / found.images
+    assert weighted == pytest.approx(found.fusions[-1].metrics.top1)
+    gains = [gain.fused - gain.teacher for gain in found.classes]
+    assert gains == sorted(gains, reverse=True)
+    # NLL by its definition, on logits at CLIP's own scale.
+    clip = Said("CLIP", parts, 1.0, 1, 0.01)
+    z_NC = 100 * clip.logits["val"].double()
+    labels_N = parts.data.splits["val"].labels_N
+    expected = -z_NC.log_softmax(1)[np.arange(450), labels_N].mean().item()
+    assert found.experts[1].metrics.nll == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_teacher_that_knows_the_held_out_images_is_doubted(parts: Parts) -> None:
+    text = told(probed(parts, 40.0, 1.0))
+    assert "was it trained on these images?" in text
+
+
+def told(found: Probe) -> str:
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    print_probe(found, console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_the_report_begins_with_the_verdict(parts: Parts) -> None:
+    found = probed(parts, 1.5, 1.5)
+    text = told(found)
+    assert text.strip().startswith("Yes")
+    for words in ("← default", "helped most", "CLIP only", "numerically nothing", "fused, paper"):
+        assert words in text, words
+    assert json.loads(json.dumps(found.to_dict()))["verdict"] == found.verdict
+
+
+def test_the_command(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "probe.json"
+    command: list[Any] = ["probe", "--data", world.images, "--student", "cifar_resnet8", "--out", out]
+    command += ["--teacher", f"local-dir:{world.teacher}", "--clip", f"outputs:{world.clip}"]
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in command])
+    assert end.value.code in (0, None), capsys.readouterr()
+    assert "ways of mixing" in capsys.readouterr().out
+    assert json.loads(out.read_text())["images"] == 6
+
+
+def test_what_a_probe_needs(world: World, parts: Parts) -> None:
+    error = refusal(probe, parts)
+    assert isinstance(error, ConfigError)
+    assert "--clip" in str(error.fix)
+    config = world.config(Path("unused"), fusion__preset="paper", data__val_fraction=0)
+    error = refusal(probe, assemble(config, CPU))
+    assert isinstance(error, DataError)
+    assert "--data.calibration" in str(error.fix)
