@@ -18,12 +18,13 @@ from richkd.evaluate.metrics import Metrics, fit_temperature, measure
 from richkd.evaluate.predict import outputs_of
 from richkd.fusion.choose import Choice, choose, cross_fitted
 from richkd.fusion.fit import fit_log_pool, nll_of
-from richkd.fusion.fusion import PAPER_ALPHA, HeldOut, Signal, signal
+from richkd.fusion.fusion import PAPER_ALPHA, Signal, signal
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale, on_scales
 from richkd.teachers.names import NameAdvice, advise_on_names
 
 Say = Callable[[str], None]
+NAMES = ("teacher", "CLIP")
 ALPHAS = tuple(i / 20 for i in range(21))
 # Standard errors that a difference of mean losses has to reach to be called one.
 CLEAR = 2.0
@@ -161,18 +162,17 @@ def probe(parts: Parts) -> Probe:
     store, device = parts.stores[split], parts.device
     labels_N = store.split.labels_N
     logits = [outputs_of(teacher, store, device).logits_BC for teacher in parts.teachers]
-    held = HeldOut([teacher.name for teacher in parts.teachers], logits, labels_N, split)
     own = [z_NC * t.logit_scale for z_NC, t in zip(logits, parts.teachers, strict=True)]
     scales = [Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in own]
     logs = on_scales(scales, own)
-    choice = choose(logs, labels_N, ("teacher", "CLIP"))
+    choice = choose(logs, labels_N, NAMES)
     chosen_NC = next(c.logits_NC for c in choice.candidates if c.name == choice.name)
     fused = {
         "as-released": PAPER_ALPHA * logits[0] + (1 - PAPER_ALPHA) * logits[1],
         "paper": PAPER_ALPHA * own[0] + (1 - PAPER_ALPHA) * own[1],
         "default": chosen_NC.float(),
     }
-    experts = tuple(_judged(name, z_NC, labels_N) for name, z_NC in zip(held.names, own, strict=True))
+    experts = tuple(_judged(name, z_NC, labels_N) for name, z_NC in zip(NAMES, own, strict=True))
     fusions = tuple(_judged(name, z_NC, labels_N) for name, z_NC in fused.items())
     right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in own])
     losses_N = _loss(cross_fitted(fit_log_pool, own[:1], labels_N), labels_N) - _loss(chosen_NC, labels_N)
