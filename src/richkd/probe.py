@@ -166,7 +166,7 @@ def probe(parts: Parts) -> Probe:
     scales = [Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in own]
     logs = on_scales(scales, own)
     choice = choose(logs, labels_N, NAMES)
-    chosen_NC = next(c.logits_NC for c in choice.candidates if c.name == choice.name)
+    chosen_NC = choice.logits_NC
     fused = {
         "as-released": PAPER_ALPHA * logits[0] + (1 - PAPER_ALPHA) * logits[1],
         "paper": PAPER_ALPHA * own[0] + (1 - PAPER_ALPHA) * own[1],

@@ -19,6 +19,8 @@ from richkd.fusion.scale import FLAT
 M = TypeVar("M", bound=Mixing)
 
 NEWTON_STEPS = 100
+# In nats: a fit is done when a step promises less.
+LEAST_GAIN = 1e-13
 EM_STEPS = 200
 LBFGS_STEPS = 60
 # On separable held-out images the best multiplier is infinite; this is a standard deviation of logits
@@ -51,39 +53,48 @@ def fit_multipliers(logits: Sequence[Tensor], labels_N: Tensor) -> tuple[float, 
     spread_M = spread_M.where(speaks_M, 1.0)
     stack_MNC = stack_MNC * (speaks_M / spread_M)[:, None, None]
 
-    def nll(weights_M: Tensor) -> Tensor:
-        return functional.cross_entropy(torch.einsum("m,mnc->nc", weights_M, stack_MNC), labels_N)
-
-    def solve(weights_M: Tensor, free_M: Tensor) -> Tensor:
-        for _ in range(NEWTON_STEPS):
-            gradient_M, hessian_MM = _derivatives(weights_M, stack_MNC, labels_N)
-            active_M = free_M & ~((weights_M <= 0) & (gradient_M > 0))
-            if not active_M.any() or gradient_M[active_M].abs().max() < 1e-10:
-                break
-            step_M = torch.zeros_like(weights_M)
-            ridge = 1e-9 * torch.eye(int(active_M.sum()), dtype=torch.float64)
-            step_M[active_M] = torch.linalg.solve(
-                hessian_MM[active_M][:, active_M] + ridge, gradient_M[active_M]
-            )
-            before, size = nll(weights_M), 1.0
-            # What the step promises to gain is below what float64 can tell.
-            if float(gradient_M @ step_M) < 1e-14 * (1 + float(before)):
-                break
-            while size > 1e-8:
-                trial_M = (weights_M - size * step_M).clamp(0, MAX_MULTIPLIER)
-                if nll(trial_M) < before:
-                    break
-                size /= 2
-            else:
-                break
-            weights_M = trial_M
-        return weights_M
-
-    experts = torch.eye(len(logits), dtype=torch.float64)
-    singles = [solve(one_M, one_M > 0) for one_M in experts]
-    start_M = min(singles, key=lambda weights_M: float(nll(weights_M)))
-    best_M = solve(start_M, torch.ones(len(logits), dtype=torch.bool))
+    singles = [
+        _solved(stack_MNC[m : m + 1], labels_N, torch.ones(1, dtype=torch.float64))
+        for m in range(len(logits))
+    ]
+    best = min(range(len(logits)), key=lambda m: singles[m][1])
+    best_M = torch.zeros(len(logits), dtype=torch.float64)
+    best_M[best] = singles[best][0]
+    if len(logits) > 1:
+        best_M, _ = _solved(stack_MNC, labels_N, best_M)
     return tuple(float(value) for value in best_M * speaks_M / spread_M)
+
+
+def _solved(stack_MNC: Tensor, labels_N: Tensor, weights_M: Tensor) -> tuple[Tensor, float]:
+    """The best non-negative weights from a start, by projected Newton steps, and their NLL."""
+
+    def nll(weights_M: Tensor) -> float:
+        fused_NC = torch.einsum("m,mnc->nc", weights_M, stack_MNC)
+        return float(functional.cross_entropy(fused_NC, labels_N))
+
+    before = nll(weights_M)
+    for _ in range(NEWTON_STEPS):
+        gradient_M, hessian_MM = _derivatives(weights_M, stack_MNC, labels_N)
+        active_M = ~((weights_M <= 0) & (gradient_M > 0))
+        if not active_M.any() or gradient_M[active_M].abs().max() < 1e-10:
+            break
+        step_M = torch.zeros_like(weights_M)
+        ridge = 1e-9 * torch.eye(int(active_M.sum()), dtype=torch.float64)
+        step_M[active_M] = torch.linalg.solve(hessian_MM[active_M][:, active_M] + ridge, gradient_M[active_M])
+        # What the step promises to gain is too little to matter.
+        if float(gradient_M @ step_M) < LEAST_GAIN:
+            break
+        size = 1.0
+        while size > 1e-8:
+            trial_M = (weights_M - size * step_M).clamp(0, MAX_MULTIPLIER)
+            after = nll(trial_M)
+            if after < before:
+                break
+            size /= 2
+        else:
+            break
+        weights_M, before = trial_M, after
+    return weights_M, before
 
 
 def fit_log_pool(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
