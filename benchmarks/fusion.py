@@ -1,0 +1,82 @@
+"""Fused teachers of Caltech-101 under every scale and way of mixing, fitted on validation, judged on test.
+
+    python benchmarks/fusion.py --data DATA --teacher runs/caltech101/teacher/student
+
+DATA holds ``caltech101/`` (parquet) and ``clip-vitb32/caltech101_clip_vitb32.npz``; the teacher is the one
+that ``benchmarks/caltech101.py`` trains. Nothing else is trained; half a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from richkd import load_config
+from richkd.assemble import Parts, assemble
+from richkd.config import FusionConfig
+from richkd.evaluate.metrics import measure
+from richkd.evaluate.predict import outputs_of
+from richkd.fusion.fusion import Fusion, HeldOut, fuse, signal
+
+CPU = torch.device("cpu")
+WAYS: dict[str, dict[str, Any]] = {
+    "teacher alone": {"weights": (1, 0)},
+    "CLIP alone": {"weights": (0, 100)},
+    "`as-released`": {"preset": "as-released"},
+    "`paper`": {"preset": "paper"},
+    "`calibrated`, α 0.7": {"mixing": "alpha", "alpha": 0.7},
+    "`calibrated`, α 0.5": {"mixing": "alpha", "alpha": 0.5},
+    "`linear`": {"mixing": "linear"},
+    "`simplex`": {"mixing": "simplex"},
+    "`confidence`": {"mixing": "confidence"},
+    "`log-pool`": {"mixing": "log-pool"},
+    "`zscore`, `log-pool`": {"scale": "zscore", "mixing": "log-pool"},
+    "`gate`": {"mixing": "gate"},
+    "`per-class`": {"mixing": "per-class"},
+    "`default`": {},
+}
+
+
+def held_out(parts: Parts, split: str) -> HeldOut:
+    """What teacher and CLIP say of a split."""
+    store = parts.stores[split]
+    logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in parts.teachers]
+    return HeldOut(("teacher", "CLIP"), logits, store.split.labels_N, split)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of caltech101/ and clip-vitb32/")
+    parser.add_argument("--teacher", type=Path, required=True, help="student folder of the teacher's run")
+    arguments = parser.parse_args()
+    settings = {
+        "data.path": str(arguments.data / "caltech101"),
+        "student.name": "mobilenetv3_small_050",
+        "student.size": 64,
+        "teacher.name": f"local-dir:{arguments.teacher}",
+        "clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}",
+        "method.variant": "l",
+        "fusion.preset": "paper",
+    }
+    parts = assemble(load_config(overrides=settings), CPU)
+    fitted_on, judged_on = held_out(parts, "val"), held_out(parts, "test")
+    print("| | top-1 | NLL | ECE | signal, nats | fitted in |\n|---|---|---|---|---|---|")
+    for name, chosen in WAYS.items():
+        began = time.perf_counter()
+        fused: Fusion = fuse(FusionConfig(**chosen), (1.0, 100.0), fitted_on)
+        seconds = time.perf_counter() - began
+        logits_NC = fused.logits(judged_on.logits)
+        found = measure(logits_NC, judged_on.labels_N)
+        nats = signal(logits_NC, judged_on.logits[0], 3.0).nats
+        figures = f"{found.top1:.2%} | {found.nll:.3f} | {found.ece:.4f} | {nats:.2g} | {seconds:.1f} s"
+        print(f"| {name} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()
