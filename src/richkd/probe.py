@@ -18,7 +18,7 @@ from richkd.evaluate.metrics import Metrics, fit_temperature, measure
 from richkd.evaluate.predict import outputs_of
 from richkd.fusion.choose import Choice, choose, cross_fitted
 from richkd.fusion.fit import fit_log_pool, nll_of
-from richkd.fusion.fusion import PAPER_ALPHA, Signal, signal
+from richkd.fusion.fusion import PAPER_ALPHA, HeldOut, Signal, signal
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale, on_scales
 from richkd.teachers.names import NameAdvice, advise_on_names
@@ -162,6 +162,7 @@ def probe(parts: Parts) -> Probe:
     store, device = parts.stores[split], parts.device
     labels_N = store.split.labels_N
     logits = [outputs_of(teacher, store, device).logits_BC for teacher in parts.teachers]
+    HeldOut(NAMES, logits, labels_N, split)  # refuses what cannot be compared
     own = [z_NC * t.logit_scale for z_NC, t in zip(logits, parts.teachers, strict=True)]
     scales = [Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in own]
     logs = on_scales(scales, own)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.config import FusionConfig
-from richkd.errors import ConfigError
+from richkd.errors import ConfigError, DataError
 from richkd.fusion.fit import fit_multipliers, fit_simplex
 from richkd.fusion.fusion import FITS, Fusion, HeldOut, alone, alpha_shares, fuse, needs_held_out, signal
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
@@ -113,6 +113,27 @@ def test_a_fusion_is_the_weighted_sum_but_for_a_constant_of_each_image() -> None
     assert np.allclose(target.logits_BC.softmax(1), expected.softmax(1), rtol=1e-4, atol=1e-6)
     assert target.experts == tuple(experts)
     assert target.feature_weights == (0.6, 0.4)
+
+
+def test_experts_that_cannot_be_fused_are_named() -> None:
+    held = held_out(12)
+    broken = held.logits[1].clone()
+    broken[3, 1] = torch.nan
+    with pytest.raises(DataError, match=r"expert 'CLIP'(.|\n)*1 of 12 images"):
+        HeldOut(held.names, (held.logits[0], broken), held.labels_N, "val")
+    with pytest.raises(DataError, match=r"expert 'teacher'(.|\n)*probabilities"):
+        HeldOut(held.names, (held.logits[0].softmax(1).half(), held.logits[1]), held.labels_N, "val")
+    with pytest.raises(DataError, match="none in val"):
+        HeldOut(held.names, [z_NC[:0] for z_NC in held.logits], held.labels_N[:0], "val")
+
+
+def test_a_class_without_held_out_images_and_a_single_class_are_fitted() -> None:
+    held = held_out(60)
+    for chosen_N in (held.labels_N != 2, held.labels_N == 1):
+        part = HeldOut(held.names, [z_NC[chosen_N] for z_NC in held.logits], held.labels_N[chosen_N], "val")
+        for mixing in (*FITS, "chosen"):
+            fused = fuse(FusionConfig(mixing=mixing), SCALES, part)  # type: ignore[arg-type]
+            assert bool(fused.logits(held.logits).isfinite().all()), mixing
 
 
 # How much CLIP says

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from richkd.config import FusionConfig
-from richkd.errors import ConfigError
+from richkd.errors import ConfigError, DataError
 from richkd.fusion.choose import Fit, choose
 from richkd.fusion.fit import (
     fit_gate,
@@ -27,6 +27,8 @@ from richkd.losses.logits import kl_nats
 from richkd.records import Output, Target
 
 PAPER_ALPHA = 0.7
+# Half-precision probabilities of many classes sum to one within about this.
+SUM_TOLERANCE = 1e-3
 FITS: Mapping[str, Fit] = {
     "simplex": fit_simplex,
     "log-pool": fit_log_pool,
@@ -83,12 +85,40 @@ class Fusion:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Each expert's name and logits (N, C) of images that none was trained on, labels, and their split."""
+    """Each expert's name and logits (N, C) of images that none was trained on, labels, and their split.
+
+    Raises:
+        DataError: no image, or an expert whose numbers are not finite or are probabilities.
+    """
 
     names: Sequence[str]
     logits: Sequence[Tensor]
     labels_N: Tensor
     split: str
+
+    def __post_init__(self) -> None:
+        if not len(self.labels_N):
+            raise DataError(
+                "Fusion is fitted on held-out images",
+                got=f"none in {self.split}",
+                fix="give --data.calibration DIR or a larger --data.val_fraction.",
+            )
+        for name, logits_NC in zip(self.names, self.logits, strict=True):
+            assert logits_NC.shape[0] == len(self.labels_N)
+            bad_N = ~logits_NC.isfinite().all(dim=1)
+            if bad_N.any():
+                raise DataError(
+                    f"What an expert says of {self.split} must be finite; expert '{name}' is not",
+                    got=f"NaN or infinity for {int(bad_N.sum())} of {len(bad_N)} images",
+                    fix="check its weights, or compute it with --train.teacher_precision fp32.",
+                )
+            sums_N = logits_NC.double().sum(dim=1)
+            if bool((logits_NC >= 0).all()) and bool(((sums_N - 1).abs() < SUM_TOLERANCE).all()):
+                raise DataError(
+                    f"An expert must give logits or log-probabilities; expert '{name}' does not",
+                    got="probabilities: no number is negative, and each row sums to one",
+                    fix="give what comes before its softmax, or the logarithm of what comes after.",
+                )
 
     def __str__(self) -> str:
         return f"{len(self.labels_N)} images of {self.split}"
