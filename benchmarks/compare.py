@@ -28,9 +28,10 @@ from torch.nn import functional
 
 from richkd.assemble import assemble
 from richkd.compiling import compile_repays
-from richkd.config import Config, load_config
+from richkd.config import Config
 from richkd.data.batches import Resident
 from richkd.models.build import Network
+from richkd.settings import load_config
 
 # Numerator and denominator of each ratio, by contender.
 RATIOS = (

@@ -21,10 +21,11 @@ from timing import medians
 from torch import Tensor
 
 from richkd.assemble import autocast_dtype
-from richkd.config import Config, MethodConfig, load_config
+from richkd.config import Config, MethodConfig
 from richkd.losses.features import normalised
 from richkd.memory import ContrastMemory
 from richkd.records import Batch
+from richkd.settings import load_config
 from richkd.teachers.clip import PRECISIONS, Clip
 from richkd.teachers.prompts import class_prompts, templates
 

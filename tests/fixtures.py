@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from richkd.config import Config, ModelConfig, load_config
+from richkd.config import Config, ModelConfig
 from richkd.errors import RichKDError
 from richkd.export import save_student
 from richkd.models.build import build_network
+from richkd.settings import load_config
 
 CLASSES = ("ant", "bee", "cow")
 SIZE = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from richkd.cli import main
-from richkd.config import load_config, settings
+from richkd.settings import load_config, settings
 from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread
 
 COMMANDS = ("distill", "teach", "check", "evaluate", "predict", "settings", "demo")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from richkd.config import Config, load_config
+from richkd.config import Config
 from richkd.errors import CheckpointError, ConfigError
 from richkd.run_folder import RunFolder, environment, read_lines
+from richkd.settings import load_config
 from tests.fixtures import refusal
 
 

@@ -14,18 +14,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from richkd.config import Config, load_config
+    from richkd.config import Config
     from richkd.errors import RichKDError
     from richkd.export import Student, load_student, save_student
     from richkd.fusion.fusion import Fusion
     from richkd.losses.contrast import contrast_loss
     from richkd.losses.features import fuse_features
     from richkd.losses.logits import cross_entropy, kd_divergence
+    from richkd.settings import load_config
     from richkd.train import Run, distill
 
 _HOMES = {
     "Config": "config",
-    "load_config": "config",
+    "load_config": "settings",
     "RichKDError": "errors",
     "Student": "export",
     "load_student": "export",

@@ -31,8 +31,9 @@ from richkd.cli_options import (
     config_of,
 )
 from richkd.cli_probe import probe
-from richkd.config import Config, settings
+from richkd.config import Config
 from richkd.errors import RichKDError
+from richkd.settings import settings
 
 app = App(
     name="richkd",

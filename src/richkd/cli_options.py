@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from richkd.config import Config, dotted_overrides, load_config
+from richkd.config import Config
+from richkd.settings import dotted_overrides, load_config
 
 Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
 Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]

@@ -11,13 +11,14 @@ from PIL import Image
 
 from richkd.assemble import open_splits
 from richkd.cli import main
-from richkd.config import DataConfig, load_config
+from richkd.config import DataConfig
 from richkd.data.batches import open_store
 from richkd.errors import ClassError, DataError, ModelError
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import logits_of, outputs_of
 from richkd.evaluate.run import evaluate_model
 from richkd.export import load_student, save_student
+from richkd.settings import load_config
 from richkd.teachers.vision import VisionTeacher
 from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
 

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from richkd.config import load_config
 from richkd.demo.digits import write_digits
+from richkd.settings import load_config
 from richkd.train import Run, distill
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip"

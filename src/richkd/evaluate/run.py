@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from richkd.assemble import open_splits
-from richkd.config import DataConfig, ModelConfig, load_config
+from richkd.config import DataConfig, ModelConfig
 from richkd.data.batches import open_store
 from richkd.errors import DataError, check_same_classes, nearest
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import logits_of
 from richkd.export import load_student
 from richkd.models.build import build_network
+from richkd.settings import load_config
 
 
 def evaluate_model(

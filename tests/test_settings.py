@@ -12,8 +12,9 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from richkd.config import Config, OptimConfig, dotted_overrides, load_config, settings
+from richkd.config import Config, OptimConfig
 from richkd.errors import ConfigError
+from richkd.settings import dotted_overrides, load_config, settings
 
 NEEDED = {"data.path": "cifar100", "student.name": "resnet18"}
 
