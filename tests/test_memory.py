@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from richkd.config import MethodConfig
 from richkd.losses.negatives import below, draw, negative_rows
 from richkd.memory import ContrastMemory
-from richkd.records import Batch, Output, Target
+from richkd.records import UNLABELED, Batch, Output, Target
 from tests.reference import losses as slow
 
 IMAGES, CLASSES, WIDTHS = 30, 4, (5, 7)
@@ -46,6 +48,23 @@ def test_every_image_has_a_row_and_rows_of_a_class_lie_together() -> None:
         first, count = int(memory.rows.class_starts_C[c]), int(memory.rows.class_sizes_C[c])
         assert count == torch.bincount(LABELS_N)[c]
         assert [label_of_row[row] for row in range(first, first + count)] == [c] * count
+
+
+@pytest.mark.parametrize("contrast", ["full", "shared", "queue"])
+def test_an_unlabelled_image_is_a_class_of_its_own(contrast: Literal["full", "shared", "queue"]) -> None:
+    labels_N = LABELS_N.clone()
+    labels_N[[3, 5]] = UNLABELED
+    config = CONFIG.model_copy(update={"contrast": contrast})
+    with torch.random.fork_rng(devices=[]):
+        memory = ContrastMemory(8, WIDTHS, labels_N, CLASSES, config, 0)
+    student, target, batch = random_records(INDEX_B)
+    embedded = memory.embed(student, target)
+    loss = memory.loss(*embedded, replace(batch, labels_B=labels_N[INDEX_B]), 0)
+    assert bool(loss.isfinite())
+    own = memory.rows.labels_N
+    assert len({int(own[3]), int(own[5]), *range(CLASSES)}) == CLASSES + 2
+    assert torch.equal(own[labels_N >= 0], labels_N[labels_N >= 0])
+    memory.remember(INDEX_B, {"student": embedded[0].detach(), "target": embedded[1].detach()})
 
 
 def test_embeddings_have_unit_norm_and_experts_are_fused_after_their_heads() -> None:

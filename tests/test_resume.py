@@ -22,7 +22,13 @@ EPOCHS = 3
 SAME = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.jsonl", "student/model.safetensors")
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "sgd": {"train__ema": 0.9, "optim__schedule": "cosine"},
-    "adamw": {"train__ema": 0.9, "optim__name": "adamw", "optim__lr": 1e-3, "train__save_every": 1},
+    "adamw": {
+        "train__ema": 0.9,
+        "optim__name": "adamw",
+        "optim__lr": 1e-3,
+        "train__save_every": 1,
+        "views__mixup": 0.4,
+    },
 }
 LONG: dict[str, Any] = {
     "train__ema": 0.9,

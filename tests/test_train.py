@@ -7,22 +7,25 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor
 
 from richkd import methods
 from richkd.assemble import assemble
 from richkd.checkpoint import load_checkpoint
 from richkd.errors import ClipError, NonFiniteError
-from richkd.interrupt import stop_request
+from richkd.interrupt import Interrupted, stop_request
 from richkd.methods import Context
 from richkd.records import Batch, Output, Target
 from richkd.run_folder import RunFolder, read_lines
 from richkd.train import distill
 from richkd.trainer import Trainer, split_batch
-from tests.fixtures import CLASSES, STEPS, TEST, World, make_clip, refusal
+from tests.fixtures import CLASSES, SIZE, STEPS, TEST, World, make_clip, refusal
+from tests.test_resume import stop_after
 
 SAME = ("checkpoints/last.ckpt", "metrics.jsonl", "student/model.safetensors")
 
@@ -48,6 +51,62 @@ def test_the_same_seed_gives_the_same_bytes(world: World, plain: dict[str, bytes
 def test_another_seed_gives_others(world: World, plain: dict[str, bytes], tmp_path: Path) -> None:
     other = run(world, tmp_path / "run", train__seed=1)
     assert all(other[name] != plain[name] for name in SAME)
+
+
+def with_more_images(world: World, folder: Path, count: int = 24) -> dict[str, Any]:
+    """Settings of a run with unlabelled images, of which the CLIP outputs know as well."""
+    random = np.random.default_rng(8)
+    (folder / "more").mkdir(parents=True)
+    for number in range(count):
+        noise_HWC = random.integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8)
+        Image.fromarray(noise_HWC).save(folder / "more" / f"{number:02}.png")
+    with np.load(world.clip) as file:
+        arrays = dict(file)
+    arrays["files"] = np.append(arrays["files"], [f"{number:02}.png" for number in range(count)])
+    more_ND = random.normal(size=(count, arrays["image_features"].shape[1])).astype(np.float32)
+    arrays["image_features"] = np.concatenate([arrays["image_features"], more_ND])
+    np.savez(folder / "clip.npz", **arrays)
+    return {"data__unlabeled": str(folder / "more"), "clip__name": f"outputs:{folder / 'clip.npz'}"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"data__unlabeled_share": 0.5, "method__contrast": "shared"}])
+def test_unlabelled_images_are_learnt_from_and_interrupted_like_others(
+    world: World, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = with_more_images(world, tmp_path) | changes
+    whole = run(world, tmp_path / "whole", **chosen)
+    record = read_lines(tmp_path / "whole" / "metrics.jsonl")[-1]
+    assert {"train/ce", "train/logits", "train/features"} <= record.keys()
+    # 36 labelled images and 24 more, in batches of 8.
+    assert record["step"] == 2 * (60 // 8 if not changes else 36 // 4)
+    assert run(world, tmp_path / "without")["metrics.jsonl"] != whole["metrics.jsonl"]
+    stop_after(monkeypatch, 9)
+    config = world.config(tmp_path / "stopped", train__epochs=2, **chosen)
+    with pytest.raises(Interrupted):
+        distill(config, quiet=True)
+    monkeypatch.undo()
+    distill(config, resume=True, quiet=True)
+    assert all((tmp_path / "stopped" / name).read_bytes() == whole[name] for name in SAME)
+
+
+def test_the_controls_of_a_run_with_unlabelled_images(world: World, tmp_path: Path) -> None:
+    chosen = with_more_images(world, tmp_path)
+    for control in ("teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"):
+        config = world.config(tmp_path / control, fusion__control=control, train__epochs=1, **chosen)
+        parts = assemble(config, torch.device("cpu"))
+        assert parts.fusion is not None
+        (batch,) = parts.stores["train"].batches([torch.tensor([0, 40, 50])])
+        views = parts.recipe.draw(0, 0, batch.index_B)
+        target = parts.fusion([teacher.outputs(batch, views) for teacher in parts.teachers], batch.labels_B)
+        assert bool(target.logits_BC.isfinite().all()), control
+
+
+def test_an_unlabelled_image_of_the_test_split_is_refused(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "x.png").write_bytes((world.images / "test" / "bee" / "1.png").read_bytes())
+    config = world.config(tmp_path / "run", data__unlabeled=str(folder))
+    assert "x.png = test/bee/1.png" in str(refusal(distill, config, quiet=True))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

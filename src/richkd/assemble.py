@@ -7,22 +7,25 @@ Everything that can be found wrong before the first step is found here, by train
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from richkd.config import Config, DataConfig, FusionConfig, ModelConfig
 from richkd.controls import controlled
-from richkd.data.batches import Store, open_store
+from richkd.data.batches import Store, TrainingOrder, open_store
 from richkd.data.sources import open_data
 from richkd.data.split import Data
+from richkd.data.unlabeled import refuse_tested, with_unlabeled
 from richkd.data.views import Clean, Recipe, recipe
 from richkd.errors import ConfigError, DataError, check_same_classes
 from richkd.evaluate.predict import outputs_of
 from richkd.fusion.fusion import Fusion, HeldOut, alone, fuse, needs_held_out
+from richkd.fusion.trust import fit_trust
 from richkd.methods import Method, find_method
 from richkd.models.build import Network, build_network
+from richkd.records import UNLABELED
 from richkd.teachers.banked import BankedTeacher, with_banks
 from richkd.teachers.imported import PREFIX, open_imported
 from richkd.teachers.vision import Teacher, VisionTeacher
@@ -45,6 +48,13 @@ class Parts:
     recipe: Recipe
     device: torch.device
     autocast: torch.dtype | None
+
+    def order(self, rank: int = 0, world: int = 1) -> TrainingOrder:
+        """Which images make up each step, for one of ``world`` processes."""
+        labels_N, settings = self.data.splits["train"].labels_N, self.config.train
+        unlabeled = int((labels_N == UNLABELED).sum())
+        share = self.config.data.unlabeled_share
+        return TrainingOrder(len(labels_N), settings.batch_size, settings.seed, rank, world, unlabeled, share)
 
     def flush_banks(self) -> None:
         """Write what teachers' banks have not yet written."""
@@ -71,6 +81,10 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
         f"data: {data.path}, {classes} classes, "
         + ", ".join(f"{len(s):,} {n}" for n, s in data.splits.items())
     )
+    if config.data.unlabeled is not None:
+        refuse_tested(data, config.train.workers)
+        count = int((data.splits["train"].labels_N == UNLABELED).sum())
+        say(f"unlabelled: {count:,} of the training images, from {config.data.unlabeled}")
     student = build_student(config, data)
     source_size = config.data.size or student.size
     stores = open_stores(config, data, source_size, device)
@@ -111,8 +125,12 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
 
 
 def open_splits(config: DataConfig, seed: int) -> Data:
-    """The data that the settings name, with their splits."""
-    return open_data(
+    """The data that the settings name, with their splits; unlabelled images are at the end of train.
+
+    Raises:
+        RichKDError: as `open_data` and `with_unlabeled`.
+    """
+    data = open_data(
         config.path,
         image_column=config.image_column,
         label_column=config.label_column,
@@ -121,8 +139,14 @@ def open_splits(config: DataConfig, seed: int) -> Data:
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         calibration=config.calibration,
+        held_out_of_test=config.held_out_of_test,
+        beside=() if config.unlabeled is None else (Path(config.unlabeled),),
         seed=seed,
     )
+    if config.unlabeled is None:
+        return data
+    image, key = config.image_column, config.key_column
+    return with_unlabeled(data, config.unlabeled, image_column=image, key_column=key)
 
 
 def open_stores(
@@ -225,9 +249,9 @@ def _fusion(
     scales = [teacher.logit_scale for teacher in teachers]
     if len(teachers) == 1 and settings.weights is None and scales[0] == 1.0:
         return alone()
-    held_out = None
-    if needs_held_out(settings):
-        split = next((name for name in HELD_OUT if name in stores), None)
+    held_out, split = None, next((name for name in HELD_OUT if name in stores), None)
+    doubts = config.data.unlabeled is not None and config.fusion.distrust > 0
+    if needs_held_out(settings) or (doubts and split is not None):
         if split is None:
             raise DataError(
                 f"Fusion preset '{settings.preset}' is fitted on held-out images",
@@ -238,6 +262,11 @@ def _fusion(
         names = [teacher.name for teacher in teachers]
         held_out = HeldOut(names, logits, stores[split].split.labels_N, split)
     fused = fuse(settings, scales, held_out)
+    if doubts and held_out is not None:
+        trust = fit_trust(fused.scales, held_out.logits, config.fusion.distrust)
+        fused = replace(fused, trust=trust)
+    elif doubts:
+        say("unlabelled images are believed in full: no held-out images say what is strange to an expert")
     multipliers = fused.multipliers
     if multipliers:
         parts = (f"{w:.4g} × {t.name}" for w, t in zip(multipliers, teachers, strict=True))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from richkd.assemble import Parts, assemble
 from richkd.config import Config
-from richkd.data.batches import TrainingOrder, in_order
+from richkd.data.batches import in_order
 from richkd.data.views import Clean, Views
 from richkd.errors import BankError
 from richkd.evaluate.predict import BATCH, batch_on
@@ -42,8 +42,8 @@ def fill_banks(config: Config, *, quiet: bool = False) -> None:
     progress = Progress(quiet=quiet or not process.is_main_process)
     parts = _with_banks(config, process.device, progress)
     share = slice(process.process_index, None, process.num_processes)
-    training, seed, epochs = parts.stores["train"], config.train.seed, config.train.epochs
-    order = TrainingOrder(len(training.split), config.train.batch_size, seed)
+    seed, epochs = config.train.seed, config.train.epochs
+    order = parts.order()
     with stop_request() as stop, progress:
         try:
             for epoch in range(epochs):

@@ -12,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from richkd.assemble import Parts, assemble
 from richkd.config import Config
-from richkd.data.batches import Resident, TrainingOrder
+from richkd.data.batches import Resident
 from richkd.data.images import decode_all, duplicates
 from richkd.data.views import Clean, render
 from richkd.errors import ConfigError
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import batch_on
 from richkd.models.build import Network
-from richkd.records import Output
+from richkd.records import UNLABELED, Output
 from richkd.teachers.banked import unbanked
 from richkd.teachers.imported import ImportedTeacher
 from richkd.teachers.vision import Teacher, VisionTeacher
@@ -98,7 +98,8 @@ def _sample(parts: Parts, teacher: Teacher) -> tuple[Tensor, Output]:
     if isinstance(teacher, ImportedTeacher):
         return teacher.sample("train", SAMPLE)
     store = parts.stores["train"]
-    index_N = torch.linspace(0, len(store.split) - 1, min(SAMPLE, len(store.split))).long()
+    labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
+    index_N = labeled_N[torch.linspace(0, len(labeled_N) - 1, min(SAMPLE, len(labeled_N))).long()]
     (batch,) = (batch_on(batch, parts.device) for batch in store.batches([index_N]))
     return index_N, teacher.outputs(batch, Clean(store.size).draw(0, 0, batch.index_B))
 
@@ -107,10 +108,11 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     task = Task(parts).to(parts.device)
     store = parts.stores["train"]
     # Images of the run's own first step: imported outputs need not hold the views of any others.
-    order = TrainingOrder(len(store.split), parts.config.train.batch_size, parts.config.train.seed)
-    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([order.epoch(0)[0][:8]]))
+    first = parts.order().epoch(0)[0][:8]
+    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([first]))
     views = parts.recipe.draw(parts.config.train.seed, 0, batch.index_B)
-    target = parts.fusion([t.outputs(batch, views) for t in parts.teachers]) if parts.fusion else None
+    said = [teacher.outputs(batch, views) for teacher in parts.teachers]
+    target = parts.fusion(said, batch.labels_B) if parts.fusion else None
     student = parts.student
     pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
     with torch.no_grad():
@@ -118,8 +120,7 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
 
 
 def _print_plan(parts: Parts, console: Console) -> None:
-    config, epochs = parts.config, parts.config.train.epochs
-    order = TrainingOrder(len(parts.data.splits["train"]), config.train.batch_size, config.train.seed)
+    epochs, order = parts.config.train.epochs, parts.order()
     rows: list[tuple[str, Any]] = [
         ("classes", f"{len(parts.data.class_names):,}"),
         ("images", ", ".join(f"{len(split):,} {name}" for name, split in parts.data.splits.items())),

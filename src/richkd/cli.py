@@ -28,6 +28,7 @@ from richkd.cli_options import (
     Student,
     Teacher,
     TeacherWeights,
+    Unlabeled,
     config_of,
 )
 from richkd.cli_probe import probe
@@ -53,6 +54,7 @@ def distill(
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
+    unlabeled: Unlabeled = None,
     bank: Bank = None,
     method: Method = None,
     variant: Annotated[str | None, Parameter(help="richkd: l, f or lf (default)")] = None,
@@ -79,6 +81,7 @@ def distill(
         "teacher": teacher,
         "teacher-weights": teacher_weights,
         "clip": clip,
+        "unlabeled": unlabeled,
         "bank": bank,
         "method": method,
         "variant": variant,
@@ -131,6 +134,7 @@ def check(
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
+    unlabeled: Unlabeled = None,
     bank: Bank = None,
     method: Method = None,
     config: Recipe = None,
@@ -153,6 +157,7 @@ def check(
         "teacher": teacher,
         "teacher-weights": teacher_weights,
         "clip": clip,
+        "unlabeled": unlabeled,
         "bank": bank,
         "method": method,
     }
@@ -168,6 +173,9 @@ def evaluate(
     weights: Annotated[Path | None, Parameter(help="checkpoint, where MODEL is a name")] = None,
     split: Annotated[str, Parameter(help="train, val, test or calibration")] = "test",
     label_column: Annotated[str | None, Parameter(help="column of the labels")] = None,
+    held_out_of_test: Annotated[
+        float | None, Parameter(help="share of test that runs were fitted on (a run's own is known)")
+    ] = None,
     json: Annotated[bool, Parameter(negative="", help="print JSON")] = False,
 ) -> None:
     """Measure accuracy and calibration of a student, or of any model with weights, in float32.
@@ -180,7 +188,14 @@ def evaluate(
     """
     from richkd.evaluate.run import evaluate_model
 
-    results = evaluate_model(model, data, weights=weights, split=split, label_column=label_column)
+    results = evaluate_model(
+        model,
+        data,
+        weights=weights,
+        split=split,
+        label_column=label_column,
+        held_out_of_test=held_out_of_test,
+    )
     if json:
         import json as json_module
 

@@ -18,6 +18,7 @@ Teacher = Annotated[
     str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, callable, or bank:NAME")
 ]
 TeacherWeights = Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")]
+Unlabeled = Annotated[str | None, Parameter(help="further images to learn from, without labels")]
 Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
 Bank = Annotated[Path | None, Parameter(help="folder where teachers' outputs are kept and read again")]
 Method = Annotated[str | None, Parameter(help="richkd (default), kd or ce")]
@@ -35,6 +36,7 @@ DOTTED = {
     "weights": "student.weights",
     "teacher": "teacher.name",
     "teacher-weights": "teacher.weights",
+    "unlabeled": "data.unlabeled",
     "clip": "clip.name",
     "bank": "bank.folder",
     "method": "method.name",

@@ -26,6 +26,13 @@ class DataConfig(Section):
         0.2, ge=0, lt=1, description="share kept for test where data have no test split"
     )
     calibration: Path | None = Field(None, description="held-out images that no model was trained on")
+    held_out_of_test: float = Field(
+        0.0, ge=0, lt=1, description="share of test to fit on instead, left out of every evaluation"
+    )
+    unlabeled: str | None = Field(None, description="further training images, without labels")
+    unlabeled_share: float | None = Field(
+        None, gt=0, lt=1, description="share of each batch that is unlabelled (default: as they come)"
+    )
     size: int | None = Field(
         None, ge=4, description="pixels of the square source images (default: the student's)"
     )
@@ -43,6 +50,9 @@ class ViewConfig(Section):
     scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: share of the area")
     ratio: tuple[float, float] = Field((0.75, 1.333), description="random-resized-crop: width ÷ height")
     colour: float = Field(0.0, ge=0, lt=1, description="random-resized-crop: strength of colour jitter")
+    mixup: float = Field(
+        0.0, ge=0, description="blend pairs of images and their targets, shares from Beta(m, m); 0: do not"
+    )
     cycle: int | None = Field(
         None,
         ge=1,
@@ -98,6 +108,13 @@ class FusionConfig(Section):
     lam: float | None = Field(None, ge=0, le=1, description="weight λ of the vision teacher's features")
     control: Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"] | None = (
         Field(None, description="replace what CLIP knows of the image, and keep all else")
+    )
+    distrust: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of held-out images as strange to an expert as it takes for it to count less on an "
+        "unlabelled one; 0: it always counts in full",
     )
     weights: tuple[float, ...] | None = Field(
         None, description="multiplier of each expert's logits (teacher, CLIP); overrules α and scale"

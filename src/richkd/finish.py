@@ -53,6 +53,7 @@ def finish(
         "parameters": student.parameters_count,
         "temperature": temperature,
         "temperature_fitted_on": fitted_on,
+        "held_out_of_test": parts.config.data.held_out_of_test,
         "splits": splits,
         "teachers": teachers,
         "fusion": parts.fusion.to_dict() if parts.fusion else None,

@@ -16,7 +16,7 @@ from richkd.losses.contrast import (
 )
 from richkd.losses.features import fuse_features, normalised
 from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class, update_bank
-from richkd.records import Batch, Output, Target
+from richkd.records import UNLABELED, Batch, Output, Target
 from richkd.seeds import mix_seed
 
 Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
@@ -32,7 +32,8 @@ class ContrastMemory(nn.Module):
     Args:
         student_width: width F of the student's feature.
         expert_widths: width of each expert's feature.
-        labels_N: labels of the training images.
+        labels_N: labels of the training images. One without a label is a class of its own: which others are
+            of its class is not known.
         classes: how many classes there are.
         config: ``embed_width``, ``contrast``, ``negatives``, ``contrast_temperature``, ``bank_momentum``.
         seed: what negatives and initial embeddings are drawn from.
@@ -54,7 +55,8 @@ class ContrastMemory(nn.Module):
         self.student_head = nn.Linear(student_width, width)
         self.expert_heads = nn.ModuleList(nn.Linear(expert_width, width) for expert_width in expert_widths)
         kind = Queues if config.contrast == "queue" else Banks
-        self.rows: Banks | Queues = kind(labels_N, classes, config, seed)
+        groups_N, groups = with_own_classes(labels_N, classes)
+        self.rows: Banks | Queues = kind(groups_N, groups, config, seed)
         self.register_buffer("log_normalisers", torch.full((2,), torch.nan))
         self.images = len(labels_N)
 
@@ -92,6 +94,7 @@ class Banks(nn.Module):
     row_of_image_N: Tensor
     class_starts_C: Tensor
     class_sizes_C: Tensor
+    labels_N: Tensor
 
     def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
         super().__init__()
@@ -99,18 +102,19 @@ class Banks(nn.Module):
         for name in ("student", "target"):
             bank_ND = initial_bank(len(labels_N), config.embed_width, mix_seed(seed, name))
             self.register_buffer(f"{name}_ND", bank_ND)
-        # These three follow from the labels, so checkpoints need not carry them.
+        # These follow from the labels, so checkpoints need not carry them.
         rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
         self.register_buffer("row_of_image_N", rows_N, persistent=False)
         self.register_buffer("class_starts_C", starts_C, persistent=False)
         self.register_buffer("class_sizes_C", sizes_C, persistent=False)
+        self.register_buffer("labels_N", labels_N, persistent=False)
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
-        rows_B = self.row_of_image_N[batch.index_B]
+        rows_B, labels_B = self.row_of_image_N[batch.index_B], self.labels_N[batch.index_B]
         if self.config.contrast == "shared":
-            return self._shared(student_BD, target_BD, rows_B, batch.labels_B, step)
+            return self._shared(student_BD, target_BD, rows_B, labels_B, step)
         draws_BK = draw(self.seed, step, (len(rows_B), self.config.negatives), rows_B.device)
-        negatives_BK = negative_rows(batch.labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
+        negatives_BK = negative_rows(labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
         rows_BK1 = torch.cat([rows_B[:, None], negatives_BK], dim=1)
         temperature = self.config.contrast_temperature
         scores = both_bank_log_scores(
@@ -169,7 +173,7 @@ class Queues(nn.Module):
         rows_by_class(labels_N, classes)
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
-        excluded_BK = self.labels_K == batch.labels_B[:, None]
+        excluded_BK = self.labels_K == self.labels_N[batch.index_B, None]
         scores = (
             shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),
             shared_log_scores(target_BD, student_BD, self.student_KD, excluded_BK, self.temperature),
@@ -185,6 +189,15 @@ class Queues(nn.Module):
         self.target_KD[places_B] = target_BD
         self.labels_K[places_B] = self.labels_N[index_B]
         self.next += len(index_B)
+
+
+def with_own_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
+    """Labels in which each image without one has a class of its own, and how many classes that makes."""
+    unlabeled_N = labels_N == UNLABELED
+    groups_N = labels_N.clone()
+    count = int(unlabeled_N.sum())
+    groups_N[unlabeled_N] = classes + torch.arange(count)
+    return groups_N, classes + count
 
 
 def share_that_counts(excluded_BK: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ def _labels_term(student: Output, batch: Batch, context: Context) -> Tensor:
 def _logits_term(student: Output, target: Target | None, context: Context) -> Tensor:
     assert target is not None
     config = context.config
-    return config.logits * kd_divergence(student.logits_BC, target.logits_BC, config.temperature)
+    divergence = kd_divergence(student.logits_BC, target.logits_BC, config.temperature, target.weight_B)
+    return config.logits * divergence
 
 
 def _features_term(

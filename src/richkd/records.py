@@ -20,14 +20,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+# In place of the class of an image whose class nobody gave.
+UNLABELED = -1
+
 
 @dataclass(frozen=True)
 class Batch:
     """Source images with their labels, before any view is rendered.
 
     ``index_B`` is each image's position in its split, ``pixels_BHWC`` holds uint8 source pixels,
-    ``labels_B`` the class positions. Positions stay on the CPU, and so do the views drawn from them:
-    what is looked up by them must not wait for a GPU.
+    ``labels_B`` the class positions or `UNLABELED`. Positions stay on the CPU, and so do the views drawn
+    from them: what is looked up by them must not wait for a GPU.
     """
 
     split: str
@@ -54,12 +57,14 @@ class Target:
     """What the student is to learn: the fused logits, and the experts whose features are to be fused.
 
     Features are fused after trained projections to one width, so the target carries the experts'
-    own features with the weight of each; ``feature_weights`` sums to one.
+    own features with the weight of each; ``feature_weights`` sums to one. ``weight_B``, where there is
+    one, says how far the fused logits are to be believed of each image, from 0 to 1.
     """
 
     logits_BC: Tensor
     experts: tuple[Output, ...]
     feature_weights: tuple[float, ...]
+    weight_B: Tensor | None = None
 
 
 @dataclass(frozen=True)

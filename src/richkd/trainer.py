@@ -21,7 +21,7 @@ from richkd.checkpoint import (
 )
 from richkd.compiling import compile_fixed, compile_repays
 from richkd.config import OptimConfig
-from richkd.data.batches import TrainingOrder
+from richkd.data.mixup import Mix, draw_mix
 from richkd.data.views import render
 from richkd.errors import NonFiniteError
 from richkd.evaluate.metrics import measure
@@ -62,9 +62,15 @@ class Task(nn.Module):
         # The function alone: a compiled module would enter the state under a second name.
         self._compiled = compile_fixed(self.student.forward)
 
-    def forward(self, pixels_B3HW: Tensor, target: Target | None, batch: Batch, step: int) -> LossTerms:
-        output = (self._compiled or self.student)(pixels_B3HW)
-        return self._method.terms(output, target, batch, Context(self._config, step, self.memory))
+    def forward(
+        self, pixels_B3HW: Tensor, target: Target | None, batch: Batch, step: int, mix: Mix | None = None
+    ) -> LossTerms:
+        context = Context(self._config, step, self.memory)
+        output = (self._compiled or self.student)(pixels_B3HW if mix is None else mix.pixels(pixels_B3HW))
+        terms = self._method.terms(output, target, batch, context)
+        if mix is None:
+            return terms
+        return mix.terms(terms, self._method.terms(output, *mix.partners(target, batch), context))
 
 
 class Trainer:
@@ -78,13 +84,7 @@ class Trainer:
         self.optimiser = build_optimiser(self.task, self.config.optim)
         decay = self.config.train.ema
         self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
-        self.order = TrainingOrder(
-            len(parts.data.splits["train"]),
-            self.config.train.batch_size,
-            self.config.train.seed,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        self.order = parts.order(accelerator.process_index, accelerator.num_processes)
         if compile_repays(self.config.train.compile, self.total_steps, self.device):
             self.task.compile_student()
         self.watch = LossWatch(parts.data.splits["train"], self.order.steps)
@@ -235,10 +235,15 @@ class Trainer:
         views = parts.recipe.draw(self.config.train.seed, epoch, batch.index_B)
         target = None
         if parts.fusion is not None:
-            target = parts.fusion([teacher.outputs(batch, views) for teacher in parts.teachers])
+            said = [teacher.outputs(batch, views) for teacher in parts.teachers]
+            target = parts.fusion(said, batch.labels_B)
         pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+        mix, strength = None, self.config.views.mixup
+        if strength:
+            seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
+            mix = draw_mix(strength, len(pixels), seed, draw_step)
         with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
-            return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step))
+            return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step, mix))
 
     def _try(self, batch: Batch) -> None:
         self.optimiser.zero_grad(set_to_none=True)

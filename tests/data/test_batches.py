@@ -86,6 +86,37 @@ def test_processes_share_out_each_batch(shape: tuple[int, int], seed: int, world
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(2, 16), st.floats(0.01, 0.99), seeds)
+def test_unlabelled_images_have_their_share_of_each_batch(
+    labeled: int, unlabeled: int, batch_size: int, share: float, seed: int
+) -> None:
+    order = TrainingOrder(labeled + unlabeled, batch_size, seed, unlabeled=unlabeled, share=share)
+    groups = order.epoch(2)
+    assert len(groups) == order.steps >= 1
+    wanted = min(max(1, round(share * order.full_batch)), order.full_batch - 1)
+    of_each = (min(labeled, order.full_batch - wanted), min(unlabeled, wanted))
+    seen: list[list[int]] = [[], []]
+    for group in groups:
+        kinds = [group[group < labeled].tolist(), group[group >= labeled].tolist()]
+        assert tuple(map(len, kinds)) == of_each
+        # A memory of embeddings must not be told of one image twice in a step.
+        assert all(len(set(kind)) == len(kind) for kind in kinds)
+        seen = [a + b for a, b in zip(seen, kinds, strict=True)]
+    # Both kinds are gone through evenly, and the longer one once.
+    for kind, count, size in zip(seen, (labeled, unlabeled), of_each, strict=True):
+        times = [kind.count(i) for i in set(kind)]
+        rounds = -(-order.steps // (count // size))
+        assert max(times) <= rounds
+        assert len(set(kind)) >= min(len(kind), count - count % size)
+    assert order.steps == max(labeled // of_each[0], unlabeled // of_each[1])
+
+
+def test_without_a_share_unlabelled_images_come_as_they_do() -> None:
+    plain, mixed = TrainingOrder(30, 8, 3).epoch(1), TrainingOrder(30, 8, 3, unlabeled=20).epoch(1)
+    assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
+
+
 def test_epochs_and_seeds_differ() -> None:
     orders = [torch.cat(TrainingOrder(100, 10, seed).epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)]
     for i, one in enumerate(orders):

@@ -71,7 +71,7 @@ def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
     kinds = {"linear": LinearPool, "gate": Gate, "confidence": Gate, "per-class": PerClass}
     if mixing != "chosen":
         assert isinstance(fused.mixing, kinds.get(mixing, LogPool))
-    target = fused([Output(logits_NC, torch.ones(80, 3)) for logits_NC in held.logits])
+    target = fused([Output(logits_NC, torch.ones(80, 3)) for logits_NC in held.logits], held.labels_N)
     assert target.logits_BC.dtype == torch.float32
     assert bool(target.logits_BC.isfinite().all())
     right = (target.logits_BC.argmax(1) == held.labels_N).float().mean()
@@ -108,7 +108,9 @@ def test_a_fusion_is_the_weighted_sum_but_for_a_constant_of_each_image() -> None
     experts = [
         Output(torch.randn(4, 5, generator=generator), torch.randn(4, w, generator=generator)) for w in (3, 7)
     ]
-    target = Fusion((Scale(), Scale(100.0)), LogPool((0.7, 0.3)), (0.6, 0.4), "test")(experts)
+    target = Fusion((Scale(), Scale(100.0)), LogPool((0.7, 0.3)), (0.6, 0.4), "test")(
+        experts, torch.arange(4)
+    )
     expected = torch.tensor(slow.fused([e.logits_BC for e in experts], (0.7, 30.0)))
     assert np.allclose(target.logits_BC.softmax(1), expected.softmax(1), rtol=1e-4, atol=1e-6)
     assert target.experts == tuple(experts)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from richkd.errors import ConfigError
 from richkd.losses.logits import cross_entropy, kd_divergence, kl_nats
+from richkd.records import UNLABELED
 from tests.reference import losses as slow
 
 shapes = st.tuples(st.integers(1, 6), st.integers(2, 12))
@@ -42,6 +43,35 @@ def test_divergences_equal_the_loops(shape: tuple[int, int], temperature: float,
     assert fast == pytest.approx(slow.kd_divergence(student_BC, teacher_BC, temperature), rel=1e-9)
     expected_B = slow.kl_nats(student_BC, teacher_BC)
     assert kl_nats(student_BC, teacher_BC).tolist() == pytest.approx(expected_B, rel=1e-9, abs=1e-14)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, seeds, st.data())
+def test_images_without_a_label_add_nothing_and_count_in_the_mean(
+    shape: tuple[int, int], seed: int, data: st.DataObject
+) -> None:
+    logits_BC, labels_B = random_logits(shape, seed), random_labels(shape, seed)
+    known = data.draw(st.lists(st.booleans(), min_size=shape[0], max_size=shape[0]))
+    labels_B[~torch.tensor(known)] = UNLABELED
+    images = zip(logits_BC[:, None], labels_B[:, None], strict=True)
+    each = [cross_entropy(z_1C, y_1).item() for z_1C, y_1 in images]
+    assert all(value == 0 for value, k in zip(each, known, strict=True) if not k)
+    assert cross_entropy(logits_BC, labels_B).item() == pytest.approx(sum(each) / shape[0], rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, temperatures, seeds)
+def test_weights_say_how_far_each_image_is_believed(
+    shape: tuple[int, int], temperature: float, seed: int
+) -> None:
+    student_BC, teacher_BC = random_logits(shape, seed), random_logits(shape, seed + 1)
+    weight_B = torch.rand(shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    each = [
+        float(w) * slow.kd_divergence(s_1C, t_1C, temperature)
+        for w, s_1C, t_1C in zip(weight_B, student_BC[:, None], teacher_BC[:, None], strict=True)
+    ]
+    found = kd_divergence(student_BC, teacher_BC, temperature, weight_B).item()
+    assert found == pytest.approx(sum(each) / shape[0], rel=1e-9)
 
 
 @settings(max_examples=25, deadline=None)

@@ -146,6 +146,10 @@ class TrainingOrder:
 
     Every epoch is a fresh permutation of the split, cut into full batches; the few images left over
     sit that epoch out. With several processes each takes its share of every batch.
+
+    Where the last ``unlabeled`` images have a ``share`` of each batch, both kinds are permuted and cut by
+    themselves. An epoch is then as long as the kind that lasts longer; of the other kind, further
+    permutations follow the first.
     """
 
     images: int
@@ -153,6 +157,8 @@ class TrainingOrder:
     seed: int
     rank: int = 0
     world: int = 1
+    unlabeled: int = 0
+    share: float | None = None
 
     def __post_init__(self) -> None:
         if self.images < 2:
@@ -167,14 +173,32 @@ class TrainingOrder:
     @property
     def steps(self) -> int:
         """Steps in an epoch, at least one."""
-        return self.images // self.full_batch
+        return max(count // size for _, count, size in self._kinds)
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[Tensor]:
         """The image indices of each step of an epoch, from ``first_step`` on, for this process."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
-        permuted_N = torch.randperm(self.images, generator=generator)
-        groups = permuted_N[: self.steps * self.full_batch].view(self.steps, self.full_batch)
-        return [group[self.rank :: self.world] for group in groups[first_step:]]
+        kinds = []
+        for first, count, size in self._kinds:
+            groups: list[Tensor] = []
+            while len(groups) < self.steps:
+                permuted_N = first + torch.randperm(count, generator=generator)
+                groups += torch.split(permuted_N[: count // size * size], size)
+            kinds.append(groups[: self.steps])
+        whole = [torch.cat(parts) for parts in zip(*kinds, strict=True)]
+        return [group[self.rank :: self.world] for group in whole[first_step:]]
+
+    @property
+    def _kinds(self) -> list[tuple[int, int, int]]:
+        """First image, number of images and images in a batch of each kind that has a share of its own."""
+        if self.share is None or not self.unlabeled:
+            return [(0, self.images, self.full_batch)]
+        labeled = self.images - self.unlabeled
+        wanted = min(max(1, round(self.share * self.full_batch)), self.full_batch - 1)
+        return [
+            (0, labeled, min(labeled, self.full_batch - wanted)),
+            (labeled, self.unlabeled, min(self.unlabeled, wanted)),
+        ]
 
 
 def in_order(images: int, batch_size: int) -> list[Tensor]:

@@ -47,6 +47,13 @@ def as_split(
     return Split(name, rows, labels_N, class_names, image_column, key_column)
 
 
+def image_and_key_columns(
+    rows: datasets.Dataset, where: str, image_column: str | None, key_column: str | None
+) -> tuple[str, str | None]:
+    """The columns of images and keys in a table without labels."""
+    return _image_column(rows, image_column, where), _key_column(rows, key_column, where)
+
+
 def _given(rows: datasets.Dataset, column: str, option: str, where: str) -> str:
     if column in rows.column_names:
         return column

@@ -19,6 +19,8 @@ from richkd.data.split import Data, Split, held_out
 from richkd.data.tables import WHOLE, open_tables, quiet
 from richkd.errors import ConfigError, DataError, check_same_classes
 
+# Images that a share of test gives up are the same in every run, or runs would be judged on others.
+TEST_SEED = 0
 ORDER = (WHOLE, "train", "val", "test", "calibration")
 
 
@@ -32,6 +34,8 @@ def open_data(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     calibration: Path | None = None,
+    held_out_of_test: float = 0.0,
+    beside: Sequence[Path] = (),
     seed: int = 0,
 ) -> Data:
     """Open a folder of class folders, a folder or file of parquet, or a data set of the Hugging Face hub.
@@ -39,7 +43,9 @@ def open_data(
     A source without any split first gives ``test_fraction`` of each class to "test"; a source without a
     validation split then gives ``val_fraction`` of each class of "train" to "val". See :func:`held_out`.
     ``class_names_file`` has one name a line, in label order, and replaces the source's names. ``calibration``
-    is a source of its own with the same classes, in any order, and becomes the split "calibration".
+    is a source of its own with the same classes, in any order, and becomes the split "calibration"; without
+    one, ``held_out_of_test`` of each class of "test" becomes it, and is no longer in "test". Folders
+    ``beside`` the data may lie inside of them without being a part.
 
     Raises:
         ConfigError: a fraction that does not lie in [0, 1).
@@ -47,13 +53,19 @@ def open_data(
             or split is meant. Images themselves are not decoded here.
         ClassError: splits that do not share their classes, or two classes of one name.
     """
-    for option, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+    fractions = {
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "held_out_of_test": held_out_of_test,
+    }
+    for option, fraction in fractions.items():
         if not 0 <= fraction < 1:
             raise ConfigError(
                 f"data.{option} must lie in [0, 1)", got=str(fraction), fix="0 keeps nothing back."
             )
     with quiet():
-        tables = open_tables(path, beside=calibration)
+        apart = [*beside, calibration] if calibration is not None else beside
+        tables = open_tables(path, beside=apart)
         splits: dict[str, Split] = {}
         # Training data, where there are such, set the classes that the other splits must have.
         for name in sorted(tables, key=ORDER.index):
@@ -69,9 +81,14 @@ def open_data(
         if WHOLE in splits:
             splits["train"] = whole = splits.pop(WHOLE)
             test_N = held_out(whole.labels_N, test_fraction, seed)
-            _divide(splits, "test", test_N)
+            _divide(splits, "train", "test", test_N)
         if "train" in splits and "val" not in splits:
-            _divide(splits, "val", held_out(splits["train"].labels_N, val_fraction, seed))
+            _divide(splits, "train", "val", held_out(splits["train"].labels_N, val_fraction, seed))
+        if held_out_of_test:
+            _check_divisible(splits, calibration, path)
+            _divide(
+                splits, "test", "calibration", held_out(splits["test"].labels_N, held_out_of_test, TEST_SEED)
+            )
         if calibration is not None:
             splits["calibration"] = _open_calibration(calibration, source_names, class_names)
     order = [name for name in ORDER if name in splits]
@@ -80,16 +97,31 @@ def open_data(
     )
 
 
-def _divide(splits: dict[str, Split], name: str, index_N: NDArray[np.int64]) -> None:
-    """Move images of "train" to a new split; none to move, no split."""
+def _divide(splits: dict[str, Split], source: str, name: str, index_N: NDArray[np.int64]) -> None:
+    """Move images of a split to a new one; none to move, no split."""
     if len(index_N):
-        train = splits["train"]
-        splits[name] = train.select(name, index_N)
-        splits["train"] = train.select("train", np.setdiff1d(np.arange(len(train)), index_N))
+        whole = splits[source]
+        splits[name] = whole.select(name, index_N)
+        splits[source] = whole.select(source, np.setdiff1d(np.arange(len(whole)), index_N))
+
+
+def _check_divisible(splits: dict[str, Split], calibration: Path | None, path: str) -> None:
+    if calibration is not None:
+        raise ConfigError(
+            "data.held_out_of_test stands in for a calibration folder",
+            got=f"both, with data.calibration {calibration}",
+            fix="leave one of them out.",
+        )
+    if "test" not in splits:
+        raise DataError(
+            f"data.held_out_of_test takes images of a test split of {path}",
+            got=f"only {', '.join(splits)}",
+            fix="leave it out; validation images serve.",
+        )
 
 
 def _open_calibration(path: Path, source_names: Sequence[str], class_names: Sequence[str]) -> Split:
-    tables = open_tables(str(path), beside=None)
+    tables = open_tables(str(path), beside=())
     if len(tables) != 1:
         raise DataError(
             f"Calibration images in {path} must not be divided into splits",

@@ -20,8 +20,8 @@ class Split:
     """The labelled, still encoded images of one split.
 
     ``rows`` has an image column whose cells hold the bytes or the path of a file; ``labels_N`` (int64) holds
-    positions in ``class_names``. ``origin`` and ``origin_N`` say which rows of which split of the source
-    these are, so that an image keeps its key whatever share of a split is held out.
+    positions in ``class_names``, or `UNLABELED`. ``origin`` and ``origin_N`` say which rows of which split
+    of the source these are, so that an image keeps its key whatever share of a split is held out.
     """
 
     name: str

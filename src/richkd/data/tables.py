@@ -31,10 +31,10 @@ LAYOUT = "one folder per class, or train/, val/ and test/ folders that each hold
 logger = logging.getLogger(__name__)
 
 
-def open_tables(path: str, *, beside: Path | None) -> dict[str, datasets.Dataset]:
+def open_tables(path: str, *, beside: Sequence[Path]) -> dict[str, datasets.Dataset]:
     """The source's tables by split, or one table named ``data`` where it is not split.
 
-    ``beside`` may lie inside the folder without being a part of it.
+    What is ``beside`` may lie inside the folder without being a part of it.
     """
     place = Path(path).expanduser()
     if place.is_file() and place.suffix == ".parquet":
@@ -45,8 +45,8 @@ def open_tables(path: str, *, beside: Path | None) -> dict[str, datasets.Dataset
         raise DataError(
             f"{path} must be a folder or a parquet file", got="another file", fix=f"give {LAYOUT}"
         )
-    apart = beside.expanduser().resolve() if beside else None
-    folders = [folder for folder in _visible(place)[0] if folder.resolve() != apart]
+    apart = {folder.expanduser().resolve() for folder in beside}
+    folders = [folder for folder in _visible(place)[0] if folder.resolve() not in apart]
     parquet = _parquet_splits(place, folders, apart)
     if parquet:
         return {name: _open_parquet(files) for name, files in parquet.items()}
@@ -131,7 +131,7 @@ def _open_folder(folder: Path, classes: list[Path], root: Path) -> datasets.Data
     return datasets.Dataset.from_dict(table, features=datasets.Features(features))
 
 
-def _parquet_splits(place: Path, folders: list[Path], apart: Path | None) -> dict[str, list[Path]]:
+def _parquet_splits(place: Path, folders: list[Path], apart: set[Path]) -> dict[str, list[Path]]:
     """Parquet files by split, told by their names (``train-00000-of-00003``) or by their folders."""
     inner = [folder for folder in folders if folder.name.lower() in (*SPLIT_NAMES, "data")]
     found: dict[str, list[Path]] = {}
@@ -139,7 +139,7 @@ def _parquet_splits(place: Path, folders: list[Path], apart: Path | None) -> dic
         for file in sorted(folder.glob("*.parquet")):
             words = re.findall(r"[a-z]+", file.stem.lower())[:1] + [folder.name.lower()] * (folder != place)
             name = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), WHOLE)
-            if file.resolve() != apart:
+            if file.resolve() not in apart:
                 found.setdefault(name, []).append(file)
     if WHOLE in found and len(found) > 1:
         rule = f"Either all parquet files of {place} or none must be named by their split"
@@ -184,6 +184,19 @@ def _open_parquet(files: list[Path]) -> datasets.Dataset:
 
 
 def _open_hub(path: str) -> dict[str, datasets.Dataset]:
+    found = load_hub(path)
+    if len(found) == 1 and not SPLIT_NAMES.get(next(iter(found)).lower()):
+        return {WHOLE: next(iter(found.values()))}
+    splits = {SPLIT_NAMES.get(name.lower(), ""): rows for name, rows in found.items()}
+    if splits.pop("", None) is not None:
+        logger.warning(
+            "Of %s only the train, validation and test splits are used, of: %s", path, ", ".join(found)
+        )
+    return splits
+
+
+def load_hub(path: str) -> dict[str, datasets.Dataset]:
+    """Every split of a data set of the hub, by the name that it has there."""
     parent = Path(path).expanduser().parent
     near = [folder.name for folder in _visible(parent)[0]] if parent.is_dir() else []
     close = difflib.get_close_matches(Path(path).name, near, n=3, cutoff=0.5)
@@ -193,21 +206,13 @@ def _open_hub(path: str) -> dict[str, datasets.Dataset]:
             f"The data folder {path} must exist", got="no such folder", fix=f"check the path.{hint}"
         )
     try:
-        found = datasets.load_dataset(path)
+        return dict(datasets.load_dataset(path))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"'{path}' is no local folder, and as a name on the Hugging Face hub it could not be opened",
             got=str(error).splitlines()[0],
             fix=f"check the name and the network, or give a local folder.{hint}",
         ) from error
-    if len(found) == 1 and not SPLIT_NAMES.get(next(iter(found)).lower()):
-        return {WHOLE: next(iter(found.values()))}
-    splits = {SPLIT_NAMES.get(name.lower(), ""): rows for name, rows in found.items()}
-    if splits.pop("", None) is not None:
-        logger.warning(
-            "Of %s only the train, validation and test splits are used, of: %s", path, ", ".join(found)
-        )
-    return splits
 
 
 @contextmanager

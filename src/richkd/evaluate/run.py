@@ -25,15 +25,21 @@ def evaluate_model(
     weights: Path | None = None,
     split: str = "test",
     label_column: str | None = None,
+    held_out_of_test: float | None = None,
 ) -> dict[str, Any]:
     """Figures of a model on one split, in float32; a student's also after its stored temperature.
+
+    What a run has held out of test (`data.held_out_of_test`) is left out for its student, and for any model
+    where ``held_out_of_test`` says how much.
 
     Raises:
         RichKDError: no such split, model or weights, or classes that are not the data's.
     """
     settings, seed = _as_trained(Path(model), data)
-    if label_column is not None:
-        settings = settings.model_copy(update={"label_column": label_column})
+    changes = {"label_column": label_column, "held_out_of_test": held_out_of_test}
+    settings = settings.model_copy(
+        update={name: value for name, value in changes.items() if value is not None}
+    )
     opened = open_splits(settings, seed)
     if split not in opened.splits:
         raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
@@ -62,5 +68,5 @@ def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")
             if Path(config.data.path).resolve() == Path(data).resolve():
-                return config.data, config.train.seed
+                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
     return DataConfig(path=data), 0

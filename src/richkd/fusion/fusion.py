@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from richkd.config import FusionConfig
@@ -23,8 +24,9 @@ from richkd.fusion.fit import (
 )
 from richkd.fusion.mixing import Gate, LogPool, Mixing
 from richkd.fusion.scale import Scale, on_scales
+from richkd.fusion.trust import Trust
 from richkd.losses.logits import kl_nats
-from richkd.records import Output, Target
+from richkd.records import UNLABELED, Output, Target
 
 PAPER_ALPHA = 0.7
 # Half-precision probabilities of many classes sum to one within about this.
@@ -47,16 +49,28 @@ class Fusion:
         mixing: from these to fused logits.
         feature_weights: share of each expert's embedded features, summing to one (paper: λ, 1 − λ).
         origin: where the numbers came from, for the log and the summary.
+        trust: how far experts are believed of unlabelled images; None: in full.
     """
 
     scales: tuple[Scale, ...]
     mixing: Mixing
     feature_weights: tuple[float, ...]
     origin: str
+    trust: Trust | None = None
 
-    def __call__(self, experts: Sequence[Output]) -> Target:
-        logits_BC = self.logits([expert.logits_BC for expert in experts])
-        return Target(logits_BC, tuple(experts), self.feature_weights)
+    def __call__(self, experts: Sequence[Output], labels_B: Tensor) -> Target:
+        """The target of images, of which some may be `UNLABELED`."""
+        logits = [expert.logits_BC for expert in experts]
+        if self.trust is None:
+            return Target(self.logits(logits), tuple(experts), self.feature_weights)
+        trusts = self.trust(self.scales, logits, labels_B != UNLABELED)
+        # Tempered log-probabilities are normalised again, for pools that need probabilities.
+        logs = [
+            (trust_B[:, None] * log_BC).log_softmax(dim=1)
+            for trust_B, log_BC in zip(trusts, on_scales(self.scales, logits), strict=True)
+        ]
+        weight_B = torch.stack(trusts).amax(dim=0)
+        return Target(self.mixing(logs), tuple(experts), self.feature_weights, weight_B)
 
     def logits(self, logits: Sequence[Tensor]) -> Tensor:
         """The fused logits (B, C) of the experts' own."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from richkd.data.batches import Store
 from richkd.data.views import Views
-from richkd.records import Batch, Output
+from richkd.records import UNLABELED, Batch, Output
 from richkd.seeds import mix_seed
 from richkd.teachers.vision import Teacher
 
@@ -23,7 +23,8 @@ from richkd.teachers.vision import Teacher
 class Shuffled:
     """A teacher that answers for another training image: any, or another of the same class.
 
-    The permutation is a function of the seed. Answers to all other splits are the teacher's own.
+    The permutation is a function of the seed; within classes, unlabelled images are permuted among
+    themselves. Answers to all other splits are the teacher's own.
     """
 
     def __init__(self, teacher: Teacher, training: Store, seed: int, *, within_class: bool) -> None:
@@ -47,8 +48,8 @@ class TextOnly:
     """A teacher that has read the labels and never sees an image: it answers how alike class names are.
 
     Logits of an image of class y are the cosines of y's text embedding with all classes', so non-target
-    mass is that of the names. It answers for training images alone; other splits, which fusion is fitted
-    on, are answered by the teacher.
+    mass is that of the names; of an unlabelled image it has nothing to say. It answers for training images
+    alone; other splits, which fusion is fitted on, are answered by the teacher.
     """
 
     def __init__(self, teacher: Teacher, class_embeddings_CD: Tensor, training: str) -> None:
@@ -61,7 +62,7 @@ class TextOnly:
         if batch.split != self.training:
             return self.teacher.outputs(batch, views)
         text_CD = self.text_CD.to(batch.labels_B.device)
-        text_BD = text_CD[batch.labels_B]
+        text_BD = text_CD[batch.labels_B].masked_fill((batch.labels_B == UNLABELED)[:, None], 0.0)
         return Output(text_BD @ text_CD.T, text_BD)
 
 
