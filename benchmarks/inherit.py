@@ -30,10 +30,7 @@ EPOCHS = 60
 COMMON: dict[str, Any] = {
     "student.size": 64,
     "views.pad": 4,
-    # Losses of these students differ up to tenfold in size, which AdamW's steps do not follow.
-    "optim.name": "adamw",
-    "optim.lr": 2e-3,
-    "optim.weight_decay": 0.05,
+    "optim.lr": 0.1,
     "optim.schedule": "cosine",
     "optim.warmup_epochs": 2,
     "train.batch_size": 64,

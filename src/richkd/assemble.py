@@ -27,6 +27,8 @@ from richkd.methods import Method, find_method
 from richkd.models.build import Network, build_network
 from richkd.records import UNLABELED
 from richkd.teachers.banked import BankedTeacher, with_banks
+from richkd.teachers.folds import PREFIX as FOLDS
+from richkd.teachers.folds import open_folds
 from richkd.teachers.imported import PREFIX, open_imported
 from richkd.teachers.vision import Teacher, VisionTeacher
 
@@ -140,6 +142,7 @@ def open_splits(config: DataConfig, seed: int) -> Data:
         test_fraction=config.test_fraction,
         calibration=config.calibration,
         held_out_of_test=config.held_out_of_test,
+        leave_out=config.leave_out,
         beside=() if config.unlabeled is None else (Path(config.unlabeled),),
         seed=seed,
     )
@@ -212,12 +215,24 @@ def _teachers(
         if config.teacher.name.startswith(PREFIX):
             teachers.append(open_imported(config, stores, recipes, features=method.remembers, say=say))
         else:
-            network = build_teacher(config.teacher, data)
-            autocast = autocast_dtype(config.train.teacher_precision, device)
-            teachers.append(VisionTeacher(network, device, autocast, compiled=config.train.compile_teacher))
+            teachers.append(_vision(config.teacher, config, method, data, device))
     if "clip" in method.experts:
         teachers.append(_clip(config, data, device))
     return tuple(teachers)
+
+
+def _vision(chosen: ModelConfig, config: Config, method: Method, data: Data, device: torch.device) -> Teacher:
+    autocast = autocast_dtype(config.train.teacher_precision, device)
+    compiled = config.train.compile_teacher
+    if not chosen.name.startswith(FOLDS):
+        return VisionTeacher(build_teacher(chosen, data), device, autocast, compiled=compiled)
+    if method.remembers:
+        raise ConfigError(
+            "Out-of-fold teachers are several networks, whose features do not compare",
+            got=f"{chosen.name} and a method that learns from features",
+            fix="add --variant l.",
+        )
+    return open_folds(Path(chosen.name.removeprefix(FOLDS)), data, device, autocast, compiled=compiled)
 
 
 def _clip(config: Config, data: Data, device: torch.device) -> Teacher:

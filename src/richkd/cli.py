@@ -99,6 +99,10 @@ def teach(
     data: Data = None,
     model: Annotated[str | None, Parameter(help="timm name or package.module:callable")] = None,
     weights: Annotated[Path | None, Parameter(help="checkpoint to start from")] = None,
+    folds: Annotated[
+        int | None,
+        Parameter(help="train so many, each without a fold of the images"),
+    ] = None,
     epochs: Epochs = None,
     seed: Seed = None,
     out: Out = None,
@@ -108,7 +112,9 @@ def teach(
 ) -> None:
     """Train a teacher from labels alone: the same loop with plain cross-entropy.
 
-    The result serves as --teacher local-dir:OUT/student. Settings of the model are those of --student.*.
+    The result serves as --teacher local-dir:OUT/student; that of --folds K as --teacher folds:OUT, where
+    each image is answered by the teacher that has not learnt from it. Settings of the model are those of
+    --student.*.
 
     For example:
 
@@ -123,7 +129,7 @@ def teach(
         "out": out,
         "method": "ce",
     }
-    _train(config_of(config, options, overrides), resume=resume, overwrite=overwrite)
+    _train(config_of(config, options, overrides), resume=resume, overwrite=overwrite, folds=folds)
 
 
 @app.command
@@ -278,17 +284,17 @@ def main(argv: Iterable[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _train(config: Config, *, resume: bool, overwrite: bool) -> None:
+def _train(config: Config, *, resume: bool, overwrite: bool, folds: int | None = None) -> None:
     from richkd.interrupt import Interrupted
-    from richkd.train import distill
+    from richkd.train import distill, teach_folds
 
     try:
-        distill(config, resume=resume, overwrite=overwrite)
+        if folds is None:
+            distill(config, resume=resume, overwrite=overwrite)
+        else:
+            teach_folds(config, folds, resume=resume, overwrite=overwrite)
     except Interrupted:
-        print(
-            "\nstopped and saved; go on with the same command and --resume"
-            f" (or: richkd distill -c {config.out}/config.yaml --resume)"
-        )
+        print("\nstopped and saved; go on with the same command and --resume")
         sys.exit(130)
 
 

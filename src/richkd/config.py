@@ -29,6 +29,9 @@ class DataConfig(Section):
     held_out_of_test: float = Field(
         0.0, ge=0, lt=1, description="share of test to fit on instead, left out of every evaluation"
     )
+    leave_out: tuple[int, int] | None = Field(
+        None, description="fold J of K of train that a teacher does not learn from"
+    )
     unlabeled: str | None = Field(None, description="further training images, without labels")
     unlabeled_share: float | None = Field(
         None, gt=0, lt=1, description="share of each batch that is unlabelled (default: as they come)"

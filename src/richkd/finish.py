@@ -6,6 +6,7 @@ from typing import Any
 
 from richkd.assemble import HELD_OUT, Parts
 from richkd.data.batches import Store
+from richkd.data.sources import LEFT_OUT
 from richkd.evaluate.metrics import agreement, fit_temperature, measure
 from richkd.evaluate.predict import logits_of, outputs_of
 from richkd.export import save_student
@@ -13,7 +14,7 @@ from richkd.fusion.fusion import signal
 from richkd.models.build import Network
 from richkd.run_folder import RunFolder
 
-EVALUATED = ("val", "test")
+EVALUATED = ("val", "test", LEFT_OUT)
 
 
 def finish(
@@ -40,9 +41,9 @@ def finish(
         if fitted_on:
             splits[name]["calibrated"] = measure(logits[name], labels[name], temperature).to_dict()
     teachers: dict[str, Any] = {}
-    if parts.fusion is not None and evaluated:
+    if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
         # A teacher's pass over a split costs more than the student's, so one split has to do.
-        name = evaluated[-1]
+        name = [name for name in evaluated if name != LEFT_OUT][-1]
         teachers[name] = _teachers(parts, parts.stores[name])
         splits[name]["agreement_with_target"] = agreement(logits[name], teachers[name].pop("logits"))
     summary: dict[str, Any] = {
@@ -70,6 +71,8 @@ def finish(
             "variant": summary["variant"],
             "temperature_fitted_on": fitted_on,
         }
+        if LEFT_OUT in parts.data.splits:
+            origin["left_out"] = parts.data.splits[LEFT_OUT].keys()
         save_student(folder.student, student, parts.data.class_names, temperature, origin)
         folder.write_json("summary.json", summary)
     return summary

@@ -38,6 +38,11 @@ class Batch:
     pixels_BHWC: Tensor
     labels_B: Tensor
 
+    def at(self, places: Tensor) -> Batch:
+        """The images at these places of the batch, which lie on the CPU."""
+        there = places.to(self.labels_B.device, non_blocking=True)
+        return Batch(self.split, self.index_B[places], self.pixels_BHWC[there], self.labels_B[there])
+
 
 @dataclass(frozen=True)
 class Output:

@@ -63,6 +63,14 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
 
+    def summary(self) -> dict[str, Any] | None:
+        """The figures of a finished run."""
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return figures
+
     def accept(self, config: Config, *, resume: bool, overwrite: bool) -> None:
         """Make sure that the run may go here, without changing anything yet.
 

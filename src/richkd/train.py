@@ -28,6 +28,30 @@ class Run:
     summary: dict[str, Any]
 
 
+def teach_folds(
+    config: Config, folds: int, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+) -> list[Run]:
+    """Train as many teachers, each without one fold of the training images, into ``out/fold-J``.
+
+    Finished ones are passed over by ``resume``.
+
+    Raises:
+        RichKDError: as `distill`; fewer than two folds.
+    """
+    if folds < 2:
+        raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="try --folds 5.")
+    runs = []
+    for fold in range(folds):
+        data = config.data.model_copy(update={"leave_out": (fold, folds)})
+        chosen = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
+        if resume and (summary := RunFolder(chosen.out).summary()):
+            runs.append(Run(chosen.out, summary))
+        else:
+            started = RunFolder(chosen.out).last.exists()
+            runs.append(distill(chosen, resume=resume and started, overwrite=overwrite, quiet=quiet))
+    return runs
+
+
 def distill(config: Config, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
     """Train a student as the settings say, and evaluate and save it.
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.fusion.choose import choose, cross_fitted, fit_best_expert, folds_of
+from richkd.data.split import folds_of
+from richkd.fusion.choose import choose, cross_fitted, fit_best_expert
 from richkd.fusion.fit import fit_log_pool, nll_of
 from richkd.fusion.mixing import LogPool
 from tests.fusion.test_fit import KINDS, expert, labelled, log_probs, mean_nll

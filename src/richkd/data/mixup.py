@@ -34,12 +34,7 @@ class Mix:
     def partners(self, target: Target | None, batch: Batch) -> tuple[Target | None, Batch]:
         """The partners' targets and images, in the order of those that they are blended into."""
         at_B = self.partner_B.to(batch.labels_B.device, non_blocking=True)
-        other = replace(
-            batch,
-            index_B=batch.index_B[self.partner_B],
-            pixels_BHWC=batch.pixels_BHWC[at_B],
-            labels_B=batch.labels_B[at_B],
-        )
+        other = batch.at(self.partner_B)
         if target is None:
             return None, other
         experts = tuple(Output(e.logits_BC[at_B], e.feats_BF[at_B]) for e in target.experts)

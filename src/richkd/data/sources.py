@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from richkd.data.columns import as_split, check_names, read_names
-from richkd.data.split import Data, Split, held_out
+from richkd.data.split import Data, Split, folds_of, held_out
 from richkd.data.tables import WHOLE, open_tables, quiet
 from richkd.errors import ConfigError, DataError, check_same_classes
 
 # Images that a share of test gives up are the same in every run, or runs would be judged on others.
 TEST_SEED = 0
-ORDER = (WHOLE, "train", "val", "test", "calibration")
+LEFT_OUT = "left-out"
+ORDER = (WHOLE, "train", "val", "test", "calibration", LEFT_OUT)
 
 
 def open_data(
@@ -36,6 +37,7 @@ def open_data(
     calibration: Path | None = None,
     held_out_of_test: float = 0.0,
     beside: Sequence[Path] = (),
+    leave_out: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Data:
     """Open a folder of class folders, a folder or file of parquet, or a data set of the Hugging Face hub.
@@ -45,7 +47,8 @@ def open_data(
     ``class_names_file`` has one name a line, in label order, and replaces the source's names. ``calibration``
     is a source of its own with the same classes, in any order, and becomes the split "calibration"; without
     one, ``held_out_of_test`` of each class of "test" becomes it, and is no longer in "test". Folders
-    ``beside`` the data may lie inside of them without being a part.
+    ``beside`` the data may lie inside of them without being a part. ``leave_out`` (j, k) moves the fold j of
+    k of "train" to a split of its own, "left-out".
 
     Raises:
         ConfigError: a fraction that does not lie in [0, 1).
@@ -91,6 +94,10 @@ def open_data(
             )
         if calibration is not None:
             splits["calibration"] = _open_calibration(calibration, source_names, class_names)
+    if leave_out is not None:
+        fold, folds = leave_out
+        members_N = (folds_of(splits["train"].labels_N, folds) == fold).nonzero()[:, 0]
+        _divide(splits, "train", LEFT_OUT, members_N.numpy())
     order = [name for name in ORDER if name in splits]
     return Data(
         {name: replace(splits[name], class_names=class_names) for name in order}, class_names, str(path)

@@ -103,3 +103,11 @@ def held_out(labels_N: Tensor, fraction: float, seed: int) -> NDArray[np.int64]:
         rank = np.random.Generator(np.random.PCG64([seed, label])).permutation(len(members))
         chosen.append(members[rank[: min(count, len(members) - 1)]])
     return np.sort(np.concatenate(chosen))
+
+
+def folds_of(labels_N: Tensor, folds: int) -> Tensor:
+    """A fold for each image (N), every class dealt out to all folds in turn, without randomness."""
+    order_N = labels_N.argsort(stable=True)
+    fold_N = torch.empty_like(labels_N)
+    fold_N[order_N] = torch.arange(len(labels_N)) % folds
+    return fold_N

@@ -40,6 +40,16 @@ class Views:
     recipe: Recipe | None = None
     number_B: Tensor | None = None
 
+    def at(self, places: Tensor) -> Views:
+        """The views at these places of the batch."""
+        return replace(
+            self,
+            box_B4=self.box_B4[places],
+            flip_B=self.flip_B[places],
+            colour_B3=None if self.colour_B3 is None else self.colour_B3[places],
+            number_B=None if self.number_B is None else self.number_B[places],
+        )
+
 
 class Recipe(Protocol):
     """Draws the views of an epoch; must depend on nothing but its arguments and its own settings.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from richkd.data.split import folds_of
 from richkd.fusion.fit import fit_gate, fit_linear_pool, fit_log_pool, fit_per_class, nll_of
 from richkd.fusion.mixing import LogPool, Mixing
 
@@ -124,11 +125,3 @@ def cross_fitted(fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, folds: int 
         mixing = fit([log_NC[~out_N] for log_NC in exact], labels_N[~out_N])
         fused_NC[out_N] = mixing([log_NC[out_N] for log_NC in exact])
     return fused_NC
-
-
-def folds_of(labels_N: Tensor, folds: int) -> Tensor:
-    """A fold for each image (N), every class dealt out to all folds in turn, without randomness."""
-    order_N = labels_N.argsort(stable=True)
-    fold_N = torch.empty_like(labels_N)
-    fold_N[order_N] = torch.arange(len(labels_N)) % folds
-    return fold_N

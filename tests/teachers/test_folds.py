@@ -1,0 +1,100 @@
+"""Out-of-fold teachers: who answers for which image, and what they must have left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from richkd.assemble import assemble, open_splits
+from richkd.config import DataConfig
+from richkd.data.split import folds_of
+from richkd.data.views import CropFlip
+from richkd.errors import ConfigError, ModelError
+from richkd.teachers.folds import FoldTeachers
+from richkd.train import distill, teach_folds
+from tests.fixtures import SIZE, World, refusal
+
+CPU = torch.device("cpu")
+FOLDS = 3
+
+
+@pytest.fixture(scope="module")
+def taught(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("folds") / "teachers"
+    config = world.config(out, method__name="ce", teacher__name=None, clip__name=None, train__epochs=1)
+    teach_folds(config, FOLDS, quiet=True)
+    return out
+
+
+def test_each_fold_is_left_out_once_and_by_its_teacher(world: World, taught: Path) -> None:
+    whole = open_splits(DataConfig(path=str(world.images), val_fraction=0.25), 0).splits
+    fold_N = folds_of(whole["train"].labels_N, FOLDS)
+    keys = whole["train"].keys()
+    for fold in range(FOLDS):
+        saved = json.loads((taught / f"fold-{fold}" / "student" / "config.json").read_text())
+        left_out = saved["richkd"]["left_out"]
+        assert left_out == [key for key, f in zip(keys, fold_N.tolist(), strict=True) if f == fold]
+        figures = json.loads((taught / f"fold-{fold}" / "summary.json").read_text())
+        assert figures["splits"]["left-out"]["n"] == len(left_out) == 12
+        # Nothing else is held out differently.
+        assert figures["splits"]["val"]["n"] == len(whole["val"])
+
+
+def test_every_image_is_answered_by_one_teacher(world: World, taught: Path, tmp_path: Path) -> None:
+    parts = assemble(
+        world.config(tmp_path / "run", teacher__name=f"folds:{taught}", method__variant="l"), CPU
+    )
+    teacher = parts.teachers[0]
+    assert isinstance(teacher, FoldTeachers)
+    recipe = CropFlip(SIZE, 2)
+    for name, store in parts.stores.items():
+        index_N = torch.arange(len(store.split)).flip(0)
+        (batch,) = store.batches([index_N])
+        views = recipe.draw(0, 1, index_N)
+        found = teacher.outputs(batch, views)
+        alone = [one.outputs(batch, views).logits_BC for one in teacher.teachers]
+        fold_N = folds_of(store.split.labels_N, FOLDS) if name == "train" else torch.arange(1000) % FOLDS
+        for row, place in enumerate(index_N.tolist()):
+            assert torch.allclose(found.logits_BC[row], alone[int(fold_N[place])][row], atol=2e-3)
+    assert teacher.feature_width == 0
+
+
+def test_a_student_learns_from_them_and_a_bank_holds_them(world: World, taught: Path, tmp_path: Path) -> None:
+    runs = []
+    for number in range(2):
+        config = world.config(
+            tmp_path / f"run-{number}",
+            teacher__name=f"folds:{taught}",
+            method__variant="l",
+            bank__folder=str(tmp_path / "bank"),
+            train__epochs=1,
+        )
+        runs.append(distill(config, quiet=True).summary)
+    (name,) = (name for name in runs[0]["images_through_teachers"] if "out of fold" in name)
+    assert [run["images_through_teachers"][name] > 0 for run in runs] == [True, False]
+    assert runs[0]["splits"] == runs[1]["splits"]
+
+
+def test_finished_folds_are_passed_over(world: World, taught: Path) -> None:
+    config = world.config(taught, method__name="ce", teacher__name=None, clip__name=None, train__epochs=1)
+    before = [(taught / f"fold-{fold}" / "metrics.jsonl").stat().st_mtime_ns for fold in range(FOLDS)]
+    assert len(teach_folds(config, FOLDS, resume=True, quiet=True)) == FOLDS
+    after = [(taught / f"fold-{fold}" / "metrics.jsonl").stat().st_mtime_ns for fold in range(FOLDS)]
+    assert before == after
+    assert "two folds" in str(refusal(teach_folds, config, 1))
+
+
+def test_what_does_not_fit_is_refused(world: World, taught: Path, tmp_path: Path) -> None:
+    def error(**changes: object) -> str:
+        config = world.config(tmp_path / "run", **({"teacher__name": f"folds:{taught}"} | changes))
+        found = refusal(assemble, config, CPU)
+        assert isinstance(found, (ConfigError, ModelError))
+        return str(found)
+
+    assert "features do not compare" in error()
+    assert "at least two teachers" in error(teacher__name=f"folds:{tmp_path}", method__variant="l")
+    # Another seed holds other images out, so that some were never left out.
+    assert "trained without" in error(method__variant="l", train__seed=9)
