@@ -20,10 +20,10 @@ from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, our_step, write_cli
 from timing import medians
 from torch import Tensor
 
-from richkd.assemble import autocast_dtype
 from richkd.config import Config, MethodConfig
 from richkd.losses.features import normalised
 from richkd.memory import ContrastMemory
+from richkd.precision import autocast_dtype
 from richkd.records import Batch
 from richkd.settings import load_config
 from richkd.teachers.clip import PRECISIONS, Clip

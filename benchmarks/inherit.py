@@ -41,6 +41,8 @@ COMMON: dict[str, Any] = {
     "train.compile": "never",
     "method.negatives": 1024,
 }
+# From 500 images, SGD as above makes a teacher of 24.9 %, and this one of 29.2 %.
+TAUGHT: dict[str, Any] = {"optim.name": "adamw", "optim.lr": 2e-3, "optim.weight_decay": 0.05}
 KD: dict[str, Any] = {"method.name": "kd"}
 FUSED: dict[str, Any] = {"method.variant": "l"}
 MIXUP: dict[str, Any] = {"views.mixup": 0.4}
@@ -135,7 +137,7 @@ def main() -> None:
     setting, out = SETTINGS[arguments.setting], arguments.out / arguments.setting
     labeled, unlabeled = write_data(arguments.data / "caltech101", out, setting.labels)
     common = COMMON | {"data.path": str(out / "data")}
-    teacher = {"student.name": TEACHER, "method.name": "ce", "train.precision": "auto"}
+    teacher = {"student.name": TEACHER, "method.name": "ce", "train.precision": "auto"} | TAUGHT
     taught = run(common | teacher | {"train.epochs": setting.teacher_epochs}, out / "teacher")
     print(f"teacher {TEACHER}: {taught['splits']['test']['top1']:.2%} on test", flush=True)
     common |= {

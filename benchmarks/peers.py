@@ -9,11 +9,12 @@ import torch
 from steps import BATCHES, CPU, Call
 from torch import nn, optim
 
-from richkd.assemble import assemble, autocast_dtype
+from richkd.assemble import assemble
 from richkd.config import Config
 from richkd.data.batches import TrainingOrder
 from richkd.data.views import render
 from richkd.evaluate.predict import batch_on
+from richkd.precision import autocast_dtype
 from richkd.teachers.banked import unbanked
 from richkd.teachers.vision import VisionTeacher
 

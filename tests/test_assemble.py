@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from richkd.assemble import assemble, autocast_dtype, build_student, open_splits
+from richkd.assemble import Parts, assemble, build_student, open_splits
 from richkd.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
+from richkd.evaluate.predict import outputs_of
+from richkd.precision import autocast_dtype
 from tests.fixtures import CLASSES, SIZE, World, make_clip, make_teacher, refusal
 
 CPU = torch.device("cpu")
@@ -126,3 +128,60 @@ def test_precision() -> None:
     assert autocast_dtype("fp32", CPU) is None
     assert autocast_dtype("bf16", CPU) is torch.bfloat16
     assert autocast_dtype("auto", CPU) in (None, torch.bfloat16)
+
+
+def several(world: World, tmp_path: Path, **changes: Any) -> Parts:
+    """Three vision teachers: the world's, another one, and the world's again."""
+    make_teacher(tmp_path / "other", seed=6)
+    more = [{"name": f"local-dir:{tmp_path / 'other'}"}, {"name": f"local-dir:{world.teacher}"}]
+    config = world.config(tmp_path / "run", more_teachers=more, **changes)
+    return assemble(config, CPU)
+
+
+def test_several_teachers_are_fused_in_their_order_and_have_names_of_their_own(
+    world: World, tmp_path: Path
+) -> None:
+    parts = several(world, tmp_path, fusion__preset="paper", fusion__alpha=0.6)
+    *vision, clip = parts.teachers
+    assert len(vision) == 3
+    assert len({teacher.name for teacher in parts.teachers}) == 4
+    assert parts.fusion is not None
+    assert parts.fusion.multipliers == pytest.approx((0.2, 0.2, 0.2, 0.4 * clip.logit_scale))
+    # λ is the paper's.
+    assert parts.fusion.feature_weights == pytest.approx((0.7 / 3,) * 3 + (0.3,))
+
+
+def test_several_teachers_without_a_clip_share_alike_or_as_held_out_images_say(
+    world: World, tmp_path: Path
+) -> None:
+    kd = {"method__name": "kd", "clip__name": None}
+    equal = several(world, tmp_path, fusion__scale="raw", fusion__mixing="alpha", **kd).fusion
+    assert equal is not None
+    assert equal.multipliers == pytest.approx((1 / 3,) * 3)
+    fitted = several(world, tmp_path, fusion__mixing="log-pool", **kd).fusion
+    assert fitted is not None
+    assert "fitted on 12 images of val" in fitted.origin
+    error = refusal(several, world, tmp_path, data__val_fraction=0, **kd)
+    assert all(way in str(error.fix) for way in ("--data.calibration", "--data.held_out_of_test"))
+
+
+def test_the_control_of_several_teachers_is_all_of_them_without_clip(world: World, tmp_path: Path) -> None:
+    parts = several(world, tmp_path, fusion__preset="paper", fusion__control="teacher-only")
+    assert len(parts.teachers) == 3
+    assert parts.fusion is not None
+    weights = parts.fusion.multipliers or ()
+    assert len(set(weights)) == 1
+
+
+@pytest.mark.parametrize("scale", ["standardised", "isotropic"])
+def test_features_of_training_images_are_on_one_scale(world: World, tmp_path: Path, scale: str) -> None:
+    parts = several(world, tmp_path, fusion__features=scale, fusion__preset="paper")
+    store = parts.stores["train"]
+    said = [outputs_of(teacher, store, CPU) for teacher in parts.teachers]
+    assert parts.fusion is not None
+    for expert in parts.fusion(said, store.split.labels_N).experts:
+        alive_F = expert.feats_BF.std(0) > 1e-6
+        assert torch.allclose(expert.feats_BF.mean(0), torch.zeros(expert.feats_BF.shape[1]), atol=1e-4)
+        assert torch.allclose(
+            expert.feats_BF.var(0, correction=0)[alive_F], torch.ones(int(alive_F.sum())), rtol=1e-3
+        )

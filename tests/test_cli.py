@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from richkd.cli import main
+from richkd.cli_options import config_of
 from richkd.settings import load_config, settings
-from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread
+from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread, refusal
 
 COMMANDS = ("distill", "teach", "check", "evaluate", "predict", "settings", "demo")
 Capture = pytest.CaptureFixture[str]
@@ -227,3 +228,16 @@ def test_check_through_the_command_line(world: World, tmp_path: Path, capsys: Ca
     assert code == 0, err
     assert "plan" in out
     assert "no image is in both train and test" in out
+
+
+def test_teachers_and_their_weights_are_paired_in_order() -> None:
+    data = {"data": "d", "student": "s"}
+    paired = {"teacher": ["a", "b"], "teacher-weights": [Path("a.pth"), Path("b.pth")]}
+    config = config_of(None, data | paired, [])
+    assert config.teacher is not None
+    assert (config.teacher.name, config.teacher.weights) == ("a", Path("a.pth"))
+    assert [(one.name, one.weights) for one in config.more_teachers] == [("b", Path("b.pth"))]
+    plain = config_of(None, data | {"teacher": ["a", "b", "c"]}, [])
+    assert [one.name for one in plain.more_teachers] == ["b", "c"]
+    unpaired = {"teacher": ["a", "b"], "teacher-weights": [Path("b.pth")]}
+    assert "of its own" in str(refusal(config_of, None, data | unpaired, []))

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from richkd.config import Config
+from richkd.errors import ConfigError
 from richkd.settings import dotted_overrides, load_config
 
 Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
 Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]
 Student = Annotated[str | None, Parameter(help="timm name or package.module:callable")]
 Teacher = Annotated[
-    str | None, Parameter(help="the big classifier: timm name, local-dir:FOLDER, callable, or bank:NAME")
+    list[str] | None,
+    Parameter(
+        help="the big classifier: timm name, local-dir:FOLDER, callable, folds:FOLDER or bank:NAME; "
+        "given again, a further one",
+        negative="",
+    ),
 ]
-TeacherWeights = Annotated[Path | None, Parameter(help="its checkpoint (.safetensors, .pth)")]
+TeacherWeights = Annotated[
+    list[Path] | None,
+    Parameter(
+        help="its checkpoint (.safetensors, .pth); of several, one each and in their order", negative=""
+    ),
+]
 Unlabeled = Annotated[str | None, Parameter(help="further images to learn from, without labels")]
 Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
 Bank = Annotated[Path | None, Parameter(help="folder where teachers' outputs are kept and read again")]
@@ -34,8 +45,6 @@ DOTTED = {
     "student": "student.name",
     "model": "student.name",
     "weights": "student.weights",
-    "teacher": "teacher.name",
-    "teacher-weights": "teacher.weights",
     "unlabeled": "data.unlabeled",
     "clip": "clip.name",
     "bank": "bank.folder",
@@ -52,7 +61,27 @@ def config_of(recipe: Path | None, options: Mapping[str, Any], overrides: Iterab
     """Settings from a recipe, a command's own options and dotted ones, the later winning.
 
     Raises:
-        ConfigError: a setting that does not exist, or a value that it does not take.
+        ConfigError: a setting that does not exist, or a value that it does not take; weights that cannot be
+            told to belong to a teacher.
     """
-    chosen = {DOTTED[option]: value for option, value in options.items() if value is not None}
+    own = {option: value for option, value in options.items() if value is not None}
+    chosen = _teachers(own.pop("teacher", []), own.pop("teacher-weights", []))
+    chosen |= {DOTTED[option]: value for option, value in own.items()}
     return load_config(recipe, chosen | dotted_overrides(list(overrides), options))
+
+
+def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
+    """Settings of the first teacher and of further ones."""
+    if len(weights) not in (0, len(names)) and (names or len(weights) > 1):
+        raise ConfigError(
+            "Each of several --teacher takes a --teacher-weights of its own, or none does",
+            got=f"{len(names)} of --teacher, {len(weights)} of --teacher-weights",
+            fix="give as many, in one order, or put the teachers into a recipe.",
+        )
+    chosen: dict[str, Any] = {"teacher.name": name for name in names[:1]}
+    chosen |= {"teacher.weights": str(file) for file in weights[:1]}
+    if len(names) > 1:
+        files = [str(file) for file in weights] or [None] * len(names)
+        pairs = zip(names[1:], files[1:], strict=True)
+        chosen["more_teachers"] = [{"name": name, "weights": file} for name, file in pairs]
+    return chosen

@@ -109,6 +109,9 @@ class FusionConfig(Section):
     ) = Field(None, description="how experts on one scale are mixed (default: the preset's)")
     alpha: float | None = Field(None, ge=0, le=1, description="weight α of the vision teacher's logits")
     lam: float | None = Field(None, ge=0, le=1, description="weight λ of the vision teacher's features")
+    features: Literal["raw", "standardised", "isotropic"] = Field(
+        "raw", description="scale of features before they are embedded: own, each dimension's, or one"
+    )
     control: Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"] | None = (
         Field(None, description="replace what CLIP knows of the image, and keep all else")
     )
@@ -186,6 +189,9 @@ class Config(Section):
     data: DataConfig
     student: ModelConfig
     teacher: ModelConfig | None = None
+    more_teachers: tuple[ModelConfig, ...] = Field(
+        (), description="further vision teachers, each as a teacher: {name: …, weights: …}"
+    )
     clip: ClipConfig | None = None
     bank: BankConfig = BankConfig()
     views: ViewConfig = ViewConfig()

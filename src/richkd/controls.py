@@ -11,7 +11,7 @@ from richkd.config import Config
 from richkd.data.batches import Store
 from richkd.errors import ConfigError
 from richkd.evaluate.predict import outputs_of
-from richkd.fusion.fusion import Fusion, signal
+from richkd.fusion.fusion import Fusion, signal, without_last
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale
 from richkd.records import Output
@@ -30,8 +30,8 @@ def controlled(
 ) -> Experts:
     """The experts and the fusion of the control that ``fusion.control`` names, or what was given.
 
-    - ``teacher-only``: the vision teacher, at the one temperature that brings it nearest to the fused
-      target of training images;
+    - ``teacher-only``: the vision teacher, or the mean of several, at the one temperature that brings it
+      nearest to the fused target of training images;
     - ``clip-only``: CLIP, at its own scale of the fusion;
     - ``shuffled``, ``shuffled-in-class``: CLIP answers for another training image, any or of the class;
     - ``text-only``: instead of CLIP, the likeness of the class names.
@@ -50,7 +50,7 @@ def controlled(
         )
     *others, clip = teachers
     if control == "teacher-only":
-        return (teachers[0],), nearest_alone(config, teachers, fusion, training, device)
+        return teachers[:-1], nearest_alone(config, teachers, fusion, training, device)
     if control == "clip-only":
         alone = Fusion(fusion.scales[-1:], LogPool((1.0,)), (1.0,), f"CLIP alone, {fusion.origin}")
         return (clip,), alone
@@ -66,10 +66,12 @@ def controlled(
 def nearest_alone(
     config: Config, teachers: tuple[Teacher, ...], fusion: Fusion, training: Store, device: torch.device
 ) -> Fusion:
-    """The first expert alone, at the multiplier that brings it nearest to what the fusion says of train."""
+    """All experts but the CLIP, at the multiplier that brings them nearest to what fusion says of train."""
     places = torch.linspace(0, len(training.split) - 1, min(SAMPLE, len(training.split))).long()
     said: list[Output] = [outputs_of(teacher, training, device, places) for teacher in teachers]
     logits = [output.logits_BC for output in said]
-    found = signal(fusion.logits(logits), logits[0], config.method.temperature)
-    origin = f"the teacher alone, nearest to: {fusion.origin}; {found.nats:.3g} nats away"
-    return Fusion((Scale(),), LogPool((found.multiplier,)), (1.0,), origin)
+    found = signal(fusion.logits(logits), without_last(fusion, logits), config.method.temperature)
+    origin = f"without CLIP, nearest to: {fusion.origin}; {found.nats:.3g} nats away"
+    count = len(logits) - 1
+    scales = (Scale(),) if count == 1 else fusion.scales[:-1]
+    return Fusion(scales, LogPool((found.multiplier / count,) * count), (1 / count,) * count, origin)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from richkd.assemble import HELD_OUT, Parts
+from richkd.assemble import Parts
 from richkd.data.batches import Store
 from richkd.data.sources import LEFT_OUT
 from richkd.evaluate.metrics import agreement, fit_temperature, measure
 from richkd.evaluate.predict import logits_of, outputs_of
+from richkd.experts import HELD_OUT
 from richkd.export import save_student
-from richkd.fusion.fusion import signal
+from richkd.fusion.fusion import signal, without_last
 from richkd.models.build import Network
 from richkd.run_folder import RunFolder
 
@@ -89,7 +90,8 @@ def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
     target_NC = parts.fusion.logits(logits)
     figures["target"] = measure(target_NC, labels_N).to_dict()
     if len(logits) > 1:
-        found = signal(target_NC, logits[0], parts.config.method.temperature)
+        alone_NC = without_last(parts.fusion, logits) if "clip" in parts.method.experts else logits[0]
+        found = signal(target_NC, alone_NC, parts.config.method.temperature)
         figures["signal_nats"] = found.nats
         figures["control_multiplier"] = found.multiplier
     figures["logits"] = target_NC

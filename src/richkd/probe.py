@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from richkd.assemble import HELD_OUT, Parts
+from richkd.assemble import Parts
 from richkd.errors import ConfigError, DataError
 from richkd.evaluate.metrics import Metrics, fit_temperature, measure
 from richkd.evaluate.predict import outputs_of
+from richkd.experts import HELD_OUT
 from richkd.fusion.choose import Choice, choose, cross_fitted
 from richkd.fusion.fit import fit_log_pool, nll_of
 from richkd.fusion.fusion import PAPER_ALPHA, HeldOut, Signal, signal

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -138,6 +138,8 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _section_type(name: str) -> type[Section] | None:
     annotation = Config.model_fields[name].annotation
+    if get_origin(annotation) is tuple:
+        return None  # a list of sections is one setting
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate

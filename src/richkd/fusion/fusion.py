@@ -13,6 +13,7 @@ from torch import Tensor
 from richkd.config import FusionConfig
 from richkd.errors import ConfigError, DataError
 from richkd.fusion.choose import Fit, choose
+from richkd.fusion.features import FeatureScale
 from richkd.fusion.fit import (
     fit_gate,
     fit_linear_pool,
@@ -50,6 +51,7 @@ class Fusion:
         feature_weights: share of each expert's embedded features, summing to one (paper: λ, 1 − λ).
         origin: where the numbers came from, for the log and the summary.
         trust: how far experts are believed of unlabelled images; None: in full.
+        features: brings each expert's features to one scale; None: they stay as they are.
     """
 
     scales: tuple[Scale, ...]
@@ -57,10 +59,14 @@ class Fusion:
     feature_weights: tuple[float, ...]
     origin: str
     trust: Trust | None = None
+    features: tuple[FeatureScale, ...] | None = None
 
     def __call__(self, experts: Sequence[Output], labels_B: Tensor) -> Target:
         """The target of images, of which some may be `UNLABELED`."""
         logits = [expert.logits_BC for expert in experts]
+        if self.features is not None:
+            scaled = zip(logits, self.features, experts, strict=True)
+            experts = [Output(z_BC, scale(expert.feats_BF)) for z_BC, scale, expert in scaled]
         if self.trust is None:
             return Target(self.logits(logits), tuple(experts), self.feature_weights)
         trusts = self.trust(self.scales, logits, labels_B != UNLABELED)
@@ -150,7 +156,9 @@ def needs_held_out(config: FusionConfig) -> bool:
     return fitted and config.weights is None
 
 
-def fuse(config: FusionConfig, logit_scales: Sequence[float], held_out: HeldOut | None) -> Fusion:
+def fuse(
+    config: FusionConfig, logit_scales: Sequence[float], held_out: HeldOut | None, *, clip: bool = True
+) -> Fusion:
     """The fusion that the settings describe, fitted where they ask for it.
 
     Presets are a scale and a way of mixing, either of which can be set by itself. ``paper``: each expert
@@ -161,12 +169,14 @@ def fuse(config: FusionConfig, logit_scales: Sequence[float], held_out: HeldOut 
         config: preset, scale, mixing, α, λ, or given multipliers.
         logit_scales: what turns each expert's logits into those of its own probabilities.
         held_out: needed where `needs_held_out`.
+        clip: whether the last expert is a CLIP, with which the others share by α and λ; without one all
+            share alike.
 
     Raises:
         ConfigError: a number of weights that is not the number of experts.
     """
     experts = len(logit_scales)
-    features = feature_shares(config, experts)
+    features = alpha_shares(config.lam, experts, clip=clip)
     if config.weights is not None:
         if len(config.weights) != experts:
             raise ConfigError(
@@ -178,8 +188,9 @@ def fuse(config: FusionConfig, logit_scales: Sequence[float], held_out: HeldOut 
     scale, mixing = _ways(config)
     scales = _scales(scale, logit_scales, held_out)
     if mixing == "alpha":
-        shares = alpha_shares(config.alpha, experts)
-        origin = f"α {shares[0]:.4g}, {_SCALE_WORDS[scale]}"
+        shares = alpha_shares(config.alpha, experts, clip=clip)
+        how = f"α {1 - shares[-1]:.4g}" if clip else "in equal parts"
+        origin = f"{how}, {_SCALE_WORDS[scale]}"
         return Fusion(scales, LogPool(shares), features, origin)
     if mixing == "confidence":
         equal = (1 / experts,) * experts
@@ -227,29 +238,32 @@ def _scales(scale: str, logit_scales: Sequence[float], held_out: HeldOut | None)
     )
 
 
-def alpha_shares(alpha: float | None, experts: int) -> tuple[float, ...]:
-    """α among the vision teachers in equal parts, and 1 − α for the last expert, the CLIP."""
-    if experts == 1:
-        return (1.0,)
+def alpha_shares(alpha: float | None, experts: int, *, clip: bool = True) -> tuple[float, ...]:
+    """α among the vision teachers in equal parts, and 1 − α for the CLIP at their end; without it, equal."""
+    if experts == 1 or not clip:
+        return (1 / experts,) * experts
     alpha = PAPER_ALPHA if alpha is None else alpha
     return (*(alpha / (experts - 1),) * (experts - 1), 1 - alpha)
 
 
-def feature_shares(config: FusionConfig, experts: int) -> tuple[float, ...]:
-    """λ for the vision teacher and 1 − λ for CLIP, or everything for the only expert."""
-    return alpha_shares(config.lam, experts)
-
-
 @dataclass(frozen=True)
 class Signal:
-    """How much of a fused target is not the first expert's.
+    """How much of a fused target is not the first expert's, or not that of all experts but the CLIP.
 
-    ``nats`` is the mean KL from the first expert alone, at the temperature that brings it nearest, to the
+    ``nats`` is the mean KL from the first alone, at the temperature that brings it nearest, to the
     fused target; ``multiplier`` is what its logits are multiplied by there, which makes it the control.
     """
 
     nats: float
     multiplier: float
+
+
+def without_last(fusion: Fusion, logits: Sequence[Tensor]) -> Tensor:
+    """Fused logits (B, C) of all experts but the last: of the only one as they are, of several the mean of
+    their log-probabilities."""
+    if len(logits) == 2:
+        return logits[0]
+    return torch.stack(on_scales(fusion.scales[:-1], logits[:-1])).mean(dim=0)
 
 
 def signal(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> Signal:

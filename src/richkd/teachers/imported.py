@@ -106,6 +106,7 @@ class ImportedTeacher:
 
 
 def open_imported(
+    name: str,
     config: Config,
     stores: Mapping[str, Store],
     recipes: Mapping[str, Recipe],
@@ -113,7 +114,7 @@ def open_imported(
     features: bool,
     say: Callable[[str], None],
 ) -> ImportedTeacher:
-    """The teacher ``bank:NAME`` of the settings, from the banks that ``richkd bank import`` wrote.
+    """The teacher ``bank:NAME`` of that name, from the banks that ``richkd bank import`` wrote.
 
     Args:
         stores: the splits.
@@ -125,8 +126,6 @@ def open_imported(
         BankError: no folder or no such bank; images, classes or views are others than the run's; shards
             are damaged; features or images lack.
     """
-    assert config.teacher is not None
-    name = config.teacher.name.removeprefix(PREFIX)
     if config.bank.folder is None:
         raise BankError(
             f"Teacher {PREFIX}{name} is read from a folder of banks", got="no folder", fix="add --bank DIR."

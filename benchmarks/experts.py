@@ -1,0 +1,85 @@
+"""Published CIFAR-100 teachers as several experts: how good a teacher each way of mixing makes of them.
+
+    python benchmarks/experts.py --data DATA
+
+Fitted on a fifth of the test split, judged on the other four fifths, as a run with
+``data.held_out_of_test 0.2`` does. The best part is beside them, at a temperature fitted on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from richkd.assemble import assemble
+from richkd.config import FusionConfig
+from richkd.evaluate.metrics import fit_temperature, measure
+from richkd.evaluate.predict import outputs_of
+from richkd.fusion.fusion import HeldOut, fuse
+from richkd.settings import load_config
+
+CPU = torch.device("cpu")
+EXPERTS = ("cifar_resnet56", "cifar_resnet44", "cifar_resnet32")
+WAYS: dict[str, dict[str, str]] = {
+    "mean of logits": {"scale": "raw", "mixing": "alpha"},
+    "`calibrated`, equal": {"scale": "calibrated", "mixing": "alpha"},
+    "`confidence`": {"mixing": "confidence"},
+    "`simplex`": {"mixing": "simplex"},
+    "`linear`": {"mixing": "linear"},
+    "`log-pool`": {"mixing": "log-pool"},
+    "`zscore`, `log-pool`": {"scale": "zscore", "mixing": "log-pool"},
+    "`gate`": {"mixing": "gate"},
+    "`per-class`": {"mixing": "per-class"},
+    "`default`": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of cifar100/, cifar100-teachers/")
+    arguments = parser.parse_args()
+    weights = arguments.data / "cifar100-teachers"
+    first, *others = (
+        {"name": name, "weights": str(weights / f"cifar100_{name.removeprefix('cifar_')}.pth")}
+        for name in EXPERTS
+    )
+    settings = {
+        "data.path": str(arguments.data / "cifar100"),
+        "data.label_column": "fine_label",
+        "data.val_fraction": 0,
+        "data.held_out_of_test": 0.2,
+        "student.name": "cifar_resnet20",
+        "teacher.name": first["name"],
+        "teacher.weights": first["weights"],
+        "more_teachers": others,
+        "method.name": "kd",
+        "fusion.scale": "raw",
+        "fusion.mixing": "alpha",
+    }
+    parts = assemble(load_config(overrides=settings), CPU)
+    fit, test = (parts.stores[name] for name in ("calibration", "test"))
+    fit_N, test_N = fit.split.labels_N, test.split.labels_N
+    before = [outputs_of(teacher, fit, CPU).logits_BC for teacher in parts.teachers]
+    after = [outputs_of(teacher, test, CPU).logits_BC for teacher in parts.teachers]
+    print(f"fitted on {len(fit_N):,} images, judged on {len(test_N):,}")
+    for name, fit_NC, test_NC in zip(EXPERTS, before, after, strict=True):
+        _print(name, test_NC, test_N)
+        _print(f"{name}, calibrated", test_NC / fit_temperature(fit_NC, fit_N), test_N)
+    held_out = HeldOut(EXPERTS, before, fit_N, "calibration")
+    for name, chosen in WAYS.items():
+        fused = fuse(FusionConfig(**chosen), (1.0,) * len(EXPERTS), held_out, clip=False)  # type: ignore[arg-type]
+        _print(name, fused.logits(after), test_N)
+        print(f"    {fused.origin}")
+
+
+def _print(name: str, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> None:
+    figures = measure(logits_NC, labels_N)
+    print(f"{name:32} {figures.top1:.2%}  NLL {figures.nll:.4f}  ECE {figures.ece:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

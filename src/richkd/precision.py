@@ -1,0 +1,20 @@
+"""Which numbers networks compute in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where asked for, or where "auto" finds hardware for it; None for float32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        else:
+            precision = "bf16" if _cpu_has_bf16() else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def _cpu_has_bf16() -> bool:
+    # Without these instructions bfloat16 is emulated, and slower than float32.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
