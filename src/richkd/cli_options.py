@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +26,7 @@ Teacher = Annotated[
 ]
 TeacherWeights = Annotated[
     list[Path] | None,
-    Parameter(
-        help="its checkpoint (.safetensors, .pth); of several, one each and in their order", negative=""
-    ),
+    Parameter(help="its checkpoint (.safetensors, .pth); of several one each, in their order", negative=""),
 ]
 Unlabeled = Annotated[str | None, Parameter(help="further images to learn from, without labels")]
 Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
@@ -78,10 +77,13 @@ def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
             got=f"{len(names)} of --teacher, {len(weights)} of --teacher-weights",
             fix="give as many, in one order, or put the teachers into a recipe.",
         )
-    chosen: dict[str, Any] = {"teacher.name": name for name in names[:1]}
-    chosen |= {"teacher.weights": str(file) for file in weights[:1]}
+    chosen: dict[str, Any] = {}
+    if names:
+        chosen["teacher.name"] = names[0]
+    if weights:
+        chosen["teacher.weights"] = str(weights[0])
     if len(names) > 1:
-        files = [str(file) for file in weights] or [None] * len(names)
-        pairs = zip(names[1:], files[1:], strict=True)
+        files = list(map(str, weights)) or itertools.repeat(None)
+        pairs = itertools.islice(zip(names, files, strict=False), 1, None)
         chosen["more_teachers"] = [{"name": name, "weights": file} for name, file in pairs]
     return chosen
