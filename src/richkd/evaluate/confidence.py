@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from richkd.errors import ConfigError
-from richkd.evaluate.metrics import bin_of, check_bins, check_pair, checked_probs
+from richkd.evaluate.metrics import check_pair, checked_probs
 
 COVERAGES = (0.5, 0.8, 0.9)
 
@@ -90,22 +90,6 @@ class Moves(Figures):
         return {"states": [state.name.lower() for state in State], "counts": [list(r) for r in self.counts]}
 
 
-@dataclass(frozen=True)
-class Reliability(Figures):
-    """A reliability diagram: for each equal-width bin its images, their accuracy and mean confidence.
-
-    ``edges`` has one number more than there are bins; an empty bin has neither accuracy nor confidence.
-    ``ece`` is `richkd.evaluate.metrics.ece`, ``mce`` the largest |accuracy − confidence| of a bin.
-    """
-
-    edges: tuple[float, ...]
-    count: tuple[int, ...]
-    accuracy: tuple[float | None, ...]
-    confidence: tuple[float | None, ...]
-    ece: float
-    mce: float
-
-
 def confidence_and_correct(probs_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence max_k p_k in float64, and whether arg-max is the label, as booleans; both (N,) on the CPU.
 
@@ -142,7 +126,7 @@ def confident_rates_at_coverage(probs_NC: Tensor, labels_N: Tensor, coverage: fl
         RichKDError: as `confidence_and_correct`, and where the coverage is outside (0, 1].
     """
     _check_share("coverage", coverage, zero=False)
-    ranking = _rank(probs_NC, labels_N)
+    ranking = ranked(probs_NC, labels_N)
     n, covered = ranking.n, coverage * ranking.n
     wrong = float(ranking.errors_among(covered))
     # q·N is rounded to either side of the whole number that is meant.
@@ -159,7 +143,7 @@ def aurc(probs_NC: Tensor, labels_N: Tensor) -> float:
     Raises:
         RichKDError: as `confidence_and_correct`.
     """
-    return _rank(probs_NC, labels_N).aurc()
+    return ranked(probs_NC, labels_N).aurc()
 
 
 def augrc(probs_NC: Tensor, labels_N: Tensor) -> float:
@@ -172,7 +156,7 @@ def augrc(probs_NC: Tensor, labels_N: Tensor) -> float:
     Raises:
         RichKDError: as `confidence_and_correct`.
     """
-    return _rank(probs_NC, labels_N).augrc()
+    return ranked(probs_NC, labels_N).augrc()
 
 
 def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> RiskCoverage:
@@ -183,7 +167,7 @@ def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> Risk
     """
     if points < 2:
         raise ConfigError("Argument 'points' must be at least 2", got=repr(points), fix="use 200.")
-    ranking = _rank(probs_NC, labels_N)
+    ranking = ranked(probs_NC, labels_N)
     ranks = np.unique(np.linspace(1, ranking.n, min(points, ranking.n)).round())
     errors = ranking.errors_among(ranks)
     return RiskCoverage(
@@ -215,61 +199,13 @@ def moves_at_coverage(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, 
     """
     _check_share("coverage", coverage, zero=False)
     check_pair(a_probs_NC, b_probs_NC)
-    models = [_rank(probs_NC, labels_N) for probs_NC in (a_probs_NC, b_probs_NC)]
+    models = [ranked(probs_NC, labels_N) for probs_NC in (a_probs_NC, b_probs_NC)]
     return _moves(*[(ranking.covered_share(coverage * ranking.n), ranking.correct_N) for ranking in models])
 
 
-def reliability(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Reliability:
-    """The numbers of a reliability diagram over equal-width bins, with ECE and MCE.
-
-    MCE = max_b |acc(b) − conf(b)| over bins that hold images; a bin of few images makes it large by chance.
-    Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
-
-    Raises:
-        RichKDError: as `confidence_and_correct`, and where bins < 1.
-    """
-    check_bins(bins)
-    confidence_N, correct_N = confidence_and_correct(probs_NC, labels_N)
-    bin_N = bin_of(confidence_N, bins)
-    count = torch.bincount(bin_N, minlength=bins)
-    hits = torch.bincount(bin_N, correct_N.double(), minlength=bins)
-    confidence = torch.bincount(bin_N, confidence_N, minlength=bins)
-    gaps = (hits - confidence).abs()
-
-    def means(sums: Tensor) -> tuple[float | None, ...]:
-        return tuple(s / n if n else None for s, n in zip(sums.tolist(), count.tolist(), strict=True))
-
-    return Reliability(
-        edges=tuple(torch.linspace(0, 1, bins + 1, dtype=torch.float64).tolist()),
-        count=tuple(count.tolist()),
-        accuracy=means(hits),
-        confidence=means(confidence),
-        ece=float(gaps.sum() / len(bin_N)),
-        mce=float((gaps / count.clamp_min(1)).max()),
-    )
-
-
-def adaptive_ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
-    """Expected calibration error over equal-mass bins: images by confidence, N/bins in each; in [0, 1].
-
-    (1/N) Σ_b |Σ_{i∈b} (1[ŷ = y] − c)|. An image on the border of two bins is divided between them, and tied
-    images fill bins in equal parts. Source: Nguyen and O'Connor 2015, "Posterior calibration and exploratory
-    analysis for natural language processing models".
-
-    Raises:
-        RichKDError: as `confidence_and_correct`, and where bins < 1.
-    """
-    check_bins(bins)
-    ranking = _rank(probs_NC, labels_N)
-    sizes_G, errors_G = np.diff(ranking.ends_G1), np.diff(ranking.errors_G1)
-    gaps_G1 = np.concatenate([[0.0], np.cumsum(sizes_G * (1 - ranking.confidence_G) - errors_G)])
-    borders = np.linspace(0, ranking.n, bins + 1)
-    return float(np.abs(np.diff(np.interp(borders, ranking.ends_G1, gaps_G1))).sum() / ranking.n)
-
-
 @dataclass(frozen=True)
-class _Ranking:
-    """Images in groups of equal confidence, most confident first.
+class Ranking:
+    """Images in groups of equal confidence, most confident first; made by `ranked`.
 
     ``ends_G1`` and ``errors_G1`` start at zero and count the images and the errors down to the end of each
     group; ``group_N`` is each image's group.
@@ -302,12 +238,13 @@ class _Ranking:
         return float(self.errors_among(np.arange(1, self.n + 1)).mean() / self.n)
 
 
-def _rank(probs_NC: Tensor, labels_N: Tensor) -> _Ranking:
+def ranked(probs_NC: Tensor, labels_N: Tensor) -> Ranking:
+    """A model's images by falling confidence."""
     confidence_N, correct_N = confidence_and_correct(probs_NC, labels_N)
     falling_G, group_N, size_G = np.unique(-confidence_N.numpy(), return_inverse=True, return_counts=True)
     errors_G = np.bincount(group_N, ~correct_N.numpy())
     ends_G1, errors_G1 = (np.concatenate([[0.0], np.cumsum(counts_G)]) for counts_G in (size_G, errors_G))
-    return _Ranking(-falling_G, ends_G1, errors_G1, group_N, correct_N)
+    return Ranking(-falling_G, ends_G1, errors_G1, group_N, correct_N)
 
 
 def _moves(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Moves:
