@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from richkd.cli_options import (
     Student,
     Teacher,
     TeacherWeights,
+    Unlabeled,
     config_of,
 )
 
@@ -31,7 +31,8 @@ def probe(
     clip: Clip = None,
     bank: Bank = None,
     seed: Seed = None,
-    out: Annotated[Path | None, Parameter(help="file for everything that was found, as JSON")] = None,
+    unlabeled: Unlabeled = None,
+    out: Annotated[Path | None, Parameter(help="folder for probe.html, a page, and probe.json")] = None,
     config: Recipe = None,
 ) -> None:
     """Say before any training whether CLIP will make a better teacher of your classes.
@@ -49,6 +50,7 @@ def probe(
 
     from richkd.assemble import assemble
     from richkd.probe import probe as compare
+    from richkd.probe_page import write_probe
     from richkd.probe_report import print_probe
 
     options = {
@@ -57,6 +59,7 @@ def probe(
         "teacher": teacher,
         "teacher-weights": teacher_weights,
         "clip": clip,
+        "unlabeled": unlabeled,
         "bank": bank,
         "seed": seed,
         # All presets are compared; this one costs nothing to assemble.
@@ -72,6 +75,5 @@ def probe(
     parts.flush_banks()
     print_probe(found, console)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
-        console.print(f"written to {out}", markup=False)
+        page = write_probe(found, out, Path(chosen.data.path).name)
+        console.print(f"page: {page}", markup=False, soft_wrap=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from richkd.probe import NO_SIGNAL, SATURATED, ClassGain, Expert, Probe
+from richkd.probe import Probe
+from richkd.probe_figures import ClassGain
+from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
 
 SHOWN_CLASSES = 5
 
@@ -16,7 +18,7 @@ def print_probe(found: Probe, console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    say(f"\n{found.verdict}\n")
+    say(f"\n{headline(found)} {explanation(found)}\n")
     console.print(_experts(found))
     say(
         f"\nRight: both {found.both:.1%}, the teacher only {found.teacher_only:.1%}, "
@@ -40,39 +42,22 @@ def print_probe(found: Probe, console: Console) -> None:
         say(f"warning: {warning}")
 
 
-def warnings(found: Probe) -> list[str]:
-    """What of a probe's ground is shaky: a teacher that knows its images by heart, names that mislead."""
-    told = []
-    teacher = found.experts[0].metrics.top1
-    if found.train_top1 >= SATURATED and teacher >= SATURATED:
-        told.append(
-            f"the teacher is right on {teacher:.1%} of {found.split}: was it trained on these images? Then "
-            "they flatter it, and a fusion fitted here trusts it too much; give --data.calibration DIR."
-        )
-    elif found.train_top1 >= SATURATED:
-        told.append(
-            f"the teacher is right on {found.train_top1:.1%} of its training images and on {teacher:.1%} of "
-            f"{found.split}: of its training images it says little more than the labels."
-        )
-    told += [f"class '{a.class_name}': {a.problem}; {a.advice}" for a in found.names]
-    return told
-
-
 def _experts(found: Probe) -> Table:
     table = Table(title=f"{found.images:,} images of {found.split}", title_justify="left", box=None)
     table.add_column("")
-    for column in ("accuracy", "NLL", "ECE", "NLL, calibrated", "ECE, calibrated"):
-        table.add_column(column, justify="right")
-    rows = [*found.experts, *(Expert(f"fused, {e.name}", e.metrics, e.calibrated) for e in found.fusions)]
-    for expert in rows:
-        plain, calibrated = expert.metrics, expert.calibrated
+    for column in ("accuracy", "95 %", "NLL", "ECE", "NLL, calibrated"):
+        table.add_column(column, justify="right", no_wrap=True)
+    rows = [(expert.name, expert) for expert in found.experts]
+    rows += [(f"fused, {expert.name}", expert) for expert in found.fusions]
+    for name, expert in rows:
+        top1 = expert.intervals["top1"]
         table.add_row(
-            expert.name,
-            f"{plain.top1:.2%}",
-            f"{plain.nll:.3f}",
-            f"{plain.ece:.4f}",
-            f"{calibrated.nll:.3f}",
-            f"{calibrated.ece:.4f}",
+            name,
+            f"{expert.metrics.top1:.2%}",
+            f"{100 * top1.low:.1f}–{100 * top1.high:.1f}",
+            f"{expert.metrics.nll:.3f}",
+            f"{expert.metrics.ece:.4f}",
+            f"{expert.calibrated.nll:.3f}",
         )
     return table
 

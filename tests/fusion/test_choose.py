@@ -93,13 +93,15 @@ def test_folds_share_every_class() -> None:
         assert sorted(torch.bincount(fold_N[labels_N == label], minlength=2).tolist()) == sorted(counts)
 
 
-def test_many_images_are_judged_by_some_and_fitted_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_images_some_cross_fit_and_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     logs, labels_N = complementary(1000, 0)
     of_all = choose(logs, labels_N, NAMES)
-    monkeypatch.setattr("richkd.fusion.choose.CHOICE_IMAGES", 300)
+    torch.testing.assert_close(of_all.logits_NC, cross_fitted(fit_log_pool, logs, labels_N))
+    monkeypatch.setattr("richkd.fusion.choose.FIT_IMAGES", 200)
     of_some = choose(logs, labels_N, NAMES)
     assert of_some.name == of_all.name
     assert of_some.mixing == of_all.mixing
-    assert torch.equal(of_some.logits_NC, of_all.logits_NC)
-    assert of_some.candidates[0].error > of_all.candidates[0].error
-    torch.testing.assert_close(of_all.logits_NC, cross_fitted(fit_log_pool, logs, labels_N))
+    assert not torch.equal(of_some.logits_NC, of_all.logits_NC)
+    for some, whole in zip(of_some.candidates, of_all.candidates, strict=True):
+        # A fit to fewer images is worse on others, by about its parameters over its images in nats.
+        assert -0.005 < some.nll - whole.nll < 0.1

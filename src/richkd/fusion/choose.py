@@ -13,7 +13,8 @@ from richkd.fusion.fit import fit_gate, fit_linear_pool, fit_log_pool, fit_per_c
 from richkd.fusion.mixing import LogPool, Mixing
 
 FOLDS = 5
-CHOICE_IMAGES = 2500
+# Images beyond which a fit hardly moves any more.
+FIT_IMAGES = 2500
 Fit = Callable[[Sequence[Tensor], Tensor], Mixing]
 
 
@@ -50,8 +51,8 @@ def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Ch
 
     Candidates, from simple to rich: the best expert alone at its best temperature, the logarithmic pool,
     the linear pool, a gate, weights for each class. With few held-out images errors are large and the
-    choice falls back towards the best expert; beyond `CHOICE_IMAGES` they are small enough, and the choice
-    is made on as many. The result is never worse on the held-out images than the best expert: if it is,
+    choice falls back towards the best expert. Cross-fitting takes at most `FIT_IMAGES`, and what is chosen is
+    then fitted on all. The result is never worse on the held-out images than the best expert: if it is,
     that expert is chosen.
 
     Args:
@@ -64,13 +65,8 @@ def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Ch
     # Which expert is best is part of what is fitted, but its name is that of all images.
     best = max(range(len(logs)), key=alone.weights.__getitem__)
     ways: dict[str, Fit] = {f"{names[best]} alone": fit_best_expert, **ways_of_mixing(len(logs))}
-    # Images at even distances among those sorted by class, so that all classes keep their shares.
-    by_class_N = labels_N.argsort(stable=True)
-    some_N = by_class_N[:: -(-len(labels_N) // CHOICE_IMAGES)].sort().values
-    losses = {}
-    for name, fit in ways.items():
-        fused_NC = cross_fitted(fit, [log_NC[some_N] for log_NC in exact], labels_N[some_N])
-        losses[name] = nll_of(LogPool((1.0,)), [fused_NC], labels_N[some_N])
+    fused = {name: cross_fitted(fit, exact, labels_N) for name, fit in ways.items()}
+    losses = {name: nll_of(LogPool((1.0,)), [fused_NC], labels_N) for name, fused_NC in fused.items()}
     least = min(losses, key=lambda name: float(losses[name].mean()))
     candidates = tuple(
         Candidate(
@@ -85,7 +81,7 @@ def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Ch
     mixing = ways[chosen](exact, labels_N)
     if float(nll_of(mixing, exact, labels_N).mean()) > float(nll_of(alone, exact, labels_N).mean()):
         chosen, mixing = next(iter(ways)), alone
-    return Choice(chosen, mixing, cross_fitted(ways[chosen], exact, labels_N), candidates)
+    return Choice(chosen, mixing, fused[chosen], candidates)
 
 
 def ways_of_mixing(experts: int) -> Mapping[str, Fit]:
@@ -111,7 +107,7 @@ def fit_best_expert(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
 
 
 def cross_fitted(fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, folds: int = FOLDS) -> Tensor:
-    """Fused logits (N, C) of every image from a fit to the images of the other folds.
+    """Fused logits (N, C) of every image from a fit to at most `FIT_IMAGES` images of the other folds.
 
     Fewer than two images to a fold leave nothing to be said of a fit: all weights are then equal.
     """
@@ -122,6 +118,10 @@ def cross_fitted(fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, folds: int 
     fused_NC = torch.empty_like(exact[0])
     for fold in range(folds):
         out_N = fold_N == fold
-        mixing = fit([log_NC[~out_N] for log_NC in exact], labels_N[~out_N])
+        # At even distances among images sorted by class, so that all classes keep their shares.
+        others = (~out_N).nonzero()[:, 0]
+        others = others[labels_N[others].argsort(stable=True)]
+        others = others[:: -(-len(others) // FIT_IMAGES)].sort().values
+        mixing = fit([log_NC[others] for log_NC in exact], labels_N[others])
         fused_NC[out_N] = mixing([log_NC[out_N] for log_NC in exact])
     return fused_NC

@@ -1,0 +1,201 @@
+"""Figures of a probe, each a pure function of what experts say of held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from richkd.evaluate.calibration import Reliability, reliability
+from richkd.evaluate.confidence import (
+    COVERAGES,
+    Figures,
+    Moves,
+    augrc,
+    aurc,
+    confident_rates,
+    confident_rates_at_coverage,
+    moves_at_coverage,
+)
+from richkd.evaluate.intervals import Interval, bootstrap_ece, bootstrap_means, mcnemar
+from richkd.evaluate.metrics import Metrics, measure
+from richkd.fusion.choose import cross_fitted
+from richkd.fusion.fit import fit_log_pool, nll_of
+from richkd.fusion.mixing import LogPool
+
+# Confidence from which the paper calls an answer certain.
+CERTAIN = 0.7
+# Coverage at which moves between certain and uncertain are shown.
+MATCHED = 0.8
+SEED, RESAMPLES, ECE_RESAMPLES = 0, 1000, 200
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert, or one fusion, on the held-out images.
+
+    ``metrics`` are those of its own probabilities, ``calibrated`` at a temperature that is fitted, for each
+    image, without the image's fold. ``intervals`` are at 95 %, by ``top1``, ``nll`` (calibrated) and ``ece``.
+    """
+
+    name: str
+    metrics: Metrics
+    calibrated: Metrics
+    intervals: Mapping[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.metrics.to_dict(),
+            "calibrated": self.calibrated.to_dict(),
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Confidence(Figures):
+    """How often one expert is certain and right, or certain and wrong: shares of all images.
+
+    ``raw`` counts answers of its own probabilities beyond `CERTAIN`, which a temperature alone can change;
+    ``calibrated`` does so after calibration; ``wrong_at`` is the share that is wrong among the most
+    confident of each of `COVERAGES`, by coverage.
+    """
+
+    name: str
+    raw: tuple[float, float]
+    calibrated: tuple[float, float]
+    wrong_at: tuple[float, ...]
+    aurc: float
+    augrc: float
+
+
+@dataclass(frozen=True)
+class ClassGain:
+    """A class with its share of right answers by the teacher alone and by the fused teacher.
+
+    ``p`` is the mid-p value of McNemar's test on its images: small where the change is more than chance.
+    """
+
+    name: str
+    images: int
+    teacher: float
+    fused: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Of a class's images, the share that an expert calls by the name of another class, most often this."""
+
+    name: str
+    called: str
+    share: float
+    images: int
+
+
+def calibrated(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """Logits (N, C) in float64 at a temperature that is fitted, for each image, without the image's fold."""
+    return cross_fitted(fit_log_pool, [logits_NC], labels_N)
+
+
+def judged(named: Mapping[str, Tensor], scaled: Mapping[str, Tensor], labels_N: Tensor) -> tuple[Expert, ...]:
+    """Experts by name from their logits (N, C), own and `calibrated`; intervals from the same resamples."""
+    columns = []
+    for name, z_NC in named.items():
+        columns += [(z_NC.argmax(dim=1) == labels_N).double(), losses_of(scaled[name], labels_N)]
+    intervals = bootstrap_means(torch.stack(columns, dim=1), seed=SEED, resamples=RESAMPLES)
+    experts = []
+    for place, (name, z_NC) in enumerate(named.items()):
+        ece = bootstrap_ece(z_NC.softmax(dim=1), labels_N, seed=SEED, resamples=ECE_RESAMPLES)
+        bounds = {"top1": intervals[2 * place], "nll": intervals[2 * place + 1], "ece": ece}
+        experts.append(Expert(name, measure(z_NC, labels_N), measure(scaled[name].float(), labels_N), bounds))
+    return tuple(experts)
+
+
+def losses_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """The NLL of each image (N), in nats and float64."""
+    return nll_of(LogPool((1.0,)), [logits_NC.double()], labels_N)
+
+
+def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Tensor) -> Confidence:
+    """An expert's confident answers, right and wrong, from its own and its `calibrated` logits."""
+    raw_NC, calibrated_NC = logits_NC.double().softmax(dim=1), scaled_NC.softmax(dim=1)
+    raw, scaled = (confident_rates(probs_NC, labels_N, CERTAIN) for probs_NC in (raw_NC, calibrated_NC))
+    wrong = [
+        confident_rates_at_coverage(calibrated_NC, labels_N, coverage).wrong / coverage
+        for coverage in COVERAGES
+    ]
+    return Confidence(
+        name,
+        (raw.correct, raw.wrong),
+        (scaled.correct, scaled.wrong),
+        tuple(wrong),
+        aurc(calibrated_NC, labels_N),
+        augrc(calibrated_NC, labels_N),
+    )
+
+
+def moved(before_NC: Tensor, after_NC: Tensor, labels_N: Tensor) -> Moves:
+    """What became of each answer, certain being the `MATCHED` share of most confident ones both times."""
+    return moves_at_coverage(before_NC.softmax(dim=1), after_NC.softmax(dim=1), labels_N, MATCHED)
+
+
+def diagram(logits_NC: Tensor, labels_N: Tensor) -> Reliability:
+    """The reliability diagram of an expert's own probabilities."""
+    return reliability(logits_NC.double().softmax(dim=1), labels_N, BINS)
+
+
+def gains_by_class(
+    before_NC: Tensor, after_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]
+) -> tuple[ClassGain, ...]:
+    """Every class that has images, the most helped first."""
+    gains = []
+    right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (before_NC, after_NC)])
+    for label, name in enumerate(class_names):
+        before_K, after_K = right_2N[:, labels_N == label]
+        if len(before_K):
+            only_before, only_after = int((before_K & ~after_K).sum()), int((after_K & ~before_K).sum())
+            test = mcnemar(only_before, only_after)
+            gains.append(ClassGain(name, len(before_K), share(before_K), share(after_K), test.mid_p))
+    return tuple(sorted(gains, key=lambda gain: gain.teacher - gain.fused))
+
+
+def confusions_of(logits_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]) -> tuple[Confusion, ...]:
+    """For each class the wrong name that an expert gives it most often, where it does, the worst first."""
+    guess_N = logits_NC.argmax(dim=1)
+    found = []
+    for label, name in enumerate(class_names):
+        guesses_K = guess_N[labels_N == label]
+        counts_C = torch.bincount(guesses_K, minlength=len(class_names))
+        counts_C[label] = 0
+        if int(counts_C.max()):
+            called = int(counts_C.argmax())
+            images = len(guesses_K)
+            found.append(Confusion(name, class_names[called], int(counts_C[called]) / images, images))
+    return tuple(sorted(found, key=lambda confusion: -confusion.share))
+
+
+def alike_names(
+    embeddings_CD: Tensor, class_names: Sequence[str], count: int
+) -> list[tuple[str, str, float]]:
+    """Pairs of classes whose text embeddings have the largest cosines, which CLIP can hardly tell apart."""
+    unit_CD = torch.nn.functional.normalize(embeddings_CD.double().cpu(), dim=1)
+    cosines_P, places_P = _upper(unit_CD @ unit_CD.T)
+    best = cosines_P.topk(min(count, len(cosines_P))).indices
+    classes = len(class_names)
+    return [
+        (class_names[int(p) // classes], class_names[int(p) % classes], float(cosine))
+        for p, cosine in zip(places_P[best], cosines_P[best], strict=True)
+    ]
+
+
+def share(hit_N: Tensor) -> float:
+    return float(hit_N.double().mean())
+
+
+def _upper(square_CC: Tensor) -> tuple[Tensor, Tensor]:
+    places_P = torch.ones_like(square_CC, dtype=torch.bool).triu(1).flatten().nonzero()[:, 0]
+    return square_CC.flatten()[places_P], places_P

@@ -1,0 +1,143 @@
+"""A probe as one page that opens anywhere: no script, no network, charts as SVG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from richkd.checkpoint import write_atomically
+from richkd.evaluate.calibration import Reliability
+from richkd.evaluate.confidence import COVERAGES, State
+from richkd.evaluate.intervals import Interval
+from richkd.probe import CLIP, FUSED, TEACHER, Probe
+from richkd.probe_figures import CERTAIN, MATCHED
+from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
+
+SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
+KINDS = {TEACHER: "teacher", CLIP: "clip", FUSED: "fused"}
+STATES = {
+    State.CORRECT_CERTAIN: "right, certain",
+    State.CORRECT_UNCERTAIN: "right, unsure",
+    State.WRONG_CERTAIN: "wrong, certain",
+    State.WRONG_UNCERTAIN: "wrong, unsure",
+}
+
+
+def write_probe(found: Probe, folder: Path, data: str) -> Path:
+    """Write ``probe.html`` and ``probe.json`` into a folder; returns the page's path.
+
+    Args:
+        data: what the data are called in the page's head.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    verdict = {"headline": headline(found), "explanation": explanation(found), "warnings": warnings(found)}
+    figures = json.dumps({"verdict": verdict} | found.to_dict(), indent=2, ensure_ascii=False)
+    write_atomically(folder / "probe.json", f"{figures}\n".encode())
+    page = folder / "probe.html"
+    write_atomically(page, render(found, data).encode())
+    return page
+
+
+def render(found: Probe, data: str) -> str:
+    """The page's HTML."""
+    return (
+        environment()
+        .get_template("probe.html")
+        .render(
+            found=found,
+            data=data,
+            headline=headline(found),
+            explanation=explanation(found),
+            shaky=warnings(found),
+            **_experts(found),
+            **_curves(found),
+            **_right(found),
+            diagrams=[(name, KINDS[name], _bins(bins)) for name, bins in found.reliability.items()],
+            certain=CERTAIN,
+            coverages=COVERAGES,
+            matched=MATCHED,
+            states=list(STATES.values()),
+            moves=_moves(found),
+            helped=[gain for gain in found.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher],
+            hurt=[gain for gain in found.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher],
+            confusions=found.confusions[:SHOWN_CONFUSIONS],
+            nothing=NO_SIGNAL,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates of this package, and how they write numbers."""
+    made = Environment(
+        loader=PackageLoader("richkd"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+
+    def between(interval: Interval) -> str:
+        return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+    def number(value: float, digits: int) -> str:
+        return f"{value:.{digits}f}"
+
+    made.filters |= {
+        "percent": lambda share: f"{share:.1%}",
+        "whole": lambda share: f"{share:.0%}",
+        "number": number,
+        "between": between,
+    }
+    return made
+
+
+def _experts(found: Probe) -> dict[str, Any]:
+    rows = [(e.name, e, KINDS.get(e.name, "teacher")) for e in found.experts]
+    rows += [(f"fused, {e.name}", e, "fused" if e is found.fused else "other") for e in found.fusions]
+    bounds = [(e.intervals["top1"].low, e.intervals["top1"].high) for _, e, _ in rows]
+    bars = [
+        (name, expert.metrics.top1, low, high, kind)
+        for (name, expert, kind), (low, high) in zip(rows, bounds, strict=True)
+    ]
+    return {"experts": rows, "accuracy": bars}
+
+
+def _curves(found: Probe) -> dict[str, Any]:
+    curves: dict[str, Any] = {"best": max(found.curve, key=lambda point: point[1])}
+    for name, column in (("top1", 1), ("nll", 2)):
+        points = [(point[0], point[column]) for point in found.curve]
+        lowest, highest = min(y for _, y in points), max(y for _, y in points)
+        margin = 0.05 * (highest - lowest) or 0.01
+        curves |= {f"{name}_curve": points, f"{name}_range": (lowest - margin, highest + margin)}
+    return curves
+
+
+def _right(found: Probe) -> dict[str, Any]:
+    words = [
+        ("fused", found.both, 0.9, "both right"),
+        ("teacher", found.teacher_only, 0.9, "only the teacher"),
+        ("clip", found.clip_only, 0.9, "only CLIP"),
+        ("other", found.neither, 0.6, "neither"),
+    ]
+    return {"right_words": words, "right": [part[:3] for part in words]}
+
+
+def _bins(bins: Reliability) -> list[tuple[float, float, int]]:
+    return [
+        (confidence, accuracy, count)
+        for confidence, accuracy, count in zip(bins.confidence, bins.accuracy, bins.count, strict=True)
+        if confidence is not None and accuracy is not None
+    ]
+
+
+def _moves(found: Probe) -> list[tuple[str, list[tuple[str, float, float]]]]:
+    """Each row's state and its cells: colour, strength of the colour in percent, number of images."""
+    rows = []
+    for before, counts in zip(State, found.moves.counts, strict=True):
+        cells = []
+        for after, count in zip(State, counts, strict=True):
+            kind = "fused" if after < before else "wrong" if after > before else "other"
+            cells.append((kind, round(55 * (count / found.images) ** 0.5, 1), count))
+        rows.append((STATES[before], cells))
+    return rows
