@@ -18,7 +18,7 @@ from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.data.unlabeled import refuse_tested, with_unlabeled
 from richkd.data.views import Clean, Recipe, recipe
-from richkd.experts import Say, fit_fusion, open_teachers
+from richkd.experts import Say, fit_fusion, open_teachers, weigh_prompts
 from richkd.fusion.fusion import Fusion
 from richkd.methods import Method, find_method
 from richkd.models.build import Network, build_network
@@ -98,6 +98,8 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
         )
         for teacher in open_teachers(config, method, data, stores, recipes, device, say)
     )
+    if "clip" in method.experts:
+        weigh_prompts(config, teachers[-1], stores, device, say)
     for teacher in teachers:
         say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
     fused = fit_fusion(config, method, teachers, stores, device, say) if teachers else None

@@ -21,6 +21,7 @@ class DataConfig(Section):
     label_column: str | None = Field(None, description="column that holds the labels (found if unset)")
     key_column: str | None = Field(None, description="column that names each image (found if unset)")
     class_names: Path | None = Field(None, description="text file with one class name a line, in label order")
+    hierarchy: Path | None = Field(None, description="YAML file {superclass: [class, …]}, for prompts")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="share of train kept for validation; 0 for none")
     test_fraction: float = Field(
         0.2, ge=0, lt=1, description="share kept for test where data have no test split"
@@ -82,6 +83,10 @@ class ClipConfig(Section):
     name: str = Field(description="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE computed elsewhere")
     prompts: str = Field("paper", description="simple, paper (12), openai (80), or a file of templates")
     class_prompts: Path | None = Field(None, description="YAML file with prompts of single classes")
+    class_names: Path | None = Field(None, description="YAML file with names that CLIP is to read instead")
+    prompt_weights: str = Field(
+        "equal", description="equal, fitted on held-out images, or a YAML file {template: weight}"
+    )
     cache: Path = Field(
         Path("~/.cache/richkd"), description="folder where class embeddings are kept between runs"
     )

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from richkd.config import Config, ModelConfig
 from richkd.data.batches import Store
+from richkd.data.hierarchy import read_hierarchy
 from richkd.data.split import Data
 from richkd.data.views import Recipe
-from richkd.errors import ConfigError, DataError, check_same_classes
+from richkd.errors import ClipError, ConfigError, DataError, check_same_classes
 from richkd.evaluate.predict import outputs_of
 from richkd.fusion.features import FeatureScale, fit_feature_scale
 from richkd.fusion.fusion import Fusion, HeldOut, alone, fuse, needs_held_out
@@ -21,11 +23,17 @@ from richkd.fusion.trust import fit_trust
 from richkd.methods import Method
 from richkd.models.build import Network, build_network
 from richkd.precision import autocast_dtype
+from richkd.teachers.banked import unbanked
 from richkd.teachers.folds import PREFIX as FOLDS
 from richkd.teachers.folds import open_folds
 from richkd.teachers.imported import PREFIX as IMPORTED
 from richkd.teachers.imported import open_imported
+from richkd.teachers.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights
 from richkd.teachers.vision import Teacher, VisionTeacher
+
+if TYPE_CHECKING:
+    from richkd.teachers.clip import ClipTeacher
+    from richkd.teachers.given import GivenClip
 
 Say = Callable[[str], None]
 # Splits that fusion and temperatures may be fitted on, the first that there is.
@@ -72,6 +80,52 @@ def open_teachers(
     if "clip" in method.experts:
         teachers.append(_clip(config, data, device))
     return tuple(teachers)
+
+
+def weigh_prompts(
+    config: Config, clip: Teacher, stores: Mapping[str, Store], device: torch.device, say: Say
+) -> None:
+    """Give a CLIP's prompt templates the weights that the settings ask for.
+
+    Raises:
+        ClipError: its single prompts are not known, or the file of weights does not fit them.
+        DataError: weights are to be fitted, and there are no held-out images.
+    """
+    assert config.clip is not None
+    chosen = config.clip.prompt_weights
+    if chosen == "equal":
+        return
+    teacher: ClipTeacher | GivenClip = unbanked(clip)  # type: ignore[assignment]
+    prompts = teacher.prompts
+    if prompts is None:
+        raise ClipError(
+            f"Weights of prompts need what each prompt makes of each class; {teacher.name} have class "
+            "embeddings alone",
+            got=f"clip.prompt_weights {chosen}",
+            fix="add 'prompt_features' and 'prompts' to the file, or leave the weights equal.",
+        )
+    if chosen == "fitted":
+        split = next((name for name in HELD_OUT if name in stores), None)
+        if split is None:
+            raise DataError(
+                "Weights of prompts are fitted on held-out images",
+                got="neither a calibration folder nor a validation split",
+                fix="give --data.calibration DIR, --data.val_fraction 0.1 or --data.held_out_of_test 0.2.",
+            )
+        labels_N = stores[split].split.labels_N
+        feats_ND = outputs_of(clip, stores[split], device).feats_BF
+        weights_P = fit_prompt_weights(prompts, feats_ND, labels_N, teacher.logit_scale)
+        fitted, equal = cross_fitted_nll(prompts, feats_ND, labels_N, teacher.logit_scale)
+        say(
+            f"prompts: weights fitted on {len(labels_N)} images of {split}; NLL {fitted:.4f} (cross-fitted), "
+            f"with equal weights {equal:.4f}"
+        )
+    else:
+        weights_P = read_prompt_weights(Path(chosen).expanduser(), prompts.templates)
+    order = weights_P.argsort(descending=True)[:3].tolist()
+    largest = (f"{float(weights_P[place]):.2f} × '{prompts.templates[place]}'" for place in order)
+    say(f"prompts: {', '.join(largest)}, …")
+    teacher.class_embeddings_CD = prompts.class_embeddings(weights_P).float().to(teacher.class_embeddings_CD)
 
 
 def fit_fusion(
@@ -177,7 +231,8 @@ def _clip(config: Config, data: Data, device: torch.device) -> Teacher:
     # open_clip takes a second to import, which runs without a CLIP need not pay.
     from richkd.teachers.clip_load import clip_teacher
 
-    return clip_teacher(config.clip, data.class_names, device)
+    above = read_hierarchy(config.data.hierarchy, data.class_names).names() if config.data.hierarchy else None
+    return clip_teacher(config.clip, data.class_names, device, above)
 
 
 def _feature_scales(

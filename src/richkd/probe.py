@@ -43,6 +43,8 @@ from richkd.probe_figures import (
 from richkd.records import UNLABELED
 from richkd.teachers.banked import unbanked
 from richkd.teachers.names import NameAdvice, advise_on_names
+from richkd.teachers.prompt_weights import PromptTable, prompt_table
+from richkd.teachers.vision import Teacher
 
 TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
 ALPHAS = tuple(i / 20 for i in range(21))
@@ -69,6 +71,7 @@ class Probe:
         confusions: what CLIP calls classes wrongly; alike: pairs of names that are hard to tell apart.
         signals: by preset, how much of the student's target is not the teacher's.
         names: class names that may mislead CLIP.
+        prompts: what each prompt template alone is worth, where that is known.
         train_top1: the teacher's accuracy on its training images.
         gain, error: the default fusion's NLL below the teacher's, each calibrated on other images, and its
             standard error.
@@ -96,6 +99,7 @@ class Probe:
     alike: tuple[tuple[str, str, float], ...]
     signals: dict[str, Signal]
     names: tuple[NameAdvice, ...]
+    prompts: PromptTable | None
     train_top1: float
     gain: float
     error: float
@@ -143,6 +147,7 @@ class Probe:
             "alike": [{"names": [a, b], "cosine": cosine} for a, b, cosine in self.alike],
             "signals": {name: asdict(found) for name, found in self.signals.items()},
             "names": [asdict(advice) for advice in self.names],
+            "prompts": asdict(self.prompts) if self.prompts else None,
         }
 
 
@@ -171,7 +176,8 @@ def probe(parts: Parts) -> Probe:
         )
     store, device = parts.stores[split], parts.device
     labels_N, class_names = store.split.labels_N, parts.data.class_names
-    logits = [outputs_of(teacher, store, device).logits_BC for teacher in parts.teachers]
+    said = [outputs_of(teacher, store, device) for teacher in parts.teachers]
+    logits = [output.logits_BC for output in said]
     single = len(logits) == 2
     names = [TEACHER if single else teacher.name for teacher in parts.teachers[:-1]] + [CLIP]
     HeldOut(names, logits, labels_N, split)  # refuses what cannot be compared
@@ -220,10 +226,16 @@ def probe(parts: Parts) -> Probe:
         alike=tuple(alike_names(text_CD, class_names, ALIKE_PAIRS)) if text_CD is not None else (),
         signals={name: signal(z_NC, teacher_NC, temperature) for name, z_NC in fused.items()},
         names=tuple(advise_on_names(class_names)),
+        prompts=_prompts(parts.teachers[-1], said[-1].feats_BF, labels_N),
         train_top1=_on_training_images(parts),
         gain=float(losses_N.mean()),
         error=float(losses_N.std() / len(losses_N) ** 0.5),
     )
+
+
+def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
+    prompts = getattr(unbanked(clip), "prompts", None)
+    return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
 
 
 def _bare(split: Split) -> tuple[str, ...]:

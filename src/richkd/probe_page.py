@@ -66,6 +66,7 @@ def render(found: Probe, data: str) -> str:
             helped=[gain for gain in found.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher],
             hurt=[gain for gain in found.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher],
             confusions=found.confusions[:SHOWN_CONFUSIONS],
+            prompts=sorted(found.prompts.rows, key=lambda row: -row[1]) if found.prompts else [],
             nothing=NO_SIGNAL,
         )
     )

@@ -34,6 +34,13 @@ def print_probe(found: Probe, console: Console) -> None:
     for name, signal in found.signals.items():
         note = ", which is numerically nothing" if signal.nats < NO_SIGNAL else ""
         say(f"{name}: {signal.nats:.2g} nats of the student's target are not the teacher's{note}")
+    if found.prompts is not None:
+        template, top1 = max(found.prompts.rows, key=lambda row: row[1])
+        together, chosen = len(found.prompts.rows), len(found.prompts.best)
+        say(
+            f"\nprompts: all {together} together {found.prompts.all_top1:.1%}, the best alone {top1:.1%} "
+            f"('{template}'), the best set of {chosen} {found.prompts.best_top1:.1%}"
+        )
     helped = [gain for gain in found.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
     hurt = [gain for gain in found.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
     say(f"\nhelped most: {_listed(helped)}")

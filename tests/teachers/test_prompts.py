@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from richkd.errors import ClassError, ClipError
-from richkd.teachers.prompts import class_prompts, clean_name, load_class_prompts, templates
+from richkd.teachers.prompts import class_prompts, clean_name, load_class_prompts, load_names, templates
 
 NAMES = ["aquarium_fish", "apple", "Sea_Horse"]
 
@@ -141,3 +141,32 @@ def test_json_is_as_strict_as_yaml(tmp_path: Path) -> None:
         load_class_prompts(path, NAMES)
     with pytest.raises(ClipError, match="cannot be read"):
         load_class_prompts(tmp_path / "absent.json", NAMES)
+
+
+def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
+    file = tmp_path / "names.yaml"
+    file.write_text("crane: crane bird\n", encoding="utf-8")
+    said = load_names(file, ["crane", "red_fox"])
+    assert said == {"crane": "crane bird"}
+    found = class_prompts(["crane", "red_fox"], ["a {}, a kind of {super}"], {}, said, ["big_bird", "mammal"])
+    assert found == [["a crane bird, a kind of big bird"], ["a red fox, a kind of mammal"]]
+    with pytest.raises(ClipError, match="superclasses"):
+        class_prompts(["crane"], ["a {}, a kind of {super}"])
+    with pytest.raises(ClassError, match="must differ"):
+        class_prompts(["crane", "fox"], ["a {}"], {}, {"crane": "fox"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("crain: x", "Did you mean 'crane'"),
+        ("crane: [x]", "must map"),
+        ("crane: ''", "must map"),
+        ("- x", "must map"),
+    ],
+)
+def test_names_for_clip_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "names.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ClipError, match=words):
+        load_names(file, ["crane", "fox"])

@@ -109,7 +109,7 @@ def fit_simplex(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
     def loss(theta_M: Tensor) -> Tensor:
         return functional.cross_entropy(torch.einsum("m,mnc->nc", theta_M.softmax(0), stack_MNC), labels_N)
 
-    weights_M = _minimised(loss, torch.zeros(len(logs), dtype=torch.float64)).softmax(0)
+    weights_M = minimised(loss, torch.zeros(len(logs), dtype=torch.float64)).softmax(0)
     return _best(
         [LogPool(_numbers(weights_M)), *(LogPool(one) for one in _corners(len(logs)))], logs, labels_N
     )
@@ -141,7 +141,7 @@ def fit_per_class(logs: Sequence[Tensor], labels_N: Tensor) -> PerClass:
         return functional.cross_entropy(fused_NC, labels_N) + prior
 
     start_MC = torch.zeros(len(logs), stack_MNC.shape[2], dtype=torch.float64)
-    weights_MC = shared_M1 * _minimised(loss, start_MC).exp()
+    weights_MC = shared_M1 * minimised(loss, start_MC).exp()
     same = PerClass(tuple((w,) * stack_MNC.shape[2] for w in shared))
     return _best([PerClass(tuple(map(_numbers, weights_MC))), same], logs, labels_N)
 
@@ -160,7 +160,7 @@ def fit_gate(logs: Sequence[Tensor], labels_N: Tensor) -> Gate:
             2 * SLOPE_VARIANCE * len(labels_N)
         )
 
-    a_M, b_M = _minimised(loss, torch.zeros(2, len(logs), dtype=torch.float64))
+    a_M, b_M = minimised(loss, torch.zeros(2, len(logs), dtype=torch.float64))
     fitted = Gate(_numbers(shared_M * a_M.exp()), _numbers(b_M))
     return _best([fitted, Gate(shared, (0.0,) * len(logs))], logs, labels_N)
 
@@ -175,11 +175,12 @@ def tempered(logits_NC: Tensor, target_NC: Tensor) -> float:
     def loss(log_beta: Tensor) -> Tensor:
         return functional.cross_entropy(log_beta.exp() * logits_NC, target_NC)
 
-    log_beta = _minimised(loss, torch.zeros((), dtype=torch.float64))
+    log_beta = minimised(loss, torch.zeros((), dtype=torch.float64))
     return float(log_beta.exp()) / spread
 
 
-def _minimised(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def minimised(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Where a smooth loss is least, by L-BFGS from ``start``; that itself where the search goes astray."""
     point = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([point], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from richkd.checkpoint import hash_tensors, write_atomically
 from richkd.data.views import RGB, Views, render
 from richkd.errors import ClipError
 from richkd.records import Batch, Output
+from richkd.teachers.prompt_weights import PromptSet
 from richkd.teachers.prompts import templates
 from richkd.teachers.rows import RowFormat, as_stored
 from richkd.teachers.tokens import Tokenizer, check_tokens, encode_text, vocabulary, vocabulary_size
@@ -82,6 +83,18 @@ class Clip:
         (RichKD, arXiv 2511.09286; Radford et al. 2021, section 3.1.4).
 
         Raises:
+            ClipError: as `embed_each`; the embeddings of a class add up to nothing.
+        """
+        parts = self.embed_each(prompts_by_class, batch_size)
+        embeddings_CD = functional.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
+        return embeddings_CD.clone()
+
+    def embed_each(
+        self, prompts_by_class: Sequence[Sequence[str]], batch_size: int = 512
+    ) -> tuple[Tensor, ...]:
+        """For each class the embeddings (P, D) of its prompts, float32 and of unit norm.
+
+        Raises:
             ClipError: a class has no prompts, the tokenizer cannot tell two prompts apart or does not
                 know a word, or the text tower gives NaN or infinity.
         """
@@ -102,16 +115,15 @@ class Clip:
             embeds_PD = functional.normalize(torch.cat(chunks).float(), dim=1)
             position = {prompt: row for row, prompt in enumerate(unique)}
             rows = torch.tensor([position[prompt] for prompt in flat], device=self.device)
-            means_CD = torch.stack([part.mean(dim=0) for part in torch.split(embeds_PD[rows], counts)])
-            embeddings_CD = functional.normalize(means_CD, dim=1)
-        if not embeddings_CD.isfinite().all():
-            at = int((~embeddings_CD.isfinite().all(dim=1)).nonzero()[0])
-            raise ClipError(
-                f"The text tower of {self.name} must give finite embeddings",
-                got=f"NaN or infinity for class {at}, whose first prompt is {prompts_by_class[at][0]!r}",
-                fix=f"load it in float32 instead of {self.dtype}, and check its weights.",
-            )
-        return embeddings_CD.clone()
+            parts = torch.split(embeds_PD[rows], counts)
+        for at, part in enumerate(parts):
+            if not part.isfinite().all():
+                raise ClipError(
+                    f"The text tower of {self.name} must give finite embeddings",
+                    got=f"NaN or infinity for class {at}, whose first prompt is {prompts_by_class[at][0]!r}",
+                    fix=f"load it in float32 instead of {self.dtype}, and check its weights.",
+                )
+        return tuple(part.clone() for part in parts)
 
     def class_embeddings(
         self, class_names: Sequence[str], prompts: Sequence[Sequence[str]], cache_dir: Path | None
@@ -154,13 +166,20 @@ class Clip:
 class ClipTeacher:
     """CLIP as a teacher: it renders the student's views at its own size and gives cosines and features."""
 
-    def __init__(self, clip: Clip, class_embeddings_CD: Tensor) -> None:
+    def __init__(
+        self, clip: Clip, class_embeddings_CD: Tensor, prompts: Callable[[], PromptSet] | None = None
+    ) -> None:
         assert class_embeddings_CD.shape[1] == clip.embed_width, "class embeddings of another CLIP"
-        self.clip = clip
+        self.clip, self._prompts = clip, prompts
         self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
         self.logit_scale = clip.logit_scale
         self.name, self.feature_width = clip.name, clip.embed_width
         self.computed = 0
+
+    @cached_property
+    def prompts(self) -> PromptSet | None:
+        """The templates and what each of them makes of each class; embedded when first asked for."""
+        return None if self._prompts is None else self._prompts()
 
     @cached_property
     def fingerprint(self) -> str:

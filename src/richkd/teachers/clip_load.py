@@ -6,27 +6,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 
 from richkd.config import ClipConfig
 from richkd.errors import ClipError, nearest
 from richkd.teachers.clip import PRECISIONS, Clip, ClipTeacher
-from richkd.teachers.prompts import class_prompts, load_class_prompts, templates
+from richkd.teachers.prompt_weights import PromptSet
+from richkd.teachers.prompts import class_prompts, load_class_prompts, load_names, templates
 from richkd.teachers.tokens import check_tokenizer, vocabulary_size
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 
 
-def clip_teacher(config: ClipConfig, class_names: Sequence[str], device: torch.device) -> ClipTeacher:
+def clip_teacher(
+    config: ClipConfig,
+    class_names: Sequence[str],
+    device: torch.device,
+    superclasses: Sequence[str] | None = None,
+) -> ClipTeacher:
     """The CLIP that the settings name, with the embeddings of its prompts for these classes.
 
     Raises:
         ClipError: the model, its tokenizer or its prompts cannot be used.
         ClassError: two classes have one name once underscores are blanks.
     """
-    clip = load_clip(config.name, device=device)
-    own = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else None
-    prompts = class_prompts(class_names, templates(config.prompts), own)
-    return ClipTeacher(clip, clip.class_embeddings(class_names, prompts, config.cache.expanduser()))
+    clip, chosen = load_clip(config.name, device=device), templates(config.prompts)
+    own = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
+    said = load_names(config.class_names, class_names) if config.class_names else {}
+    prompts = class_prompts(class_names, chosen, own, said, superclasses)
+
+    def prompt_set() -> PromptSet:
+        # A class with prompts of its own is at every template what all of these together are.
+        embedded = [
+            functional.normalize(part.mean(dim=0, keepdim=True), dim=1).expand(len(chosen), -1)
+            if name in own
+            else part
+            for name, part in zip(class_names, clip.embed_each(prompts), strict=True)
+        ]
+        return PromptSet(chosen, torch.stack(embedded, dim=1).cpu())
+
+    cache = config.cache.expanduser()
+    return ClipTeacher(clip, clip.class_embeddings(class_names, prompts, cache), prompt_set)
 
 
 def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Clip:

@@ -14,6 +14,7 @@ from richkd.data.views import Views
 from richkd.errors import ClipError, nearest
 from richkd.records import Batch, Output
 from richkd.teachers.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
+from richkd.teachers.prompt_weights import PromptSet
 
 # exp(logit_scale) of the released CLIP models, which were trained with this as its upper bound.
 RELEASED_LOGIT_SCALE = 100.0
@@ -35,7 +36,9 @@ class GivenClip:
         *,
         logit_scale: float,
         fingerprint: str,
+        prompts: PromptSet | None = None,
     ) -> None:
+        self.prompts = prompts
         self.logit_scale = logit_scale
         self.fingerprint = fingerprint
         self.feature_width = feats_ND.shape[1]
@@ -83,6 +86,8 @@ def load_given(
     - ``classnames``: C names, in the order of ``class_names``; case, underscores and blanks may differ;
     - the key column, N names that pair rows with images: ``key_column``, else the first there is of
       ``files``, ``file``, ``keys`` and ``key``;
+    - optionally ``prompt_features`` (P, C, D) and ``prompts``, P templates: what each of them makes of each
+      class, so that templates can be compared and weighed;
     - optionally ``logit_scale``, the factor itself and not its logarithm. Without it, 100, which is
       that of the released CLIP models.
 
@@ -125,7 +130,29 @@ def load_given(
             fix="compute the embeddings of these classes again.",
         )
     fingerprint = hash_given([key_name, keys, names, scale], (image_ND, text_CD))
-    return GivenClip(image_ND, text_CD, rows_by_split, logit_scale=scale, fingerprint=fingerprint)
+    return GivenClip(
+        image_ND,
+        text_CD,
+        rows_by_split,
+        logit_scale=scale,
+        fingerprint=fingerprint,
+        prompts=_prompts(given, text_CD),
+    )
+
+
+def _prompts(given: GivenArrays, text_CD: Tensor) -> PromptSet | None:
+    if "prompt_features" not in given.arrays:
+        return None
+    array, templates = given.arrays["prompt_features"], given.texts("prompts")
+    wanted = (len(templates), *text_CD.shape)
+    if array.shape != wanted or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise ClipError(
+            f"{given.path}: 'prompt_features' must be finite numbers for each prompt, class and dimension",
+            got=f"shape {array.shape}, type {array.dtype}",
+            fix=f"save an array of shape {wanted}.",
+        )
+    embeds_PCD = torch.from_numpy(array.astype(np.float32))
+    return PromptSet(tuple(templates), functional.normalize(embeds_PCD, dim=2))
 
 
 def _logit_scale(given: GivenArrays) -> float:

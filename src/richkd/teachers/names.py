@@ -72,18 +72,18 @@ def advise_on_names(class_names: Sequence[str]) -> list[NameAdvice]:
         first = owner.setdefault(shown.casefold(), name)
         if first != name:
             problem = f"reads like '{first}'"
-            advice.append(NameAdvice(name, problem, "say what sets them apart, with --data.class_names."))
+            advice.append(NameAdvice(name, problem, "say what sets them apart, with --clip.class_names."))
         elif WORDNET.fullmatch(shown):
             problem = "a WordNet code, which CLIP has never read beside a picture"
-            advice.append(NameAdvice(name, problem, "give the word behind it, with --data.class_names."))
+            advice.append(NameAdvice(name, problem, "give the word behind it, with --clip.class_names."))
         elif CODE.fullmatch(shown):
             problem = "a number or a code"
-            advice.append(NameAdvice(name, problem, "give a name of the thing, with --data.class_names."))
+            advice.append(NameAdvice(name, problem, "give a name of the thing, with --clip.class_names."))
         elif len(shown) < 3:
             problem = "too short to name a thing"
-            advice.append(NameAdvice(name, problem, "write it out, with --data.class_names."))
+            advice.append(NameAdvice(name, problem, "write it out, with --clip.class_names."))
         elif shown.casefold() in HOMONYMS:
             problem = f"{HOMONYMS[shown.casefold()]}?"
-            fix = f"give it prompts of its own, with --clip.class_prompts: '{shown}, a kind of …'."
+            fix = f"tell CLIP which, with --clip.class_names: '{shown}, a kind of …'."
             advice.append(NameAdvice(name, problem, fix))
     return advice

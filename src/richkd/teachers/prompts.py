@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from richkd.errors import ClassError, ClipError, nearest
+from richkd.user_files import parse_file, read_text
 
 SIMPLE = ("a photo of a {}.",)
 PAPER = (
@@ -27,6 +24,8 @@ PAPER = (
     "a high quality photo of a {}",
 )
 PRESETS = ("simple", "paper", "openai")
+# Stands for the superclass in a template.
+SUPER = "{super}"
 
 
 def clean_name(name: str) -> str:
@@ -64,21 +63,32 @@ def class_prompts(
     class_names: Sequence[str],
     templates: Sequence[str],
     per_class: Mapping[str, Sequence[str]] | None = None,
+    said: Mapping[str, str] | None = None,
+    superclasses: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """The prompts of each class, in the order of ``class_names``.
 
     A class that ``per_class`` names takes those prompts instead of the templates; ``{}`` in them is
-    optional. See `load_class_prompts`.
+    optional. See `load_class_prompts`. ``said`` replaces names of classes in prompts; see `load_names`.
+    ``{super}`` in a template becomes the class's superclass.
 
     Raises:
         ClassError: two class names read alike once cleaned, or a name is empty.
         ClipError: a class has no prompt, or two classes have the same prompts.
     """
-    cleaned = _distinct_names(class_names)
+    names = said or {}
+    cleaned = _distinct_names([names.get(name, name) for name in class_names])
     own = per_class or {}
+    above = [clean_name(name) for name in superclasses] if superclasses else [SUPER] * len(class_names)
+    if not superclasses and any(SUPER in sentence for sentence in templates):
+        raise ClipError(
+            f"A template with {SUPER} needs the classes' superclasses",
+            got="none",
+            fix="give --data.hierarchy FILE.",
+        )
     prompts = [
-        [sentence.replace("{}", shown) for sentence in own.get(name, templates)]
-        for name, shown in zip(class_names, cleaned, strict=True)
+        [sentence.replace("{}", shown).replace(SUPER, over) for sentence in own.get(name, templates)]
+        for name, shown, over in zip(class_names, cleaned, above, strict=True)
     ]
     owner: dict[frozenset[str], str] = {}
     for name, sentences in zip(class_names, prompts, strict=True):
@@ -108,7 +118,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
     """
     path = Path(path).expanduser()
     known = dict(zip(_distinct_names(class_names), class_names, strict=True))
-    content = _parse(path)
+    content = parse_file(path, ClipError, "The class prompts", "{class name: [prompt, ...]}")
     if not isinstance(content, dict):
         raise ClipError(
             f"{path} must map class names to lists of prompts",
@@ -141,6 +151,31 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
     return found
 
 
+def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
+    """Read what CLIP is to call single classes from YAML or JSON: ``{class name: name for CLIP}``.
+
+    Raises:
+        ClipError: the file cannot be read, has another form, or names a class that does not exist.
+    """
+    path = Path(path).expanduser()
+    found = parse_file(path, ClipError, "The names for CLIP", "{class name: name for CLIP}")
+    known = dict(zip(_distinct_names(class_names), class_names, strict=True))
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and name.strip() for name in found.values()
+    ):
+        raise ClipError(
+            f"{path} must map class names to names", got=repr(found)[:80], fix="write 'crane: crane bird'."
+        )
+    for name in found:
+        if clean_name(str(name)) not in known:
+            raise ClipError(
+                f"{path} names a class that the data do not have",
+                got=repr(name),
+                fix=nearest(str(name), class_names),
+            )
+    return {known[clean_name(str(name))]: said for name, said in found.items()}
+
+
 def _distinct_names(class_names: Sequence[str]) -> list[str]:
     seen: dict[str, str] = {}
     for position, name in enumerate(class_names):
@@ -157,23 +192,17 @@ def _distinct_names(class_names: Sequence[str]) -> list[str]:
     return list(seen)
 
 
-def _read_text(path: Path, what: str, hint: str) -> str:
-    try:
-        # Editors on Windows begin a file with a byte-order mark; utf-8-sig drops it.
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipError(f"{what} {path} cannot be read", got=str(error), fix=hint) from error
-
-
 def _read_templates(path: Path) -> tuple[str, ...]:
     hint = f"name a UTF-8 text file, or one of {', '.join(PRESETS)}. {nearest(str(path), PRESETS)}"
     found: list[str] = []
-    for number, raw in enumerate(_read_text(path, "The prompt templates", hint).splitlines(), start=1):
+    for number, raw in enumerate(
+        read_text(path, ClipError, "The prompt templates", hint).splitlines(), start=1
+    ):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
-        rest = line.replace("{}", "", 1)
-        if rest == line or "{" in rest or "}" in rest:
+        rest = line.replace(SUPER, "").replace("{}", "", 1)
+        if "{}" not in line or "{" in rest or "}" in rest:
             raise ClipError(
                 f"{path}, line {number}: a template must contain exactly one {{}} and no other brace",
                 got=repr(line),
@@ -183,44 +212,3 @@ def _read_templates(path: Path) -> tuple[str, ...]:
     if not found:
         raise ClipError(f"{path} holds no prompt template", fix="write one sentence with {} on each line.")
     return tuple(found)
-
-
-class _DuplicateKeyError(ValueError):
-    """The same key twice in one mapping, where YAML and JSON readers would keep the last."""
-
-
-def _pairs_to_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(f"'{next(key for key in keys if keys.count(key) > 1)}' appears twice")
-    return mapping
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses duplicate keys."""
-
-
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    # Depth first: a sequence that is filled after this call would still look empty to the caller.
-    pairs = [
-        (loader.construct_object(k, deep=True), loader.construct_object(v, deep=True)) for k, v in node.value
-    ]
-    return _pairs_to_dict(pairs)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
-
-
-def _parse(path: Path) -> Any:
-    text = _read_text(path, "The class prompts", "name a YAML or JSON file: {class name: [prompt, ...]}.")
-    try:
-        if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_pairs_to_dict)
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ClipError(
-            f"{path} is not valid {'JSON' if path.suffix == '.json' else 'YAML'}",
-            got=str(error),
-            fix="correct the file: {class name: [prompt, ...]}.",
-        ) from error

@@ -1,0 +1,45 @@
+"""Hierarchies from files: every class in one superclass, and each way in which that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from richkd.data.hierarchy import read_hierarchy
+from richkd.errors import ClassError
+from tests.fixtures import refusal
+
+CLASSES = ("ant", "brown_bear", "cow")
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "tree.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_each_class_has_its_superclass(tmp_path: Path) -> None:
+    found = read_hierarchy(written(tmp_path, "insect: [ant]\nmammal: [cow, brown bear]"), CLASSES)
+    assert found.superclasses == ("insect", "mammal")
+    assert found.superclass_of_C == (0, 1, 1)
+    assert found.names() == ["insect", "mammal", "mammal"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("insect: [ant]\nmammal: [cow]", "1 in none, first 'brown_bear'"),
+        ("insect: [ant, cow]\nmammal: [cow, brown_bear]", "'insect' and 'mammal'"),
+        ("insect: [ant]\nmammal: [cow, brown_beer]", "Did you mean 'brown_bear'"),
+        ("insect: []\nmammal: [ant, cow, brown_bear]", "'insect'"),
+        ("insect: ant", "must list its classes"),
+        ("- ant", "must map superclasses to classes"),
+        ("insect: [ant]\ninsect: [cow]", "appears twice"),
+    ],
+)
+def test_hierarchies_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    error = refusal(read_hierarchy, written(tmp_path, text), CLASSES)
+    assert isinstance(error, ClassError)
+    assert words in str(error)
+    assert "cannot be read" in str(refusal(read_hierarchy, tmp_path / "none.yaml", CLASSES))
