@@ -47,28 +47,26 @@ KD: dict[str, Any] = {"method.name": "kd"}
 FUSED: dict[str, Any] = {"method.variant": "l"}
 MIXUP: dict[str, Any] = {"views.mixup": 0.4}
 T1: dict[str, Any] = {"method.temperature": 1}
+TEACHER_ONLY: dict[str, Any] = {"fusion.control": "teacher-only"}
 STUDENTS: dict[str, dict[str, Any]] = {
     "labels alone": {"method.name": "ce"},
     "labels, mixup": {"method.name": "ce"} | MIXUP,
-    "KD": KD,
-    "KD, mixup": KD | MIXUP,
-    "KD, T 1": KD | T1,
-    "control": FUSED | {"fusion.control": "teacher-only"},
-    "control, mixup": FUSED | {"fusion.control": "teacher-only"} | MIXUP,
-    "as-released": FUSED | {"fusion.preset": "as-released"},
-    "as-released, mixup": FUSED | {"fusion.preset": "as-released"} | MIXUP,
-    "paper": FUSED | {"fusion.preset": "paper"},
-    "paper, mixup": FUSED | {"fusion.preset": "paper"} | MIXUP,
-    "default": FUSED,
-    "default, T 1": FUSED | T1,
-    "default, mixup": FUSED | MIXUP,
-    "default, mixup, T 1": FUSED | MIXUP | T1,
-    "L+F, mixup": {"method.variant": "lf"} | MIXUP,
-    "CLIP alone": FUSED | {"fusion.control": "clip-only"},
-    "CLIP alone, mixup": FUSED | {"fusion.control": "clip-only"} | MIXUP,
-    "shuffled, mixup": FUSED | {"fusion.control": "shuffled"} | MIXUP,
-    "shuffled in class, mixup": FUSED | {"fusion.control": "shuffled-in-class"} | MIXUP,
-    "text only, mixup": FUSED | {"fusion.control": "text-only"} | MIXUP,
+    "KD, T 3": KD,
+    "KD, mixup, T 3": KD | MIXUP,
+    "KD, mixup": KD | MIXUP | T1,
+    "control, mixup, T 3": FUSED | TEACHER_ONLY | MIXUP,
+    "control, mixup": FUSED | TEACHER_ONLY | MIXUP | T1,
+    "as-released, mixup": FUSED | {"fusion.preset": "as-released"} | MIXUP | T1,
+    "paper, mixup": FUSED | {"fusion.preset": "paper"} | MIXUP | T1,
+    "default, T 3": FUSED,
+    "default": FUSED | T1,
+    "default, mixup, T 3": FUSED | MIXUP,
+    "default, mixup": FUSED | MIXUP | T1,
+    "L+F, mixup": {"method.variant": "lf"} | MIXUP | T1,
+    "CLIP alone, mixup": FUSED | {"fusion.control": "clip-only"} | MIXUP | T1,
+    "shuffled, mixup": FUSED | {"fusion.control": "shuffled"} | MIXUP | T1,
+    "shuffled in class, mixup": FUSED | {"fusion.control": "shuffled-in-class"} | MIXUP | T1,
+    "text only, mixup": FUSED | {"fusion.control": "text-only"} | MIXUP | T1,
 }
 
 
