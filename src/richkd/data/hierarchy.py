@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from richkd.data.cifar100 import SUPERCLASSES
 from richkd.errors import ClassError, nearest
 from richkd.teachers.prompts import clean_name
 from richkd.user_files import parse_file
@@ -21,6 +22,16 @@ class Hierarchy:
     def names(self) -> list[str]:
         """The superclass of each class, by name."""
         return [self.superclasses[place] for place in self.superclass_of_C]
+
+
+def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
+    """The hierarchy that is built in for these classes: CIFAR-100's, whatever the order; else None."""
+    place_of = {clean_name(name): place for place, name in enumerate(class_names)}
+    members = {clean_name(name) for listed in SUPERCLASSES.values() for name in listed}
+    if members != place_of.keys():
+        return None
+    above = {clean_name(name): place for place, listed in enumerate(SUPERCLASSES.values()) for name in listed}
+    return Hierarchy(tuple(SUPERCLASSES), tuple(above[clean_name(name)] for name in class_names))
 
 
 def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
