@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from richkd.assemble import Parts, assemble
 from richkd.config import Config
@@ -16,6 +15,7 @@ from richkd.data.batches import Resident
 from richkd.data.images import decode_all, duplicates
 from richkd.data.views import Clean, render
 from richkd.errors import ConfigError
+from richkd.evaluate.cost import flops
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import batch_on
 from richkd.models.build import Network
@@ -49,18 +49,6 @@ def check_run(config: Config, console: Console) -> None:
     terms = _dry_step(parts)
     console.print("dry step: " + ", ".join(f"{name} {float(value):.4f}" for name, value in terms.items()))
     _print_plan(parts, console)
-
-
-def flops(network: Network) -> int:
-    """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
-    counter = FlopCounterMode(display=False)
-    pixels = torch.zeros(1, 3, network.size, network.size, device=next(network.parameters()).device)
-    training = network.training
-    network.eval()
-    with torch.no_grad(), counter:
-        network(pixels)
-    network.train(training)
-    return int(counter.get_total_flops())
 
 
 def _report_duplicates(parts: Parts, console: Console) -> None:
