@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from richkd.assemble import open_splits
 from richkd.errors import DeviceMemoryError, NonFiniteError
 from richkd.guards import LossWatch, memory_advice
-from richkd.records import Batch, LossTerms, Target
+from richkd.records import Batch, LossTerms
 from richkd.train import distill
 from richkd.trainer import Task
 from tests.fixtures import World, refusal
@@ -58,11 +59,11 @@ def fits(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A task that runs out of memory above so many images; returns the sizes it was asked for."""
     asked, forward = [], Task.forward
 
-    def limited(self: Task, pixels: Tensor, target: Target | None, batch: Batch, step: int) -> LossTerms:
+    def limited(self: Task, pixels: Tensor, *others: Any) -> LossTerms:
         asked.append(len(pixels))
         if len(pixels) > images:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return forward(self, pixels, target, batch, step)
+        return forward(self, pixels, *others)
 
     monkeypatch.setattr(Task, "forward", limited)
     return asked
