@@ -199,13 +199,13 @@ def test_from_photos_to_a_prediction(world: World, tmp_path: Path, capsys: Captu
 
     code, out, _ = call(capsys, "evaluate", str(small), "--data", str(world.images), "--json")
     assert code == 0
-    figures = json.loads(out)["as trained"]
+    figures = json.loads(out)["models"][str(small)]["own"]
     assert figures["n"] == len(CLASSES) * TEST
     summary = json.loads((small / "summary.json").read_text())
     assert figures["top1"] == pytest.approx(summary["splits"]["test"]["top1"])
     code, out, _ = call(capsys, "evaluate", str(small / "student"), "--data", str(world.images))
     assert code == 0
-    assert "as trained" in out
+    assert "cost here" in out
     assert f"{figures['top1']:.2%}" in out
 
     photos = [str(world.images / "test" / name / "0.png") for name in CLASSES]

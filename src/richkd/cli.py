@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from richkd.cli_bank import bank
+from richkd.cli_evaluate import evaluate
 from richkd.cli_options import (
     Bank,
     Clip,
@@ -43,6 +44,7 @@ app = App(
 )
 
 app.command(bank)
+app.command(evaluate)
 app.command(probe)
 
 
@@ -171,46 +173,6 @@ def check(
 
 
 @app.command
-def evaluate(
-    model: Annotated[str, Parameter(help="student folder, run folder, or a model name with --weights")],
-    /,
-    *,
-    data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
-    weights: Annotated[Path | None, Parameter(help="checkpoint, where MODEL is a name")] = None,
-    split: Annotated[str, Parameter(help="train, val, test or calibration")] = "test",
-    label_column: Annotated[str | None, Parameter(help="column of the labels")] = None,
-    held_out_of_test: Annotated[
-        float | None, Parameter(help="share of test that runs were fitted on (a run's own is known)")
-    ] = None,
-    json: Annotated[bool, Parameter(negative="", help="print JSON")] = False,
-) -> None:
-    """Measure accuracy and calibration of a student, or of any model with weights, in float32.
-
-    For example:
-
-    richkd evaluate runs/small --data photos/
-
-    richkd evaluate cifar_resnet56 --weights cifar100_resnet56.pth --data cifar100/
-    """
-    from richkd.evaluate.run import evaluate_model
-
-    results = evaluate_model(
-        model,
-        data,
-        weights=weights,
-        split=split,
-        label_column=label_column,
-        held_out_of_test=held_out_of_test,
-    )
-    if json:
-        import json as json_module
-
-        print(json_module.dumps(results))
-        return
-    _print_table(f"{model} on {split} of {data}", results)
-
-
-@app.command
 def predict(
     model: Annotated[str, Parameter(help="student folder or run folder")],
     /,
@@ -296,20 +258,3 @@ def _train(config: Config, *, resume: bool, overwrite: bool, folds: int | None =
     except Interrupted:
         print("\nstopped and saved; go on with the same command and --resume")
         sys.exit(130)
-
-
-def _print_table(title: str, results: Mapping[str, Any]) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("", "top-1", "top-5", "NLL", "ECE", "Brier", "images"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, figures in results.items():
-        table.add_row(
-            name,
-            f"{figures['top1']:.2%}",
-            f"{figures['top5']:.2%}",
-            f"{figures['nll']:.4f}",
-            f"{figures['ece']:.4f}",
-            f"{figures['brier']:.4f}",
-            f"{figures['n']:,}",
-        )
-    Console(highlight=False).print(table)

@@ -17,6 +17,7 @@ from richkd.data.split import Split
 from richkd.errors import ConfigError, DataError
 from richkd.evaluate.calibration import Reliability
 from richkd.evaluate.confidence import Moves
+from richkd.evaluate.judge import Confidence, Confusion, confidence_of, confusions_of, losses_of
 from richkd.evaluate.metrics import fit_temperature, measure
 from richkd.evaluate.predict import outputs_of
 from richkd.experts import HELD_OUT
@@ -26,17 +27,12 @@ from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale, on_scales
 from richkd.probe_figures import (
     ClassGain,
-    Confidence,
-    Confusion,
     Expert,
     alike_names,
     calibrated,
-    confidence_of,
-    confusions_of,
     diagram,
     gains_by_class,
     judged,
-    losses_of,
     moved,
     share,
 )

@@ -10,24 +10,13 @@ import torch
 from torch import Tensor
 
 from richkd.evaluate.calibration import Reliability, reliability
-from richkd.evaluate.confidence import (
-    COVERAGES,
-    Figures,
-    Moves,
-    augrc,
-    aurc,
-    confident_rates,
-    confident_rates_at_coverage,
-    moves_at_coverage,
-)
+from richkd.evaluate.confidence import Moves, moves_at_coverage
 from richkd.evaluate.intervals import Interval, bootstrap_ece, bootstrap_means, mcnemar
+from richkd.evaluate.judge import losses_of
 from richkd.evaluate.metrics import Metrics, measure
 from richkd.fusion.choose import cross_fitted
-from richkd.fusion.fit import fit_log_pool, nll_of
-from richkd.fusion.mixing import LogPool
+from richkd.fusion.fit import fit_log_pool
 
-# Confidence from which the paper calls an answer certain.
-CERTAIN = 0.7
 # Coverage at which moves between certain and uncertain are shown.
 MATCHED = 0.8
 SEED, RESAMPLES, ECE_RESAMPLES = 0, 1000, 200
@@ -56,23 +45,6 @@ class Expert:
 
 
 @dataclass(frozen=True)
-class Confidence(Figures):
-    """How often one expert is certain and right, or certain and wrong: shares of all images.
-
-    ``raw`` counts answers of its own probabilities beyond `CERTAIN`, which a temperature alone can change;
-    ``calibrated`` does so after calibration; ``wrong_at`` is the share that is wrong among the most
-    confident of each of `COVERAGES`, by coverage.
-    """
-
-    name: str
-    raw: tuple[float, float]
-    calibrated: tuple[float, float]
-    wrong_at: tuple[float, ...]
-    aurc: float
-    augrc: float
-
-
-@dataclass(frozen=True)
 class ClassGain:
     """A class with its share of right answers by the teacher alone and by the fused teacher.
 
@@ -84,16 +56,6 @@ class ClassGain:
     teacher: float
     fused: float
     p: float
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Of a class's images, the share that an expert calls by the name of another class, most often this."""
-
-    name: str
-    called: str
-    share: float
-    images: int
 
 
 def calibrated(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
@@ -113,29 +75,6 @@ def judged(named: Mapping[str, Tensor], scaled: Mapping[str, Tensor], labels_N: 
         bounds = {"top1": intervals[2 * place], "nll": intervals[2 * place + 1], "ece": ece}
         experts.append(Expert(name, measure(z_NC, labels_N), measure(scaled[name].float(), labels_N), bounds))
     return tuple(experts)
-
-
-def losses_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """The NLL of each image (N), in nats and float64."""
-    return nll_of(LogPool((1.0,)), [logits_NC.double()], labels_N)
-
-
-def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Tensor) -> Confidence:
-    """An expert's confident answers, right and wrong, from its own and its `calibrated` logits."""
-    raw_NC, calibrated_NC = logits_NC.double().softmax(dim=1), scaled_NC.softmax(dim=1)
-    raw, scaled = (confident_rates(probs_NC, labels_N, CERTAIN) for probs_NC in (raw_NC, calibrated_NC))
-    wrong = [
-        confident_rates_at_coverage(calibrated_NC, labels_N, coverage).wrong / coverage
-        for coverage in COVERAGES
-    ]
-    return Confidence(
-        name,
-        (raw.correct, raw.wrong),
-        (scaled.correct, scaled.wrong),
-        tuple(wrong),
-        aurc(calibrated_NC, labels_N),
-        augrc(calibrated_NC, labels_N),
-    )
 
 
 def moved(before_NC: Tensor, after_NC: Tensor, labels_N: Tensor) -> Moves:
@@ -161,21 +100,6 @@ def gains_by_class(
             test = mcnemar(only_before, only_after)
             gains.append(ClassGain(name, len(before_K), share(before_K), share(after_K), test.mid_p))
     return tuple(sorted(gains, key=lambda gain: gain.teacher - gain.fused))
-
-
-def confusions_of(logits_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]) -> tuple[Confusion, ...]:
-    """For each class the wrong name that an expert gives it most often, where it does, the worst first."""
-    guess_N = logits_NC.argmax(dim=1)
-    found = []
-    for label, name in enumerate(class_names):
-        guesses_K = guess_N[labels_N == label]
-        counts_C = torch.bincount(guesses_K, minlength=len(class_names))
-        counts_C[label] = 0
-        if int(counts_C.max()):
-            called = int(counts_C.argmax())
-            images = len(guesses_K)
-            found.append(Confusion(name, class_names[called], int(counts_C[called]) / images, images))
-    return tuple(sorted(found, key=lambda confusion: -confusion.share))
 
 
 def alike_names(

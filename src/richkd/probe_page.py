@@ -12,8 +12,9 @@ from richkd.checkpoint import write_atomically
 from richkd.evaluate.calibration import Reliability
 from richkd.evaluate.confidence import COVERAGES, State
 from richkd.evaluate.intervals import Interval
+from richkd.evaluate.judge import CERTAIN
 from richkd.probe import CLIP, FUSED, TEACHER, Probe
-from richkd.probe_figures import CERTAIN, MATCHED
+from richkd.probe_figures import MATCHED
 from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10

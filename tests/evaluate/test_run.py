@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,19 +15,25 @@ from richkd.cli import main
 from richkd.config import DataConfig
 from richkd.data.batches import open_store
 from richkd.errors import ClassError, DataError, ModelError
+from richkd.evaluate.judge import Judgement
 from richkd.evaluate.metrics import measure
 from richkd.evaluate.predict import logits_of, outputs_of
-from richkd.evaluate.run import evaluate_model
+from richkd.evaluate.run import evaluate_models
 from richkd.export import load_student, save_student
 from richkd.settings import load_config
 from richkd.teachers.vision import VisionTeacher
+from richkd.train import distill
 from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
 
 CPU = torch.device("cpu")
 
 
+def judged(model: str | Path, data: str | Path, **changes: Any) -> Judgement:
+    return evaluate_models([str(model)], str(data), **changes).judgements[0]
+
+
 def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
-    results = evaluate_model(str(world.teacher), str(world.images))
+    found = judged(world.teacher, world.images)
     student = load_student(world.teacher)
     probs, labels = [], []
     for label, name in enumerate(CLASSES):
@@ -35,42 +42,39 @@ def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
             probs.append(student.probabilities([image])[0])
             labels.append(label)
     expected = measure(torch.stack(probs).log(), torch.tensor(labels)).to_dict()
-    assert set(results) == {"as trained"}
-    assert results["as trained"] == pytest.approx(expected, abs=1e-5)
-    assert results["as trained"]["n"] == len(labels)
+    assert found.own.to_dict() == pytest.approx(expected, abs=1e-5)
+    assert found.own.n == len(labels)
+    assert found.own == found.calibrated
 
 
 def test_the_stored_temperature_is_measured_too(world: World, tmp_path: Path) -> None:
     network = load_student(world.teacher).network
     save_student(tmp_path / "student", network, CLASSES, 2.5, {})
-    results = evaluate_model(str(tmp_path / "student"), str(world.images), split="train")
-    assert list(results) == ["as trained", "at T = 2.500"]
-    assert results["as trained"]["top1"] == results["at T = 2.500"]["top1"]
-    assert results["as trained"]["nll"] != results["at T = 2.500"]["nll"]
+    found = judged(tmp_path / "student", world.images, split="train")
+    assert found.temperature == 2.5
+    assert found.own.top1 == found.calibrated.top1
+    assert found.own.nll != found.calibrated.nll
 
 
 def test_weights_by_name(world: World, tmp_path: Path) -> None:
     # The name alone says nothing of 16 pixels, so the network sees its own resolution.
     weights = world.teacher / "model.safetensors"
-    results = evaluate_model("cifar_resnet8", str(world.images), weights=weights)
-    assert results["as trained"]["n"] == len(CLASSES) * TEST
+    assert judged("cifar_resnet8", world.images, weights=weights).own.n == len(CLASSES) * TEST
     make_teacher(tmp_path / "four", (*CLASSES, "dog"))
-    error = refusal(
-        evaluate_model, "cifar_resnet8", str(world.images), weights=tmp_path / "four" / "model.safetensors"
-    )
+    error = refusal(judged, "cifar_resnet8", world.images, weights=tmp_path / "four" / "model.safetensors")
     assert isinstance(error, ModelError)
     assert "4 outputs" in str(error.got)
 
 
 def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
-    error = refusal(evaluate_model, str(world.teacher), str(world.images), split="tset")
+    error = refusal(judged, world.teacher, world.images, split="tset")
     assert isinstance(error, DataError)
     assert "'test'" in str(error.fix)
-    error = refusal(evaluate_model, "cifar_resnet8", str(world.images))
+    error = refusal(judged, "cifar_resnet8", world.images)
     assert isinstance(error, ModelError)
     assert "student's folder" in error.rule
     make_teacher(tmp_path / "turned", CLASSES[::-1])
-    error = refusal(evaluate_model, str(tmp_path / "turned"), str(world.images))
+    error = refusal(judged, tmp_path / "turned", world.images)
     assert isinstance(error, ClassError)
     assert str(tmp_path / "turned") in error.rule
 
@@ -98,8 +102,11 @@ def published(data_dir: Path, name: str, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as ended:
         main([*words, "--label-column", "fine_label", "--json"])
     assert ended.value.code in (None, 0)
-    figures = json.loads(capsys.readouterr().out)["as trained"]
+    (model,) = json.loads(capsys.readouterr().out)["models"].values()
+    figures = model["own"]
     assert figures["n"] == 10_000
+    # Superclasses of these classes are known, and its wrong answers mean something.
+    assert model["semantics"]["superclass_auroc"] > 0.7
     top1: float = figures["top1"]
     return round(100 * top1, 2)
 
@@ -131,5 +138,41 @@ def test_unsplit_data_are_split_as_the_student_was_trained(world: World, tmp_pat
     network = student.network
     expected = measure(logits_of(network, open_store(trained, network.size), CPU), trained.labels_N)
     for model in (tmp_path / "run", tmp_path / "run" / "student"):
-        assert evaluate_model(str(model), str(unsplit))["as trained"] == expected.to_dict()
-    assert evaluate_model(str(world.teacher), str(unsplit))["as trained"]["n"] != expected.n
+        assert judged(model, unsplit).own == expected
+    assert judged(world.teacher, unsplit).own.n != expected.n
+
+
+def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", train__epochs=1, fusion__preset="paper")
+    summary = distill(config, quiet=True).summary
+    tree = tmp_path / "tree.yaml"
+    tree.write_text("insect: [ant, bee]\nmammal: [cow]")
+    found = evaluate_models(
+        [str(tmp_path / "run"), str(world.teacher)], str(world.images), hierarchy=tree, teachers=True
+    )
+    names = [judgement.name for judgement in found.judgements]
+    assert names == [
+        str(tmp_path / "run"),
+        str(world.teacher),
+        f"local-dir:{world.teacher}",
+        "CLIP outputs",
+        "fused",
+    ]
+    for judgement, name in zip(found.judgements[2:], ("local-dir", "CLIP", "target"), strict=True):
+        (figures,) = (value for key, value in summary["teachers"]["test"].items() if key.startswith(name))
+        assert judgement.own.top1 == figures["top1"]
+        assert judgement.own.nll == pytest.approx(figures["nll"], rel=1e-4)
+    assert [pair.b for pair in found.comparisons] == names[1:]
+    for pair, other in zip(found.comparisons, found.judgements[1:], strict=True):
+        assert pair.top1.estimate == pytest.approx(other.own.top1 - found.judgements[0].own.top1)
+    assert list(found.costs) == names[:2]
+    assert all(judgement.semantics is not None for judgement in found.judgements)
+    assert json.loads(json.dumps(found.to_dict()))["models"].keys() == set(names)
+
+
+def test_what_cannot_be_judged_together_is_refused(world: World) -> None:
+    weights = world.teacher / "model.safetensors"
+    models = ["cifar_resnet8", "cifar_resnet14"]
+    assert "one model" in str(refusal(evaluate_models, models, str(world.images), weights=weights))
+    error = refusal(evaluate_models, [str(world.teacher)], str(world.images), teachers=True)
+    assert "folder of a run" in str(error)
