@@ -30,7 +30,9 @@ EPOCHS = 60
 COMMON: dict[str, Any] = {
     "student.size": 64,
     "views.pad": 4,
-    "optim.lr": 0.1,
+    "views.mixup": 0.4,
+    # Of 0.1 and 0.03 the one that most students are better with: at 0.1 KD falls from 60.0 to 54.0 %.
+    "optim.lr": 0.03,
     "optim.schedule": "cosine",
     "optim.warmup_epochs": 2,
     "train.batch_size": 64,
@@ -41,32 +43,29 @@ COMMON: dict[str, Any] = {
     "train.compile": "never",
     "method.negatives": 1024,
 }
-# From 500 images, SGD as above makes a teacher of 24.9 %, and this one of 29.2 %.
-TAUGHT: dict[str, Any] = {"optim.name": "adamw", "optim.lr": 2e-3, "optim.weight_decay": 0.05}
-KD: dict[str, Any] = {"method.name": "kd"}
+# From 500 images, SGD at 0.1 makes a teacher of 24.9 %, and this one of 29.2 %.
+TAUGHT: dict[str, Any] = {
+    "optim.name": "adamw",
+    "optim.lr": 2e-3,
+    "optim.weight_decay": 0.05,
+    "views.mixup": 0,
+}
 FUSED: dict[str, Any] = {"method.variant": "l"}
-MIXUP: dict[str, Any] = {"views.mixup": 0.4}
-T1: dict[str, Any] = {"method.temperature": 1}
-TEACHER_ONLY: dict[str, Any] = {"fusion.control": "teacher-only"}
 STUDENTS: dict[str, dict[str, Any]] = {
-    "labels alone": {"method.name": "ce"},
-    "labels, mixup": {"method.name": "ce"} | MIXUP,
-    "KD, T 3": KD,
-    "KD, mixup, T 3": KD | MIXUP,
-    "KD, mixup": KD | MIXUP | T1,
-    "control, mixup, T 3": FUSED | TEACHER_ONLY | MIXUP,
-    "control, mixup": FUSED | TEACHER_ONLY | MIXUP | T1,
-    "as-released, mixup": FUSED | {"fusion.preset": "as-released"} | MIXUP | T1,
-    "paper, mixup": FUSED | {"fusion.preset": "paper"} | MIXUP | T1,
-    "default, T 3": FUSED,
-    "default": FUSED | T1,
-    "default, mixup, T 3": FUSED | MIXUP,
-    "default, mixup": FUSED | MIXUP | T1,
-    "L+F, mixup": {"method.variant": "lf"} | MIXUP | T1,
-    "CLIP alone, mixup": FUSED | {"fusion.control": "clip-only"} | MIXUP | T1,
-    "shuffled, mixup": FUSED | {"fusion.control": "shuffled"} | MIXUP | T1,
-    "shuffled in class, mixup": FUSED | {"fusion.control": "shuffled-in-class"} | MIXUP | T1,
-    "text only, mixup": FUSED | {"fusion.control": "text-only"} | MIXUP | T1,
+    # Labels alone are better with the larger rate: 53.7 against 48.7 %.
+    "labels alone": {"method.name": "ce", "optim.lr": 0.1},
+    "KD": {"method.name": "kd"},
+    "control": FUSED | {"fusion.control": "teacher-only"},
+    "as-released": FUSED | {"fusion.preset": "as-released"},
+    "paper": FUSED | {"fusion.preset": "paper"},
+    "default": FUSED,
+    "default, T 1": FUSED | {"method.temperature": 1},
+    "default, no mixup": FUSED | {"views.mixup": 0},
+    "L+F": {"method.variant": "lf"},
+    "CLIP alone": FUSED | {"fusion.control": "clip-only"},
+    "shuffled": FUSED | {"fusion.control": "shuffled"},
+    "shuffled in class": FUSED | {"fusion.control": "shuffled-in-class"},
+    "text only": FUSED | {"fusion.control": "text-only"},
 }
 
 

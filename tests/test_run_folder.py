@@ -114,7 +114,7 @@ def test_overwrite_removes_the_run_and_keeps_what_is_not_its_own(tmp_path: Path)
     folder = used(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "photo.png").write_bytes(b"mine")
-    own = [folder.path / name for name in ("notes.md", "student/README.md", "checkpoints/other-project.ckpt")]
+    own = [folder.path / name for name in ("notes.md", "student/NOTES.md", "checkpoints/other-project.ckpt")]
     for file in own:
         file.write_text("mine")
     (folder.path / "events" / "link").symlink_to(tmp_path / "elsewhere")

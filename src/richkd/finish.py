@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from richkd.assemble import Parts
+from richkd.card import write_card
 from richkd.data.batches import Store
 from richkd.data.sources import LEFT_OUT
 from richkd.evaluate.metrics import agreement, fit_temperature, measure
@@ -75,6 +76,7 @@ def finish(
         if LEFT_OUT in parts.data.splits:
             origin["left_out"] = parts.data.splits[LEFT_OUT].keys()
         save_student(folder.student, student, parts.data.class_names, temperature, origin)
+        write_card(folder.student, parts, student, summary)
         folder.write_json("summary.json", summary)
     return summary
 

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from richkd.checkpoint import write_atomically
 from richkd.evaluate.calibration import Reliability
 from richkd.evaluate.confidence import COVERAGES, State
-from richkd.evaluate.intervals import Interval
 from richkd.evaluate.judge import CERTAIN
+from richkd.pages import environment
 from richkd.probe import CLIP, FUSED, TEACHER, Probe
 from richkd.probe_figures import MATCHED
 from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
@@ -71,27 +69,6 @@ def render(found: Probe, data: str) -> str:
             nothing=NO_SIGNAL,
         )
     )
-
-
-def environment() -> Environment:
-    """Templates of this package, and how they write numbers."""
-    made = Environment(
-        loader=PackageLoader("richkd"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-
-    def between(interval: Interval) -> str:
-        return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-
-    def number(value: float, digits: int) -> str:
-        return f"{value:.{digits}f}"
-
-    made.filters |= {
-        "percent": lambda share: f"{share:.1%}",
-        "whole": lambda share: f"{share:.0%}",
-        "number": number,
-        "between": between,
-    }
-    return made
 
 
 def _experts(found: Probe) -> dict[str, Any]:

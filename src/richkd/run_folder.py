@@ -47,7 +47,7 @@ PACKAGES = (
 WRITTEN = (
     *("config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "summary.json", ".*.tmp"),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
-    *("student/config.json", "student/model.safetensors", "student/.*.tmp"),
+    *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
 )
 

@@ -1,0 +1,32 @@
+"""Templates of pages and cards, and how they write numbers."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from richkd.evaluate.intervals import Interval
+
+
+def environment() -> Environment:
+    """The package's templates; what they are given is escaped in HTML, and a name they lack is an error."""
+    made = Environment(
+        loader=PackageLoader("richkd"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+
+    def between(interval: Interval) -> str:
+        return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+    def number(value: float, digits: int) -> str:
+        # A zero has no sign on a page.
+        return f"{round(value, digits) + 0.0:.{digits}f}"
+
+    made.filters |= {
+        "percent": lambda share: f"{share:.1%}",
+        "whole": lambda share: f"{share:.0%}",
+        "number": number,
+        "between": between,
+    }
+    return made
