@@ -33,6 +33,7 @@ from richkd.cli_options import (
     config_of,
 )
 from richkd.cli_probe import probe
+from richkd.cli_report import report
 from richkd.config import Config
 from richkd.errors import RichKDError
 from richkd.settings import settings
@@ -45,6 +46,7 @@ app = App(
 
 app.command(bank)
 app.command(evaluate)
+app.command(report)
 app.command(probe)
 
 

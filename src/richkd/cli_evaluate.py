@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from richkd.evaluate.intervals import Interval
     from richkd.evaluate.run import Evaluation
 
 
@@ -27,18 +29,32 @@ def evaluate(
     teachers: Annotated[
         bool, Parameter(negative="", help="also the first run's teachers and their fusion")
     ] = False,
+    corruptions: Annotated[
+        bool, Parameter(negative="", help="15 corruptions at 5 severities, made of these images here")
+    ] = False,
+    validation_corruptions: Annotated[
+        bool, Parameter(negative="", help="the 4 corruptions that are for tuning")
+    ] = False,
+    cifar_c: Annotated[
+        Path | None, Parameter(help="folder of the published CIFAR-C files, instead of making corruptions")
+    ] = None,
+    shift: Annotated[
+        list[str] | None, Parameter(help="NAME=DIR: other pictures of the same classes; again for more")
+    ] = None,
     json: Annotated[bool, Parameter(negative="", help="print everything as JSON")] = False,
 ) -> None:
     """Judge students, teachers and CLIPs side by side: accuracy, calibration, confidence, meaning, cost.
 
     For example:
 
-    richkd evaluate runs/small runs/control --data photos/ --teachers
+    richkd evaluate runs/small runs/control --data photos/ --teachers --corruptions
 
-    richkd evaluate cifar_resnet56 --weights cifar100_resnet56.pth --data cifar100/
+    richkd evaluate runs/small --data photos/ --shift sketches=sketches/ --shift night=night/
+
+    richkd evaluate cifar_resnet56 --weights cifar100_resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
     """
     from richkd.errors import ConfigError
-    from richkd.evaluate.run import evaluate_models
+    from richkd.evaluate.run import chosen_corruptions, evaluate_models
 
     if not models:
         raise ConfigError("Name what to evaluate", got="no model", fix="richkd evaluate RUN --data DATA")
@@ -51,18 +67,45 @@ def evaluate(
         held_out_of_test=held_out_of_test,
         hierarchy=hierarchy,
         teachers=teachers,
-    )
+        corruptions=chosen_corruptions(test=corruptions, validation=validation_corruptions),
+        published=cifar_c,
+        shifts=shifts_of(shift or []),
+        say=lambda message: print(message, file=sys.stderr, flush=True),
+    ).evaluation
     if json:
         print(json_module.dumps(found.to_dict()))
         return
     _print(found, f"{data}, {found.judgements[0].own.n:,} images of {split}")
 
 
+def shifts_of(words: list[str]) -> dict[str, str]:
+    from richkd.errors import ConfigError
+
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) < len(words):
+        raise ConfigError(
+            "--shift takes a name and a folder, and each name once",
+            got=", ".join(words),
+            fix="--shift sketches=photos/sketches",
+        )
+    return named
+
+
 def _print(found: Evaluation, title: str) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    for table in (_accuracy(found, title), _confidence(found), _meaning(found), _pairs(found), _costs(found)):
+    tables = (
+        _accuracy(found, title),
+        _confidence(found),
+        _meaning(found),
+        _pairs(found),
+        _followed(found),
+        _corrupted(found),
+        _shifted(found),
+        _costs(found),
+    )
+    for table in tables:
         if table.row_count:
             console.print(table)
             console.print()
@@ -112,20 +155,40 @@ def _confidence(found: Evaluation) -> Table:
 
 
 def _meaning(found: Evaluation) -> Table:
-    columns = ("superclass AUROC", "superclass mass", "consistency", "severity of mistakes", "distance")
+    columns = (
+        "superclass AUROC",
+        "95 %",
+        "superclass mass",
+        "consistency",
+        "severity",
+        "distance",
+        "Mantel ρ",
+    )
     table = _table("wrong classes, calibrated", *columns)
     for judgement in found.judgements:
-        if judgement.semantics is not None:
-            row = judgement.semantics
-            figures = (
-                row.superclass_auroc,
-                row.superclass_mass,
-                row.consistency,
-                row.mistake_severity,
-                row.distance,
+        row = judgement.semantics
+        if row is not None:
+            table.add_row(
+                judgement.name,
+                _estimate(row.superclass_auroc),
+                _range(row.superclass_auroc, 3),
+                _estimate(row.superclass_mass),
+                _estimate(row.consistency),
+                _estimate(row.mistake_severity),
+                _estimate(row.distance),
+                "" if row.correlation is None else f"{row.correlation.rho:.3f} (p {row.correlation.p:.3f})",
             )
-            table.add_row(judgement.name, *("" if f is None else f"{f:.4f}" for f in figures))
     return table
+
+
+def _estimate(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.estimate:.4f}"
+
+
+def _range(interval: Interval | None, digits: int, scale: float = 1) -> str:
+    if interval is None:
+        return ""
+    return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
 
 
 def _pairs(found: Evaluation) -> Table:
@@ -138,6 +201,56 @@ def _pairs(found: Evaluation) -> Table:
             f"{pair.nll.estimate:+.4f}",
             f"{pair.nll.low:+.4f} to {pair.nll.high:+.4f}",
             f"{pair.mcnemar.mid_p:.2g}",
+        )
+    return table
+
+
+def _followed(found: Evaluation) -> Table:
+    table = _table("how closely it follows", "same answer", "KL, nats", "CKA of features")
+    for model, rows in found.fidelity.items():
+        for row in rows:
+            likeness = "" if row.cka is None else f"{row.cka:.3f}"
+            table.add_row(f"{model} → {row.name}", f"{row.agreement:.2%}", f"{row.kl:.4f}", likeness)
+    return table
+
+
+def _corrupted(found: Evaluation) -> Table:
+    from richkd.corrupt.corrupt import GROUPS
+
+    source = found.robustness[0].source if found.robustness else ""
+    columns = ("clean", "wrong", "95 %", *GROUPS, "mCE", "relative", "ECE clean", "ECE")
+    table = _table(f"share of wrong answers on images that are {source}", *columns)
+    for row in found.robustness:
+        by_group = [row.group_error(group) for group in GROUPS]
+        beside = (row.mce, row.relative_mce)
+        table.add_row(
+            row.name,
+            f"{row.clean_error:.2%}",
+            f"{row.error.estimate:.2%}",
+            _range(row.error, 1, 100),
+            *("" if share is None else f"{share:.1%}" for share in by_group),
+            *("" if ratio is None else f"{ratio:.3f}" for ratio in beside),
+            f"{row.clean_ece:.3f}",
+            f"{row.ece:.3f}",
+        )
+    return table
+
+
+def _shifted(found: Evaluation) -> Table:
+    columns = ("images", "classes", "top-1", "95 %", "at home", "95 %", "ECE", "at home")
+    table = _table("other pictures of the same classes", *columns)
+    for row in found.shifts:
+        home = row.home_accuracy
+        table.add_row(
+            f"{row.name} on {row.shift}",
+            f"{row.images:,}",
+            str(row.classes),
+            f"{row.accuracy.estimate:.2%}",
+            _range(row.accuracy, 1, 100),
+            "" if home is None else f"{home.estimate:.2%}",
+            _range(home, 1, 100),
+            f"{row.ece:.3f}",
+            "" if row.home_ece is None else f"{row.home_ece:.3f}",
         )
     return table
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from richkd.evaluate.intervals import Interval
@@ -29,4 +34,12 @@ def environment() -> Environment:
         "number": number,
         "between": between,
     }
+    made.globals["csv"] = csv_address
     return made
+
+
+def csv_address(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as a file that a page carries along: a ``data:`` address of CSV."""
+    text = io.StringIO()
+    csv.writer(text).writerows([heads, *rows])
+    return f"data:text/csv;base64,{base64.b64encode(text.getvalue().encode()).decode('ascii')}"

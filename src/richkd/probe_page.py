@@ -12,7 +12,7 @@ from richkd.evaluate.confidence import COVERAGES, State
 from richkd.evaluate.judge import CERTAIN
 from richkd.pages import environment
 from richkd.probe import CLIP, FUSED, TEACHER, Probe
-from richkd.probe_figures import MATCHED
+from richkd.probe_figures import MATCHED, Expert
 from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
@@ -54,9 +54,9 @@ def render(found: Probe, data: str) -> str:
             explanation=explanation(found),
             shaky=warnings(found),
             **_experts(found),
-            **_curves(found),
+            **alpha_curves(found),
             **_right(found),
-            diagrams=[(name, KINDS[name], _bins(bins)) for name, bins in found.reliability.items()],
+            diagrams=[(name, KINDS[name], bins_of(bins)) for name, bins in found.reliability.items()],
             certain=CERTAIN,
             coverages=COVERAGES,
             matched=MATCHED,
@@ -71,9 +71,14 @@ def render(found: Probe, data: str) -> str:
     )
 
 
-def _experts(found: Probe) -> dict[str, Any]:
+def expert_rows(found: Probe) -> list[tuple[str, Expert, str]]:
+    """Every expert and every fusion, as it is called, with its colour; the default fusion comes last."""
     rows = [(e.name, e, KINDS.get(e.name, "teacher")) for e in found.experts]
-    rows += [(f"fused, {e.name}", e, "fused" if e is found.fused else "other") for e in found.fusions]
+    return rows + [(f"fused, {e.name}", e, "fused" if e is found.fused else "other") for e in found.fusions]
+
+
+def _experts(found: Probe) -> dict[str, Any]:
+    rows = expert_rows(found)
     bounds = [(e.intervals["top1"].low, e.intervals["top1"].high) for _, e, _ in rows]
     bars = [
         (name, expert.metrics.top1, low, high, kind)
@@ -82,7 +87,8 @@ def _experts(found: Probe) -> dict[str, Any]:
     return {"experts": rows, "accuracy": bars}
 
 
-def _curves(found: Probe) -> dict[str, Any]:
+def alpha_curves(found: Probe) -> dict[str, Any]:
+    """Accuracy and NLL over α as points, and the range of each axis."""
     curves: dict[str, Any] = {"best": max(found.curve, key=lambda point: point[1])}
     for name, column in (("top1", 1), ("nll", 2)):
         points = [(point[0], point[column]) for point in found.curve]
@@ -102,7 +108,8 @@ def _right(found: Probe) -> dict[str, Any]:
     return {"right_words": words, "right": [part[:3] for part in words]}
 
 
-def _bins(bins: Reliability) -> list[tuple[float, float, int]]:
+def bins_of(bins: Reliability) -> list[tuple[float, float, int]]:
+    """Confidence, accuracy and count of each bin that holds images."""
     return [
         (confidence, accuracy, count)
         for confidence, accuracy, count in zip(bins.confidence, bins.accuracy, bins.count, strict=True)

@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from richkd.assemble import assemble
 from richkd.config import Config
+from richkd.energy import EnergyMeter
 from richkd.errors import ConfigError
 from richkd.finish import finish
 from richkd.interrupt import Interrupted, stop_request
@@ -84,7 +85,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     accelerator.init_trackers("events")
     if resume and (warning := trainer.resume()):
         progress.say(f"warning: {warning}")
-    began = time.perf_counter()
+    began, meter = time.perf_counter(), EnergyMeter()
     with ExitStack() as end, stop_request() as stop, progress:
         # Curves are flushed to disk however the run ends.
         end.callback(accelerator.end_training)
@@ -96,6 +97,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
             trainer.train_epoch(progress, stop)
             record = trainer.end_epoch()
             timing = progress.end_epoch(record)
+            meter.sample()
             if accelerator.is_main_process:
                 folder.append(folder.timing, {"epoch": epoch, **timing})
             if stop.requested:
@@ -105,7 +107,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         parts,
         trainer.shipped,
         folder,
-        {"steps": trainer.step, "seconds": round(seconds, 1)},
+        {"steps": trainer.step, "seconds": round(seconds, 1), "joules": meter.joules},
         write=accelerator.is_main_process,
     )
     parts.flush_banks()

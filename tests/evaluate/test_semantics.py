@@ -15,11 +15,19 @@ from sklearn.metrics import roc_auc_score
 
 from richkd.data.hierarchy import Hierarchy, known_hierarchy
 from richkd.errors import DataError
+from richkd.evaluate.intervals import Interval
 from richkd.evaluate.semantics import class_means, consistency, mantel, others, semantics
 from tests.fixtures import refusal
 
 TREE = Hierarchy(("a", "b", "c"), (0, 0, 0, 1, 1, 2))
 CIFAR = Hierarchy(tuple(map(str, range(20))), tuple(i // 5 for i in range(100)))
+
+
+SAME = torch.tensor([[float(a == b) for a in TREE.superclass_of_C] for b in TREE.superclass_of_C]).double()
+
+
+def estimate(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.estimate
 
 
 def random_case(
@@ -49,12 +57,15 @@ def test_figures_equal_loops_and_scikit_learn(images: int, seed: int) -> None:
         )
     if not aurocs:
         return
-    assert found.superclass_auroc == pytest.approx(np.mean(aurocs))
-    assert found.superclass_mass == pytest.approx(np.mean(masses))
+    assert estimate(found.superclass_auroc) == pytest.approx(np.mean(aurocs))
+    assert estimate(found.superclass_mass) == pytest.approx(np.mean(masses))
     assert found.chance_mass == pytest.approx(np.mean(chances))
-    assert found.distance == pytest.approx(np.mean(distances))
+    assert estimate(found.distance) == pytest.approx(np.mean(distances))
     wrong = [d for d in distances if d]
-    assert found.mistake_severity == (pytest.approx(np.mean(wrong)) if wrong else None)
+    assert estimate(found.mistake_severity) == (pytest.approx(np.mean(wrong)) if wrong else None)
+    assert found.distance.low <= found.distance.estimate <= found.distance.high
+    expected = mantel(class_means(others(probs_NC, labels_N), labels_N), SAME, seed=0)
+    assert found.correlation == expected
 
 
 @settings(max_examples=20, deadline=None)
@@ -75,14 +86,14 @@ def test_anchors_of_random_logits_and_of_ones_that_know_the_superclass() -> None
     labels_N = torch.arange(10_000) % 100
     above_C = torch.tensor(CIFAR.superclass_of_C)
     plain = semantics(logits_NC.softmax(1), labels_N, CIFAR)
-    assert plain.superclass_auroc == pytest.approx(0.5, abs=0.005)
-    assert plain.superclass_mass == pytest.approx(4 / 99, abs=0.001)
+    assert estimate(plain.superclass_auroc) == pytest.approx(0.5, abs=0.005)
+    assert estimate(plain.superclass_mass) == pytest.approx(4 / 99, abs=0.001)
     assert plain.chance_mass == pytest.approx(4 / 99)
     knowing_NC = logits_NC + (above_C[labels_N, None] == above_C).double()
     for temperature in (0.5, 1.0, 4.0):
         found = semantics((knowing_NC / temperature).softmax(1), labels_N, CIFAR)
         # P(a + 1 > b) for two standard normals is Φ(1/√2) = 0.7602.
-        assert found.superclass_auroc == pytest.approx(0.7602, abs=0.003)
+        assert estimate(found.superclass_auroc) == pytest.approx(0.7602, abs=0.003)
 
 
 def test_saturated_images_and_perfect_answers() -> None:
@@ -90,10 +101,10 @@ def test_saturated_images_and_perfect_answers() -> None:
     labels_N = torch.arange(6)
     found = semantics(probs_NC, labels_N, TREE)
     assert found.mistake_severity is None
-    assert found.distance == 0
-    assert found.superclass_auroc == 0.5
-    assert found.superclass_mass == pytest.approx(found.chance_mass)
-    assert found.consistency == pytest.approx(1)
+    assert estimate(found.distance) == 0
+    assert estimate(found.superclass_auroc) == 0.5
+    assert estimate(found.superclass_mass) == pytest.approx(found.chance_mass)
+    assert estimate(found.consistency) == pytest.approx(1)
 
 
 @settings(max_examples=15, deadline=None)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from richkd.demo.digits import write_digits
+from richkd.report import collect
+from richkd.report_page import write_report
 from richkd.settings import load_config
 from richkd.train import Run, distill
 
@@ -41,6 +43,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "RichKD F": {"method.variant": "f"},
     "RichKD L+F": {"method.variant": "lf"},
 }
+# What the page at the end compares: what would be shipped, and its controls.
+SHOWN = ("RichKD L", "KD from the teacher", "student alone")
 
 
 def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
@@ -76,14 +80,22 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     }
     summaries = {}
     for name, chosen in STUDENTS.items():
-        folder = out / name.lower().replace(" ", "-").replace("+", "")
-        summaries[name] = _train(console, name, common | experts | chosen, folder).summary
+        summaries[name] = _train(console, name, common | experts | chosen, out / folder_of(name)).summary
     _print_table(console, summaries)
     console.print(f"\nThe students are in {out}/*/student; try one on a digit of the test split:")
     console.print(
         f"  richkd predict {out / 'richkd-lf'} {data / 'test' / 'seven'}/*.png --top 2", soft_wrap=True
     )
+    shown = [str(out / folder_of(name)) for name in SHOWN]
+    with console.status("writing the report"):
+        page = write_report(collect(shown), out / "report")
+    console.print(f"\nWhat the first of them is worth, as a page: {page}", soft_wrap=True, markup=False)
     return summaries
+
+
+def folder_of(name: str) -> str:
+    """The folder of a student of the demo."""
+    return name.lower().replace(" ", "-").replace("+", "")
 
 
 def _train(console: Console, name: str, settings: dict[str, Any], folder: Path) -> Run:

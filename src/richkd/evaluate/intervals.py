@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from richkd.errors import ConfigError, DataError
-from richkd.evaluate.confidence import Figures, confidence_and_correct
+from richkd.evaluate.confidence import Figures, confidence_and_correct, ranked
 from richkd.evaluate.metrics import bin_of, check_bins, check_pair, checked, checked_scores
 from richkd.seeds import mix_seed
 
@@ -182,6 +182,43 @@ def paired_bootstrap_ece(
     draws_R = _resampled_ece(b_NS, seed, resamples) - _resampled_ece(a_NS, seed, resamples)
     estimate = float(b_NS.mean(0).abs().sum() - a_NS.mean(0).abs().sum())
     return _basic_interval(estimate, draws_R, level)
+
+
+def bootstrap_selective(
+    probs_NC: Tensor, labels_N: Tensor, *, seed: int, resamples: int = 1000, level: float = 0.95
+) -> tuple[Interval, Interval]:
+    """Percentile intervals of AURC and AUGRC (`richkd.evaluate.confidence`).
+
+    In a resample, images of one confidence (an image drawn twice among them) count for AURC with the risk at
+    the middle of their ranks; the estimates themselves are exact.
+
+    Raises:
+        RichKDError: as `richkd.evaluate.confidence.aurc`, and as `bootstrap_means`.
+    """
+    ranking = ranked(probs_NC, labels_N)
+    images = ranking.n
+    order_N = torch.from_numpy(ranking.group_N).argsort(stable=True)
+    wrong_N = 1 - ranking.correct_N.double()[order_N]
+    last_G = torch.from_numpy(ranking.ends_G1[1:]).long() - 1
+
+    def statistic(weights_RN: Tensor) -> Tensor:
+        weights_RN = weights_RN[:, order_N]
+        covered_RG = weights_RN.cumsum(1)[:, last_G]
+        errors_RG = (weights_RN * wrong_N).cumsum(1)[:, last_G]
+        size_RG = covered_RG.diff(dim=1, prepend=covered_RG.new_zeros(len(covered_RG), 1))
+        own_RG = errors_RG.diff(dim=1, prepend=errors_RG.new_zeros(len(errors_RG), 1))
+        # The mean rank of a group of m is (m + 1) / 2 beyond those before it.
+        share_RG = (size_RG + 1) / (2 * size_RG.clamp(min=1))
+        middle_RG = errors_RG - own_RG * (1 - share_RG)
+        risk_RG = middle_RG / (covered_RG - size_RG * (1 - share_RG)).clamp(min=1)
+        return (
+            torch.stack([(size_RG * risk_RG).sum(1), (size_RG * middle_RG).sum(1) / images], dim=1) / images
+        )
+
+    draws_RS = resample(images, statistic, seed=seed, resamples=resamples)
+    estimates = torch.tensor([ranking.aurc(), ranking.augrc()], dtype=torch.float64)
+    aurc, augrc = percentile_intervals(estimates, draws_RS, level)
+    return aurc, augrc
 
 
 def discordant_counts(a_scores_NC: Tensor, b_scores_NC: Tensor, labels_N: Tensor) -> tuple[int, int]:

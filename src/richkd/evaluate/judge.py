@@ -26,6 +26,7 @@ from richkd.evaluate.intervals import (
     McNemar,
     bootstrap_ece,
     bootstrap_means,
+    bootstrap_selective,
     discordant_counts,
     mcnemar,
     paired_bootstrap,
@@ -74,7 +75,8 @@ class Judgement:
     Attributes:
         temperature: what its logits are divided by for all that is called calibrated; never fitted here.
         own, calibrated: accuracy, NLL, ECE and Brier score of its probabilities, without and with it.
-        intervals: at 95 %, by ``top1``, ``nll``, ``ece``, ``calibrated nll`` and ``calibrated ece``.
+        intervals: at 95 %, by ``top1``, ``top5``, ``nll``, ``brier`` and ``ece``, the last three also as
+            ``calibrated …``; ``certain right``, ``certain wrong``, ``aurc`` and ``augrc``, calibrated.
         adaptive_ece: over bins of equal mass, without and with the temperature.
         semantics: of wrong classes, calibrated; None without a hierarchy.
         classes: each class's images and accuracy.
@@ -131,22 +133,21 @@ def judge(
     """
     scaled_NC = logits_NC.double() / temperature
     probs, calibrated = logits_NC.double().softmax(dim=1), scaled_NC.softmax(dim=1)
-    columns = torch.stack(
-        [right_of(logits_NC, labels_N), losses_of(logits_NC, labels_N), losses_of(scaled_NC, labels_N)], dim=1
-    )
-    top1, nll, calibrated_nll = bootstrap_means(columns, seed=SEED, resamples=RESAMPLES)
+    columns = _columns(logits_NC, scaled_NC, probs, calibrated, labels_N)
+    means = bootstrap_means(torch.stack(list(columns.values()), dim=1), seed=SEED, resamples=RESAMPLES)
+    intervals = dict(zip(columns, means, strict=True))
+    intervals |= {
+        "ece": bootstrap_ece(probs, labels_N, seed=SEED, resamples=RESAMPLES),
+        "calibrated ece": bootstrap_ece(calibrated, labels_N, seed=SEED, resamples=RESAMPLES),
+    }
+    selective = bootstrap_selective(calibrated, labels_N, seed=SEED, resamples=RESAMPLES)
+    intervals |= dict(zip(("aurc", "augrc"), selective, strict=True))
     return Judgement(
         name,
         temperature,
         measure(logits_NC, labels_N),
         measure(logits_NC, labels_N, temperature),
-        {
-            "top1": top1,
-            "nll": nll,
-            "ece": bootstrap_ece(probs, labels_N, seed=SEED, resamples=RESAMPLES),
-            "calibrated nll": calibrated_nll,
-            "calibrated ece": bootstrap_ece(calibrated, labels_N, seed=SEED, resamples=RESAMPLES),
-        },
+        intervals,
         (adaptive_ece(probs, labels_N), adaptive_ece(calibrated, labels_N)),
         (reliability(probs, labels_N), reliability(calibrated, labels_N)),
         confidence_of(name, logits_NC, scaled_NC, labels_N),
@@ -184,6 +185,26 @@ def right_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
 def losses_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
     """The NLL of each image (N), in nats and float64."""
     return torch.nn.functional.cross_entropy(logits_NC.double(), labels_N, reduction="none")
+
+
+def _columns(
+    logits_NC: Tensor, scaled_NC: Tensor, probs_NC: Tensor, calibrated_NC: Tensor, labels_N: Tensor
+) -> dict[str, Tensor]:
+    """Figures of each image (N), whose means are the figures of all of them."""
+    right_N = right_of(logits_NC, labels_N)
+    certain_N = (calibrated_NC.amax(dim=1) >= CERTAIN).double()
+    best_NK = logits_NC.topk(min(5, logits_NC.shape[1]), dim=1).indices
+    truth_NC = torch.zeros_like(probs_NC).scatter_(1, labels_N[:, None], 1.0)
+    return {
+        "top1": right_N,
+        "top5": (best_NK == labels_N[:, None]).any(dim=1).double(),
+        "nll": losses_of(logits_NC, labels_N),
+        "calibrated nll": losses_of(scaled_NC, labels_N),
+        "brier": (probs_NC - truth_NC).square().sum(dim=1),
+        "calibrated brier": (calibrated_NC - truth_NC).square().sum(dim=1),
+        "certain right": certain_N * right_N,
+        "certain wrong": certain_N * (1 - right_N),
+    }
 
 
 def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Tensor) -> Confidence:

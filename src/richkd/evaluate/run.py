@@ -1,56 +1,71 @@
-"""Evaluate models side by side on any data: saved students, a run's teachers, networks with a checkpoint."""
+"""Evaluate models side by side: on a split, on its images corrupted, on other pictures of its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from richkd.assemble import assemble, open_splits
-from richkd.config import DataConfig, ModelConfig
+from richkd.assemble import Parts, open_splits
+from richkd.config import DataConfig
+from richkd.corrupt.corrupt import GROUPS, TEST
 from richkd.data.batches import open_store
 from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
 from richkd.data.split import Data, Split
-from richkd.errors import ConfigError, DataError, check_same_classes, nearest
+from richkd.errors import ConfigError, DataError, nearest
 from richkd.evaluate.cost import Cost, cost_of
+from richkd.evaluate.fidelity import Fidelity, fidelity
 from richkd.evaluate.judge import Comparison, Judgement, compare, judge
-from richkd.evaluate.predict import logits_of, outputs_of
-from richkd.export import load_student
-from richkd.models.build import Network, build_network
+from richkd.evaluate.panels import Panel, answers_of, open_network, open_teachers_of
+from richkd.evaluate.robustness import Robustness, measure_corrupted
+from richkd.evaluate.shift import Shift, measure_shift
+from richkd.records import Output
 from richkd.settings import load_config
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one model says of every image of a split: logits of its own probabilities, and its temperature."""
-
-    name: str
-    logits_NC: Tensor
-    temperature: float
-    cost: Cost | None = None
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """Models on one split, in the order in which they were named; all others are compared with the first."""
+    """Models on one split, in the order in which they were named; all others are compared with the first.
+
+    ``fidelity`` has, for each model that was named, how closely it follows each of the teachers.
+    ``robustness`` and ``shifts`` are of the models that look at pixels.
+    """
 
     split: str
+    class_names: tuple[str, ...]
     judgements: tuple[Judgement, ...]
     comparisons: tuple[Comparison, ...]
     costs: dict[str, Cost]
+    fidelity: dict[str, tuple[Fidelity, ...]]
+    robustness: tuple[Robustness, ...] = ()
+    shifts: tuple[Shift, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
         return {
             "split": self.split,
+            "classes": list(self.class_names),
             "models": {judgement.name: judgement.to_dict() for judgement in self.judgements},
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
             "costs": {name: cost.to_dict() for name, cost in self.costs.items()},
+            "fidelity": {name: [row.to_dict() for row in rows] for name, rows in self.fidelity.items()},
+            "robustness": [row.to_dict() for row in self.robustness],
+            "shifts": [row.to_dict() for row in self.shifts],
         }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation, and what it is made from: images, their SHA-256, each model's answers, the first run."""
+
+    evaluation: Evaluation
+    split: Split
+    outputs: dict[str, Output]
+    fingerprint: str
+    parts: Parts | None
 
 
 def evaluate_models(
@@ -63,7 +78,11 @@ def evaluate_models(
     held_out_of_test: float | None = None,
     hierarchy: Path | None = None,
     teachers: bool = False,
-) -> Evaluation:
+    corruptions: Sequence[str] = (),
+    published: Path | None = None,
+    shifts: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Judged:
     """Figures of models on one split, in float32, own and at the temperature stored with a student.
 
     What a run has held out of test (`data.held_out_of_test`) is left out for its student, and for any model
@@ -73,9 +92,13 @@ def evaluate_models(
         models: folders of students or runs; or one name of a network, with ``weights``.
         hierarchy: a file of superclasses; CIFAR-100's are known.
         teachers: also the teachers of the first run, and their fusion.
+        corruptions: names of corruptions, at five severities each.
+        published: a folder of CIFAR-C files, read instead of making corruptions.
+        shifts: further folders of the same classes, by name.
+        say: told of progress.
 
     Raises:
-        RichKDError: no such split, model or weights, or classes that are not the data's.
+        RichKDError: no such split, model, weights or folder, or classes that are not the data's.
     """
     if weights is not None and len(models) > 1:
         raise ConfigError(
@@ -83,6 +106,8 @@ def evaluate_models(
             got=", ".join(models),
             fix="evaluate networks with a checkpoint one at a time.",
         )
+    if len(set(models)) < len(models):
+        raise ConfigError("Models are told apart by name", got=", ".join(models), fix="name each once.")
     settings, seed = _as_trained(Path(models[0]), data)
     changes = {"label_column": label_column, "held_out_of_test": held_out_of_test}
     settings = settings.model_copy(
@@ -93,71 +118,82 @@ def evaluate_models(
         raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
     chosen = opened.splits[split]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    answers = [_network_answers(*_open(model, weights, opened, data), chosen, device) for model in models]
+    networks = [open_network(model, weights, opened, data, device) for model in models]
+    panels: list[Panel] = [*networks]
+    parts: Parts | None = None
     if teachers:
-        answers += _teachers_of(Path(models[0]), split, device)
-    tree = _hierarchy(hierarchy, opened)
-    return judged_together(split, answers, chosen.labels_N, opened.class_names, tree)
-
-
-def judged_together(
-    split: str,
-    answers: Sequence[Answers],
-    labels_N: Tensor,
-    class_names: Sequence[str],
-    hierarchy: Hierarchy | None,
-) -> Evaluation:
-    """Judge each model, and compare each with the first."""
+        panel, parts = open_teachers_of(Path(models[0]), data, device)
+        panels.append(panel)
+    outputs, fingerprint = _all_answers(panels, chosen, device)
+    temperatures = {n: t for panel in panels for n, t in zip(panel.names, panel.temperatures, strict=True)}
+    clean = {name: output.logits_BC for name, output in outputs.items()}
+    labels_N, tree = chosen.labels_N, _hierarchy(hierarchy, opened)
     judgements = tuple(
-        judge(a.name, a.logits_NC, labels_N, class_names, temperature=a.temperature, hierarchy=hierarchy)
-        for a in answers
+        judge(
+            name,
+            logits_NC,
+            labels_N,
+            opened.class_names,
+            temperature=temperatures[name],
+            hierarchy=tree,
+        )
+        for name, logits_NC in clean.items()
     )
-    first, *others = ((a.name, a.logits_NC, a.temperature) for a in answers)
-    return Evaluation(
+    first, *others = ((name, logits_NC, temperatures[name]) for name, logits_NC in clean.items())
+    say(f"{len(outputs)} models judged on {len(chosen):,} images of {split}")
+    seeing = [able for panel in panels if (able := panel.of_any_image()) is not None]
+    robustness: tuple[Robustness, ...] = ()
+    if published is not None or corruptions:
+        names = corruptions or TEST
+        robustness = measure_corrupted(
+            seeing, chosen, clean, device, published=published, corruptions=names, say=say
+        )
+    moved: list[Shift] = []
+    for name, path in (shifts or {}).items():
+        moved += measure_shift(name, path, seeing, clean, labels_N, opened.class_names, device)
+    evaluation = Evaluation(
         split,
+        opened.class_names,
         judgements,
         tuple(compare(first, other, labels_N) for other in others),
-        {a.name: a.cost for a in answers if a.cost is not None},
+        {panel.name: cost_of(panel.network, device) for panel in networks},
+        _followed(models, outputs) if teachers else {},
+        robustness,
+        tuple(moved),
     )
+    return Judged(evaluation, chosen, outputs, fingerprint, parts)
 
 
-def _open(model: str, weights: Path | None, data: Data, where: str) -> tuple[str, Network, float]:
-    if weights is not None:
-        config = ModelConfig(name=model, weights=weights)
-        return model, build_network(config, len(data.class_names), role="student"), 1.0
-    student = load_student(model)
-    check_same_classes(data.class_names, student.class_names, where=f"student {model}", reference=where)
-    return model, student.network, student.temperature
+def chosen_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
+    """The 15 that are for testing, the 4 that are for tuning, both, or none."""
+    return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
 
 
-def _network_answers(
-    name: str, network: Network, temperature: float, split: Split, device: torch.device
-) -> Answers:
-    network = network.to(device).to(memory_format=torch.channels_last)
-    logits_NC = logits_of(network, open_store(split, network.size), device)
-    return Answers(name, logits_NC, temperature, cost_of(network, device))
+def _all_answers(
+    panels: Sequence[Panel], split: Split, device: torch.device
+) -> tuple[dict[str, Output], str]:
+    """Every model's answers, in the order of the panels, and the SHA-256 of what the first one was shown."""
+    outputs: dict[str, Output] = {}
+    fingerprints = {}
+    for size in sorted({panel.size for panel in panels}):
+        alike = [panel for panel in panels if panel.size == size]
+        store = open_store(split, size)
+        outputs |= answers_of(alike, store, device)
+        fingerprints[size] = store.fingerprint()
+    ordered = {name: outputs[name] for panel in panels for name in panel.names}
+    return ordered, fingerprints[panels[0].size]
 
 
-def _teachers_of(run: Path, split: str, device: torch.device) -> Iterator[Answers]:
-    """A run's teachers, each at its own scale, and their fusion, on one of the run's splits."""
-    if not (run / "config.yaml").is_file():
-        raise DataError(
-            f"--teachers needs the folder of a run, whose settings name its teachers: {run} is none",
-            got="no config.yaml",
-            fix="give a run folder as the first model.",
+def _followed(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
+    """How closely each model that was named follows each of the others, which are teachers."""
+    teachers = {name: output for name, output in outputs.items() if name not in models}
+    return {
+        model: tuple(
+            fidelity(name, outputs[model].logits_BC, said.logits_BC, outputs[model].feats_BF, said.feats_BF)
+            for name, said in teachers.items()
         )
-    config = load_config(run / "config.yaml")
-    data = config.data.model_copy(update={"unlabeled": None})
-    parts = assemble(config.model_copy(update={"data": data}), device)
-    if parts.fusion is None:
-        raise ConfigError(
-            f"The run {run} has no teachers", got=f"method {config.method.name}", fix="leave --teachers out."
-        )
-    logits = [outputs_of(teacher, parts.stores[split], device).logits_BC for teacher in parts.teachers]
-    for teacher, logits_NC in zip(parts.teachers, logits, strict=True):
-        yield Answers(teacher.name, logits_NC * teacher.logit_scale, 1.0)
-    if len(logits) > 1:
-        yield Answers("fused", parts.fusion.logits(logits).float(), 1.0)
+        for model in models
+    }
 
 
 def _hierarchy(path: Path | None, data: Data) -> Hierarchy | None:

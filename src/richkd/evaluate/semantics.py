@@ -18,10 +18,21 @@ from torch import Tensor
 from richkd.data.hierarchy import Hierarchy
 from richkd.errors import DataError
 from richkd.evaluate.confidence import Figures
+from richkd.evaluate.intervals import Interval, bootstrap_means
 from richkd.evaluate.metrics import checked_probs
 from richkd.seeds import mix_seed
 
 PERMUTATIONS = 999
+SEED, RESAMPLES = 0, 1000
+
+
+@dataclass(frozen=True)
+class Correlation(Figures):
+    """Spearman's ρ of two class-by-class matrices, and how often permuted classes reach it by chance."""
+
+    rho: float
+    p: float
+    permutations: int
 
 
 @dataclass(frozen=True)
@@ -39,23 +50,17 @@ class Semantics(Figures):
             nothing is wrong.
         distance: mean distance of all answers, right ones at 0, which a model cannot lower by being wrong
             more often in a mild way.
+        correlation: of the mean q of classes with "of one superclass", by Mantel's test; None for two
+            classes.
     """
 
-    superclass_auroc: float | None
-    superclass_mass: float | None
+    superclass_auroc: Interval | None
+    superclass_mass: Interval | None
     chance_mass: float | None
-    consistency: float
-    mistake_severity: float | None
-    distance: float
-
-
-@dataclass(frozen=True)
-class Correlation(Figures):
-    """Spearman's ρ of two class-by-class matrices, and how often permuted classes reach it by chance."""
-
-    rho: float
-    p: float
-    permutations: int
+    consistency: Interval
+    mistake_severity: Interval | None
+    distance: Interval
+    correlation: Correlation | None
 
 
 def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Semantics:
@@ -73,18 +78,17 @@ def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Seman
     relatives_NC = same_CC[labels_N]
     guess_N = probs_NC.argmax(dim=1)
     near_N = relatives_NC.gather(1, guess_N[:, None])[:, 0]
-    distance_N = torch.where(guess_N == labels_N, 0, torch.where(near_N, 1, 2))
-    mistakes = distance_N[distance_N > 0].double()
+    distance_N = torch.where(guess_N == labels_N, 0.0, torch.where(near_N, 1.0, 2.0)).double()
     has_N = relatives_NC.any(dim=1)
-    relatives_N = relatives_NC.sum(dim=1).double()
-    some = bool(has_N.any())
+    chance_N = relatives_NC.sum(dim=1).double() / (probs_NC.shape[1] - 1)
     return Semantics(
-        _auroc(probs_NC, labels_N, same_CC),
-        float((wrong_NC * relatives_NC).sum(dim=1)[has_N].mean()) if some else None,
-        float((relatives_N / (probs_NC.shape[1] - 1))[has_N].mean()) if some else None,
-        consistency(probs_NC, labels_N),
-        float(mistakes.mean()) if len(mistakes) else None,
-        float(distance_N.double().mean()),
+        _mean(_auroc(probs_NC, labels_N, same_CC)),
+        _mean((wrong_NC * relatives_NC).sum(dim=1)[has_N]),
+        float(chance_N[has_N].mean()) if has_N.any() else None,
+        bootstrap_means(_alike(wrong_NC, labels_N)[:, None], seed=SEED, resamples=RESAMPLES)[0],
+        _mean(distance_N[distance_N > 0]),
+        bootstrap_means(distance_N[:, None], seed=SEED, resamples=RESAMPLES)[0],
+        mantel(class_means(wrong_NC, labels_N), same_CC.double(), seed=SEED) if len(same_CC) > 2 else None,
     )
 
 
@@ -98,11 +102,15 @@ def others(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
 
 def consistency(probs_NC: Tensor, labels_N: Tensor) -> float:
     """``1 − mean JSD(q(x) ‖ mean q of x's class) / ln 2``, in [0, 1]."""
-    wrong_NC = others(probs_NC.double(), labels_N)
+    return float(_alike(others(probs_NC.double(), labels_N), labels_N).mean())
+
+
+def _alike(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """``1 − JSD(q ‖ mean q of the class) / ln 2`` for each image (N)."""
     means_CC = class_means(wrong_NC, labels_N)
     middle_NC = (wrong_NC + means_CC[labels_N]) / 2
     jsd_N = _entropy(middle_NC) - (_entropy(wrong_NC) + _entropy(means_CC)[labels_N]) / 2
-    return float(1 - jsd_N.mean() / math.log(2))
+    return 1 - jsd_N / math.log(2)
 
 
 def class_means(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
@@ -168,9 +176,9 @@ def same_superclass(hierarchy: Hierarchy, classes: int) -> Tensor:
     return same_CC
 
 
-def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> float | None:
-    """Mean over images of the probability that a relative has more than a stranger, ties counting half."""
-    total, count = 0.0, 0
+def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Tensor:
+    """For each image that has relatives, how often one has more than a stranger; ties count half."""
+    found = []
     everyone_C = torch.arange(len(same_CC))
     for label in torch.unique(labels_N).tolist():
         relatives, strangers = same_CC[label], ~same_CC[label] & (everyone_C != label)
@@ -178,9 +186,15 @@ def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> float | None:
             of_class_KC = probs_NC[labels_N == label]
             near_KP1, far_K1S = of_class_KC[:, relatives][:, :, None], of_class_KC[:, strangers][:, None]
             wins = (near_KP1 > far_K1S).double() + 0.5 * (near_KP1 == far_K1S).double()
-            total += float(wins.mean(dim=(1, 2)).sum())
-            count += len(of_class_KC)
-    return total / count if count else None
+            found.append(wins.mean(dim=(1, 2)))
+    return torch.cat(found) if found else probs_NC.new_zeros(0)
+
+
+def _mean(values_M: Tensor) -> Interval | None:
+    """The mean over some of the images with its interval; None where there are none of them."""
+    if not len(values_M):
+        return None
+    return bootstrap_means(values_M[:, None], seed=SEED, resamples=RESAMPLES)[0]
 
 
 def _entropy(probs_NC: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Teacher(Protocol):
     def outputs(self, batch: Batch, views: Views) -> Output: ...
 
 
+@runtime_checkable
 class Storable(Teacher, Protocol):
     """A teacher whose outputs are a function of image and view, so that a bank can keep them.
 

@@ -1,0 +1,135 @@
+"""Errors on corrupted images, mCE against loops, and evaluation of a run on corruptions and shifts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from richkd.cli import main
+from richkd.corrupt.corrupt import corrupt
+from richkd.errors import ClassError, DataError
+from richkd.evaluate.predict import logits_of
+from richkd.evaluate.robustness import OWN, mce, relative_mce
+from richkd.evaluate.run import chosen_corruptions, evaluate_models
+from richkd.evaluate.shift import open_shift
+from richkd.export import load_student
+from richkd.train import distill
+from tests.corrupt.test_stores import write_published
+from tests.evaluate.test_run import CPU
+from tests.fixtures import CLASSES, SIZE, TEST, World, make_images, refusal
+
+ROWS = st.lists(st.floats(0.01, 1), min_size=5, max_size=5).map(tuple)
+CELLS = st.fixed_dictionaries({"fog": ROWS, "snow": ROWS})
+
+
+@given(CELLS, CELLS, st.floats(0, 0.009), st.floats(0, 0.009))
+def test_mce_is_the_mean_of_ratios(
+    cells: dict[str, tuple[float, ...]], reference: dict[str, tuple[float, ...]], clean: float, own: float
+) -> None:
+    expected = np.mean([np.sum(cells[c]) / np.sum(reference[c]) for c in cells])
+    assert mce(cells, reference) == pytest.approx(expected)
+    beyond = [np.sum(np.subtract(cells[c], own)) / np.sum(np.subtract(reference[c], clean)) for c in cells]
+    assert relative_mce(cells, own, reference, clean) == pytest.approx(np.mean(beyond))
+    assert mce(cells, cells) == pytest.approx(1)
+    assert mce(cells, dict.fromkeys(cells, (0.0,) * 5)) is None
+
+
+def test_a_student_is_judged_on_each_corruption(world: World) -> None:
+    found = evaluate_models([str(world.teacher)], str(world.images), corruptions=("fog", "pixelate"))
+    (row,) = found.evaluation.robustness
+    network, store = load_student(world.teacher).network, None
+    assert row.source == OWN
+    for name in ("fog", "pixelate"):
+        for severity in range(1, 6):
+            wrong = []
+            from richkd.data.batches import open_store
+
+            store = open_store(found.split, SIZE)
+            (batch,) = store.batches([torch.arange(len(found.split))])
+            pixels = corrupt(batch.pixels_BHWC, name, severity)
+            replaced = type(store)(found.split, SIZE, pixels)  # type: ignore[call-arg]
+            logits_NC = logits_of(network, replaced, CPU)
+            wrong = (logits_NC.argmax(1) != found.split.labels_N).double().mean()
+            assert row.errors[name][severity - 1] == pytest.approx(float(wrong))
+    values = [value for errors in row.errors.values() for value in errors]
+    assert row.error.estimate == pytest.approx(np.mean(values))
+    assert row.mce == pytest.approx(1)
+    assert row.group_error("noise") is None
+    assert row.group_error("weather") == pytest.approx(np.mean(row.errors["fog"]))
+
+
+def test_teachers_who_look_are_judged_and_stored_outputs_are_not(world: World, tmp_path: Path) -> None:
+    distill(world.config(tmp_path / "run", train__epochs=1, bank__folder=str(tmp_path / "bank")), quiet=True)
+    found = evaluate_models([str(tmp_path / "run")], str(world.images), teachers=True, corruptions=("snow",))
+    judged = [row.name for row in found.evaluation.robustness]
+    # CLIP is a file here, so neither it nor the fusion can say anything of a picture in the snow.
+    assert judged == [str(tmp_path / "run"), f"local-dir:{world.teacher}"]
+    alone = evaluate_models([str(world.teacher)], str(world.images), corruptions=("snow",))
+    bank, direct = found.evaluation.robustness[1], alone.evaluation.robustness[0]
+    assert bank.errors == direct.errors
+    follows = found.evaluation.fidelity[str(tmp_path / "run")]
+    assert [row.name for row in follows] == [f"local-dir:{world.teacher}", "CLIP outputs", "fused"]
+
+
+def test_published_files_are_judged_in_their_place(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate_models([str(world.teacher)], str(world.images))
+    pixels = write_published(tmp_path, found.split)
+    words = ["evaluate", str(world.teacher), "--data", str(world.images), "--cifar-c", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    assert "gaussian_noise.npy does not exist" in capsys.readouterr().err
+    for name in chosen_corruptions(test=True, validation=False):
+        np.save(tmp_path / f"{name}.npy", np.tile(pixels, (5, 1, 1, 1)))
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--json"])
+    assert ended.value.code in (None, 0)
+    (row,) = json.loads(capsys.readouterr().out)["robustness"]
+    # These files are clean, so nothing is lost.
+    assert row["error"]["estimate"] == pytest.approx(row["clean_error"])
+    assert row["relative_mce"] is None
+    assert str(tmp_path) in row["source"]
+
+
+def test_shifted_pictures_are_matched_by_name(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_images(tmp_path / "other", seed=5)
+    few = tmp_path / "few"
+    for name in ("cow", "bee"):
+        shutil.copytree(tmp_path / "other" / "test" / name, few / name)
+    words = ["evaluate", str(world.teacher), "--data", str(world.images), "--json"]
+    with pytest.raises(SystemExit):
+        main([*words, "--shift", f"few={few}", "--shift", f"home={world.images / 'test'}"])
+    of_few, home = json.loads(capsys.readouterr().out)["shifts"]
+    assert (of_few["shift"], of_few["images"], of_few["classes"]) == ("few", 2 * TEST, 2)
+    assert home["accuracy"]["estimate"] == home["home_accuracy"]["estimate"]
+    found = evaluate_models([str(world.teacher)], str(world.images))
+    logits_NC = next(iter(found.outputs.values())).logits_BC
+    kept_N = found.split.labels_N > 0
+    guess_N = logits_NC[kept_N][:, 1:].argmax(1) + 1
+    expected = (guess_N == found.split.labels_N[kept_N]).double().mean()
+    assert of_few["home_accuracy"]["estimate"] == pytest.approx(float(expected))
+    split = open_shift(str(few), CLASSES)
+    assert sorted(set(split.labels_N.tolist())) == [1, 2]
+
+
+def test_folders_that_do_not_fit_are_named(world: World, tmp_path: Path) -> None:
+    make_images(tmp_path / "strange", ("ant", "wolf", "cow"))
+    error = refusal(open_shift, str(tmp_path / "strange" / "test"), CLASSES)
+    assert isinstance(error, ClassError)
+    assert "wolf" in str(error)
+    (tmp_path / "empty").mkdir()
+    assert isinstance(refusal(open_shift, str(tmp_path / "empty"), CLASSES), DataError)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(world.teacher), "--data", str(world.images), "--shift", "nameless"])
+    assert ended.value.code == 1
