@@ -23,6 +23,7 @@ import datasets
 import numpy as np
 
 from richkd import distill, load_config
+from richkd.train import teach_folds
 
 STUDENT, TEACHER = "mobilenetv3_small_050", "resnet10t"
 HELD_OUT_PER_CLASS = 4
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, default="five")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--labeled-only", action="store_true", help="without the unlabelled images")
+    parser.add_argument("--folds", type=int, help="out-of-fold teachers instead of one that saw all labels")
     parser.add_argument("--times", type=float, default=1, help="length of runs, in the usual one")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
@@ -137,9 +139,16 @@ def main() -> None:
     teacher = {"student.name": TEACHER, "method.name": "ce", "train.precision": "auto"} | TAUGHT
     taught = run(common | teacher | {"train.epochs": setting.teacher_epochs}, out / "teacher")
     print(f"teacher {TEACHER}: {taught['splits']['test']['top1']:.2%} on test", flush=True)
+    lesson = f"local-dir:{out / 'teacher' / 'student'}"
+    if arguments.folds is not None:
+        # A finished fold is passed over.
+        folds = out / f"folds-{arguments.folds}"
+        of_fold = common | teacher | {"train.epochs": setting.teacher_epochs, "out": str(folds)}
+        teach_folds(load_config(overrides=of_fold), arguments.folds, resume=True, quiet=True)
+        lesson = f"folds:{folds}"
     common |= {
         "student.name": STUDENT,
-        "teacher.name": f"local-dir:{out / 'teacher' / 'student'}",
+        "teacher.name": lesson,
         "clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}",
         "bank.folder": str(out / "bank"),
     }
@@ -149,6 +158,8 @@ def main() -> None:
     elif setting.labels is not None:
         # As many images are seen as of labelled and unlabelled ones together.
         epochs, suffix = epochs * (labeled + unlabeled) / labeled, ", labelled only"
+    if arguments.folds is not None:
+        suffix += f", {arguments.folds} folds"
     accuracies: dict[str, list[float]] = {name: [] for name in arguments.students}
     for seed in arguments.seeds:
         for name in arguments.students:

@@ -184,7 +184,7 @@ def short_name(name: str, all_names: Mapping[str, Any]) -> str:
     place = Path(name.removeprefix("local-dir:"))
     teacher = name.startswith("local-dir:")
     own = (place.parent if place.name == "student" else place).name
-    called = f"teacher ({own})" if teacher else own
+    called = own if not teacher or own == "teacher" else f"teacher ({own})"
     others = [Path(other).name for other in all_names if other != name and not other.startswith("local-dir:")]
     return name if not teacher and own in others else called
 

@@ -234,8 +234,11 @@ def _training(report: Report) -> dict[str, Any]:
         series = []
         for run in report.runs:
             points = [(epoch["epoch"] + 1, epoch[key]) for epoch in run.epochs if epoch.get(key) is not None]
-            if points:
+            # One point is no line: what was measured at the end alone is in the tables.
+            if len(points) > 1:
                 series.append((colours[run.name], DASHES.get(colours[run.name], "4 2"), points))
+        if not series:
+            continue
         values = [y for _, _, points in series for _, y in points]
         last = max(x for _, _, points in series for x, _ in points)
         low, high = _widened(values)

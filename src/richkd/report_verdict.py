@@ -40,7 +40,7 @@ def _how_honest(report: Report) -> str:
     shipped = report.shipped
     gap = shipped.calibrated.ece
     wrong = shipped.confidence.wrong_at[SUREST]
-    tail = f"of the surest 80 % of its answers {wrong:.1%} are wrong."
+    tail = f"of the surest 80% of its answers {wrong:.1%} are wrong."
     if gap <= HONEST:
         return f"It is as sure as it should be: the two differ by {gap:.1%} on average, and {tail}"
     if gap <= DISHONEST:
@@ -84,4 +84,4 @@ def _weakest(row: Robustness) -> str:
 
 
 def _share(interval: Interval) -> str:
-    return f"{interval.estimate:.1%} ({100 * interval.low:.1f} to {100 * interval.high:.1f} %)"
+    return f"{interval.estimate:.1%} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"

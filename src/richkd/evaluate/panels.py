@@ -81,10 +81,8 @@ class NetworkPanel:
     def answer(self, batch: Batch, views: Views) -> Sequence[Output]:
         network = self.network
         pixels = render(batch.pixels_BHWC, views, network.size, network.mean, network.std)
-        parts = [
-            network(part)
-            for part in torch.split(pixels, AT_ONCE if pixels.device.type == "cpu" else len(pixels))
-        ]
+        at_once = AT_ONCE if pixels.device.type == "cpu" else len(pixels)
+        parts = [network(part) for part in torch.split(pixels, at_once)]
         return [Output(_joined([o.logits_BC for o in parts]), _joined([o.feats_BF for o in parts]))]
 
     def of_any_image(self) -> Panel:
