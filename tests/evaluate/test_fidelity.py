@@ -61,6 +61,8 @@ def test_a_student_that_is_its_teacher_and_one_that_is_not() -> None:
     expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5) + 0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
     assert found.kl == pytest.approx(expected)
     assert found.cka is None
+    few = fidelity("few images", student, teacher, random_features(2, 5, 1), random_features(2, 5, 1))
+    assert few.cka is None
 
 
 def test_other_images_are_refused() -> None:

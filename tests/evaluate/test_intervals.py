@@ -13,9 +13,11 @@ from scipy import stats
 
 from richkd.errors import ConfigError, DataError, NonFiniteError
 from richkd.evaluate import intervals
+from richkd.evaluate.confidence import augrc, aurc
 from richkd.evaluate.intervals import (
     bootstrap_ece,
     bootstrap_means,
+    bootstrap_selective,
     discordant_counts,
     mcnemar,
     paired_bootstrap,
@@ -208,6 +210,29 @@ def test_a_thousand_resamples_take_under_half_a_second() -> None:
         bootstrap_means(values_NS, seed=0)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_selective_intervals_are_those_of_images_drawn_again(ties: bool) -> None:
+    probs_NC, labels_N = calibrated(300, seed=3)
+    if ties:
+        probs_NC = (probs_NC * 8).round() / 8
+        probs_NC[:, 1] += 1 - probs_NC.sum(1)
+    found = bootstrap_selective(probs_NC, labels_N, seed=5, resamples=200)
+
+    def again(weights_RN: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for weights_N in weights_RN:
+            drawn = torch.repeat_interleave(torch.arange(len(weights_N)), weights_N.long())
+            rows.append([aurc(probs_NC[drawn], labels_N[drawn]), augrc(probs_NC[drawn], labels_N[drawn])])
+        return torch.tensor(rows, dtype=torch.float64)
+
+    draws_RS = resample(len(labels_N), again, seed=5, resamples=200)
+    estimates = torch.tensor([aurc(probs_NC, labels_N), augrc(probs_NC, labels_N)], dtype=torch.float64)
+    expected = percentile_intervals(estimates, draws_RS)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.estimate == pytest.approx(theirs.estimate)
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_bad_inputs_are_refused() -> None:

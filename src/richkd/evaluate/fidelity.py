@@ -13,6 +13,8 @@ from richkd.losses.logits import kl_nats
 
 # Images that features are compared on: the estimate hardly moves beyond, and its cost is their square.
 CKA_IMAGES = 2048
+# With fewer there is no unbiased estimate.
+FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,14 @@ def fidelity(
     """
     alike = agreement(student_NC, teacher_NC)
     likeness = None
-    if student_NF is not None and teacher_NF is not None and min(student_NF.shape[1], teacher_NF.shape[1]):
+    if student_NF is not None and teacher_NF is not None and _comparable(student_NF, teacher_NF):
         likeness = cka(student_NF[:CKA_IMAGES], teacher_NF[:CKA_IMAGES])
     return Fidelity(name, alike, float(kl_nats(teacher_NC, student_NC).mean()), likeness)
+
+
+def _comparable(a_NF: Tensor, b_NF: Tensor) -> bool:
+    """Whether there are images enough, and features of both (outputs without any have width 0)."""
+    return min(len(a_NF), len(b_NF)) >= FEWEST and min(a_NF.shape[1], b_NF.shape[1]) > 0
 
 
 def cka(a_NF: Tensor, b_NF: Tensor) -> float:
@@ -58,7 +65,7 @@ def cka(a_NF: Tensor, b_NF: Tensor) -> float:
     Raises:
         DataError: features of different images, or of fewer than four.
     """
-    if len(a_NF) != len(b_NF) or len(a_NF) < 4:
+    if len(a_NF) != len(b_NF) or len(a_NF) < FEWEST:
         raise DataError(
             "Features are compared on the same images, at least four",
             got=f"{len(a_NF)} and {len(b_NF)} images",

@@ -189,8 +189,10 @@ def bootstrap_selective(
 ) -> tuple[Interval, Interval]:
     """Percentile intervals of AURC and AUGRC (`richkd.evaluate.confidence`).
 
-    In a resample, images of one confidence (an image drawn twice among them) count for AURC with the risk at
-    the middle of their ranks; the estimates themselves are exact.
+    Images of one confidence, an image that is drawn twice among them, are averaged over their orders. A group
+    of m images with e errors, after n images with E errors, so adds to AURC
+
+        Σ_{j=1..m} (E + j·e/m) / (n + j) = e + (E − n·e/m)·(H_{n+m} − H_n),   H_k = 1 + 1/2 + … + 1/k.
 
     Raises:
         RichKDError: as `richkd.evaluate.confidence.aurc`, and as `bootstrap_means`.
@@ -200,6 +202,7 @@ def bootstrap_selective(
     order_N = torch.from_numpy(ranking.group_N).argsort(stable=True)
     wrong_N = 1 - ranking.correct_N.double()[order_N]
     last_G = torch.from_numpy(ranking.ends_G1[1:]).long() - 1
+    harmonic_N1 = torch.cat([torch.zeros(1), (1 / torch.arange(1, images + 1).double()).cumsum(0)])
 
     def statistic(weights_RN: Tensor) -> Tensor:
         weights_RN = weights_RN[:, order_N]
@@ -207,13 +210,12 @@ def bootstrap_selective(
         errors_RG = (weights_RN * wrong_N).cumsum(1)[:, last_G]
         size_RG = covered_RG.diff(dim=1, prepend=covered_RG.new_zeros(len(covered_RG), 1))
         own_RG = errors_RG.diff(dim=1, prepend=errors_RG.new_zeros(len(errors_RG), 1))
-        # The mean rank of a group of m is (m + 1) / 2 beyond those before it.
-        share_RG = (size_RG + 1) / (2 * size_RG.clamp(min=1))
-        middle_RG = errors_RG - own_RG * (1 - share_RG)
-        risk_RG = middle_RG / (covered_RG - size_RG * (1 - share_RG)).clamp(min=1)
-        return (
-            torch.stack([(size_RG * risk_RG).sum(1), (size_RG * middle_RG).sum(1) / images], dim=1) / images
-        )
+        before_RG, earlier_RG = covered_RG - size_RG, errors_RG - own_RG
+        share_RG = own_RG / size_RG.clamp(min=1)
+        spread_RG = harmonic_N1[covered_RG.long()] - harmonic_N1[before_RG.long()]
+        risk_R = (own_RG + (earlier_RG - before_RG * share_RG) * spread_RG).sum(1)
+        generalised_R = (size_RG * earlier_RG + (size_RG + 1) / 2 * own_RG).sum(1) / images
+        return torch.stack([risk_R, generalised_R], dim=1) / images
 
     draws_RS = resample(images, statistic, seed=seed, resamples=resamples)
     estimates = torch.tensor([ranking.aurc(), ranking.augrc()], dtype=torch.float64)
