@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from richkd.evaluate.intervals import Interval
     from richkd.evaluate.run import Evaluation
 
+WIDE = 180
+
 
 def evaluate(
-    *models: Annotated[str, Parameter(help="student or run folders, or one model name with --weights")],
+    *models: Annotated[str, Parameter(help="student or run folders, and networks as NAME=CHECKPOINT")],
     data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
-    weights: Annotated[Path | None, Parameter(help="checkpoint, where MODEL is a name")] = None,
+    weights: Annotated[Path | None, Parameter(help="checkpoint of the only MODEL, a name")] = None,
     split: Annotated[str, Parameter(help="train, val, test or calibration")] = "test",
     label_column: Annotated[str | None, Parameter(help="column of the labels")] = None,
     held_out_of_test: Annotated[
@@ -51,7 +53,7 @@ def evaluate(
 
     richkd evaluate runs/small --data photos/ --shift sketches=sketches/ --shift night=night/
 
-    richkd evaluate cifar_resnet56 --weights cifar100_resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
+    richkd evaluate runs/small cifar_resnet56=resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
     """
     from richkd.errors import ConfigError
     from richkd.evaluate.run import chosen_corruptions, evaluate_models
@@ -94,7 +96,8 @@ def shifts_of(words: list[str]) -> dict[str, str]:
 def _print(found: Evaluation, title: str) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    # Piped, a table is as wide as it needs to be.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     tables = (
         _accuracy(found, title),
         _confidence(found),
@@ -122,12 +125,12 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _accuracy(found: Evaluation, title: str) -> Table:
-    table = _table(title, "top-1", "95 %", "top-5", "NLL", "ECE", "95 %", "Brier")
+    table = _table(title, "top-1", "95 %", "top-5", "NLL", "ECE", "95 %", "adaptive", "MCE", "Brier")
     for judgement in found.judgements:
-        rows = [(judgement.name, judgement.own, "ece")]
+        rows = [(judgement.name, judgement.own, "ece", 0)]
         if judgement.temperature != 1.0:
-            rows.append((f"  at T = {judgement.temperature:.3f}", judgement.calibrated, "calibrated ece"))
-        for name, figures, key in rows:
+            rows.append((f"  at T = {judgement.temperature:.3f}", judgement.calibrated, "calibrated ece", 1))
+        for name, figures, key, calibrated in rows:
             top1, ece = judgement.intervals["top1"], judgement.intervals[key]
             table.add_row(
                 name,
@@ -137,6 +140,8 @@ def _accuracy(found: Evaluation, title: str) -> Table:
                 f"{figures.nll:.4f}",
                 f"{figures.ece:.4f}",
                 f"{ece.low:.3f}–{ece.high:.3f}",
+                f"{judgement.adaptive_ece[calibrated]:.4f}",
+                f"{judgement.reliability[calibrated].mce:.4f}",
                 f"{figures.brier:.4f}",
             )
     return table
@@ -259,9 +264,14 @@ def _costs(found: Evaluation) -> Table:
     from richkd.evaluate.cost import BATCHES
 
     times = [f"ms, batch {batch}" for batch in BATCHES]
-    table = _table("cost here", "parameters", "MFLOPs an image", "MB", *times)
+    table = _table("cost here", "parameters", "MFLOPs an image", "MB", "MB at work", *times)
     for name, cost in found.costs.items():
         milliseconds = [f"{cost.milliseconds[batch]:.1f}" for batch in BATCHES]
-        size = (f"{cost.parameters:,}", f"{cost.flops / 1e6:.1f}", f"{cost.megabytes:.1f}")
+        size = (
+            f"{cost.parameters:,}",
+            f"{cost.flops / 1e6:.1f}",
+            f"{cost.megabytes:.1f}",
+            f"{cost.peak_megabytes:.1f}",
+        )
         table.add_row(name, *size, *milliseconds)
     return table

@@ -32,6 +32,7 @@ MODEL_HEADS = (
     "parameters, M",
     "MFLOPs",
     "MB",
+    "MB at work",
     "ms, one image",
     "ms, 64 images",
 )
@@ -108,6 +109,10 @@ def context(report: Report) -> dict[str, Any]:
             for name, errors in row.errors.items()
             for severity, error in enumerate(errors)
         ],
+        "confusion_heads": ["is / is called", *found.class_names],
+        "confusion_rows": [
+            [name, *counts] for name, counts in zip(found.class_names, report.shipped.confusion, strict=True)
+        ],
         **_reliability(report, kinds),
         **_risk(report, kinds),
         **_classes(report),
@@ -152,6 +157,7 @@ def _model_row(report: Report, judgement: Judgement) -> list[tuple[str, float | 
         (f"{cost.parameters / 1e6:.3g}", cost.parameters / 1e6),
         (f"{cost.flops / 1e6:.3g}", cost.flops / 1e6),
         (f"{cost.megabytes:.3g}", cost.megabytes),
+        (f"{cost.peak_megabytes:.3g}", cost.peak_megabytes),
         (f"{one:.1f}", one),
         (f"{many:.1f}", many),
     ]
@@ -175,11 +181,31 @@ def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
         (report.names[j.name], kinds[j.name], bins_of(j.reliability[1])) for j in report.evaluation.judgements
     ]
     rows = [
-        (name, f"{sure:.4f}", f"{right:.4f}", count)
-        for name, _, bins in diagrams
-        for sure, right, count in bins
+        (report.names[j.name], "calibrated" if calibrated else "own", f"{sure:.4f}", f"{right:.4f}", count)
+        for j in report.evaluation.judgements
+        for calibrated, bins in enumerate(j.reliability)
+        for sure, right, count in bins_of(bins)
     ]
-    return {"diagrams": diagrams, "reliability_rows": rows}
+    return {"diagrams": diagrams, "reliability_rows": rows, "honesty": _honesty(report, kinds)}
+
+
+def _honesty(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, list[str]]]:
+    """Calibration of each model before and after its temperature: colour, name, cells."""
+    rows = []
+    for j in report.evaluation.judgements:
+        both = [
+            (j.own, j.adaptive_ece[0], j.reliability[0]),
+            (j.calibrated, j.adaptive_ece[1], j.reliability[1]),
+        ]
+        states = ("as it is", f"at its T of {j.temperature:.2f}")
+        # Teachers are judged at their own scale: there is nothing to take off.
+        for state, (figures, adaptive, bins) in list(zip(states, both, strict=True))[
+            : 1 + (j.temperature != 1)
+        ]:
+            numbers = (figures.ece, adaptive, bins.mce, figures.nll, figures.brier)
+            cells = [state, *(f"{number:.3f}" for number in numbers)]
+            rows.append((kinds[j.name], report.names[j.name], cells))
+    return rows
 
 
 def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:

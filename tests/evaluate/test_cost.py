@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from richkd.config import ModelConfig
-from richkd.evaluate.cost import BATCHES, cost_of, flops
+from richkd.evaluate.cost import BATCHES, _LiveBytes, cost_of, flops, peak_bytes
 from richkd.models.build import Network, build_network
 
 
@@ -39,3 +40,25 @@ def test_flops_count_every_multiply_and_add_of_convolutions() -> None:
     head = made.model.get_classifier()
     assert total == counted + 2 * head.in_features * head.out_features
     assert made.training
+
+
+def test_peak_memory_is_what_lives_at_once() -> None:
+    with _LiveBytes() as meter:
+        a = torch.zeros(100)  # 400 bytes
+        b = a + 1  # 800
+        b.mul_(2)
+        row = b.view(10, 10)[0]
+        del a  # 400
+        c = torch.cat([b, b])  # 1200
+    assert (meter.peak, meter.alive) == (1200, 1200)
+    del b, c, row
+    assert meter.alive == 0
+
+
+def test_a_wider_batch_needs_more_at_work() -> None:
+    made, device = network(), torch.device("cpu")
+    state = sum(t.nbytes for t in (*made.parameters(), *made.buffers()))
+    one, many = (peak_bytes(made.eval(), batch, device) for batch in (1, 64))
+    # The widest map of ResNet-8 on 16 pixels has 16 channels, and a block holds its input, too.
+    assert one - state >= 2 * 16 * 16 * 16 * 4
+    assert many - state == pytest.approx(64 * (one - state), rel=0.01)

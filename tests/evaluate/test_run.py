@@ -66,6 +66,16 @@ def test_weights_by_name(world: World, tmp_path: Path) -> None:
     assert "4 outputs" in str(error.got)
 
 
+def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
+    weights = world.teacher / "model.safetensors"
+    found = evaluate_models([str(world.teacher), f"cifar_resnet8={weights}"], str(world.images)).evaluation
+    assert [judgement.name for judgement in found.judgements] == [str(world.teacher), "cifar_resnet8"]
+    alone = judged("cifar_resnet8", world.images, weights=weights)
+    assert found.judgements[1].own == alone.own
+    twice = [f"cifar_resnet8={weights}", f"cifar_resnet8={weights}"]
+    assert "told apart" in str(refusal(evaluate_models, twice, str(world.images)))
+
+
 def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
     error = refusal(judged, world.teacher, world.images, split="tset")
     assert isinstance(error, DataError)

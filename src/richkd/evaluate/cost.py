@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from richkd.evaluate.confidence import Figures
@@ -23,12 +28,14 @@ class Cost(Figures):
     """Cost of one network in evaluation mode and float32, at its own resolution.
 
     ``flops`` are of one image (a multiply-add counts as two); ``milliseconds`` are medians of a whole batch,
-    by its number of images; ``megabytes`` is the size of its weights as a file.
+    by its number of images; ``megabytes`` is the size of its weights as a file, ``peak_megabytes`` the most
+    that weights and whatever is computed from 64 images hold at one time.
     """
 
     parameters: int
     flops: int
     megabytes: float
+    peak_megabytes: float
     milliseconds: dict[int, float]
     threads: int
     device: str
@@ -43,6 +50,7 @@ def cost_of(network: Network, device: torch.device) -> Cost:
         network.parameters_count,
         flops(network),
         len(save(weights)) / MEGABYTE,
+        peak_bytes(network, BATCHES[-1], device) / MEGABYTE,
         {batch: 1000 * seconds_of(network, batch, device) for batch in BATCHES},
         torch.get_num_threads(),
         str(device),
@@ -59,6 +67,51 @@ def flops(network: Network) -> int:
         network(pixels)
     network.train(training)
     return int(counter.get_total_flops())
+
+
+def peak_bytes(network: Network, batch: int, device: torch.device) -> int:
+    """The most bytes of tensors that are alive at one time in a forward pass over ``batch`` images.
+
+    Weights, input and all intermediate results count; scratch space inside of single operations does not.
+    """
+    pixels = torch.zeros(batch, 3, network.size, network.size, device=device)
+    held = [tensor.nbytes for tensor in (*network.parameters(), *network.buffers(), pixels)]
+    meter = _LiveBytes()
+    with torch.no_grad(), meter:
+        network(pixels)
+    return sum(held) + meter.peak
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of storages from the operation that makes them until nobody holds them any more."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                # A view, or a result that was written in place, holds nothing new.
+                if storage._cdata not in self._known | given:
+                    self._hold(tensor, storage.nbytes(), storage._cdata)
+        return out
+
+    def _hold(self, tensor: Tensor, size: int, key: int) -> None:
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        self._known.add(key)
+        weakref.finalize(tensor, self._release, size, key)
+
+    def _release(self, size: int, key: int) -> None:
+        self.alive -= size
+        self._known.discard(key)
 
 
 def seconds_of(network: Network, batch: int, device: torch.device) -> float:

@@ -81,6 +81,7 @@ class Judgement:
         semantics: of wrong classes, calibrated; None without a hierarchy.
         classes: each class's images and accuracy.
         confusions: the wrong name that each class is given most often, the worst first.
+        confusion: images of each class (rows) by the class they are given.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Judgement:
     semantics: Semantics | None
     classes: tuple[tuple[str, int, float], ...]
     confusions: tuple[Confusion, ...]
+    confusion: tuple[tuple[int, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
@@ -155,6 +157,7 @@ def judge(
         None if hierarchy is None else semantics(calibrated, labels_N, hierarchy),
         _by_class(logits_NC, labels_N, class_names),
         confusions_of(logits_NC, labels_N, class_names),
+        _confusion(logits_NC, labels_N, len(class_names)),
     )
 
 
@@ -237,6 +240,11 @@ def confusions_of(logits_NC: Tensor, labels_N: Tensor, class_names: Sequence[str
             called, images = int(counts_C.argmax()), len(guesses_K)
             found.append(Confusion(name, class_names[called], int(counts_C[called]) / images, images))
     return tuple(sorted(found, key=lambda confusion: -confusion.share))
+
+
+def _confusion(logits_NC: Tensor, labels_N: Tensor, classes: int) -> tuple[tuple[int, ...], ...]:
+    counts = torch.bincount(labels_N * classes + logits_NC.argmax(dim=1), minlength=classes**2)
+    return tuple(map(tuple, counts.view(classes, classes).tolist()))
 
 
 def _by_class(

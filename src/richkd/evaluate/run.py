@@ -89,7 +89,8 @@ def evaluate_models(
     where ``held_out_of_test`` says how much.
 
     Args:
-        models: folders of students or runs; or one name of a network, with ``weights``.
+        models: folders of students or runs, and networks as NAME=FILE, the file being a checkpoint.
+        weights: the checkpoint of the only model, a network's name.
         hierarchy: a file of superclasses; CIFAR-100's are known.
         teachers: also the teachers of the first run, and their fusion.
         corruptions: names of corruptions, at five severities each.
@@ -104,10 +105,12 @@ def evaluate_models(
         raise ConfigError(
             "--weights belongs to one model",
             got=", ".join(models),
-            fix="evaluate networks with a checkpoint one at a time.",
+            fix="write each network with its checkpoint as NAME=FILE.",
         )
-    if len(set(models)) < len(models):
+    checkpoints = dict.fromkeys(models, weights) if weights is not None else _checkpoints(models)
+    if len(checkpoints) < len(models):
         raise ConfigError("Models are told apart by name", got=", ".join(models), fix="name each once.")
+    models = list(checkpoints)
     settings, seed = _as_trained(Path(models[0]), data)
     changes = {"label_column": label_column, "held_out_of_test": held_out_of_test}
     settings = settings.model_copy(
@@ -118,7 +121,7 @@ def evaluate_models(
         raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
     chosen = opened.splits[split]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = [open_network(model, weights, opened, data, device) for model in models]
+    networks = [open_network(model, file, opened, data, device) for model, file in checkpoints.items()]
     panels: list[Panel] = [*networks]
     parts: Parts | None = None
     if teachers:
@@ -182,6 +185,18 @@ def _all_answers(
         fingerprints[size] = store.fingerprint()
     ordered = {name: outputs[name] for panel in panels for name in panel.names}
     return ordered, fingerprints[panels[0].size]
+
+
+def _checkpoints(models: Sequence[str]) -> dict[str, Path | None]:
+    """Each model's checkpoint, where it is written as NAME=FILE; a folder that exists is never that."""
+    found: dict[str, Path | None] = {}
+    for model in models:
+        name, equals, file = model.partition("=")
+        if equals and not Path(model).exists():
+            found[name] = Path(file)
+        else:
+            found[model] = None
+    return found
 
 
 def _followed(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
