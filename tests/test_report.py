@@ -123,6 +123,8 @@ def test_names_are_short_and_told_apart() -> None:
     assert short_name("runs/a/small", names) == "runs/a/small"
     assert short_name("local-dir:runs/t/student", names) == "teacher (t)"
     assert short_name("fused", names) == "fused"
+    assert short_name("local-dir:a/tiny", names, clip="local-dir:a/tiny") == "CLIP (tiny)"
+    assert short_name("CLIP outputs", names, clip="CLIP outputs") == "CLIP outputs"
 
 
 def test_what_is_no_finished_run_is_named(runs: tuple[World, list[str]], tmp_path: Path) -> None:

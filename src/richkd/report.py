@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Report:
 
     Attributes:
         names: what models are called on the page, by their names in the evaluation.
+        clip: the name in the evaluation of the CLIP among the teachers.
         students: those of the evaluation's models that were named, the first being what would be shipped.
         confusions: the pairs of classes that the first model confuses most, with examples.
         probe: whether CLIP helps the first run's teacher; None where there is none, or nothing to judge on.
@@ -88,6 +89,7 @@ class Report:
     data: str
     evaluation: Evaluation
     names: dict[str, str]
+    clip: str | None
     students: tuple[str, ...]
     runs: tuple[RunFacts, ...]
     mistakes: tuple[Mistake, ...]
@@ -136,12 +138,14 @@ def collect(
         shifts=shifts,
         say=say,
     )
-    names = {name: short_name(name, judged.outputs) for name in judged.outputs}
+    clip = _clip_of(judged.parts)
+    names = {name: short_name(name, judged.outputs, clip) for name in judged.outputs}
     first = judged.evaluation.judgements[0]
     return Report(
         Path(configs[0].data.path).name,
         judged.evaluation,
         names,
+        clip,
         tuple(runs),
         facts,
         _mistakes(judged, names),
@@ -177,16 +181,26 @@ def read_run(folder: Path) -> RunFacts:
     return RunFacts(folder.name, settings, summary, epochs, environment)
 
 
-def short_name(name: str, all_names: Mapping[str, Any]) -> str:
-    """A model's name without the folders it lies in, as long as it is then the only one of that name."""
-    if not (name.startswith("local-dir:") or Path(name).parts[1:]):
-        return name
+def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> str:
+    """A model's name without the folders it lies in, as long as it is then the only one of that name.
+
+    A teacher's says that it is one, and ``clip``'s that it is the CLIP.
+    """
+    own = _last_folder(name)
+    if name == clip:
+        return own if own.startswith("CLIP") else f"CLIP ({own})"
+    if name.startswith("local-dir:"):
+        return own if own == "teacher" else f"teacher ({own})"
+    return name if own in (_last_folder(other) for other in all_names if other != name) else own
+
+
+def _last_folder(name: str) -> str:
     place = Path(name.removeprefix("local-dir:"))
-    teacher = name.startswith("local-dir:")
-    own = (place.parent if place.name == "student" else place).name
-    called = own if not teacher or own == "teacher" else f"teacher ({own})"
-    others = [Path(other).name for other in all_names if other != name and not other.startswith("local-dir:")]
-    return name if not teacher and own in others else called
+    return (place.parent if place.name == "student" else place).name
+
+
+def _clip_of(parts: Parts | None) -> str | None:
+    return parts.teachers[-1].name if parts is not None and "clip" in parts.method.experts else None
 
 
 def _mistakes(judged: Judged, names: Mapping[str, str]) -> tuple[Mistake, ...]:

@@ -131,7 +131,7 @@ def kinds_of(report: Report) -> dict[str, str]:
         elif name == "fused":
             kinds[name] = "fused"
         else:
-            kinds[name] = "clip" if "clip" in name.lower() else "teacher"
+            kinds[name] = "clip" if name == report.clip else "teacher"
     return kinds
 
 
