@@ -16,7 +16,7 @@ from richkd.config import DataConfig
 from richkd.data.batches import open_store
 from richkd.errors import ClassError, DataError, ModelError
 from richkd.evaluate.judge import Judgement
-from richkd.evaluate.metrics import measure
+from richkd.evaluate.metrics import fit_temperature, measure
 from richkd.evaluate.predict import logits_of, outputs_of
 from richkd.evaluate.run import evaluate_models
 from richkd.export import load_student, save_student
@@ -74,6 +74,20 @@ def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
     assert found.judgements[1].own == alone.own
     twice = [f"cifar_resnet8={weights}", f"cifar_resnet8={weights}"]
     assert "told apart" in str(refusal(evaluate_models, twice, str(world.images)))
+
+
+def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: World, tmp_path: Path) -> None:
+    network = load_student(world.teacher).network
+    save_student(tmp_path / "kept", network, CLASSES, 2.5, {})
+    found = evaluate_models(
+        [str(world.teacher), str(tmp_path / "kept")], str(world.images), held_out_of_test=0.5
+    )
+    fitted, kept = (judgement.temperature for judgement in found.evaluation.judgements)
+    held_out = open_splits(DataConfig(path=str(world.images), held_out_of_test=0.5), 0).splits["calibration"]
+    logits_NC = logits_of(network, open_store(held_out, SIZE), CPU)
+    assert fitted == pytest.approx(fit_temperature(logits_NC, held_out.labels_N), rel=1e-4)
+    assert kept == 2.5
+    assert found.evaluation.judgements[0].own.n == len(CLASSES) * TEST - len(held_out)
 
 
 def test_mistakes_are_named(world: World, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ clean error taken off every E, stands beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -91,7 +91,8 @@ class _Tally:
 def measure_corrupted(
     panels: Sequence[Panel],
     split: Split,
-    clean: dict[str, Tensor],
+    clean: Mapping[str, Tensor],
+    temperatures: Mapping[str, float],
     device: torch.device,
     *,
     published: Path | None = None,
@@ -102,6 +103,7 @@ def measure_corrupted(
 
     Args:
         clean: each model's logits (N, C) of the images as they are.
+        temperatures: what they are divided by, by model.
         published: a folder of CIFAR-C files instead of corruptions made here.
         say: told of each corruption that is done.
 
@@ -109,8 +111,8 @@ def measure_corrupted(
         DataError: published files that are missing or of other images.
     """
     labels_N = split.labels_N
-    temperatures = {n: t for panel in panels for n, t in zip(panel.names, panel.temperatures, strict=True)}
-    tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in temperatures}
+    seeing = [name for panel in panels for name in panel.names]
+    tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in seeing}
     originals = {size: open_store(split, size) for size in sorted({panel.size for panel in panels})}
     for number, name in enumerate(corruptions):
         for stores in _severities(name, originals, split, published):
@@ -120,7 +122,7 @@ def measure_corrupted(
                     tallies[model].add(name, output.logits_BC, labels_N, temperatures[model])
         say(f"{name}, {number + 1} of {len(corruptions)} corruptions")
     source = OWN if published is None else f"the files in {published}"
-    return _summed(tallies, {n: clean[n] for n in temperatures}, labels_N, temperatures, source)
+    return _summed(tallies, clean, labels_N, temperatures, source)
 
 
 def mce(errors: Cells, reference: Cells) -> float | None:
@@ -151,9 +153,9 @@ def _severities(
 
 def _summed(
     tallies: dict[str, _Tally],
-    clean: dict[str, Tensor],
+    clean: Mapping[str, Tensor],
     labels_N: Tensor,
-    temperatures: dict[str, float],
+    temperatures: Mapping[str, float],
     source: str,
 ) -> tuple[Robustness, ...]:
     reference, first = next(iter(tallies.items()))

@@ -19,6 +19,7 @@ from richkd.errors import ConfigError, DataError, nearest
 from richkd.evaluate.cost import Cost, cost_of
 from richkd.evaluate.fidelity import Fidelity, fidelity
 from richkd.evaluate.judge import Comparison, Judgement, compare, judge
+from richkd.evaluate.metrics import fit_temperature
 from richkd.evaluate.panels import Panel, answers_of, open_network, open_teachers_of
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
@@ -86,7 +87,8 @@ def evaluate_models(
     """Figures of models on one split, in float32, own and at the temperature stored with a student.
 
     What a run has held out of test (`data.held_out_of_test`) is left out for its student, and for any model
-    where ``held_out_of_test`` says how much.
+    where ``held_out_of_test`` says how much. On these images, or on a calibration folder, a temperature is
+    fitted for each model that comes without one.
 
     Args:
         models: folders of students or runs, and networks as NAME=FILE, the file being a checkpoint.
@@ -128,7 +130,7 @@ def evaluate_models(
         panel, parts = open_teachers_of(Path(models[0]), data, device)
         panels.append(panel)
     outputs, fingerprint = _all_answers(panels, chosen, device)
-    temperatures = {n: t for panel in panels for n, t in zip(panel.names, panel.temperatures, strict=True)}
+    temperatures = _temperatures(panels, opened, device)
     clean = {name: output.logits_BC for name, output in outputs.items()}
     labels_N, tree = chosen.labels_N, _hierarchy(hierarchy, opened)
     judgements = tuple(
@@ -149,11 +151,11 @@ def evaluate_models(
     if published is not None or corruptions:
         names = corruptions or TEST
         robustness = measure_corrupted(
-            seeing, chosen, clean, device, published=published, corruptions=names, say=say
+            seeing, chosen, clean, temperatures, device, published=published, corruptions=names, say=say
         )
     moved: list[Shift] = []
     for name, path in (shifts or {}).items():
-        moved += measure_shift(name, path, seeing, clean, labels_N, opened.class_names, device)
+        moved += measure_shift(name, path, seeing, clean, temperatures, labels_N, opened.class_names, device)
     evaluation = Evaluation(
         split,
         opened.class_names,
@@ -170,6 +172,21 @@ def evaluate_models(
 def chosen_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
     """The 15 that are for testing, the 4 that are for tuning, both, or none."""
     return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
+
+
+def _temperatures(panels: Sequence[Panel], data: Data, device: torch.device) -> dict[str, float]:
+    """The temperature stored with each model; for others one that is fitted on calibration images."""
+    stored = {n: t for panel in panels for n, t in zip(panel.names, panel.temperatures, strict=True)}
+    held_out = data.splits.get("calibration")
+    if held_out is None:
+        return stored
+    outputs, _ = _all_answers(panels, held_out, device)
+    return {
+        name: fit_temperature(outputs[name].logits_BC, held_out.labels_N)
+        if temperature == 1.0
+        else temperature
+        for name, temperature in stored.items()
+    }
 
 
 def _all_answers(

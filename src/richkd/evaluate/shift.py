@@ -6,7 +6,7 @@ the softmax, and the images at home are judged on the same classes in the same w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,7 +78,8 @@ def measure_shift(
     shift: str,
     path: str,
     panels: Sequence[Panel],
-    home: dict[str, Tensor],
+    home: Mapping[str, Tensor],
+    temperatures: Mapping[str, float],
     home_labels_N: Tensor,
     class_names: Sequence[str],
     device: torch.device,
@@ -87,12 +88,12 @@ def measure_shift(
 
     Args:
         home: each model's logits (N, C) of the images at home.
+        temperatures: what logits are divided by, by model.
 
     Raises:
         RichKDError: as `open_shift`, and for images that cannot be read.
     """
     split = open_shift(path, class_names)
-    temperatures = {n: t for panel in panels for n, t in zip(panel.names, panel.temperatures, strict=True)}
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
     found = []
     for size in sorted({panel.size for panel in panels}):
@@ -113,7 +114,7 @@ def measure_shift(
                     None if at_home is None else at_home[1],
                 )
             )
-    order = list(temperatures)
+    order = [name for panel in panels for name in panel.names]
     return tuple(sorted(found, key=lambda row: order.index(row.name)))
 
 
