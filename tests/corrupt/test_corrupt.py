@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference import corruptions as slow
 
 from richkd.corrupt.corrupt import CORRUPTIONS, GROUPS, TEST, corrupt
 from richkd.corrupt.draws import draws_for
 from richkd.corrupt.severity import SEVERITIES, constants
 from richkd.errors import ConfigError
+from tests.reference import corruptions as slow
 
 SIZE = 32
 FIXED = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "gaussian_blur", "saturate")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.fixtures import SIZE, World, refusal
 
 from richkd.assemble import open_splits
 from richkd.config import DataConfig
@@ -16,6 +15,7 @@ from richkd.corrupt.stores import CorruptedStore, published_stores
 from richkd.data.batches import in_order, open_store
 from richkd.data.split import Split
 from richkd.errors import DataError
+from tests.fixtures import SIZE, World, refusal
 
 
 @pytest.fixture

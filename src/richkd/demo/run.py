@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from richkd.demo.digits import write_digits
-from richkd.report import collect
-from richkd.report_page import write_report
+from richkd.report.collect import collect
+from richkd.report.page import write_report
 from richkd.settings import load_config
 from richkd.train import Run, distill
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from richkd.evaluate.intervals import Interval
 from richkd.evaluate.judge import Comparison
 from richkd.evaluate.robustness import Robustness
-from richkd.report import Report
+from richkd.report.collect import Report
 
 # Confidence that is off by less, on average, is as good as its word for most uses.
 HONEST, DISHONEST = 0.03, 0.08

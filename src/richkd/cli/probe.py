@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli_options import (
+from richkd.cli.options import (
     Bank,
     Clip,
     Data,
@@ -49,9 +49,9 @@ def probe(
     from rich.console import Console
 
     from richkd.assemble import assemble
-    from richkd.probe import probe as compare
-    from richkd.probe_page import write_probe
-    from richkd.probe_report import print_probe
+    from richkd.probe.page import write_probe
+    from richkd.probe.probe import probe as compare
+    from richkd.probe.terminal import print_probe
 
     options = {
         "data": data,

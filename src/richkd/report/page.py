@@ -12,10 +12,10 @@ from richkd.evaluate.confidence import COVERAGES
 from richkd.evaluate.judge import CERTAIN, Judgement
 from richkd.evaluate.semantics import Semantics
 from richkd.pages import environment
-from richkd.probe_page import alpha_curves, bins_of, expert_rows
-from richkd.probe_verdict import explanation, headline
-from richkd.report import Report
-from richkd.report_verdict import sentences
+from richkd.probe.page import alpha_curves, bins_of, expert_rows
+from richkd.probe.verdict import explanation, headline
+from richkd.report.collect import Report
+from richkd.report.verdict import sentences
 
 # Colours are never alone: lines are dashed differently too.
 STUDENTS = ("s0", "s1", "s2", "s3")

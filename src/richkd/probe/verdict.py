@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from richkd.probe import Probe
+from richkd.probe.probe import Probe
 
 # Share of answers that are right on training images beyond which a teacher has nothing left to say there.
 SATURATED = 0.99

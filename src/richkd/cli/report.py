@@ -30,12 +30,12 @@ def report(
 
     richkd report runs/small runs/control --corruptions --shift sketches=sketches/
     """
-    from richkd.cli_evaluate import shifts_of
+    from richkd.cli.evaluate import shifts_of
     from richkd.errors import ConfigError
     from richkd.evaluate.run import chosen_corruptions
-    from richkd.report import collect
-    from richkd.report_page import write_report
-    from richkd.report_verdict import sentences
+    from richkd.report.collect import collect
+    from richkd.report.page import write_report
+    from richkd.report.verdict import sentences
 
     if not runs:
         raise ConfigError("Name what to report on", got="no run", fix="richkd report RUN")

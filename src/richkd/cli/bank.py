@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from richkd.cli_options import (
+from richkd.cli.options import (
     Bank,
     Clip,
     Data,

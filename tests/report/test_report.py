@@ -15,12 +15,12 @@ import pytest
 
 from richkd.cli import main
 from richkd.errors import ConfigError, DataError
-from richkd.report import Report, collect, short_name
-from richkd.report_page import MODEL_HEADS, write_report
-from richkd.report_verdict import sentences
+from richkd.report.collect import Report, collect, short_name
+from richkd.report.page import MODEL_HEADS, write_report
+from richkd.report.verdict import sentences
 from richkd.train import distill
 from tests.fixtures import CLASSES, TEST, World, make_images, make_world, refusal
-from tests.test_probe_page import Tags
+from tests.probe.test_page import Tags
 
 LIMIT = 5_000_000
 

@@ -22,8 +22,8 @@ from richkd.data.split import Split
 from richkd.errors import ConfigError, DataError, RichKDError
 from richkd.evaluate.judge import Confusion, Judgement
 from richkd.evaluate.run import Evaluation, Judged, evaluate_models
-from richkd.probe import Probe
-from richkd.probe import probe as compare_experts
+from richkd.probe.probe import Probe
+from richkd.probe.probe import probe as compare_experts
 from richkd.settings import load_config
 
 MISTAKES, CONFUSIONS, EXAMPLES = 12, 6, 4

@@ -20,10 +20,10 @@ from richkd.cli import main
 from richkd.data.views import Views
 from richkd.errors import ConfigError, DataError
 from richkd.evaluate.judge import confusions_of
-from richkd.probe import Probe, probe
-from richkd.probe_figures import alike_names, gains_by_class
-from richkd.probe_report import print_probe
-from richkd.probe_verdict import explanation, headline, warnings
+from richkd.probe.figures import alike_names, gains_by_class
+from richkd.probe.probe import Probe, probe
+from richkd.probe.terminal import print_probe
+from richkd.probe.verdict import explanation, headline, warnings
 from richkd.records import Batch, Output
 from tests.fixtures import CLASSES, World, refusal
 

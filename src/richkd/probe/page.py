@@ -11,9 +11,9 @@ from richkd.evaluate.calibration import Reliability
 from richkd.evaluate.confidence import COVERAGES, State
 from richkd.evaluate.judge import CERTAIN
 from richkd.pages import environment
-from richkd.probe import CLIP, FUSED, TEACHER, Probe
-from richkd.probe_figures import MATCHED, Expert
-from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
+from richkd.probe.figures import MATCHED, Expert
+from richkd.probe.probe import CLIP, FUSED, TEACHER, Probe
+from richkd.probe.verdict import NO_SIGNAL, explanation, headline, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
 KINDS = {TEACHER: "teacher", CLIP: "clip", FUSED: "fused"}

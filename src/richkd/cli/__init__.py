@@ -12,9 +12,9 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 from rich.table import Table
 
-from richkd.cli_bank import bank
-from richkd.cli_evaluate import evaluate
-from richkd.cli_options import (
+from richkd.cli.bank import bank
+from richkd.cli.evaluate import evaluate
+from richkd.cli.options import (
     Bank,
     Clip,
     Data,
@@ -32,8 +32,8 @@ from richkd.cli_options import (
     Unlabeled,
     config_of,
 )
-from richkd.cli_probe import probe
-from richkd.cli_report import report
+from richkd.cli.probe import probe
+from richkd.cli.report import report
 from richkd.config import Config
 from richkd.errors import RichKDError
 from richkd.settings import settings

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from richkd.assemble import Parts
-from richkd.probe import Probe
-from richkd.probe_page import render, write_probe
-from tests.test_probe import parts, probed
+from richkd.probe.page import render, write_probe
+from richkd.probe.probe import Probe
+from tests.probe.test_probe import parts, probed
 
 __all__ = ["parts"]  # a fixture
 VOID = {"meta", "br", "img", "link", "hr", "input"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from richkd.probe import Probe
-from richkd.probe_figures import ClassGain
-from richkd.probe_verdict import NO_SIGNAL, explanation, headline, warnings
+from richkd.probe.figures import ClassGain
+from richkd.probe.probe import Probe
+from richkd.probe.verdict import NO_SIGNAL, explanation, headline, warnings
 
 SHOWN_CLASSES = 5
 

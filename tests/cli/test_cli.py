@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from richkd.cli import main
-from richkd.cli_options import config_of
+from richkd.cli.options import config_of
 from richkd.settings import load_config, settings
 from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread, refusal
 

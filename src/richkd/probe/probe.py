@@ -25,7 +25,7 @@ from richkd.fusion.choose import Choice, choose
 from richkd.fusion.fusion import HeldOut, Signal, alpha_shares, signal
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale, on_scales
-from richkd.probe_figures import (
+from richkd.probe.figures import (
     ClassGain,
     Expert,
     alike_names,

@@ -1,0 +1,1 @@
+"""Whether CLIP will help, before any training: figures, verdict, terminal and page."""
