@@ -63,9 +63,7 @@ def glass_blur(picture, rng, sigma, shift, rounds, moves=None):
             for col in range(size - shift - 1, shift - 1, -1):
                 down, right = rng.integers(-shift, shift, 2) if moves is None else moves[number]
                 number += 1
-                other = picture[row + down, col + right].copy()
-                picture[row + down, col + right] = picture[row, col]
-                picture[row, col] = other
+                picture[row, col] = picture[row + down, col + right]
     return gaussian(picture, sigma)
 
 

@@ -56,10 +56,11 @@ def disk(radius: float, rim: float) -> Tensor:
 
 
 def glass_blur(picture_BCHW: Tensor, draws: Draws, sigma: float, shift: float, rounds: float) -> Tensor:
-    """Blur, let pixels change places with near ones, blur again.
+    """Blur, let each pixel take the colour of a near one, blur again.
 
-    From the last pixel to the first, and ``rounds`` times, each pixel of the interior is exchanged with one
-    at most ``shift`` away, drawn from [−shift, shift) in both directions as in the original.
+    From the last pixel to the first, and ``rounds`` times, each pixel of the interior becomes what one
+    at most ``shift`` away is by then, drawn from [−shift, shift) in both directions. The published code means
+    to exchange the two, but exchanges views of one array, which copies; its images are made like this.
     """
     height, width = picture_BCHW.shape[2:]
     reach, rounds = round(shift), round(rounds)
@@ -67,14 +68,11 @@ def glass_blur(picture_BCHW: Tensor, draws: Draws, sigma: float, shift: float, r
     rows, cols = (range(length - reach - 1, reach - 1, -1) for length in (height, width))
     moves_BK2 = (draws.uniform((rounds * len(rows) * len(cols), 2)) * 2 * reach).long() - reach
     leaps_KB = (moves_BK2[..., 0] * width + moves_BK2[..., 1]).T.contiguous()
-    # Where each place's pixel comes from: one exchange at a time, but in all pictures at once.
+    # Where each place's pixel comes from: one place at a time, but in all pictures at once.
     source_PB = torch.arange(height * width, device=picture_BCHW.device)[:, None].repeat(1, leaps_KB.shape[1])
     places = [row * width + col for _ in range(rounds) for row in rows for col in cols]
     for place, leap_B in zip(places, leaps_KB, strict=True):
-        other_1B = (place + leap_B)[None]
-        here_1B = source_PB[place : place + 1].clone()
-        source_PB[place] = source_PB.gather(0, other_1B)[0]
-        source_PB.scatter_(0, other_1B, here_1B)
+        source_PB[place] = source_PB.gather(0, (place + leap_B)[None])[0]
     moved_BCP = blurred_BCHW.flatten(2).gather(2, source_PB.T[:, None].expand(-1, picture_BCHW.shape[1], -1))
     return gaussian_blur(moved_BCP.view_as(picture_BCHW), sigma)
 
