@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from richkd.assemble import Parts, assemble
-from richkd.config import ModelConfig
+from richkd.config import Config, ModelConfig
 from richkd.data.batches import Store, in_order
 from richkd.data.split import Data
 from richkd.data.views import Clean, Views, render
@@ -28,6 +28,7 @@ from richkd.records import Batch, Output
 from richkd.settings import load_config
 from richkd.teachers.banked import unbanked
 from richkd.teachers.folds import FoldTeachers
+from richkd.teachers.imported import PREFIX
 from richkd.teachers.vision import Storable, Teacher
 
 FUSED = "fused"
@@ -177,8 +178,7 @@ def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel,
             fix="give a run folder as the first model.",
         )
     config = load_config(run / "config.yaml")
-    settings = config.data.model_copy(update={"unlabeled": None})
-    parts = assemble(config.model_copy(update={"data": settings}), device)
+    parts = assemble(_for_judging(config), device)
     if parts.fusion is None:
         raise ConfigError(
             f"The run {run} has no teachers", got=f"method {config.method.name}", fix="leave --teachers out."
@@ -195,6 +195,17 @@ def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel,
             fix="leave --teachers out, or evaluate on the run's own data.",
         )
     return elsewhere, parts
+
+
+def _for_judging(config: Config) -> Config:
+    """A run's settings without what only training repays: images in memory, compiled teachers, banks."""
+    teachers = [config.teacher, *config.more_teachers]
+    imported = any(teacher is not None and teacher.name.startswith(PREFIX) for teacher in teachers)
+    data = config.data.model_copy(update={"unlabeled": None} | ({} if imported else {"resident_gb": 0.0}))
+    train = config.train.model_copy(update={"compile": "never", "compile_teacher": False})
+    # Teachers that were imported into banks are nowhere else, and belong to images as training opened them.
+    bank = config.bank if imported else config.bank.model_copy(update={"folder": None})
+    return config.model_copy(update={"data": data, "train": train, "bank": bank})
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
