@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from richkd.errors import ClassError, DataError, ModelError
 from richkd.evaluate.judge import Judgement
 from richkd.evaluate.metrics import fit_temperature, measure
 from richkd.evaluate.predict import logits_of, outputs_of
-from richkd.evaluate.run import evaluate_models
+from richkd.evaluate.run import Judged, evaluate_models
 from richkd.export import load_student, save_student
 from richkd.settings import load_config
 from richkd.teachers.vision import VisionTeacher
@@ -192,6 +193,29 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
     assert list(found.costs) == names[:2]
     assert all(judgement.semantics is not None for judgement in found.judgements)
     assert json.loads(json.dumps(found.to_dict()))["models"].keys() == set(names)
+
+
+def test_a_bank_saves_the_teachers_the_work_and_changes_nothing(world: World, tmp_path: Path) -> None:
+    def judge_with_teachers(run: Path) -> tuple[Judged, int]:
+        found = evaluate_models([str(run)], str(world.images), teachers=True)
+        assert found.parts is not None
+        teacher = found.parts.teachers[0]
+        assert isinstance(teacher, VisionTeacher)
+        return found, teacher.computed
+
+    for name, bank in (("plain", None), ("banked", tmp_path / "bank")):
+        distill(world.config(tmp_path / name, train__epochs=1, bank__folder=bank), quiet=True)
+    plain, computed = judge_with_teachers(tmp_path / "plain")
+    banked, fitting = judge_with_teachers(tmp_path / "banked")
+    # What is left is the fit of the fusion on held-out images.
+    assert computed - fitting == TEST * len(CLASSES)
+    for name, output in list(plain.outputs.items())[1:]:
+        assert torch.equal(output.logits_BC, banked.outputs[name].logits_BC)
+    # An emptied bank is filled again by judging.
+    for folder in (tmp_path / "bank").glob("*-test-*"):
+        shutil.rmtree(folder)
+    assert judge_with_teachers(tmp_path / "banked")[1] == computed
+    assert judge_with_teachers(tmp_path / "banked")[1] == fitting
 
 
 def test_what_cannot_be_judged_together_is_refused(world: World) -> None:

@@ -7,7 +7,7 @@ nobody looks twice at a picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from richkd.assemble import Parts, assemble
-from richkd.config import Config, ModelConfig
+from richkd.config import BankConfig, Config, ModelConfig
 from richkd.data.batches import Store, in_order
 from richkd.data.split import Data
 from richkd.data.views import Clean, Views, render
@@ -26,7 +26,7 @@ from richkd.fusion.fusion import Fusion
 from richkd.models.build import Network, build_network
 from richkd.records import Batch, Output
 from richkd.settings import load_config
-from richkd.teachers.banked import unbanked
+from richkd.teachers.banked import BankedTeacher, unbanked, with_banks
 from richkd.teachers.folds import FoldTeachers
 from richkd.teachers.imported import PREFIX
 from richkd.teachers.vision import Storable, Teacher
@@ -92,11 +92,16 @@ class NetworkPanel:
 
 @dataclass(frozen=True)
 class TeacherPanel:
-    """A run's teachers, each at its own scale, and their fusion where all of them answer."""
+    """A run's teachers, each at its own scale, and their fusion where all of them answer.
+
+    What they say of the splits of ``class_names`` is read from ``bank``, and added to it.
+    """
 
     teachers: tuple[Teacher, ...]
     fusion: Fusion | None
     size: int
+    bank: BankConfig | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,6 +124,33 @@ class TeacherPanel:
         # The fused teacher has no features of one space.
         return [*own, Output(fused_BC, fused_BC[:, :0])]
 
+    def beside(self, store: Store) -> TeacherPanel:
+        """The same, reading and filling the bank of a store's clean images."""
+        if self.bank is None:
+            return self
+        name = store.split.name
+        return replace(
+            self,
+            teachers=tuple(
+                with_banks(
+                    teacher,
+                    self.bank,
+                    {name: store},
+                    {name: Clean(store.size)},
+                    self.class_names,
+                    seed=0,
+                    features=True,
+                    say=lambda message: None,
+                )
+                for teacher in self.teachers
+            ),
+        )
+
+    def flush(self) -> None:
+        for teacher in self.teachers:
+            if isinstance(teacher, BankedTeacher):
+                teacher.flush()
+
     def of_any_image(self) -> Panel | None:
         # Banks, outputs computed elsewhere and out-of-fold teachers go by an image's number in a split.
         computing = (unbanked(teacher) for teacher in self.teachers)
@@ -130,6 +162,7 @@ class TeacherPanel:
 
 def answers_of(panels: Sequence[Panel], store: Store, device: torch.device) -> dict[str, Output]:
     """What each model of some panels says of every image of a store: clean view, in the store's order."""
+    panels = [panel.beside(store) if isinstance(panel, TeacherPanel) else panel for panel in panels]
     clean = Clean(store.size)
     parts: dict[str, list[Output]] = {name: [] for panel in panels for name in panel.names}
     with torch.inference_mode():
@@ -139,6 +172,9 @@ def answers_of(panels: Sequence[Panel], store: Store, device: torch.device) -> d
             for panel in panels:
                 for name, output in zip(panel.names, panel.answer(batch, views), strict=True):
                     parts[name].append(Output(output.logits_BC.float().cpu(), output.feats_BF.float().cpu()))
+    for panel in panels:
+        if isinstance(panel, TeacherPanel):
+            panel.flush()
     return {
         name: Output(_joined([o.logits_BC for o in outputs]), _joined([o.feats_BF for o in outputs]))
         for name, outputs in parts.items()
@@ -186,7 +222,11 @@ def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel,
     fusion = parts.fusion if len(parts.teachers) > 1 else None
     panel = TeacherPanel(parts.teachers, fusion, parts.stores["train"].size)
     if Path(config.data.path).resolve() == Path(data).resolve():
-        return panel, parts
+        # Rows of the largest logits alone are not what a teacher says.
+        whole = config.bank.folder is not None and config.bank.top is None
+        return (
+            replace(panel, bank=config.bank, class_names=parts.data.class_names) if whole else panel
+        ), parts
     elsewhere = panel.of_any_image()
     if elsewhere is None:
         raise DataError(
@@ -198,11 +238,15 @@ def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel,
 
 
 def _for_judging(config: Config) -> Config:
-    """A run's settings without what only training repays: images in memory, compiled teachers, banks."""
+    """A run's settings without what only training repays: images in memory, compiled networks, all banks.
+
+    Teachers of a run with a bank stay as they were when it was filled: compiling changes their last bits.
+    """
     teachers = [config.teacher, *config.more_teachers]
     imported = any(teacher is not None and teacher.name.startswith(PREFIX) for teacher in teachers)
     data = config.data.model_copy(update={"unlabeled": None} | ({} if imported else {"resident_gb": 0.0}))
-    train = config.train.model_copy(update={"compile": "never", "compile_teacher": False})
+    compiled = config.train.compile_teacher and config.bank.folder is not None
+    train = config.train.model_copy(update={"compile": "never", "compile_teacher": compiled})
     # Teachers that were imported into banks are nowhere else, and belong to images as training opened them.
     bank = config.bank if imported else config.bank.model_copy(update={"folder": None})
     return config.model_copy(update={"data": data, "train": train, "bank": bank})
