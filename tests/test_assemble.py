@@ -11,6 +11,7 @@ import torch
 from richkd.assemble import Parts, assemble, build_student, open_splits
 from richkd.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
 from richkd.evaluate.predict import outputs_of
+from richkd.fusion.fusion import signal
 from richkd.precision import autocast_dtype
 from tests.fixtures import CLASSES, SIZE, World, make_clip, make_teacher, refusal
 
@@ -171,6 +172,21 @@ def test_the_control_of_several_teachers_is_all_of_them_without_clip(world: Worl
     assert parts.fusion is not None
     weights = parts.fusion.multipliers or ()
     assert len(set(weights)) == 1
+
+
+def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: World, tmp_path: Path) -> None:
+    kd = {"method__name": "kd", "clip__name": None, "fusion__mixing": "log-pool"}
+    fused = several(world, tmp_path, **kd)
+    parts = several(world, tmp_path, fusion__control="teacher-only", **kd)
+    assert [teacher.name for teacher in parts.teachers] == [fused.teachers[0].name]
+    store = parts.stores["train"]
+    logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in fused.teachers]
+    assert fused.fusion is not None
+    assert parts.fusion is not None
+    found = signal(fused.fusion.logits(logits), logits[0], parts.config.method.temperature)
+    assert parts.fusion.multipliers == pytest.approx((found.multiplier,), rel=1e-6)
+    error = refusal(several, world, tmp_path, fusion__control="text-only", **kd)
+    assert "stands beside a fusion of a vision teacher with CLIP" in str(error)
 
 
 @pytest.mark.parametrize("scale", ["standardised", "isotropic"])

@@ -104,7 +104,7 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
         say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
     fused = fit_fusion(config, method, teachers, stores, device, say) if teachers else None
     if fused is not None and config.fusion.control is not None:
-        teachers, fused = controlled(config, teachers, fused, stores["train"], device)
+        teachers, fused = controlled(config, method, teachers, fused, stores["train"], device)
         say(f"control: {config.fusion.control} ({fused.origin})")
     return Parts(
         config,

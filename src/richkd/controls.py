@@ -11,9 +11,10 @@ from richkd.config import Config
 from richkd.data.batches import Store
 from richkd.errors import ConfigError
 from richkd.evaluate.predict import outputs_of
-from richkd.fusion.fusion import Fusion, signal, without_last
+from richkd.fusion.fusion import Fusion, first_alone, signal
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale
+from richkd.methods import Method
 from richkd.records import Output
 from richkd.teachers.banked import unbanked
 from richkd.teachers.controls import Shuffled, TextOnly
@@ -26,23 +27,28 @@ Experts = tuple[tuple[Teacher, ...], Fusion]
 
 
 def controlled(
-    config: Config, teachers: tuple[Teacher, ...], fusion: Fusion, training: Store, device: torch.device
+    config: Config,
+    method: Method,
+    teachers: tuple[Teacher, ...],
+    fusion: Fusion,
+    training: Store,
+    device: torch.device,
 ) -> Experts:
     """The experts and the fusion of the control that ``fusion.control`` names, or what was given.
 
     - ``teacher-only``: the vision teacher, or the mean of several, at the one temperature that brings it
-      nearest to the fused target of training images;
+      nearest to the fused target of training images; of several without a CLIP, the first;
     - ``clip-only``: CLIP, at its own scale of the fusion;
     - ``shuffled``, ``shuffled-in-class``: CLIP answers for another training image, any or of the class;
     - ``text-only``: instead of CLIP, the likeness of the class names.
 
     Raises:
-        ConfigError: a control of a run without both a vision teacher and a CLIP.
+        ConfigError: one expert alone, or a stand-in for the CLIP of a run that has none.
     """
     control = config.fusion.control
     if control is None:
         return teachers, fusion
-    if len(teachers) < 2:
+    if len(teachers) < 2 or ("clip" not in method.experts and control != "teacher-only"):
         raise ConfigError(
             f"Control '{control}' stands beside a fusion of a vision teacher with CLIP",
             got=", ".join(teacher.name for teacher in teachers) or "no teacher",
@@ -50,7 +56,8 @@ def controlled(
         )
     *others, clip = teachers
     if control == "teacher-only":
-        return teachers[:-1], nearest_alone(config, teachers, fusion, training, device)
+        count = method.in_control(len(teachers))
+        return teachers[:count], nearest_alone(config, teachers, fusion, training, device, count)
     if control == "clip-only":
         alone = Fusion(fusion.scales[-1:], LogPool((1.0,)), (1.0,), f"CLIP alone, {fusion.origin}")
         return (clip,), alone
@@ -64,14 +71,20 @@ def controlled(
 
 
 def nearest_alone(
-    config: Config, teachers: tuple[Teacher, ...], fusion: Fusion, training: Store, device: torch.device
+    config: Config,
+    teachers: tuple[Teacher, ...],
+    fusion: Fusion,
+    training: Store,
+    device: torch.device,
+    count: int,
 ) -> Fusion:
-    """All experts but the CLIP, at the multiplier that brings them nearest to what fusion says of train."""
+    """The first ``count`` experts, at the multiplier that brings them nearest to the fused target."""
     places = torch.linspace(0, len(training.split) - 1, min(SAMPLE, len(training.split))).long()
     said: list[Output] = [outputs_of(teacher, training, device, places) for teacher in teachers]
     logits = [output.logits_BC for output in said]
-    found = signal(fusion.logits(logits), without_last(fusion, logits), config.method.temperature)
-    origin = f"without CLIP, nearest to: {fusion.origin}; {found.nats:.3g} nats away"
-    count = len(logits) - 1
-    scales = (Scale(),) if count == 1 else fusion.scales[:-1]
+    alone_BC = first_alone(fusion, logits, count)
+    found = signal(fusion.logits(logits), alone_BC, config.method.temperature)
+    names = ", ".join(teacher.name for teacher in teachers[:count])
+    origin = f"{names} alone, nearest to: {fusion.origin}; {found.nats:.3g} nats away"
+    scales = (Scale(),) if count == 1 else fusion.scales[:count]
     return Fusion(scales, LogPool((found.multiplier / count,) * count), (1 / count,) * count, origin)

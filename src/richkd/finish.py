@@ -12,7 +12,7 @@ from richkd.evaluate.metrics import agreement, fit_temperature, measure
 from richkd.evaluate.predict import logits_of, outputs_of
 from richkd.experts import HELD_OUT
 from richkd.export import save_student
-from richkd.fusion.fusion import signal, without_last
+from richkd.fusion.fusion import first_alone, signal
 from richkd.models.build import Network
 from richkd.run_folder import RunFolder
 
@@ -92,7 +92,7 @@ def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
     target_NC = parts.fusion.logits(logits)
     figures["target"] = measure(target_NC, labels_N).to_dict()
     if len(logits) > 1:
-        alone_NC = without_last(parts.fusion, logits) if "clip" in parts.method.experts else logits[0]
+        alone_NC = first_alone(parts.fusion, logits, parts.method.in_control(len(logits)))
         found = signal(target_NC, alone_NC, parts.config.method.temperature)
         figures["signal_nats"] = found.nats
         figures["control_multiplier"] = found.multiplier

@@ -67,6 +67,10 @@ class Method:
     experts: tuple[Expert, ...] = ()
     remembers: bool = False
 
+    def in_control(self, experts: int) -> int:
+        """How many experts, the first ones, stand alone beside their fusion: all but CLIP, or one."""
+        return experts - 1 if "clip" in self.experts else 1
+
 
 METHODS: dict[str, Method] = {
     "ce": Method(ce),

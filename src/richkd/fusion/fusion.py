@@ -258,12 +258,12 @@ class Signal:
     multiplier: float
 
 
-def without_last(fusion: Fusion, logits: Sequence[Tensor]) -> Tensor:
-    """Fused logits (B, C) of all experts but the last: of the only one as they are, of several the mean of
-    their log-probabilities."""
-    if len(logits) == 2:
+def first_alone(fusion: Fusion, logits: Sequence[Tensor], count: int) -> Tensor:
+    """Logits (B, C) of the first ``count`` experts: of one as they are, of several the mean of their
+    log-probabilities."""
+    if count == 1:
         return logits[0]
-    return torch.stack(on_scales(fusion.scales[:-1], logits[:-1])).mean(dim=0)
+    return torch.stack(on_scales(fusion.scales[:count], logits[:count])).mean(dim=0)
 
 
 def signal(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> Signal:
