@@ -4,6 +4,7 @@
 
 Fitted on a fifth of the test split, judged on the other four fifths, as a run with
 ``data.held_out_of_test 0.2`` does. The best part is beside them, at a temperature fitted on the same images.
+Prints them, and writes ``experts.json`` for the pictures of ``benchmarks/fusion_plots.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from timing import machine, save
 
 from richkd.assemble import assemble
 from richkd.config import FusionConfig
@@ -41,6 +43,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of cifar100/, cifar100-teachers/")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the JSON")
     arguments = parser.parse_args()
     weights = arguments.data / "cifar100-teachers"
     first, *others = (
@@ -66,19 +69,23 @@ def main() -> None:
     before = [outputs_of(teacher, fit, CPU).logits_BC for teacher in parts.teachers]
     after = [outputs_of(teacher, test, CPU).logits_BC for teacher in parts.teachers]
     print(f"fitted on {len(fit_N):,} images, judged on {len(test_N):,}")
+    ways = {}
     for name, fit_NC, test_NC in zip(EXPERTS, before, after, strict=True):
-        _print(name, test_NC, test_N)
-        _print(f"{name}, calibrated", test_NC / fit_temperature(fit_NC, fit_N), test_N)
+        _judge(name, test_NC, test_N)
+        calibrated = f"{name}, calibrated"
+        ways[calibrated] = _judge(calibrated, test_NC / fit_temperature(fit_NC, fit_N), test_N)
     held_out = HeldOut(EXPERTS, before, fit_N, "calibration")
     for name, chosen in WAYS.items():
         fused = fuse(FusionConfig(**chosen), (1.0,) * len(EXPERTS), held_out, clip=False)  # type: ignore[arg-type]
-        _print(name, fused.logits(after), test_N)
+        ways[name] = _judge(name, fused.logits(after), test_N)
         print(f"    {fused.origin}")
+    save(arguments.results / "experts.json", {"machine": machine(), "ways": ways})
 
 
-def _print(name: str, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> None:
+def _judge(name: str, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> dict[str, float]:
     figures = measure(logits_NC, labels_N)
     print(f"{name:32} {figures.top1:.2%}  NLL {figures.nll:.4f}  ECE {figures.ece:.4f}", flush=True)
+    return {"top1": figures.top1, "nll": figures.nll, "ece": figures.ece}
 
 
 if __name__ == "__main__":

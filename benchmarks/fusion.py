@@ -3,7 +3,8 @@
     python benchmarks/fusion.py --data DATA --teacher runs/caltech101/teacher/student
 
 DATA holds ``caltech101/`` (parquet) and ``clip-vitb32/caltech101_clip_vitb32.npz``; the teacher is the one
-that ``benchmarks/caltech101.py`` trains. Nothing else is trained; half a minute.
+that ``benchmarks/caltech101.py`` trains. Nothing else is trained; half a minute. Prints a table, and writes
+``fusion.json`` for the pictures of ``benchmarks/fusion_plots.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import machine, save
 
 from richkd import load_config
 from richkd.assemble import Parts, assemble
@@ -39,6 +41,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "`per-class`": {"mixing": "per-class"},
     "`default`": {},
 }
+# Of the curve over α: what is fused, and how.
+CURVES: dict[str, dict[str, Any]] = {
+    "raw cosines": {"preset": "as-released"},
+    "cosines × 100": {"preset": "paper"},
+    "both calibrated": {},
+}
+ALPHAS = [step / 20 for step in range(21)]
 
 
 def held_out(parts: Parts, split: str) -> HeldOut:
@@ -54,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of caltech101/ and clip-vitb32/")
     parser.add_argument("--teacher", type=Path, required=True, help="student folder of the teacher's run")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the JSON")
     arguments = parser.parse_args()
     settings = {
         "data.path": str(arguments.data / "caltech101"),
@@ -66,6 +76,7 @@ def main() -> None:
     }
     parts = assemble(load_config(overrides=settings), CPU)
     fitted_on, judged_on = held_out(parts, "val"), held_out(parts, "test")
+    ways, curves = {}, {}
     print("| | top-1 | NLL | ECE | signal, nats | fitted in |\n|---|---|---|---|---|---|")
     for name, chosen in WAYS.items():
         began = time.perf_counter()
@@ -76,6 +87,15 @@ def main() -> None:
         nats = signal(logits_NC, judged_on.logits[0], 3.0).nats
         figures = f"{found.top1:.2%} | {found.nll:.3f} | {found.ece:.4f} | {nats:.2g} | {seconds:.1f} s"
         print(f"| {name} | {figures} |")
+        ways[name] = {"top1": found.top1, "nll": found.nll, "ece": found.ece, "signal": nats}
+    for name, chosen in CURVES.items():
+        over = [
+            fuse(FusionConfig(mixing="alpha", alpha=a, **chosen), (1.0, 100.0), fitted_on) for a in ALPHAS
+        ]
+        metrics = [measure(fused.logits(judged_on.logits), judged_on.labels_N) for fused in over]
+        curves[name] = {"top1": [m.top1 for m in metrics], "nll": [m.nll for m in metrics]}
+    found_all = {"machine": machine(), "ways": ways, "alphas": ALPHAS, "curves": curves}
+    save(arguments.results / "fusion.json", found_all)
 
 
 if __name__ == "__main__":
