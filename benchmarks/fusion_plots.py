@@ -115,7 +115,8 @@ def _students(axes: Axes, found: dict[str, dict[str, Sequence[float]]]) -> None:
         values = [100 * value for value in found[name]["top1"]]
         axes.barh(place, mean(values), 0.7, color=colour, alpha=0.75)
         axes.plot(values, [place] * len(values), ".", color=BLACK, markersize=5)
-        axes.text(max(values) + 0.8, place, f"{mean(values):.1f}", va="center", fontsize=8.5, color=BLACK)
+        words = axes.text(max(values) + 0.8, place, f"{mean(values):.1f}", va="center", fontsize=8.5)
+        words.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
     axes.axvline(100 * mean(found["teacher"]["top1"]), color=BLACK, linestyle=":", linewidth=1.2)
     axes.set_yticks(range(len(names)), [_plain(WORDS[name]) for name, _ in names])
     axes.tick_params(axis="y", length=0)
