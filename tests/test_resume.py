@@ -215,10 +215,15 @@ def test_a_chain_of_sigkills_changes_nothing(world: World, tmp_path: Path) -> No
 
 
 def test_a_second_signal_ends_at_once_and_handlers_are_put_back() -> None:
+    # A shell starts what it puts into the background with SIGINT ignored.
+    at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with stop_request() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
+    try:
+        with stop_request() as stop:
             signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    finally:
+        signal.signal(signal.SIGINT, at_start)
