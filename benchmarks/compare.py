@@ -26,12 +26,12 @@ from timing import ceilings, interleaved, machine, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richkd.assemble import assemble
-from richkd.compiling import compile_repays
-from richkd.config import Config
+from richkd.config.loading import load_config
+from richkd.config.schema import Config
 from richkd.data.batches import Resident
 from richkd.models.build import Network
-from richkd.settings import load_config
+from richkd.models.compiling import compile_repays
+from richkd.pipeline.assemble import assemble
 
 # Numerator and denominator of each ratio, by contender.
 RATIOS = (

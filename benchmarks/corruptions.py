@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from tests.reference import corruptions as slow
 
-from richkd.corrupt.corrupt import TEST, corrupt
-from richkd.corrupt.severity import SEVERITIES, constants
 from richkd.data.batches import open_store
 from richkd.data.sources import open_data
+from richkd.evaluate.corruptions.corrupt import TEST, corrupt
+from richkd.evaluate.corruptions.severity import SEVERITIES, constants
 
 SCALED, BATCH = 10_000, 250
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from timing import machine, save
 
-from richkd.assemble import assemble
-from richkd.config import FusionConfig
-from richkd.evaluate.metrics import fit_temperature, measure
-from richkd.evaluate.predict import outputs_of
+from richkd.config.loading import load_config
+from richkd.config.schema import FusionConfig
 from richkd.fusion.fusion import HeldOut, fuse
-from richkd.settings import load_config
+from richkd.metrics.accuracy import measure
+from richkd.metrics.calibration import fit_temperature
+from richkd.pipeline.assemble import assemble
+from richkd.teachers.predict import outputs_of
 
 CPU = torch.device("cpu")
 EXPERTS = ("cifar_resnet56", "cifar_resnet44", "cifar_resnet32")

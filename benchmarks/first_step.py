@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from richkd.cli import main
-from richkd.trainer import Trainer
+from richkd.training.trainer import Trainer
 
 began, file, extent, *options = sys.argv[1:]
 marks: dict[str, float] = {}

@@ -18,11 +18,11 @@ import torch
 from timing import machine, save
 
 from richkd import load_config
-from richkd.assemble import Parts, assemble
-from richkd.config import FusionConfig
-from richkd.evaluate.metrics import measure
-from richkd.evaluate.predict import outputs_of
+from richkd.config.schema import FusionConfig
 from richkd.fusion.fusion import Fusion, HeldOut, fuse, signal
+from richkd.metrics.accuracy import measure
+from richkd.pipeline.assemble import Parts, assemble
+from richkd.teachers.predict import outputs_of
 
 CPU = torch.device("cpu")
 WAYS: dict[str, dict[str, Any]] = {

@@ -19,14 +19,14 @@ from growth_steps import banked_config
 from steps import BATCHES, COMMON, CPU, our_step
 from timing import medians
 
-from richkd.assemble import assemble
+from richkd.core.types import Output
 from richkd.data.batches import Resident
 from richkd.demo import run as demo
 from richkd.demo.digits import write_digits
-from richkd.evaluate.predict import logits_of
-from richkd.records import Output
-from richkd.teachers.bank import Bank, Manifest
-from richkd.teachers.rows import RowFormat
+from richkd.pipeline.assemble import assemble
+from richkd.teachers.cache.row_format import RowFormat
+from richkd.teachers.cache.store import Bank, Manifest
+from richkd.teachers.predict import logits_of
 
 ROWS = RowFormat(classes=100, features=256)
 BATCH, ADDED = 64, 256

@@ -20,14 +20,14 @@ from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, our_step, write_cli
 from timing import medians
 from torch import Tensor
 
-from richkd.config import Config, MethodConfig
+from richkd.config.loading import load_config
+from richkd.config.schema import Config, MethodConfig
+from richkd.core.precision import autocast_dtype
+from richkd.core.types import Batch
 from richkd.losses.features import normalised
-from richkd.memory import ContrastMemory
-from richkd.precision import autocast_dtype
-from richkd.records import Batch
-from richkd.settings import load_config
-from richkd.teachers.clip import PRECISIONS, Clip
-from richkd.teachers.prompts import class_prompts, templates
+from richkd.losses.memory_bank import ContrastMemory
+from richkd.teachers.clip.model import PRECISIONS, Clip
+from richkd.teachers.clip.prompts import class_prompts, templates
 
 BATCH, NEGATIVES, IMAGES, WIDTH, CLASSES = 64, 16384, 50_000, 128, 100
 KINDS = ("full", "shared", "queue")

@@ -23,7 +23,7 @@ import datasets
 import numpy as np
 
 from richkd import distill, load_config
-from richkd.train import teach_folds
+from richkd.training.run import teach_folds
 
 STUDENT, TEACHER = "mobilenetv3_small_050", "resnet10t"
 HELD_OUT_PER_CLASS = 4

@@ -9,13 +9,13 @@ import torch
 from steps import BATCHES, CPU, Call
 from torch import nn, optim
 
-from richkd.assemble import assemble
-from richkd.config import Config
+from richkd.config.schema import Config
+from richkd.core.precision import autocast_dtype
 from richkd.data.batches import TrainingOrder
 from richkd.data.views import render
-from richkd.evaluate.predict import batch_on
-from richkd.precision import autocast_dtype
-from richkd.teachers.banked import unbanked
+from richkd.pipeline.assemble import assemble
+from richkd.teachers.cache.cached import unbanked
+from richkd.teachers.predict import batch_on
 from richkd.teachers.vision import VisionTeacher
 
 LogitDistillationTask: type[nn.Module] | None = None

@@ -27,9 +27,9 @@ from richkd.data.views import CropFlip, render
 from richkd.losses.contrast import contrast_loss
 from richkd.losses.features import normalised
 from richkd.losses.negatives import draw, negative_rows, rows_by_class
-from richkd.teachers.clip import Clip
-from richkd.teachers.prompts import class_prompts, templates
-from richkd.teachers.rows import RowFormat
+from richkd.teachers.cache.row_format import RowFormat
+from richkd.teachers.clip.model import Clip
+from richkd.teachers.clip.prompts import class_prompts, templates
 
 BATCH, NEGATIVES, IMAGES, WIDTH, CLASSES = 64, 16384, 50_000, 128, 100
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

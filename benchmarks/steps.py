@@ -19,13 +19,13 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from richkd.assemble import Parts, assemble
-from richkd.config import Config
+from richkd.config.schema import Config
+from richkd.core.types import Batch
 from richkd.data.batches import Store
 from richkd.data.tables import quiet
-from richkd.records import Batch
-from richkd.run_folder import RunFolder
-from richkd.trainer import Trainer
+from richkd.pipeline.assemble import Parts, assemble
+from richkd.training.run_folder import RunFolder
+from richkd.training.trainer import Trainer
 
 STUDENT, TEACHER = "cifar_resnet8x4", "cifar_resnet32x4"
 CLIP_WIDTH, BATCHES = 768, 8

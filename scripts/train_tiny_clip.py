@@ -37,7 +37,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from richkd.demo.digits import NAMES
-from richkd.teachers.prompts import PAPER
+from richkd.teachers.clip.prompts import PAPER
 
 FOLDER = Path(__file__).parents[1] / "src/richkd/demo/tiny_clip"
 IMAGE_SIZE = 16

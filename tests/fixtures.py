@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from richkd.config import Config, ModelConfig
-from richkd.errors import RichKDError
-from richkd.export import save_student
+from richkd.config.loading import load_config
+from richkd.config.schema import Config, ModelConfig
+from richkd.core.errors import RichKDError
+from richkd.export.student import save_student
 from richkd.models.build import build_network
-from richkd.settings import load_config
 
 CLASSES = ("ant", "bee", "cow")
 SIZE = 16

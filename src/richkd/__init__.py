@@ -14,30 +14,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from richkd.config import Config
-    from richkd.errors import RichKDError
-    from richkd.export import Student, load_student, save_student
+    from richkd.config.loading import load_config
+    from richkd.config.schema import Config
+    from richkd.core.errors import RichKDError
+    from richkd.export.student import Student, load_student, save_student
     from richkd.fusion.fusion import Fusion
     from richkd.losses.contrast import contrast_loss
     from richkd.losses.features import fuse_features
     from richkd.losses.logits import cross_entropy, kd_divergence
-    from richkd.settings import load_config
-    from richkd.train import Run, distill
+    from richkd.training.run import Run, distill
 
 _HOMES = {
-    "Config": "config",
-    "load_config": "settings",
-    "RichKDError": "errors",
-    "Student": "export",
-    "load_student": "export",
-    "save_student": "export",
+    "Config": "config.schema",
+    "load_config": "config.loading",
+    "RichKDError": "core.errors",
+    "Student": "export.student",
+    "load_student": "export.student",
+    "save_student": "export.student",
     "Fusion": "fusion.fusion",
     "contrast_loss": "losses.contrast",
     "fuse_features": "losses.features",
     "cross_entropy": "losses.logits",
     "kd_divergence": "losses.logits",
-    "Run": "train",
-    "distill": "train",
+    "Run": "training.run",
+    "distill": "training.run",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ import pytest
 
 from richkd.cli import main
 from richkd.cli.options import config_of
-from richkd.settings import load_config, settings
+from richkd.config.loading import load_config, settings
 from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread, refusal
 
 COMMANDS = ("distill", "teach", "check", "evaluate", "predict", "settings", "demo")

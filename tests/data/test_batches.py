@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from richkd.core.errors import DataError
+from richkd.core.types import Batch
 from richkd.data.batches import BYTES_PER_GB, Resident, Streamed, TrainingOrder, in_order, open_store
 from richkd.data.images import square
 from richkd.data.split import Split
-from richkd.errors import DataError
-from richkd.records import Batch
 
 IMAGES, SIZE = 11, 8
 

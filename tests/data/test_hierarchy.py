@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from richkd.core.errors import ClassError
 from richkd.data.hierarchy import read_hierarchy
-from richkd.errors import ClassError
 from tests.fixtures import refusal
 
 CLASSES = ("ant", "brown_bear", "cow")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
+from richkd.core.errors import DataError
 from richkd.data.images import decode_all, decode_rgb, duplicates, map_images, square
 from richkd.data.sources import Split
-from richkd.errors import DataError
 
 ORIENTATION = 0x0112
 

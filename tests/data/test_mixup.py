@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from richkd.config import MethodConfig
+from richkd.config.schema import MethodConfig
+from richkd.core.types import Batch, Output, Target
 from richkd.data.mixup import draw_mix
-from richkd.methods import Context, ce, kd
-from richkd.records import Batch, Output, Target
+from richkd.methods.presets import Context, ce, kd
 
 IMAGES, CLASSES = 6, 4
 

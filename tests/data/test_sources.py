@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from richkd.core.errors import ClassError, ConfigError, DataError
 from richkd.data.images import duplicates
 from richkd.data.sources import open_data
 from richkd.data.split import Data, Split, held_out
-from richkd.errors import ClassError, ConfigError, DataError
 
 Layout = dict[str, int]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from richkd.core.errors import DataError
+from richkd.core.types import UNLABELED
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.data.unlabeled import refuse_tested, with_unlabeled
-from richkd.errors import DataError
-from richkd.records import UNLABELED
 from tests.data.test_sources import make_folder, write_parquet
 from tests.fixtures import refusal
 

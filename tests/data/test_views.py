@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import functional as vision
 
-from richkd.config import ViewConfig
+from richkd.config.schema import ViewConfig
+from richkd.core.seeds import mix_seed
 from richkd.data.views import (
     Clean,
     CropFlip,
@@ -25,7 +26,6 @@ from richkd.data.views import (
     resampling_matrix,
     uniform,
 )
-from richkd.seeds import mix_seed
 from tests.reference import views as slow
 
 MEAN, STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from richkd.core.errors import ConfigError, DataError
 from richkd.data.images import duplicates
 from richkd.data.sources import open_data
 from richkd.demo.digits import NAMES, write_digits
-from richkd.errors import ConfigError, DataError
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import richkd.demo
 from richkd.demo.digits import NAMES, write_digits
-from richkd.teachers.clip_load import load_clip
-from richkd.teachers.prompts import PAPER, class_prompts
+from richkd.teachers.clip.load import load_clip
+from richkd.teachers.clip.prompts import PAPER, class_prompts
 
 FOLDER = Path(richkd.demo.__file__).parent / "tiny_clip"
 SPEC = f"local-dir:{FOLDER}"

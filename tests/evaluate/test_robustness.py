@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from richkd.cli import main
-from richkd.corrupt.corrupt import corrupt
-from richkd.errors import ClassError, DataError
-from richkd.evaluate.predict import logits_of
+from richkd.core.errors import ClassError, DataError
+from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.robustness import OWN, mce, relative_mce
 from richkd.evaluate.run import chosen_corruptions, evaluate_models
 from richkd.evaluate.shift import open_shift
-from richkd.export import load_student
-from richkd.train import distill
-from tests.corrupt.test_stores import write_published
+from richkd.export.student import load_student
+from richkd.teachers.predict import logits_of
+from richkd.training.run import distill
+from tests.evaluate.corruptions.test_stores import write_published
 from tests.evaluate.test_run import CPU
 from tests.fixtures import CLASSES, SIZE, TEST, World, make_images, refusal
 

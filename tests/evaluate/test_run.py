@@ -11,19 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from richkd.assemble import open_splits
 from richkd.cli import main
-from richkd.config import DataConfig
+from richkd.config.loading import load_config
+from richkd.config.schema import DataConfig
+from richkd.core.errors import ClassError, DataError, ModelError
 from richkd.data.batches import open_store
-from richkd.errors import ClassError, DataError, ModelError
-from richkd.evaluate.judge import Judgement
-from richkd.evaluate.metrics import fit_temperature, measure
-from richkd.evaluate.predict import logits_of, outputs_of
+from richkd.evaluate.model_report import Judgement
 from richkd.evaluate.run import Judged, evaluate_models
-from richkd.export import load_student, save_student
-from richkd.settings import load_config
+from richkd.export.student import load_student, save_student
+from richkd.metrics.accuracy import measure
+from richkd.metrics.calibration import fit_temperature
+from richkd.pipeline.assemble import open_splits
+from richkd.teachers.predict import logits_of, outputs_of
 from richkd.teachers.vision import VisionTeacher
-from richkd.train import distill
+from richkd.training.run import distill
 from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
 
 CPU = torch.device("cpu")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.config import FusionConfig
-from richkd.errors import ConfigError, DataError
+from richkd.config.schema import FusionConfig
+from richkd.core.errors import ConfigError, DataError
+from richkd.core.types import Output
 from richkd.fusion.fit import fit_multipliers, fit_simplex
 from richkd.fusion.fusion import FITS, Fusion, HeldOut, alone, alpha_shares, fuse, needs_held_out, signal
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
 from richkd.fusion.scale import Scale
-from richkd.records import Output
 from tests.fusion.test_fit import expert, labelled
 from tests.reference import fusion as slow
 

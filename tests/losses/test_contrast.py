@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from richkd.errors import ConfigError
+from richkd.core.errors import ConfigError
 from richkd.losses import contrast
 from richkd.losses.features import normalised
 from tests.reference import losses as slow

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from richkd.errors import ConfigError
+from richkd.core.errors import ConfigError
 from richkd.losses.features import fuse_features, normalised
 from tests.reference import losses as slow
 

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from richkd.errors import ConfigError
-from richkd.losses.logits import cross_entropy, kd_divergence, kl_nats
-from richkd.records import UNLABELED
+from richkd.core.errors import ConfigError
+from richkd.core.numerics import kl_nats
+from richkd.core.types import UNLABELED
+from richkd.losses.logits import cross_entropy, kd_divergence
 from tests.reference import losses as slow
 
 shapes = st.tuples(st.integers(1, 6), st.integers(2, 12))

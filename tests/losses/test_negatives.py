@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from richkd.errors import ConfigError, DataError
+from richkd.core.errors import ConfigError, DataError
 from richkd.losses import negatives
 from tests.losses.test_contrast import random_unit
 from tests.reference import losses as slow

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from richkd.config import ModelConfig
-from richkd.errors import ModelError
-from richkd.export import save_student
+from richkd.config.schema import ModelConfig
+from richkd.core.errors import ModelError
+from richkd.export.student import save_student
 from richkd.models.build import Network, build_network, load_weights
 
 NAME = "cifar_resnet20"

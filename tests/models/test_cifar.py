@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import ResNet, ShuffleNetV2, mobilenetv2, resnet, vgg
 
-from richkd.errors import ModelError
+from richkd.core.errors import ModelError
 from richkd.models import cifar, cifar_mobile
 from richkd.models.cifar_base import MEAN, STD, CifarNet, checkpoint_filter_fn
 

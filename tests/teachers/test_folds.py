@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from richkd.assemble import assemble, open_splits
-from richkd.config import DataConfig
+from richkd.config.schema import DataConfig
+from richkd.core.errors import ConfigError, ModelError
 from richkd.data.split import folds_of
 from richkd.data.views import CropFlip
-from richkd.errors import ConfigError, ModelError
+from richkd.pipeline.assemble import assemble, open_splits
 from richkd.teachers.folds import FoldTeachers
-from richkd.train import distill, teach_folds
+from richkd.training.run import distill, teach_folds
 from tests.fixtures import SIZE, World, refusal
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from richkd.core.types import Batch
 from richkd.data.views import CropFlip, Views, render
 from richkd.models.build import Network
-from richkd.records import Batch
-from richkd.teachers.rows import as_stored
+from richkd.teachers.cache.row_format import as_stored
 from richkd.teachers.vision import VisionTeacher
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

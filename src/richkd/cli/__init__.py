@@ -34,9 +34,9 @@ from richkd.cli.options import (
 )
 from richkd.cli.probe import probe
 from richkd.cli.report import report
-from richkd.config import Config
-from richkd.errors import RichKDError
-from richkd.settings import settings
+from richkd.config.loading import settings
+from richkd.config.schema import Config
+from richkd.core.errors import RichKDError
 
 app = App(
     name="richkd",
@@ -159,7 +159,7 @@ def check(
     richkd check --data photos/ --student resnet18 --teacher local-dir:runs/teacher/student
     --clip ViT-B-32:datacomp_xl_s13b_b90k
     """
-    from richkd.check import check_run
+    from richkd.training.check import check_run
 
     options = {
         "data": data,
@@ -187,8 +187,8 @@ def predict(
 
     richkd predict runs/small holiday.jpg garden.png --top 3
     """
-    from richkd.errors import DataError
-    from richkd.export import load_student
+    from richkd.core.errors import DataError
+    from richkd.export.student import load_student
 
     if not images:
         raise DataError("No image was given", fix="richkd predict MODEL IMAGE [IMAGE …]")
@@ -249,8 +249,8 @@ def main(argv: Iterable[str] | None = None) -> None:
 
 
 def _train(config: Config, *, resume: bool, overwrite: bool, folds: int | None = None) -> None:
-    from richkd.interrupt import Interrupted
-    from richkd.train import distill, teach_folds
+    from richkd.core.interrupt import Interrupted
+    from richkd.training.run import distill, teach_folds
 
     try:
         if folds is None:

@@ -55,8 +55,8 @@ def fill(
 
     richkd bank fill -c recipe.yaml --bank banks/
     """
-    from richkd.banks import fill_banks
-    from richkd.interrupt import Interrupted
+    from richkd.core.interrupt import Interrupted
+    from richkd.pipeline.fill_cache import fill_banks
 
     options = {
         "bank": bank,
@@ -102,7 +102,7 @@ def import_(
 
     richkd distill -c recipe.yaml --teacher bank:resnet50 --bank banks/
     """
-    from richkd.bank_import import import_outputs
+    from richkd.pipeline.import_outputs import import_outputs
 
     options = {"bank": bank, "data": data, "student": student, "seed": seed}
     import_outputs(file, config_of(config, options, overrides), name=name, say=print)
@@ -116,7 +116,7 @@ def ls(folder: Folder, /) -> None:
 
     richkd bank ls banks/
     """
-    from richkd.banks import contents
+    from richkd.pipeline.fill_cache import contents
 
     banks = contents(folder)
     table = Table(box=None, pad_edge=False)
@@ -156,9 +156,9 @@ def verify(
 
     richkd bank verify banks/ -c runs/small/config.yaml
     """
-    from richkd.banks import damaged_shards, verify_banks
-    from richkd.errors import BankError
-    from richkd.teachers.bank import list_banks
+    from richkd.core.errors import BankError
+    from richkd.pipeline.fill_cache import damaged_shards, verify_banks
+    from richkd.teachers.cache.store import list_banks
 
     damaged = {path.name: damaged_shards(path) for path in list_banks(folder)}
     for name, problems in damaged.items():
@@ -186,6 +186,6 @@ def rm(folder: Folder, name: Annotated[str, Parameter(help="the bank, as `ls` ca
 
     richkd bank rm banks/ resnet50-train-0123456789abcdef
     """
-    from richkd.teachers.bank import remove_bank
+    from richkd.teachers.cache.store import remove_bank
 
     print(f"removed {remove_bank(folder, name)}")

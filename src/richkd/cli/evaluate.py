@@ -12,8 +12,8 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from richkd.evaluate.intervals import Interval
     from richkd.evaluate.run import Evaluation
+    from richkd.metrics.intervals import Interval
 
 WIDE = 180
 
@@ -55,7 +55,7 @@ def evaluate(
 
     richkd evaluate runs/small cifar_resnet56=resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
     """
-    from richkd.errors import ConfigError
+    from richkd.core.errors import ConfigError
     from richkd.evaluate.run import chosen_corruptions, evaluate_models
 
     if not models:
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def shifts_of(words: list[str]) -> dict[str, str]:
-    from richkd.errors import ConfigError
+    from richkd.core.errors import ConfigError
 
     named = dict(word.split("=", 1) for word in words if "=" in word)
     if len(named) < len(words):
@@ -148,7 +148,7 @@ def _accuracy(found: Evaluation, title: str) -> Table:
 
 
 def _confidence(found: Evaluation) -> Table:
-    from richkd.evaluate.confidence import COVERAGES
+    from richkd.metrics.confidence import COVERAGES
 
     surest = [f"wrong in surest {coverage:.0%}" for coverage in COVERAGES]
     table = _table("confidence, calibrated", "right > 0.7", "wrong > 0.7", *surest, "AURC", "AUGRC")
@@ -220,7 +220,7 @@ def _followed(found: Evaluation) -> Table:
 
 
 def _corrupted(found: Evaluation) -> Table:
-    from richkd.corrupt.corrupt import GROUPS
+    from richkd.evaluate.corruptions.corrupt import GROUPS
 
     source = found.robustness[0].source if found.robustness else ""
     columns = ("clean", "wrong", "95 %", *GROUPS, "mCE", "relative", "ECE clean", "ECE")
@@ -261,7 +261,7 @@ def _shifted(found: Evaluation) -> Table:
 
 
 def _costs(found: Evaluation) -> Table:
-    from richkd.evaluate.cost import BATCHES
+    from richkd.metrics.cost import BATCHES
 
     times = [f"ms, batch {batch}" for batch in BATCHES]
     table = _table("cost here", "parameters", "MFLOPs an image", "MB", "MB at work", *times)

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from richkd.config import Config
-from richkd.errors import ConfigError
-from richkd.settings import dotted_overrides, load_config
+from richkd.config.loading import dotted_overrides, load_config
+from richkd.config.schema import Config
+from richkd.core.errors import ConfigError
 
 Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
 Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]

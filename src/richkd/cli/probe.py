@@ -48,10 +48,10 @@ def probe(
     import torch
     from rich.console import Console
 
-    from richkd.assemble import assemble
-    from richkd.probe.page import write_probe
-    from richkd.probe.probe import probe as compare
-    from richkd.probe.terminal import print_probe
+    from richkd.pipeline.assemble import assemble
+    from richkd.reporting.probe.page import write_probe
+    from richkd.reporting.probe.probe import probe as compare
+    from richkd.reporting.probe.terminal import print_probe
 
     options = {
         "data": data,

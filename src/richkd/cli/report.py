@@ -31,11 +31,11 @@ def report(
     richkd report runs/small runs/control --corruptions --shift sketches=sketches/
     """
     from richkd.cli.evaluate import shifts_of
-    from richkd.errors import ConfigError
+    from richkd.core.errors import ConfigError
     from richkd.evaluate.run import chosen_corruptions
-    from richkd.report.collect import collect
-    from richkd.report.page import write_report
-    from richkd.report.verdict import sentences
+    from richkd.reporting.report.collect import collect
+    from richkd.reporting.report.page import write_report
+    from richkd.reporting.report.verdict import sentences
 
     if not runs:
         raise ConfigError("Name what to report on", got="no run", fix="richkd report RUN")

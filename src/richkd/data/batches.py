@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from richkd.core.errors import DataError
+from richkd.core.seeds import mix_seed
+from richkd.core.types import Batch
 from richkd.data.images import decode_all, square
 from richkd.data.split import Split
-from richkd.errors import DataError
-from richkd.records import Batch
-from richkd.seeds import mix_seed
 
 BYTES_PER_GB = 1 << 30
 # Rows that are looked at together for a fingerprint.

@@ -10,9 +10,9 @@ import datasets
 import torch
 from torch import Tensor
 
+from richkd.core.errors import ClassError, DataError, nearest
 from richkd.data.split import Split
 from richkd.data.tables import LAYOUT, WHOLE, some
-from richkd.errors import ClassError, DataError, nearest
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 KEY_COLUMNS = ("file", "file_name", "filename", "path", "id")

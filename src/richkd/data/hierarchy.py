@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from richkd.core.errors import ClassError, nearest
+from richkd.core.user_files import parse_file
 from richkd.data.cifar100 import SUPERCLASSES
-from richkd.errors import ClassError, nearest
-from richkd.teachers.prompts import clean_name
-from richkd.user_files import parse_file
+from richkd.data.classes import clean_name
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from richkd.errors import DataError
+from richkd.core.errors import DataError
 
 if TYPE_CHECKING:
     from richkd.data.split import Split

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from richkd.records import Batch, LossTerms, Output, Target
-from richkd.seeds import mix_seed
+from richkd.core.seeds import mix_seed
+from richkd.core.types import Batch, LossTerms, Output, Target
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from richkd.core.errors import ConfigError, DataError
+from richkd.data.classes import check_same_classes
 from richkd.data.columns import as_split, check_names, read_names
 from richkd.data.split import Data, Split, folds_of, held_out
 from richkd.data.tables import WHOLE, open_tables, quiet
-from richkd.errors import ConfigError, DataError, check_same_classes
 
 # Images that a share of test gives up are the same in every run, or runs would be judged on others.
 TEST_SEED = 0

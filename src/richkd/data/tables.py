@@ -14,8 +14,9 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet
 
+from richkd.core.errors import DataError
+from richkd.data.classes import check_same_classes
 from richkd.data.images import IMAGE_SUFFIXES
-from richkd.errors import DataError, check_same_classes
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -12,12 +12,12 @@ from pathlib import Path
 import datasets
 import torch
 
+from richkd.core.errors import DataError
+from richkd.core.types import UNLABELED
 from richkd.data.columns import image_and_key_columns
 from richkd.data.images import IMAGE_SUFFIXES, duplicates
 from richkd.data.split import Data, Split
 from richkd.data.tables import WHOLE, load_hub, open_tables, quiet, some
-from richkd.errors import DataError
-from richkd.records import UNLABELED
 
 NAME = "unlabeled"
 # What the hub calls the splits without labels; a data set without such a one gives its training split.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.config import ViewConfig
-from richkd.seeds import mix_seed
+from richkd.config.schema import ViewConfig
+from richkd.core.seeds import mix_seed
 
 RGB = tuple[float, float, float]
 # ITU-R BT.601 luma, what "greyscale" means to PIL and torchvision.

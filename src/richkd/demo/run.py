@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from richkd.config.loading import load_config
 from richkd.demo.digits import write_digits
-from richkd.report.collect import collect
-from richkd.report.page import write_report
-from richkd.settings import load_config
-from richkd.train import Run, distill
+from richkd.reporting.report.collect import collect
+from richkd.reporting.report.page import write_report
+from richkd.training.run import Run, distill
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip"
 TEACHER, STUDENT = "cifar_resnet20", "cifar_resnet8"

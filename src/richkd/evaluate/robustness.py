@@ -18,15 +18,15 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from richkd.corrupt.corrupt import GROUPS, TEST
-from richkd.corrupt.severity import SEVERITIES
-from richkd.corrupt.stores import CorruptedStore, published_stores
 from richkd.data.batches import Store, open_store
 from richkd.data.split import Split
-from richkd.evaluate.confidence import Figures
-from richkd.evaluate.intervals import Interval, bootstrap_means, paired_bootstrap
-from richkd.evaluate.metrics import ece
-from richkd.evaluate.panels import Panel, answers_of
+from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
+from richkd.evaluate.corruptions.severity import SEVERITIES
+from richkd.evaluate.corruptions.stores import CorruptedStore, published_stores
+from richkd.evaluate.predictors import Panel, answers_of
+from richkd.metrics.calibration import ece
+from richkd.metrics.checks import Figures
+from richkd.metrics.intervals import Interval, bootstrap_means, paired_bootstrap
 
 SEED, RESAMPLES = 0, 1000
 OWN = "corrupted by richkd (not CIFAR-C or ImageNet-C)"

@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from richkd.assemble import Parts, open_splits
-from richkd.config import DataConfig
-from richkd.corrupt.corrupt import GROUPS, TEST
+from richkd.config.loading import load_config
+from richkd.config.schema import DataConfig
+from richkd.core.errors import ConfigError, DataError, nearest
+from richkd.core.types import Output
 from richkd.data.batches import open_store
 from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
 from richkd.data.split import Data, Split
-from richkd.errors import ConfigError, DataError, nearest
-from richkd.evaluate.cost import Cost, cost_of
-from richkd.evaluate.fidelity import Fidelity, fidelity
-from richkd.evaluate.judge import Comparison, Judgement, compare, judge
-from richkd.evaluate.metrics import fit_temperature
-from richkd.evaluate.panels import Panel, answers_of, open_network, open_teachers_of
+from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
+from richkd.evaluate.model_report import Comparison, Judgement, compare, judge
+from richkd.evaluate.predictors import Panel, answers_of, open_network, open_teachers_of
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
-from richkd.records import Output
-from richkd.settings import load_config
+from richkd.metrics.calibration import fit_temperature
+from richkd.metrics.cost import Cost, cost_of
+from richkd.metrics.fidelity import Fidelity, fidelity
+from richkd.pipeline.assemble import Parts, open_splits
 
 
 @dataclass(frozen=True)

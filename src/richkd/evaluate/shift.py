@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from richkd.core.errors import ClassError, DataError, nearest
 from richkd.data.batches import open_store
 from richkd.data.columns import as_split
 from richkd.data.split import Split
 from richkd.data.tables import WHOLE, open_tables, quiet
-from richkd.errors import ClassError, DataError, nearest
-from richkd.evaluate.confidence import Figures
-from richkd.evaluate.intervals import Interval, bootstrap_means
-from richkd.evaluate.judge import right_of
-from richkd.evaluate.metrics import ece
-from richkd.evaluate.panels import Panel, answers_of
+from richkd.evaluate.model_report import right_of
+from richkd.evaluate.predictors import Panel, answers_of
+from richkd.metrics.calibration import ece
+from richkd.metrics.checks import Figures
+from richkd.metrics.intervals import Interval, bootstrap_means
 
 SEED, RESAMPLES = 0, 1000
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from richkd.config import FusionConfig
-from richkd.errors import ConfigError, DataError
-from richkd.fusion.choose import Fit, choose
-from richkd.fusion.features import FeatureScale
+from richkd.config.schema import FusionConfig
+from richkd.core.errors import ConfigError, DataError
+from richkd.core.numerics import kl_nats
+from richkd.core.types import UNLABELED, Output, Target
+from richkd.fusion.feature_scale import FeatureScale
 from richkd.fusion.fit import (
     fit_gate,
     fit_linear_pool,
@@ -24,10 +25,9 @@ from richkd.fusion.fit import (
     tempered,
 )
 from richkd.fusion.mixing import Gate, LogPool, Mixing
+from richkd.fusion.ood import Trust
 from richkd.fusion.scale import Scale, on_scales
-from richkd.fusion.trust import Trust
-from richkd.losses.logits import kl_nats
-from richkd.records import UNLABELED, Output, Target
+from richkd.fusion.select import Fit, choose
 
 PAPER_ALPHA = 0.7
 # Half-precision probabilities of many classes sum to one within about this.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from richkd.losses.logits import at_least_fp32
+from richkd.core.numerics import at_least_fp32
 
 # Spread within an image below which it is taken for rounding.
 FLAT = 1e-7

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from richkd.losses.logits import at_least_fp32, check_temperature
+from richkd.core.numerics import at_least_fp32, check_temperature
 
 
 def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:

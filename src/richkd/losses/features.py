@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from richkd.errors import ConfigError
-from richkd.losses.logits import at_least_fp32
+from richkd.core.errors import ConfigError
+from richkd.core.numerics import at_least_fp32
 
 # Below this length a row has no direction that float32 could tell from rounding.
 _SHORTEST = 1e-12

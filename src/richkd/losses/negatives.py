@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from richkd.errors import ConfigError, DataError
+from richkd.core.errors import ConfigError, DataError
+from richkd.core.numerics import at_least_fp32
+from richkd.core.seeds import mix_seed
 from richkd.losses.features import normalised
-from richkd.losses.logits import at_least_fp32
-from richkd.seeds import mix_seed
 
 
 def rows_by_class(labels_N: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:

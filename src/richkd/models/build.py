@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from richkd.config import ModelConfig
+from richkd.config.schema import ModelConfig
+from richkd.core.errors import ModelError, nearest
+from richkd.core.types import Output
 from richkd.data.views import RGB
-from richkd.errors import ModelError, nearest
 from richkd.models.cifar_base import CifarNet, checkpoint_filter_fn
-from richkd.records import Output
 
 # Keys under which training scripts wrap a state dict.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net", "network")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richkd.core.seeds import mix_seed
+from richkd.core.types import UNLABELED, Batch, Output
 from richkd.data.batches import Store
 from richkd.data.views import Views
-from richkd.records import UNLABELED, Batch, Output
-from richkd.seeds import mix_seed
 from richkd.teachers.vision import Teacher
 
 

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from richkd.config import ModelConfig
+from richkd.config.schema import ModelConfig
+from richkd.core.errors import ModelError
+from richkd.core.types import Batch, Output
 from richkd.data.split import Data, Split
 from richkd.data.views import Views
-from richkd.errors import ModelError
-from richkd.export import CONFIG
+from richkd.export.student import CONFIG
 from richkd.models.build import build_network
-from richkd.records import Batch, Output
-from richkd.teachers.rows import RowFormat
+from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.vision import VisionTeacher
 
 # ``--teacher folds:FOLDER`` asks for the teachers of `richkd teach --folds`.

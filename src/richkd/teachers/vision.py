@@ -8,12 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from richkd.checkpoint import hash_tensors
-from richkd.compiling import compile_fixed
+from richkd.core.files import hash_tensors
+from richkd.core.types import Batch, Output
 from richkd.data.views import Views, render
 from richkd.models.build import Network
-from richkd.records import Batch, Output
-from richkd.teachers.rows import RowFormat, as_stored
+from richkd.models.compiling import compile_fixed
+from richkd.teachers.cache.row_format import RowFormat, as_stored
 
 
 class Teacher(Protocol):

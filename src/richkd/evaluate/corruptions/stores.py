@@ -1,0 +1,133 @@
+"""Stores of corrupted images: made here from a split, or read from the published files of CIFAR-C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from richkd.core.errors import DataError
+from richkd.core.types import Batch
+from richkd.data.batches import Store
+from richkd.data.split import Split
+from richkd.evaluate.corruptions.corrupt import corrupt
+from richkd.evaluate.corruptions.severity import SEVERITIES
+
+FIX = "give the folder of the published files: labels.npy, and uint8 (5·N, 32, 32, 3) for each corruption."
+
+
+@dataclass(frozen=True)
+class CorruptedStore:
+    """A split under one corruption, made batch by batch."""
+
+    store: Store
+    name: str
+    severity: int
+    seed: int = 0
+
+    @property
+    def split(self) -> Split:
+        return self.store.split
+
+    @property
+    def size(self) -> int:
+        return self.store.size
+
+    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+        for batch in self.store.batches(groups):
+            pixels = corrupt(batch.pixels_BHWC, self.name, self.severity, self.seed)
+            yield replace(batch, pixels_BHWC=pixels)
+
+    def fingerprint(self) -> str:
+        return f"{self.store.fingerprint()} {self.name} {self.severity} {self.seed}"
+
+
+@dataclass(frozen=True)
+class PublishedStore:
+    """One severity of a published file, memory-mapped; rows are those of the split's images."""
+
+    split: Split
+    file: Path
+    pixels_NHWC: NDArray[np.uint8]
+    rows_N: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        return int(self.pixels_NHWC.shape[1])
+
+    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+        for index_B in groups:
+            pixels = torch.from_numpy(self.pixels_NHWC[self.rows_N[index_B.numpy()]])
+            yield Batch(self.split.name, index_B, pixels, self.split.labels_N[index_B])
+
+    def fingerprint(self) -> str:
+        return str(self.file)
+
+
+def published_stores(folder: Path, name: str, split: Split) -> list[PublishedStore]:
+    """The five severities of one corruption from CIFAR-C files, for the test images of ``split``.
+
+    Severity s is in rows [(s − 1)·N, s·N). A split that gave some of its images away for fitting
+    (``data.held_out_of_test``) is matched by the rows that are left.
+
+    Raises:
+        DataError: naming a file that is missing, is no plain array, or is not of this split's images.
+    """
+    labels_N = _labels(folder)
+    images = len(labels_N)
+    rows_N = np.arange(len(split)) if split.origin_N is None else split.origin_N.numpy()
+    if rows_N.max(initial=0) >= images or not np.array_equal(labels_N[rows_N], split.labels_N.numpy()):
+        raise DataError(
+            f"{folder / 'labels.npy'} must hold the labels of the test images, in their order",
+            got=f"{images:,} labels that differ from those of {len(split):,} test images",
+            fix="evaluate on the data set that the corrupted files were made from.",
+        )
+    file = folder / f"{name}.npy"
+    pixels = _array(file)
+    side = pixels.shape[1] if pixels.ndim == 4 else 0
+    if pixels.dtype != np.uint8 or not side or pixels.shape != (len(SEVERITIES) * images, side, side, 3):
+        raise DataError(
+            f"{file} must hold five severities of {images:,} RGB images",
+            got=f"{pixels.dtype} array of shape {pixels.shape}",
+            fix=FIX,
+        )
+    images_NHWC = pixels.view(np.uint8)
+    return [
+        PublishedStore(split, file, images_NHWC[number * images : (number + 1) * images], rows_N)
+        for number in range(len(SEVERITIES))
+    ]
+
+
+def _labels(folder: Path) -> NDArray[np.int64]:
+    """Labels of the N images; the published file repeats them for each severity."""
+    file = folder / "labels.npy"
+    labels = _array(file)
+    repeats = len(SEVERITIES)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise DataError(
+            f"{file} must hold one whole number for each image",
+            got=f"{labels.dtype} array of shape {labels.shape}",
+            fix=FIX,
+        )
+    whole = np.asarray(labels, dtype=np.int64)
+    if len(whole) % repeats == 0:
+        blocks = whole.reshape(repeats, -1)
+        if (blocks == blocks[:1]).all():
+            whole = whole[: len(whole) // repeats]
+    return whole
+
+
+def _array(file: Path) -> NDArray[np.generic]:
+    # A pickle runs whatever it likes.
+    try:
+        array: NDArray[np.generic] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{file} does not exist", got=str(file.parent), fix=FIX) from None
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be read as a plain array", got=str(error), fix=FIX) from error
+    return array

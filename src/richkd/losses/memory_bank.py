@@ -1,0 +1,201 @@
+"""What the contrastive feature loss remembers: projections to one width, and earlier embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from richkd.config.schema import MethodConfig
+from richkd.core.seeds import mix_seed
+from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.losses.contrast import both_bank_log_scores, log_normalisers_of, nce_both_ways, shared_log_scores
+from richkd.losses.features import fuse_features, normalised
+from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class, update_bank
+
+Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
+
+
+class ContrastMemory(nn.Module):
+    """Embedding heads, remembered embeddings and normalisers of the contrastive loss.
+
+    One linear head projects each network's features (student and every expert) to ``embed_width``. The
+    two normalisers Z are estimated on the first batch and then kept (paper: settings of the reference
+    code). Where negatives come from is ``config.contrast``: :class:`Banks` or :class:`Queues`.
+
+    Args:
+        student_width: width F of the student's feature.
+        expert_widths: width of each expert's feature.
+        labels_N: labels of the training images. One without a label is a class of its own: which others are
+            of its class is not known.
+        classes: how many classes there are.
+        config: ``embed_width``, ``contrast``, ``negatives``, ``contrast_temperature``, ``bank_momentum``.
+        seed: what negatives and initial embeddings are drawn from.
+    """
+
+    log_normalisers: Tensor
+
+    def __init__(
+        self,
+        student_width: int,
+        expert_widths: Sequence[int],
+        labels_N: Tensor,
+        classes: int,
+        config: MethodConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        width = config.embed_width
+        self.student_head = nn.Linear(student_width, width)
+        self.expert_heads = nn.ModuleList(nn.Linear(expert_width, width) for expert_width in expert_widths)
+        kind = Queues if config.contrast == "queue" else Banks
+        groups_N, groups = with_own_classes(labels_N, classes)
+        self.rows: Banks | Queues = kind(groups_N, groups, config, seed)
+        self.register_buffer("log_normalisers", torch.full((2,), torch.nan))
+        self.images = len(labels_N)
+
+    def embed(self, student: Output, target: Target) -> tuple[Tensor, Tensor]:
+        """The student's embedding and the fused, re-normalised embedding of the experts, both unit-norm."""
+        student_BD = normalised(self.student_head(student.feats_BF).float())
+        experts = [
+            normalised(head(expert.feats_BF).float())
+            for head, expert in zip(self.expert_heads, target.experts, strict=True)
+        ]
+        return student_BD, fuse_features(experts, target.feature_weights)
+
+    def loss(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Tensor:
+        """The contrastive loss of a batch, its negatives a function of (seed, step)."""
+        scores, shares_B = self.rows(student_BD, target_BD, batch, step)
+        if step == 0:
+            self.log_normalisers.copy_(log_normalisers_of(scores, self.images))
+        return nce_both_ways(scores, self.log_normalisers, self.images, shares_B)
+
+    def remember(self, index_B: Tensor, memory: dict[str, Tensor]) -> None:
+        """Keep the new embeddings of these images."""
+        self.rows.remember(index_B, memory["student"], memory["target"])
+
+
+class Banks(nn.Module):
+    """A row for every training image in each of two banks, sorted by class.
+
+    ``full``: each image has K negatives of its own, rows of other classes. ``shared``: the batch has one
+    set of K rows, of which those of an image's own class do not count for it; a third of the cost, and
+    independent of the number of images.
+    """
+
+    student_ND: Tensor
+    target_ND: Tensor
+    row_of_image_N: Tensor
+    class_starts_C: Tensor
+    class_sizes_C: Tensor
+    labels_N: Tensor
+
+    def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        for name in ("student", "target"):
+            bank_ND = initial_bank(len(labels_N), config.embed_width, mix_seed(seed, name))
+            self.register_buffer(f"{name}_ND", bank_ND)
+        # These follow from the labels, so checkpoints need not carry them.
+        rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
+        self.register_buffer("row_of_image_N", rows_N, persistent=False)
+        self.register_buffer("class_starts_C", starts_C, persistent=False)
+        self.register_buffer("class_sizes_C", sizes_C, persistent=False)
+        self.register_buffer("labels_N", labels_N, persistent=False)
+
+    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
+        rows_B, labels_B = self.row_of_image_N[batch.index_B], self.labels_N[batch.index_B]
+        if self.config.contrast == "shared":
+            return self._shared(student_BD, target_BD, rows_B, labels_B, step)
+        draws_BK = draw(self.seed, step, (len(rows_B), self.config.negatives), rows_B.device)
+        negatives_BK = negative_rows(labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
+        rows_BK1 = torch.cat([rows_B[:, None], negatives_BK], dim=1)
+        temperature = self.config.contrast_temperature
+        scores = both_bank_log_scores(
+            student_BD, target_BD, self.student_ND, self.target_ND, rows_BK1, temperature
+        )
+        return scores, None
+
+    def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
+        """Move the images' rows towards their new embeddings."""
+        rows_B = self.row_of_image_N[index_B]
+        update_bank(self.student_ND, rows_B, student_BD, self.config.bank_momentum)
+        update_bank(self.target_ND, rows_B, target_BD, self.config.bank_momentum)
+
+    def _shared(
+        self, student_BD: Tensor, target_BD: Tensor, rows_B: Tensor, labels_B: Tensor, step: int
+    ) -> Scores:
+        draws_K = draw(self.seed, step, (self.config.negatives,), rows_B.device)
+        rows_K = below(draws_K, len(self.student_ND))
+        starts_B1 = self.class_starts_C[labels_B, None]
+        excluded_BK = (rows_K >= starts_B1) & (rows_K < starts_B1 + self.class_sizes_C[labels_B, None])
+        temperature = self.config.contrast_temperature
+        scores = (
+            shared_log_scores(
+                student_BD, self.target_ND[rows_B], self.target_ND[rows_K], excluded_BK, temperature
+            ),
+            shared_log_scores(
+                target_BD, self.student_ND[rows_B], self.student_ND[rows_K], excluded_BK, temperature
+            ),
+        )
+        return scores, share_that_counts(excluded_BK)
+
+
+class Queues(nn.Module):
+    """The latest K embeddings of student and target, whatever the number of images.
+
+    An image's positive is the other side's embedding of the same batch; what is in the queue of its own
+    class does not count. Queues begin as random rows of no class.
+    """
+
+    student_KD: Tensor
+    target_KD: Tensor
+    labels_K: Tensor
+    next: Tensor
+    labels_N: Tensor
+
+    def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
+        super().__init__()
+        self.temperature = config.contrast_temperature
+        for name in ("student", "target"):
+            queue_KD = initial_bank(config.negatives, config.embed_width, mix_seed(seed, name))
+            self.register_buffer(f"{name}_KD", queue_KD)
+        self.register_buffer("labels_K", torch.full((config.negatives,), -1))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("labels_N", labels_N, persistent=False)
+        # Refuses data of one class, which have no negatives.
+        rows_by_class(labels_N, classes)
+
+    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
+        excluded_BK = self.labels_K == self.labels_N[batch.index_B, None]
+        scores = (
+            shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),
+            shared_log_scores(target_BD, student_BD, self.student_KD, excluded_BK, self.temperature),
+        )
+        return scores, share_that_counts(excluded_BK)
+
+    def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
+        """Put the embeddings in the oldest ones' places; a batch longer than the queue gives its end."""
+        latest = slice(-len(self.labels_K), None)
+        index_B, student_BD, target_BD = index_B[latest], student_BD[latest], target_BD[latest]
+        places_B = (self.next + torch.arange(len(index_B), device=self.next.device)) % len(self.labels_K)
+        self.student_KD[places_B] = student_BD
+        self.target_KD[places_B] = target_BD
+        self.labels_K[places_B] = self.labels_N[index_B]
+        self.next += len(index_B)
+
+
+def with_own_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
+    """Labels in which each image without one has a class of its own, and how many classes that makes."""
+    unlabeled_N = labels_N == UNLABELED
+    groups_N = labels_N.clone()
+    count = int(unlabeled_N.sum())
+    groups_N[unlabeled_N] = classes + torch.arange(count)
+    return groups_N, classes + count
+
+
+def share_that_counts(excluded_BK: Tensor) -> Tensor:
+    """The share of each image's scores that are negatives; where there is none, as if there were one."""
+    counted_B = (~excluded_BK).sum(dim=1)
+    return counted_B.clamp(min=1) / excluded_BK.shape[1]

@@ -1,0 +1,254 @@
+"""``richkd probe``: before any training, whether CLIP will make the teacher of these classes better.
+
+Everything is computed from what the experts say of held-out images; nothing is trained but a fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from richkd.core.errors import ConfigError, DataError
+from richkd.core.types import UNLABELED
+from richkd.data.held_out import HELD_OUT
+from richkd.data.split import Split
+from richkd.evaluate.model_report import Confidence, Confusion, confidence_of, confusions_of, losses_of
+from richkd.fusion.fusion import HeldOut, Signal, alpha_shares, signal
+from richkd.fusion.mixing import LogPool
+from richkd.fusion.scale import Scale, on_scales
+from richkd.fusion.select import Choice, choose
+from richkd.metrics.accuracy import measure
+from richkd.metrics.calibration import Reliability, fit_temperature
+from richkd.metrics.confidence import Moves
+from richkd.pipeline.assemble import Parts
+from richkd.reporting.probe.figures import (
+    ClassGain,
+    Expert,
+    alike_names,
+    calibrated,
+    diagram,
+    gains_by_class,
+    judged,
+    moved,
+    share,
+)
+from richkd.teachers.cache.cached import unbanked
+from richkd.teachers.clip.class_name_advice import NameAdvice, advise_on_names
+from richkd.teachers.clip.prompt_weights import PromptTable, prompt_table
+from richkd.teachers.predict import outputs_of
+from richkd.teachers.vision import Teacher
+
+TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
+ALPHAS = tuple(i / 20 for i in range(21))
+# Standard errors that a difference of mean losses has to reach to be called one.
+CLEAR = 2.0
+ALIKE_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found, in the order in which it is told.
+
+    Attributes:
+        split, images, bare: the held-out images, and the classes that have none of them.
+        labeled, unlabeled: the training images, and how many of the former a class has at least.
+        experts: the vision teacher (several ones, and their mean as "teacher"), then CLIP.
+        fusions: the presets, ``default`` cross-fitted.
+        both, teacher_only, clip_only, neither: shares of images by who is right.
+        choice: how each way of mixing did on images it was not fitted on.
+        curve: α, accuracy and NLL of calibrated experts mixed by it.
+        reliability: by name, of teacher, CLIP and default.
+        confidence: confident answers of these three; moves: from teacher to default.
+        classes: each with its accuracy before and after, most helped first.
+        confusions: what CLIP calls classes wrongly; alike: pairs of names that are hard to tell apart.
+        signals: by preset, how much of the student's target is not the teacher's.
+        names: class names that may mislead CLIP.
+        prompts: what each prompt template alone is worth, where that is known.
+        train_top1: the teacher's accuracy on its training images.
+        gain, error: the default fusion's NLL below the teacher's, each calibrated on other images, and its
+            standard error.
+    """
+
+    split: str
+    images: int
+    bare: tuple[str, ...]
+    class_count: int
+    labeled: int
+    unlabeled: int
+    experts: tuple[Expert, ...]
+    fusions: tuple[Expert, ...]
+    both: float
+    teacher_only: float
+    clip_only: float
+    neither: float
+    choice: Choice
+    curve: tuple[tuple[float, float, float], ...]
+    reliability: dict[str, Reliability]
+    confidence: tuple[Confidence, ...]
+    moves: Moves
+    classes: tuple[ClassGain, ...]
+    confusions: tuple[Confusion, ...]
+    alike: tuple[tuple[str, str, float], ...]
+    signals: dict[str, Signal]
+    names: tuple[NameAdvice, ...]
+    prompts: PromptTable | None
+    train_top1: float
+    gain: float
+    error: float
+
+    @property
+    def teacher(self) -> Expert:
+        """All that vision teachers say together."""
+        return self.experts[-2]
+
+    @property
+    def clip(self) -> Expert:
+        return self.experts[-1]
+
+    @property
+    def fused(self) -> Expert:
+        return self.fusions[-1]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the fused teacher is clearly the better one."""
+        return self.gain > CLEAR * self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the fused logits, as plain values."""
+        plain = {
+            name: getattr(self, name)
+            for name in ("split", "images", "bare", "labeled", "unlabeled", "gain", "error", "train_top1")
+        }
+        return plain | {
+            "experts": {expert.name: expert.to_dict() for expert in self.experts},
+            "fusions": {expert.name: expert.to_dict() for expert in self.fusions},
+            "right": {
+                "both": self.both,
+                "teacher only": self.teacher_only,
+                "CLIP only": self.clip_only,
+                "neither": self.neither,
+            },
+            "mixing": {"chosen": self.choice.name, "candidates": [asdict(c) for c in self.choice.candidates]},
+            "alpha": [{"alpha": a, "top1": top1, "nll": nll} for a, top1, nll in self.curve],
+            "reliability": {name: bins.to_dict() for name, bins in self.reliability.items()},
+            "confidence": [confidence.to_dict() for confidence in self.confidence],
+            "moves": self.moves.to_dict(),
+            "classes": [asdict(gain) for gain in self.classes],
+            "confusions": [asdict(confusion) for confusion in self.confusions],
+            "alike": [{"names": [a, b], "cosine": cosine} for a, b, cosine in self.alike],
+            "signals": {name: asdict(found) for name, found in self.signals.items()},
+            "names": [asdict(advice) for advice in self.names],
+            "prompts": asdict(self.prompts) if self.prompts else None,
+        }
+
+
+def probe(parts: Parts) -> Probe:
+    """Compare vision teachers, CLIP and their fusions on held-out images.
+
+    Figures of anything fitted are cross-fitted: each image is judged by what was fitted without its fold.
+
+    Raises:
+        ConfigError: not vision teachers and one CLIP.
+        DataError: no held-out images.
+    """
+    if len(parts.teachers) < 2:
+        raise ConfigError(
+            "A probe compares a vision teacher, or several, with one CLIP",
+            got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
+            fix="give --teacher and --clip, and --method richkd.",
+        )
+    split = next((name for name in HELD_OUT if name in parts.stores), None)
+    if split is None:
+        raise DataError(
+            "A probe needs images that no expert was trained on",
+            got="neither a calibration folder nor a validation split",
+            fix="give --data.calibration DIR, or the --data.val_fraction it was trained without, or "
+            "--data.held_out_of_test 0.2.",
+        )
+    store, device = parts.stores[split], parts.device
+    labels_N, class_names = store.split.labels_N, parts.data.class_names
+    said = [outputs_of(teacher, store, device) for teacher in parts.teachers]
+    logits = [output.logits_BC for output in said]
+    single = len(logits) == 2
+    names = [TEACHER if single else teacher.name for teacher in parts.teachers[:-1]] + [CLIP]
+    HeldOut(names, logits, labels_N, split)  # refuses what cannot be compared
+    own = [z_NC * t.logit_scale for z_NC, t in zip(logits, parts.teachers, strict=True)]
+    logs = on_scales([Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in own], own)
+    teacher_NC, clip_NC = own[0] if single else torch.stack(logs[:-1]).mean(dim=0), own[-1]
+    choice = choose(logs, labels_N, names)
+    chosen_NC = choice.logits_NC.float()
+    shares = alpha_shares(None, len(logits))
+    fused = {
+        "as-released": LogPool(shares)(logits),
+        "paper": LogPool(shares)(own),
+        DEFAULT: chosen_NC,
+    }
+    # A single vision teacher is called "teacher", and several are so together.
+    experts = dict(zip(names[:-1], own, strict=False)) | {TEACHER: teacher_NC, CLIP: clip_NC}
+    main = {TEACHER: teacher_NC, CLIP: clip_NC, FUSED: chosen_NC}
+    # What was chosen is fitted without each image's fold already.
+    scaled = {name: calibrated(z_NC, labels_N) for name, z_NC in (experts | fused).items() if name != DEFAULT}
+    scaled[DEFAULT] = scaled[FUSED] = choice.logits_NC
+    right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (teacher_NC, clip_NC)])
+    losses_N = losses_of(scaled[TEACHER], labels_N) - losses_of(scaled[FUSED], labels_N)
+    train_N = parts.data.splits["train"].labels_N
+    temperature = parts.config.method.temperature
+    text_CD = getattr(unbanked(parts.teachers[-1]), "class_embeddings_CD", None)
+    return Probe(
+        split,
+        len(labels_N),
+        _bare(store.split),
+        class_count=len(class_names),
+        labeled=int((train_N != UNLABELED).sum()),
+        unlabeled=int((train_N == UNLABELED).sum()),
+        experts=judged(experts, scaled, labels_N),
+        fusions=judged(fused, scaled, labels_N),
+        both=share(right_2N[0] & right_2N[1]),
+        teacher_only=share(right_2N[0] & ~right_2N[1]),
+        clip_only=share(~right_2N[0] & right_2N[1]),
+        neither=share(~right_2N[0] & ~right_2N[1]),
+        choice=choice,
+        curve=tuple(_at_alpha(alpha, logs, labels_N) for alpha in ALPHAS),
+        reliability={name: diagram(z_NC, labels_N) for name, z_NC in main.items()},
+        confidence=tuple(confidence_of(name, z_NC, scaled[name], labels_N) for name, z_NC in main.items()),
+        moves=moved(scaled[TEACHER], scaled[FUSED], labels_N),
+        classes=gains_by_class(teacher_NC, chosen_NC, labels_N, class_names),
+        confusions=confusions_of(clip_NC, labels_N, class_names),
+        alike=tuple(alike_names(text_CD, class_names, ALIKE_PAIRS)) if text_CD is not None else (),
+        signals={name: signal(z_NC, teacher_NC, temperature) for name, z_NC in fused.items()},
+        names=tuple(advise_on_names(class_names)),
+        prompts=_prompts(parts.teachers[-1], said[-1].feats_BF, labels_N),
+        train_top1=_on_training_images(parts),
+        gain=float(losses_N.mean()),
+        error=float(losses_N.std() / len(losses_N) ** 0.5),
+    )
+
+
+def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
+    prompts = getattr(unbanked(clip), "prompts", None)
+    return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
+
+
+def _bare(split: Split) -> tuple[str, ...]:
+    counts_C = torch.bincount(split.labels_N, minlength=len(split.class_names)).tolist()
+    return tuple(name for name, count in zip(split.class_names, counts_C, strict=True) if not count)
+
+
+def _at_alpha(alpha: float, logs: Sequence[Tensor], labels_N: Tensor) -> tuple[float, float, float]:
+    fused_NC = LogPool(alpha_shares(alpha, len(logs)))(logs)
+    right_N = fused_NC.argmax(dim=1) == labels_N
+    return alpha, share(right_N), float(losses_of(fused_NC, labels_N).mean())
+
+
+def _on_training_images(parts: Parts, images: int = 512) -> float:
+    """The first teacher's accuracy on some of the labelled training images, evenly spread."""
+    store = parts.stores["train"]
+    known_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
+    places_N = known_N[torch.linspace(0, len(known_N) - 1, min(images, len(known_N))).long()]
+    said = outputs_of(parts.teachers[0], store, parts.device, places_N)
+    return measure(said.logits_BC, store.split.labels_N[places_N]).top1

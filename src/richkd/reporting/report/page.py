@@ -1,0 +1,294 @@
+"""A report as one page that opens anywhere, as text, and as numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from richkd.core.files import write_atomically
+from richkd.core.pages import environment
+from richkd.evaluate.model_report import CERTAIN, Judgement
+from richkd.metrics.confidence import COVERAGES
+from richkd.metrics.semantics import Semantics
+from richkd.reporting.probe.page import alpha_curves, bins_of, expert_rows
+from richkd.reporting.probe.verdict import explanation, headline
+from richkd.reporting.report.collect import Report
+from richkd.reporting.report.verdict import sentences
+
+# Colours are never alone: lines are dashed differently too.
+STUDENTS = ("s0", "s1", "s2", "s3")
+DASHES = {"s0": "none", "s1": "7 3", "s2": "2 3", "s3": "9 3 2 3", "teacher": "none", "clip": "7 3"}
+MODEL_HEADS = (
+    "model",
+    "right",
+    "95 %",
+    "top 5",
+    "NLL",
+    "ECE",
+    "ECE, 95 %",
+    "AURC",
+    "parameters, M",
+    "MFLOPs",
+    "MB",
+    "MB at work",
+    "ms, one image",
+    "ms, 64 images",
+)
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``report.html``, ``report.md`` and ``summary.json`` into a folder; returns the page's path.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    shown = context(report)
+    page = folder / "report.html"
+    write_atomically(
+        page, environment("richkd.reporting").get_template("report.html").render(**shown).encode()
+    )
+    write_atomically(
+        folder / "report.md",
+        environment("richkd.reporting").get_template("report.md").render(**shown).encode(),
+    )
+    write_atomically(folder / "summary.json", f"{json.dumps(numbers(report), indent=1)}\n".encode())
+    return page
+
+
+def numbers(report: Report) -> dict[str, Any]:
+    """Everything on the page as plain values."""
+    return {
+        "verdict": sentences(report),
+        "data": report.data,
+        "fingerprint": report.fingerprint,
+        "names": report.names,
+        **report.evaluation.to_dict(),
+        "mistakes": [
+            {
+                "image": mistake.picture.key,
+                "truth": mistake.truth,
+                "said": {one.model: [one.answer, one.confidence] for one in mistake.said},
+            }
+            for mistake in report.mistakes
+        ],
+        "probe": None if report.probe is None else report.probe.to_dict(),
+        "runs": {
+            run.name: {"summary": run.summary, "environment": run.environment, "epochs": list(run.epochs)}
+            for run in report.runs
+        },
+    }
+
+
+def context(report: Report) -> dict[str, Any]:
+    """What the templates are given."""
+    found = report.evaluation
+    kinds = kinds_of(report)
+    called = [
+        (kinds[j.name], DASHES.get(kinds[j.name], "4 2"), report.names[j.name]) for j in found.judgements
+    ]
+    rows = [(kinds[j.name], _model_row(report, j)) for j in found.judgements]
+    return {
+        "title": f"What {report.names[report.shipped.name]} is worth",
+        "report": report,
+        "found": found,
+        "images": report.shipped.own.n,
+        "sentences": sentences(report),
+        "names": report.names,
+        "kinds": kinds,
+        "first": report.shipped.name,
+        "certain": CERTAIN,
+        "coverages": COVERAGES,
+        "legend": called,
+        "model_heads": MODEL_HEADS,
+        "model_rows": rows,
+        "model_csv": [[raw for _, raw in row] for _, row in rows],
+        "pairs": found.comparisons,
+        "followed": [(student, row) for student, rows in found.fidelity.items() for row in rows],
+        "meaning": [(j.name, _meaning_row(j.semantics)) for j in found.judgements if j.semantics is not None],
+        "robustness": found.robustness,
+        "corruption_rows": [
+            [report.names[row.name], name, severity + 1, error, row.eces[name][severity]]
+            for row in found.robustness
+            for name, errors in row.errors.items()
+            for severity, error in enumerate(errors)
+        ],
+        "confusion_heads": ["is / is called", *found.class_names],
+        "confusion_rows": [
+            [name, *counts] for name, counts in zip(found.class_names, report.shipped.confusion, strict=True)
+        ],
+        **_reliability(report, kinds),
+        **_risk(report, kinds),
+        **_classes(report),
+        **_probe(report),
+        **_training(report),
+    }
+
+
+def kinds_of(report: Report) -> dict[str, str]:
+    """The colour of each model: students in their order, teachers blue, CLIP orange, the fused one green."""
+    kinds, students = {}, iter(STUDENTS)
+    for judgement in report.evaluation.judgements:
+        name = judgement.name
+        if name in report.students:
+            kinds[name] = next(students, "other")
+        elif name == "fused":
+            kinds[name] = "fused"
+        else:
+            kinds[name] = "clip" if name == report.clip else "teacher"
+    return kinds
+
+
+def _model_row(report: Report, judgement: Judgement) -> list[tuple[str, float | str]]:
+    """Cells of one model, as they are shown and as they sort."""
+    top1, ece = judgement.intervals["top1"], judgement.intervals["calibrated ece"]
+    cells: list[tuple[str, float | str]] = [
+        (report.names[judgement.name], report.names[judgement.name]),
+        (f"{top1.estimate:.1%}", top1.estimate),
+        (f"{100 * top1.low:.1f}–{100 * top1.high:.1f}", top1.low),
+        (f"{judgement.own.top5:.1%}", judgement.own.top5),
+        (f"{judgement.calibrated.nll:.3f}", judgement.calibrated.nll),
+        (f"{ece.estimate:.3f}", ece.estimate),
+        (f"{ece.low:.3f}–{ece.high:.3f}", ece.low),
+        (f"{judgement.confidence.aurc:.4f}", judgement.confidence.aurc),
+    ]
+    cost = report.evaluation.costs.get(judgement.name)
+    if cost is None:
+        return [*cells, *[("", "")] * (len(MODEL_HEADS) - len(cells))]
+    one, many = cost.milliseconds.values()
+    return [
+        *cells,
+        (f"{cost.parameters / 1e6:.3g}", cost.parameters / 1e6),
+        (f"{cost.flops / 1e6:.3g}", cost.flops / 1e6),
+        (f"{cost.megabytes:.3g}", cost.megabytes),
+        (f"{cost.peak_megabytes:.3g}", cost.peak_megabytes),
+        (f"{one:.1f}", one),
+        (f"{many:.1f}", many),
+    ]
+
+
+def _meaning_row(row: Semantics) -> list[str]:
+    auroc = row.superclass_auroc
+    return [
+        "" if auroc is None else f"{auroc.estimate:.3f}",
+        "" if auroc is None else f"{auroc.low:.3f}–{auroc.high:.3f}",
+        "" if row.superclass_mass is None else f"{row.superclass_mass.estimate:.3f}",
+        f"{row.consistency.estimate:.3f}",
+        "" if row.mistake_severity is None else f"{row.mistake_severity.estimate:.3f}",
+        f"{row.distance.estimate:.3f}",
+        "" if row.correlation is None else f"{row.correlation.rho:.3f} ({row.correlation.p:.3f})",
+    ]
+
+
+def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
+    diagrams = [
+        (report.names[j.name], kinds[j.name], bins_of(j.reliability[1])) for j in report.evaluation.judgements
+    ]
+    rows = [
+        (report.names[j.name], "calibrated" if calibrated else "own", f"{sure:.4f}", f"{right:.4f}", count)
+        for j in report.evaluation.judgements
+        for calibrated, bins in enumerate(j.reliability)
+        for sure, right, count in bins_of(bins)
+    ]
+    return {"diagrams": diagrams, "reliability_rows": rows, "honesty": _honesty(report, kinds)}
+
+
+def _honesty(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, list[str]]]:
+    """Calibration of each model before and after its temperature: colour, name, cells."""
+    rows = []
+    for j in report.evaluation.judgements:
+        both = [
+            (j.own, j.adaptive_ece[0], j.reliability[0]),
+            (j.calibrated, j.adaptive_ece[1], j.reliability[1]),
+        ]
+        states = ("as it is", f"at its T of {j.temperature:.2f}")
+        # Teachers are judged at their own scale: there is nothing to take off.
+        for state, (figures, adaptive, bins) in list(zip(states, both, strict=True))[
+            : 1 + (j.temperature != 1)
+        ]:
+            numbers = (figures.ece, adaptive, bins.mce, figures.nll, figures.brier)
+            cells = [state, *(f"{number:.3f}" for number in numbers)]
+            rows.append((kinds[j.name], report.names[j.name], cells))
+    return rows
+
+
+def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
+    curves = [
+        (j.name, list(zip(j.curve.coverage, j.curve.risk, strict=True))) for j in report.evaluation.judgements
+    ]
+    # The very surest few are right or wrong by luck, and would stretch the axis.
+    top = max((y for _, points in curves for x, y in points if x >= 0.05), default=0.0) or 0.01
+    series = [
+        (kinds[name], DASHES.get(kinds[name], "4 2"), [(x, min(y, top)) for x, y in points])
+        for name, points in curves
+    ]
+    rows = [(report.names[name], f"{x:.3f}", f"{y:.4f}") for name, points in curves for x, y in points]
+    return {"risk": series, "risk_top": top, "risk_rows": rows}
+
+
+def _classes(report: Report) -> dict[str, Any]:
+    judgements = report.evaluation.judgements
+    by_model = [{name: share for name, _, share in j.classes} for j in judgements]
+    classes = [
+        (name, count, [shares[name] for shares in by_model]) for name, count, _ in judgements[0].classes
+    ]
+    return {
+        "classes": classes,
+        "class_heads": ["class", "images", *(report.names[j.name] for j in judgements)],
+        "class_csv": [[name, count, *shares] for name, count, shares in classes],
+    }
+
+
+def _probe(report: Report) -> dict[str, Any]:
+    probe = report.probe
+    if probe is None:
+        return {"probe": None}
+    return {
+        "probe": probe,
+        "probe_words": f"{headline(probe)} {explanation(probe)}",
+        "probe_rows": expert_rows(probe),
+        "alpha_rows": [(f"{a:.2f}", f"{right:.4f}", f"{nll:.4f}") for a, right, nll in probe.curve],
+        **alpha_curves(probe),
+    }
+
+
+def _training(report: Report) -> dict[str, Any]:
+    """Training curves of all runs: every number that an epoch left behind but step and learning rate."""
+    colours = dict(
+        zip((run.name for run in report.runs), (*STUDENTS, *["other"] * len(report.runs)), strict=False)
+    )
+    figures = list(dict.fromkeys(key for run in report.runs for epoch in run.epochs for key in epoch))
+    figures = [key for key in figures if key not in ("epoch", "step", "lr")]
+    curves = []
+    for key in figures:
+        series = []
+        for run in report.runs:
+            points = [(epoch["epoch"] + 1, epoch[key]) for epoch in run.epochs if epoch.get(key) is not None]
+            # One point is no line: what was measured at the end alone is in the tables.
+            if len(points) > 1:
+                series.append((colours[run.name], DASHES.get(colours[run.name], "4 2"), points))
+        if not series:
+            continue
+        values = [y for _, _, points in series for _, y in points]
+        last = max(x for _, _, points in series for x, _ in points)
+        low, high = _widened(values)
+        curves.append((key, series, (0, last), (low, high), 3 if high < 1 else 2))
+    return {
+        "curves": curves,
+        "curve_heads": ["run", "epoch", *figures],
+        "curve_rows": [
+            [run.name, epoch["epoch"] + 1, *(epoch.get(key, "") for key in figures)]
+            for run in report.runs
+            for epoch in run.epochs
+        ],
+        "run_legend": [
+            (colours[run.name], DASHES.get(colours[run.name], "4 2"), run.name) for run in report.runs
+        ],
+    }
+
+
+def _widened(values: Iterable[float]) -> tuple[float, float]:
+    known = list(values)
+    low, high = min(known), max(known)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,0 +1,237 @@
+"""A frozen CLIP model as a zero-shot teacher: prompts become class embeddings, views become cosines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from richkd.core.errors import ClipError
+from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.types import Batch, Output
+from richkd.data.views import RGB, Views, render
+from richkd.teachers.cache.row_format import RowFormat, as_stored
+from richkd.teachers.clip.prompt_weights import PromptSet
+from richkd.teachers.clip.prompts import templates
+from richkd.teachers.clip.tokens import Tokenizer, check_tokens, encode_text, vocabulary, vocabulary_size
+
+_LOG = logging.getLogger(__name__)
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+class Clip:
+    """A CLIP model with its tokenizer, frozen and in evaluation mode; made by `clip_load.load_clip`.
+
+    ``logit_scale`` is the factor (not its logarithm) by which the model multiplies cosines before the
+    softmax. ``mean`` and ``std`` normalise pixels in [0, 1] of ``image_size`` × ``image_size`` views.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        dtype: torch.dtype,
+    ) -> None:
+        # open_clip's models have attributes that nn.Module does not declare.
+        self.model: Any = cast(Any, model.eval().requires_grad_(False))
+        self.tokenizer = tokenizer
+        self.name = name
+        self.dtype = dtype
+        self.logit_scale = float(self.model.logit_scale.double().exp())
+        self.embed_width = int(config["embed_dim"])
+        preprocess = self.model.visual.preprocess_cfg
+        self.image_size = _square(preprocess["size"], name)
+        self.mean: RGB = tuple(preprocess["mean"])
+        self.std: RGB = tuple(preprocess["std"])
+        self._described = {"model": config, "mean": self.mean, "std": self.std, "size": self.image_size}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        device: torch.device = self.model.logit_scale.device
+        return device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the outputs depend on: weights and their type, configuration, tokenizer."""
+        digest = hashlib.sha256(json.dumps(self._described, sort_keys=True, default=str).encode())
+        digest.update(hash_tensors(self.model.state_dict()).encode())
+        # What a tokenizer does to text also hangs on its cleaning and its library, so it is asked.
+        probes = [template.replace("{}", "Déjà-vu 1984, snow's_owl") for template in templates("openai")]
+        digest.update(self.tokenizer(probes).long().numpy().tobytes())
+        digest.update(json.dumps(sorted(vocabulary(self.tokenizer).items())).encode())
+        return digest.hexdigest()
+
+    def embed_prompts(self, prompts_by_class: Sequence[Sequence[str]], batch_size: int = 512) -> Tensor:
+        """Class embeddings (C, D), float32 and of unit norm, from the prompts of each class.
+
+        The embedding of a class is the L2-normalised mean of its prompts' L2-normalised embeddings
+        (RichKD, arXiv 2511.09286; Radford et al. 2021, section 3.1.4).
+
+        Raises:
+            ClipError: as `embed_each`; the embeddings of a class add up to nothing.
+        """
+        parts = self.embed_each(prompts_by_class, batch_size)
+        embeddings_CD = functional.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
+        return embeddings_CD.clone()
+
+    def embed_each(
+        self, prompts_by_class: Sequence[Sequence[str]], batch_size: int = 512
+    ) -> tuple[Tensor, ...]:
+        """For each class the embeddings (P, D) of its prompts, float32 and of unit norm.
+
+        Raises:
+            ClipError: a class has no prompts, the tokenizer cannot tell two prompts apart or does not
+                know a word, or the text tower gives NaN or infinity.
+        """
+        counts = [len(prompts) for prompts in prompts_by_class]
+        if not counts or 0 in counts:
+            at = counts.index(0) if counts else 0
+            raise ClipError(
+                "Every class needs a prompt", got=f"none for class {at}", fix="give it a sentence."
+            )
+        flat = list(chain.from_iterable(prompts_by_class))
+        unique = list(dict.fromkeys(flat))
+        tokens_PL = self.tokenizer(unique)
+        check_tokens(unique, tokens_PL, self.tokenizer, vocabulary_size(self.model))
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            chunks = [
+                encode_text(self.model, part.to(self.device)) for part in torch.split(tokens_PL, batch_size)
+            ]
+            embeds_PD = functional.normalize(torch.cat(chunks).float(), dim=1)
+            position = {prompt: row for row, prompt in enumerate(unique)}
+            rows = torch.tensor([position[prompt] for prompt in flat], device=self.device)
+            parts = torch.split(embeds_PD[rows], counts)
+        for at, part in enumerate(parts):
+            if not part.isfinite().all():
+                raise ClipError(
+                    f"The text tower of {self.name} must give finite embeddings",
+                    got=f"NaN or infinity for class {at}, whose first prompt is {prompts_by_class[at][0]!r}",
+                    fix=f"load it in float32 instead of {self.dtype}, and check its weights.",
+                )
+        return tuple(part.clone() for part in parts)
+
+    def class_embeddings(
+        self, class_names: Sequence[str], prompts: Sequence[Sequence[str]], cache_dir: Path | None
+    ) -> Tensor:
+        """`embed_prompts`, kept in ``cache_dir`` under a hash of the fingerprint and the prompts.
+
+        A cache file that cannot be read is computed again and replaced.
+
+        Raises:
+            ClipError: as `embed_prompts`.
+            CheckpointError: ``cache_dir`` cannot be written.
+        """
+        assert len(class_names) == len(prompts), "each class has its own list of prompts"
+        if cache_dir is None:
+            return self.embed_prompts(prompts)
+        key = hashlib.sha256(json.dumps([self.fingerprint, [list(p) for p in prompts]]).encode()).hexdigest()
+        path = Path(cache_dir) / f"class-embeddings-{key[:32]}.safetensors"
+        stored_CD = _read_cache(path, key, (len(prompts), self.embed_width))
+        if stored_CD is not None:
+            return stored_CD.to(self.device)
+        embeddings_CD = self.embed_prompts(prompts)
+        metadata = {"key": key, "clip": self.name, "classnames": json.dumps(list(class_names))}
+        write_atomically(path, save({"class_embeddings": embeddings_CD.cpu()}, metadata=metadata))
+        return embeddings_CD
+
+    def image_features(self, pixels_B3HW: Tensor) -> Tensor:
+        """Unit-norm image embeddings (B, D) in float32 of normalised pixels; no gradient flows.
+
+        Autocast around the call has no effect: the outputs depend on the type given to `load_clip`
+        alone, so that they can be stored under `fingerprint`.
+        """
+        assert pixels_B3HW.is_floating_point(), "pixels are normalised floats, not bytes"
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            embeds_BD = self.model.encode_image(pixels_B3HW.to(self.device, self.dtype))
+            feats_BD = functional.normalize(embeds_BD.float(), dim=1)
+        # Trained heads read these, and autograd refuses to save a tensor made in inference mode.
+        return feats_BD.clone()
+
+
+class ClipTeacher:
+    """CLIP as a teacher: it renders the student's views at its own size and gives cosines and features."""
+
+    def __init__(
+        self, clip: Clip, class_embeddings_CD: Tensor, prompts: Callable[[], PromptSet] | None = None
+    ) -> None:
+        assert class_embeddings_CD.shape[1] == clip.embed_width, "class embeddings of another CLIP"
+        self.clip, self._prompts = clip, prompts
+        self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
+        self.logit_scale = clip.logit_scale
+        self.name, self.feature_width = clip.name, clip.embed_width
+        self.computed = 0
+
+    @cached_property
+    def prompts(self) -> PromptSet | None:
+        """The templates and what each of them makes of each class; embedded when first asked for."""
+        return None if self._prompts is None else self._prompts()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the CLIP and its class embeddings."""
+        rows = self.class_embeddings_CD.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        return hashlib.sha256(self.clip.fingerprint.encode() + rows).hexdigest()
+
+    def outputs(self, batch: Batch, views: Views) -> Output:
+        clip = self.clip
+        return self.cosines(render(batch.pixels_BHWC, views, clip.image_size, clip.mean, clip.std))
+
+    def cosines(self, pixels_B3HW: Tensor) -> Output:
+        """Cosines ``logits_BC`` in [-1, 1], without `logit_scale`, and the unit-norm features.
+
+        Features are rounded to float16 first, as a bank keeps them.
+        """
+        self.computed += len(pixels_B3HW)
+        feats_BD = self.clip.image_features(pixels_B3HW)
+        return self.restored(as_stored(Output(feats_BD[:, :0], feats_BD)))
+
+    @property
+    def rows(self) -> RowFormat:
+        return RowFormat(0, self.feature_width)
+
+    def restored(self, stored: Output) -> Output:
+        """Cosines from stored features, so that prompts may change and the features stay."""
+        feats_BD = functional.normalize(stored.feats_BF, dim=1)
+        # Cosines of one image spread over some 0.03; half-precision autocast would round that away.
+        with torch.autocast(feats_BD.device.type, enabled=False):
+            cosines_BC = (feats_BD @ self.class_embeddings_CD.T).clamp(-1.0, 1.0)
+        return Output(logits_BC=cosines_BC, feats_BF=feats_BD)
+
+    def ingredients(self) -> dict[str, Any]:
+        clip = self.clip
+        return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.device.type}
+
+
+def _square(size: int | Sequence[int], name: str) -> int:
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ClipError(f"CLIP '{name}' must take square images", got=str(size), fix="choose another model.")
+    return int(sides.pop())
+
+
+def _read_cache(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored: Tensor = file.get_tensor("class_embeddings")
+            same = (file.metadata() or {}).get("key") == key
+    except (OSError, SafetensorError) as error:
+        _LOG.warning("Class embeddings in %s cannot be read and are computed again: %s", path, error)
+        return None
+    return stored if same and stored.shape == shape and bool(stored.isfinite().all()) else None

@@ -1,0 +1,69 @@
+"""The card of a student: what it is, how good, how to use it, and what is not known of it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from richkd.core.files import write_atomically
+from richkd.core.pages import environment
+from richkd.core.types import UNLABELED
+from richkd.models.build import Network
+from richkd.pipeline.assemble import Parts
+
+CARD = "README.md"
+
+
+def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, Any]) -> None:
+    """Write ``README.md`` beside the weights, in the form of the Hugging Face hub, from a run's summary.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    labels_N = parts.data.splits["train"].labels_N
+    fusion = summary["fusion"]
+    text = (
+        environment("richkd.training")
+        .get_template("card.md")
+        .render(
+            architecture=student.name,
+            data=Path(parts.data.path).name,
+            classes=parts.data.class_names,
+            parameters=summary["parameters"],
+            size=student.size,
+            mean=tuple(student.mean),
+            std=tuple(student.std),
+            lesson=_lesson(parts),
+            splits=summary["splits"],
+            experts={
+                split: {_short(name): figures for name, figures in found.items() if isinstance(figures, dict)}
+                for split, found in summary["teachers"].items()
+            },
+            seed=summary["seed"],
+            temperature=summary["temperature"],
+            fitted_on=summary["temperature_fitted_on"],
+            version=version("richkd"),
+            method=" ".join(filter(None, (summary["method"], summary["variant"]))),
+            epochs=summary["epochs"],
+            images=len(labels_N),
+            unlabeled=int((labels_N == UNLABELED).sum()),
+            fusion=fusion["origin"] if fusion and len(parts.teachers) > 1 else None,
+        )
+    )
+    write_atomically(folder / CARD, f"{text.strip()}\n".encode())
+
+
+def _lesson(parts: Parts) -> str:
+    names = [_short(teacher.name) for teacher in parts.teachers]
+    if not names:
+        return "trained from labels alone"
+    together = " fused with " if len(names) > 1 else ""
+    return f"taught by {together.join([', '.join(names[:-1]), names[-1]]) if together else names[0]}"
+
+
+def _short(name: str) -> str:
+    """A teacher's name without where it lay, which is nobody's business; the fused target's is "fused"."""
+    if name == "target":
+        return "fused teacher"
+    return "/".join(Path(name).parts[-2:]) if name.startswith("local-dir:") else name

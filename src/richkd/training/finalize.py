@@ -1,0 +1,101 @@
+"""The end of a run: fit the student's temperature, evaluate everybody, save the student and the figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from richkd.data.batches import Store
+from richkd.data.held_out import HELD_OUT
+from richkd.data.sources import LEFT_OUT
+from richkd.export.student import save_student
+from richkd.fusion.fusion import first_alone, signal
+from richkd.metrics.accuracy import agreement, measure
+from richkd.metrics.calibration import fit_temperature
+from richkd.models.build import Network
+from richkd.pipeline.assemble import Parts
+from richkd.teachers.predict import logits_of, outputs_of
+from richkd.training.card import write_card
+from richkd.training.run_folder import RunFolder
+
+EVALUATED = ("val", "test", LEFT_OUT)
+
+
+def finish(
+    parts: Parts, student: Network, folder: RunFolder, facts: dict[str, Any], *, write: bool
+) -> dict[str, Any]:
+    """Evaluate the last epoch's student and its teachers, write ``student/`` and ``summary.json``.
+
+    Args:
+        facts: further figures of the run for the summary.
+        write: whether this process writes; all return the summary.
+    """
+    logits = {
+        name: logits_of(student, store, parts.device)
+        for name, store in parts.stores.items()
+        if name != "train"
+    }
+    labels = {name: parts.stores[name].split.labels_N for name in logits}
+    fitted_on = next((name for name in HELD_OUT if name in logits), None)
+    temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
+    evaluated = [name for name in EVALUATED if name in logits]
+    splits: dict[str, Any] = {}
+    for name in evaluated:
+        splits[name] = measure(logits[name], labels[name]).to_dict()
+        if fitted_on:
+            splits[name]["calibrated"] = measure(logits[name], labels[name], temperature).to_dict()
+    teachers: dict[str, Any] = {}
+    if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
+        # A teacher's pass over a split costs more than the student's, so one split has to do.
+        name = [name for name in evaluated if name != LEFT_OUT][-1]
+        teachers[name] = _teachers(parts, parts.stores[name])
+        splits[name]["agreement_with_target"] = agreement(logits[name], teachers[name].pop("logits"))
+    summary: dict[str, Any] = {
+        "method": parts.config.method.name,
+        "variant": parts.config.method.variant if parts.config.method.name == "richkd" else None,
+        "seed": parts.config.train.seed,
+        "epochs": parts.config.train.epochs,
+        "parameters": student.parameters_count,
+        "temperature": temperature,
+        "temperature_fitted_on": fitted_on,
+        "held_out_of_test": parts.config.data.held_out_of_test,
+        "splits": splits,
+        "teachers": teachers,
+        "fusion": parts.fusion.to_dict() if parts.fusion else None,
+        "student_folder": str(folder.student),
+        # Outputs that came from a bank went through no network.
+        "images_through_teachers": {
+            teacher.name: teacher.computed for teacher in parts.teachers if hasattr(teacher, "computed")
+        },
+        **facts,
+    }
+    if write:
+        origin = {
+            "method": summary["method"],
+            "variant": summary["variant"],
+            "temperature_fitted_on": fitted_on,
+        }
+        if LEFT_OUT in parts.data.splits:
+            origin["left_out"] = parts.data.splits[LEFT_OUT].keys()
+        save_student(folder.student, student, parts.data.class_names, temperature, origin)
+        write_card(folder.student, parts, student, summary)
+        folder.write_json("summary.json", summary)
+    return summary
+
+
+def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
+    """Figures of each expert at its own scale, of the fused target, and how much signal CLIP adds to it."""
+    assert parts.fusion is not None
+    labels_N = store.split.labels_N
+    logits = [outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers]
+    figures: dict[str, Any] = {}
+    for teacher, z_NC in zip(parts.teachers, logits, strict=True):
+        figures[teacher.name] = measure(z_NC * teacher.logit_scale, labels_N).to_dict()
+    target_NC = parts.fusion.logits(logits)
+    figures["target"] = measure(target_NC, labels_N).to_dict()
+    if len(logits) > 1:
+        alone_NC = first_alone(parts.fusion, logits, parts.method.in_control(len(logits)))
+        found = signal(target_NC, alone_NC, parts.config.method.temperature)
+        figures["signal_nats"] = found.nats
+        figures["control_multiplier"] = found.multiplier
+    figures["logits"] = target_NC
+    return figures

@@ -1,0 +1,253 @@
+"""The run folder: what was run, how it went, and what came out of it.
+
+::
+
+    config.yaml        the resolved settings
+    environment.json   versions, hardware and thread counts
+    metrics.jsonl      one line an epoch; no clock in it, so that equal runs give equal bytes
+    timing.jsonl       seconds and images/s of each epoch
+    events/            TensorBoard curves
+    checkpoints/       last and best
+    student/           the artefact
+    summary.json       the figures at the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from richkd.config.schema import Config
+from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.files import write_atomically
+
+PACKAGES = (
+    "richkd",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pillow",
+)
+
+
+# What a run writes, for --overwrite.
+WRITTEN = (
+    *("config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "summary.json", ".*.tmp"),
+    *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
+    *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
+    *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
+)
+
+
+class RunFolder:
+    """Paths inside a run folder, and the writing of its small files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.best = path / "checkpoints" / "best.ckpt"
+        self.student = path / "student"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+
+    def summary(self) -> dict[str, Any] | None:
+        """The figures of a finished run."""
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return figures
+
+    def accept(self, config: Config, *, resume: bool, overwrite: bool) -> None:
+        """Make sure that the run may go here, without changing anything yet.
+
+        Raises:
+            CheckpointError: it holds a run and neither resume nor overwrite was asked for; there is
+                nothing to resume; the settings to resume with are others; it cannot be written.
+            ConfigError: both were asked for.
+        """
+        occupied = self.path.is_dir() and any(self.path.iterdir())
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(
+                f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
+            )
+        if resume and overwrite:
+            raise ConfigError(
+                "--resume and --overwrite exclude each other",
+                got="both",
+                fix="go on with the run by --resume, or replace it by --overwrite.",
+            )
+        if occupied and not resume and not overwrite:
+            raise CheckpointError(
+                f"--out {self.path} is not empty",
+                got=", ".join(sorted(entry.name for entry in self.path.iterdir())[:5]),
+                fix="go on with --resume, replace it with --overwrite, or choose another --out.",
+            )
+        if resume and not self.last.exists():
+            raise CheckpointError(
+                f"There is no checkpoint in {self.path} to resume from",
+                fix="start it without --resume, or with --overwrite if it was stopped before its first one.",
+            )
+        if resume:
+            self._refuse_other_settings(config)
+        nearest_folder = next(
+            folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
+        )
+        if not nearest_folder.is_dir() or not os.access(nearest_folder, os.W_OK):
+            raise CheckpointError(
+                f"--out {self.path} cannot be written",
+                got=f"{nearest_folder} is no folder that one may write to",
+                fix="choose another --out.",
+            )
+
+    def create(self, config: Config, *, overwrite: bool) -> None:
+        """Create the folder, and write what is known before the first step.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        try:
+            if overwrite:
+                self._clear()
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"--out {self.path} cannot be written",
+                got=error.strerror or str(error),
+                fix="choose another --out.",
+            ) from error
+        self.write_text("config.yaml", config.to_yaml())
+        self.write_json("environment.json", environment())
+
+    def write_text(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def append(self, path: Path, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} could not be written ({len(line):,} bytes)",
+                got=error.strerror or str(error),
+                fix="free space, then go on with --resume.",
+            ) from error
+
+    def forget_after(self, epoch: int) -> None:
+        """Drop lines of epochs that a resumed run is about to compute again, and any half-written line."""
+        for path in (self.metrics, self.timing):
+            kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def _refuse_other_settings(self, config: Config) -> None:
+        try:
+            saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise CheckpointError(
+                f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
+                got=f"{type(error).__name__}: {error}",
+                fix="start again with --overwrite.",
+            ) from error
+        was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))
+        others = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+        if others:
+            shown = [f"{name} {now.get(name)} where the run has {was.get(name)}" for name in others[:3]]
+            difference = "; ".join(shown) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
+            raise CheckpointError(
+                f"A run is resumed with the settings it was started with ({self.path / 'config.yaml'})",
+                got=difference,
+                fix=f"repeat the first command, or `-c {self.path / 'config.yaml'} --resume`.",
+            )
+
+    def _clear(self) -> None:
+        # Only what a run writes is removed; a user's own files in the folder stay.
+        for pattern in WRITTEN:
+            for file in self.path.glob(pattern):
+                file.unlink()
+        for name in ("checkpoints", "student", "events"):
+            folders = [f for f in (self.path / name).rglob("*") if f.is_dir() and not f.is_symlink()]
+            for folder in sorted(folders, reverse=True):
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``.jsonl`` file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    return {name: v for key, inner in tree.items() for name, v in _flat(inner, f"{prefix}{key}.").items()}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that a result depends on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, where it is one."""
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,290 @@
+"""The state of a run between two steps, and the step; no mathematics, and no method known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn, optim
+
+from richkd.config.schema import OptimConfig
+from richkd.core.errors import NonFiniteError
+from richkd.core.interrupt import Interrupted, StopRequest
+from richkd.core.progress import Progress
+from richkd.core.seeds import mix_seed
+from richkd.core.types import Batch, LossTerms, Output, Target
+from richkd.data.mixup import Mix, draw_mix
+from richkd.data.views import render
+from richkd.losses.memory_bank import ContrastMemory
+from richkd.methods.presets import Context
+from richkd.metrics.accuracy import measure
+from richkd.models.build import Network
+from richkd.models.compiling import compile_fixed, compile_repays
+from richkd.pipeline.assemble import Parts
+from richkd.teachers.predict import batch_on, logits_of
+from richkd.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_module,
+    optimiser_tensors,
+    restore_optimiser,
+    save_checkpoint,
+)
+from richkd.training.failures import LossWatch, memory_advice
+from richkd.training.run_folder import RunFolder
+from richkd.training.schedule import learning_rate
+
+
+class Task(nn.Module):
+    """Student and method in one module, so that wrappers for several processes see all that is trained."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.student = parts.student
+        self.memory: ContrastMemory | None = None
+        self._method, self._config = parts.method, parts.config.method
+        if parts.method.remembers:
+            labels_N = parts.data.splits["train"].labels_N
+            widths = [teacher.feature_width for teacher in parts.teachers]
+            seed, classes = mix_seed(parts.config.train.seed, "memory"), len(parts.data.class_names)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.memory = ContrastMemory(
+                    self.student.feature_width, widths, labels_N, classes, self._config, seed
+                )
+
+        self._compiled: Callable[[Tensor], Output] | None = None
+
+    def compile_student(self) -> None:
+        # The function alone: a compiled module would enter the state under a second name.
+        self._compiled = compile_fixed(self.student.forward)
+
+    def forward(
+        self, pixels_B3HW: Tensor, target: Target | None, batch: Batch, step: int, mix: Mix | None = None
+    ) -> LossTerms:
+        context = Context(self._config, step, self.memory)
+        output = (self._compiled or self.student)(pixels_B3HW if mix is None else mix.pixels(pixels_B3HW))
+        terms = self._method.terms(output, target, batch, context)
+        if mix is None:
+            return terms
+        return mix.terms(terms, self._method.terms(output, *mix.partners(target, batch), context))
+
+
+class Trainer:
+    """The state of a run between two steps: weights, optimiser, memory, averages, and the step's number."""
+
+    def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
+        self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
+        self.device = parts.device
+        self.task = Task(parts).to(self.device).to(memory_format=torch.channels_last)
+        self.wrapped = accelerator.prepare_model(self.task) if accelerator.num_processes > 1 else self.task
+        self.optimiser = build_optimiser(self.task, self.config.optim)
+        decay = self.config.train.ema
+        self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
+        self.order = parts.order(accelerator.process_index, accelerator.num_processes)
+        if compile_repays(self.config.train.compile, self.total_steps, self.device):
+            self.task.compile_student()
+        self.watch = LossWatch(parts.data.splits["train"], self.order.steps)
+        self.step = 0
+        self.best_top1 = -1.0
+        # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
+        self.sums: dict[str, Tensor] = {}
+
+    @property
+    def total_steps(self) -> int:
+        return self.order.steps * self.config.train.epochs
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.order.steps
+
+    @property
+    def shipped(self) -> Network:
+        """The network that is evaluated and saved: the averaged one where an average is kept."""
+        return cast(Network, self.average.module) if self.average else self.task.student
+
+    def train_epoch(self, progress: Progress, stop: StopRequest) -> None:
+        """Run what is left of the epoch, saving where asked to; a stop request ends it between steps.
+
+        After the last step nothing is saved, for an epoch is over only once :meth:`end_epoch` has
+        validated it: a run that went on from there would lack the epoch's line.
+        """
+        first = self.step % self.order.steps
+        self.task.train()
+        for batch in self.parts.stores["train"].batches(self.order.epoch(self.epoch, first)):
+            if first == 0 and self.step % self.order.steps == 0:
+                self.sums = {}
+            terms = self.train_step(batch)
+            for name, value in terms.items():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.step += 1
+            progress.advance(len(batch.labels_B) * self.accelerator.num_processes, self.means())
+            if self.step % self.order.steps == 0:
+                continue
+            every = self.config.train.save_every
+            if stop.requested or (every and self.step % every == 0):
+                self.save()
+            if stop.requested:
+                raise Interrupted
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step; returns the detached loss terms.
+
+        Raises:
+            NonFiniteError: a loss that is NaN or infinite.
+            DeviceMemoryError: the batch does not fit, with the setting that makes it fit.
+        """
+        config = self.config
+        rate = learning_rate(config.optim, self.step, self.order.steps, config.train.epochs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        # Dropout and its kin draw from torch's global stream, which thus depends on the step alone.
+        torch.manual_seed(mix_seed(config.train.seed, "step", self.step, self.accelerator.process_index))
+        self.optimiser.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        remembered: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for number, part in enumerate(split_batch(batch, config.train.accumulate)):
+            share = len(part.labels_B) / len(batch.labels_B)
+            try:
+                terms = self._forward(part, self.step * config.train.accumulate + number)
+                self.watch.see(terms, part.index_B, self.step)
+                self.accelerator.backward(terms.total * share)
+            except RuntimeError as error:
+                memory_advice(error, batch, config.train.accumulate, self._try)
+                raise
+            remembered.append((part.index_B.to(self.device), terms.memory))
+            for name, value in terms.terms.items():
+                totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share
+        if config.optim.clip_grad:
+            nn.utils.clip_grad_norm_(self.task.parameters(), config.optim.clip_grad)
+        self.optimiser.step()
+        if self.task.memory is not None:
+            for index_B, memory in remembered:
+                self.task.memory.remember(
+                    cast(Tensor, self.accelerator.gather(index_B)),
+                    {name: cast(Tensor, self.accelerator.gather(rows)) for name, rows in memory.items()},
+                )
+        if self.average is not None:
+            self.average.update(self.task.student, step=self.step)
+        return totals
+
+    def means(self) -> dict[str, Tensor]:
+        """Means of the loss terms over the steps of this epoch so far."""
+        done = (self.step - 1) % self.order.steps + 1
+        return {name: value / done for name, value in self.sums.items()}
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Validate where it is time to, write the epoch's line and the checkpoints; returns the line."""
+        config, epoch = self.config.train, self.step // self.order.steps - 1
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.step,
+            "lr": self.optimiser.param_groups[0]["lr"],
+        }
+        record |= {f"train/{name}": float(value) for name, value in self.means().items()}
+        validate = "val" in self.parts.stores and (
+            (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+        )
+        better = False
+        if validate:
+            store = self.parts.stores["val"]
+            metrics = measure(logits_of(self.shipped, store, self.device), store.split.labels_N)
+            record |= {"val/top1": metrics.top1, "val/nll": metrics.nll, "val/ece": metrics.ece}
+            better = metrics.top1 > self.best_top1
+            self.best_top1 = max(metrics.top1, self.best_top1)
+        self.watch.read()
+        self.accelerator.log(
+            {name: value for name, value in record.items() if "/" in name or name == "lr"}, step=epoch
+        )
+        if self.accelerator.is_main_process:
+            self.folder.append(self.folder.metrics, record)
+            if better:
+                save_checkpoint(self.folder.best, self._checkpoint())
+        self.save()
+        return record
+
+    def save(self) -> None:
+        self.watch.read()
+        # Epochs before a checkpoint are not walked again, so what they computed has to be stored by then.
+        self.parts.flush_banks()
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder.last, self._checkpoint())
+
+    def resume(self) -> str | None:
+        """Continue from the newest whole checkpoint; returns a warning if that is not the last one."""
+        checkpoint, warning = load_checkpoint(self.folder.last)
+        load_module(self.task, checkpoint.part("task"), what="student or method")
+        if self.average is not None:
+            load_module(self.average.module, checkpoint.part("average"), what="average of weights")
+        restore_optimiser(self.optimiser, checkpoint.part("optimiser"))
+        sums = checkpoint.part("sums")
+        # Files keep no order of names, and the lines of metrics.jsonl do.
+        self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
+        self.step, self.best_top1 = checkpoint.scalars["step"], checkpoint.scalars["best_top1"]
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(self.epoch - 1)
+        return warning
+
+    def _forward(self, batch: Batch, draw_step: int) -> LossTerms:
+        parts, student, device = self.parts, self.task.student, self.device
+        epoch = self.step // self.order.steps
+        batch = batch_on(batch, device)
+        views = parts.recipe.draw(self.config.train.seed, epoch, batch.index_B)
+        target = None
+        if parts.fusion is not None:
+            said = [teacher.outputs(batch, views) for teacher in parts.teachers]
+            target = parts.fusion(said, batch.labels_B)
+        pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+        mix, strength = None, self.config.views.mixup
+        if strength:
+            seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
+            mix = draw_mix(strength, len(pixels), seed, draw_step)
+        with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
+            return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step, mix))
+
+    def _try(self, batch: Batch) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(self._forward(batch, self.step).total)
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"task.{name}": t for name, t in self.task.state_dict().items()}
+        tensors |= {f"optimiser.{name}": t for name, t in optimiser_tensors(self.optimiser).items()}
+        tensors |= {f"sums.{name}": t for name, t in self.sums.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
+        # A finite loss can have an infinite gradient, which shows in the weights before the next loss.
+        bad = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
+        if bad:
+            raise NonFiniteError(
+                f"Weights became NaN or infinite before step {self.step} (epoch {self.epoch})",
+                got=f"{len(bad)} of {len(tensors)} tensors, first {bad[0]}",
+                fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5; "
+                "the last checkpoint is from before and intact.",
+            )
+        scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
+        return Checkpoint(tensors, scalars)
+
+
+def build_optimiser(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
+    """SGD with momentum, or AdamW, over all parameters of student and method."""
+    if config.name == "adamw":
+        return optim.AdamW(task.parameters(), config.lr, weight_decay=config.weight_decay)
+    return optim.SGD(task.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """A batch cut into ``parts`` of about equal length, for gradient accumulation."""
+    if parts == 1:
+        return [batch]
+    return [
+        Batch(batch.split, index_B, pixels_BHWC, labels_B)
+        for index_B, pixels_BHWC, labels_B in zip(
+            batch.index_B.chunk(parts),
+            batch.pixels_BHWC.chunk(parts),
+            batch.labels_B.chunk(parts),
+            strict=True,
+        )
+    ]

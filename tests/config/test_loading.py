@@ -1,0 +1,290 @@
+"""Settings: what is refused and how, who wins, and YAML that reads back as what was written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from richkd.config.loading import dotted_overrides, load_config, settings
+from richkd.config.schema import Config, OptimConfig
+from richkd.core.errors import ConfigError
+
+NEEDED = {"data.path": "cifar100", "student.name": "resnet18"}
+
+
+def loaded(recipe: Path | None = None, **changes: Any) -> Config:
+    return load_config(recipe, NEEDED | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(recipe: Path | None = None, **changes: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        loaded(recipe, **changes)
+    return caught.value
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "hint"),
+    [
+        ("optim.lrr", "optim.lrr", "'optim.lr'"),
+        ("lr", "lr", "'optim.lr'"),
+        ("optim.temperature", "optim.temperature", "'method.temperature'"),
+        ("fussion", "fussion", "'fusion'"),
+        ("optm.lr", "optm", "'optim'"),
+        ("methods.variant", "methods", "'method'"),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(name: str, refused: str, hint: str, tmp_path: Path) -> None:
+    error = refusal(**{name: 1})
+    assert error.rule == f"There is no setting '{refused}' (in the settings)"
+    assert hint in str(error.fix)
+    section, _, leaf = name.rpartition(".")
+    recipe = written(tmp_path, f"{section}: {{{leaf}: 1}}" if section else f"{leaf}: 1")
+    assert refusal(recipe).rule == f"There is no setting '{refused}' (in {recipe})"
+
+
+def test_a_name_in_several_sections_is_hinted_at_in_order() -> None:
+    with pytest.raises(ConfigError) as caught:
+        dotted_overrides(["--weights", "x"])
+    hint = "Did you mean '--student.weights' or '--teacher.weights' or '--fusion.weights'? "
+    assert str(caught.value.fix).startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flag"),
+    [
+        ({"data.path": "x"}, "--student"),
+        ({"student.name": "x"}, "--data"),
+        ({"teacher.weights": "x"}, "--data"),
+    ],
+)
+def test_what_is_needed_names_its_option(overrides: dict[str, str], flag: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    assert caught.value.fix == f"add {flag} or a recipe (-c)."
+
+
+def test_a_teacher_needs_a_name() -> None:
+    error = refusal(teacher__weights="x.pth")
+    assert "'teacher.name'" in error.rule
+    assert "--teacher.name" in str(error.fix)
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "got"),
+    [
+        ("optim.lr", "fast", "'fast'"),
+        ("optim.lr", 0, "0"),
+        ("optim.momentum", "1", "1"),
+        ("method.temperature", "-1", "-1"),
+        ("method.variant", "x", "'x'"),
+        ("views.recipe", "mixup", "'mixup'"),
+        ("data.val_fraction", "1", "1"),
+        ("train.epochs", "1.5", "1.5"),
+        ("train.batch_size", "1", "1"),
+        ("fusion.alpha", "1.01", "1.01"),
+        ("fusion.weights", "[1, x]", "'x'"),
+        ("views.scale", "[0.5]", "[0.5]"),
+        ("student.mean", "[0.5, 0.5]", "[0.5, 0.5]"),
+        ("train.trackers", "[carrier-pigeon]", "'carrier-pigeon'"),
+        ("optim.lr", "[0.1", "'[0.1'"),
+        ("clip", "ViT-B-32", "'ViT-B-32'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_setting(name: str, value: Any, got: str) -> None:
+    error = refusal(**{name: value})
+    # An item of a list is named by its place, as in 'fusion.weights.1'.
+    assert re.match(rf"Setting '{name}(\.\d)?' does not take this value: \w", error.rule)
+    assert error.got == got
+
+
+def test_texts_are_read_as_yaml() -> None:
+    config = loaded(
+        optim__lr="0.25",
+        optim__weight_decay="1e-4",
+        views__flip="false",
+        fusion__weights="[1, 2.5]",
+        train__trackers="[]",
+        student__size="null",
+        method__negatives=64,
+    )
+    assert (config.optim.lr, config.optim.weight_decay, config.views.flip) == (0.25, 1e-4, False)
+    assert config.fusion.weights == (1.0, 2.5)
+    assert (config.train.trackers, config.student.size, config.method.negatives) == ((), None, 64)
+
+
+@pytest.mark.parametrize(
+    "name", ["2024", "2024-01-01", "on", "1e3", "[x", "#1", "a: b", "*", "local-dir:/tmp/x"]
+)
+def test_names_and_paths_are_taken_as_they_are(name: str) -> None:
+    config = loaded(data__path=name, data__label_column=name, out=name, student__weights=name)
+    assert (config.data.path, config.data.label_column) == (name, name)
+    assert config.out == config.student.weights == Path(name)
+
+
+def test_null_unsets_a_text(tmp_path: Path) -> None:
+    recipe = written(tmp_path, "data: {path: x, label_column: fine}")
+    assert loaded(recipe).data.label_column == "fine"
+    assert loaded(recipe, data__label_column="null").data.label_column is None
+
+
+def test_settings_never_change() -> None:
+    config = loaded()
+    with pytest.raises(ValidationError):
+        config.optim.lr = 3.0  # type: ignore[misc]
+
+
+# Sources
+
+
+def test_overrides_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
+    recipe = written(tmp_path, "optim: {lr: 0.2, momentum: 0.5}\ntrain: {epochs: 7}\nteacher: {name: a}")
+    config = loaded(recipe, optim__lr="0.3", teacher__name="b")
+    assert (config.optim.lr, config.optim.momentum, config.train.epochs) == (0.3, 0.5, 7)
+    assert config.optim.weight_decay == OptimConfig().weight_decay
+    assert config.teacher is not None
+    assert config.teacher.name == "b"
+
+
+def test_empty_sections_of_a_recipe_can_be_filled(tmp_path: Path) -> None:
+    recipe = written(tmp_path, "data:\nstudent:\nteacher:\n")
+    config = loaded(recipe, teacher__name="resnet34")
+    assert config.data.path == "cifar100"
+    assert config.teacher is not None
+    assert config.teacher.name == "resnet34"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "just words"])
+def test_a_recipe_must_hold_sections(text: str, tmp_path: Path) -> None:
+    recipe = written(tmp_path, text)
+    assert refusal(recipe).rule == f"The recipe {recipe} must hold sections such as data: and student:"
+
+
+def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    assert refusal(missing).rule == f"The recipe {missing} does not exist"
+    assert "cannot be read as YAML" in refusal(written(tmp_path, "data: [")).rule
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00\xd8")
+    assert "cannot be read as YAML" in refusal(tmp_path / "recipe.yaml").rule
+    assert "cannot be read as YAML" in refusal(tmp_path).rule
+
+
+def test_a_value_cannot_be_a_section(tmp_path: Path) -> None:
+    recipe = written(tmp_path, "optim: fast")
+    error = refusal(recipe, optim__lr=1)
+    assert error.rule == "optim must be a section of settings"
+    assert error.got == "'fast'"
+
+
+small = st.floats(1e-6, 0.999)
+text = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "data.path": text,
+        "data.class_names": text.map(Path),
+        "teacher": st.fixed_dictionaries({"name": text, "mean": st.tuples(small, small, small)}),
+        "clip": st.fixed_dictionaries({"name": text}),
+        "optim.lr": small,
+        "optim.weight_decay": st.floats(0, 1e-5),
+        "optim.milestones": st.lists(small, max_size=3),
+        "fusion.weights": st.lists(st.floats(-1e6, 1e6), max_size=3),
+        "train.seed": st.integers(0, 2**62),
+        "train.ema": small,
+        "train.trackers": st.lists(st.sampled_from(["tensorboard", "wandb", "mlflow"]), max_size=3),
+        "views.flip": st.booleans(),
+    },
+)
+
+
+@budget(max_examples=60, deadline=None)
+@given(changes)
+def test_yaml_reads_back_as_what_was_written(tmp_path_factory: Any, overrides: dict[str, Any]) -> None:
+    plain = {name: value for name, value in overrides.items() if not isinstance(value, str)}
+    config = load_config(None, NEEDED | plain)
+    if "data.path" in overrides:
+        renamed = config.data.model_copy(update={"path": overrides["data.path"]})
+        config = config.model_copy(update={"data": renamed})
+    recipe = written(tmp_path_factory.mktemp("yaml"), config.to_yaml())
+    assert load_config(recipe) == config
+
+
+# The command line
+
+
+def test_every_form_of_an_option() -> None:
+    tokens = [
+        "--optim.lr",
+        "0.1",
+        "--views.flip=false",
+        "--data.val-fraction",
+        "0",
+        "--data.path=a=b",
+        "--out",
+        "x",
+    ]
+    assert dotted_overrides(tokens) == {
+        "optim.lr": "0.1",
+        "views.flip": "false",
+        "data.val_fraction": "0",
+        "data.path": "a=b",
+        "out": "x",
+    }
+    assert dotted_overrides([]) == {}
+    assert dotted_overrides(["--optim.lr", "-1"]) == {"optim.lr": "-1"}
+    assert dotted_overrides(["--optim.lr", "1", "--optim.lr=2"]) == {"optim.lr": "2"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["--optim.lr"], "Option --optim.lr needs a value"),
+        (["optim.lr", "1"], "Settings are given as --section.name value"),
+        (["--lr", "1"], "Did you mean '--optim.lr'?"),
+        (["--optim.lrr=1"], "optim.lr'"),
+        (["--zzz"], "`richkd settings` lists them all"),
+    ],
+)
+def test_options_that_are_not_understood(tokens: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        dotted_overrides(tokens)
+    assert message in str(caught.value)
+
+
+def test_the_list_of_settings_has_each_once_with_its_default() -> None:
+    listed = {name: default for name, default, _ in settings()}
+    assert len(listed) == len(list(settings()))
+    assert listed["optim.lr"] == "0.05"
+    assert listed["data.path"] == listed["teacher.name"] == "required"
+    assert listed["out"] == "runs/latest"
+    optional = [name for name, default, _ in settings() if default != "required" and "." in name]
+    # Every one of them can be set by this name, here to its own default.
+    values = {
+        name: listed[name]
+        for name in optional
+        if listed[name] not in ("None", "") and "(" not in listed[name]
+    }
+    config = load_config(None, {**NEEDED, "teacher.name": "t", "clip.name": "c", **values})
+    assert config.optim == OptimConfig()
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, _, description in settings() if len(description) < 5] == []

@@ -1,0 +1,81 @@
+"""Messages: their three parts, hints at names, and what is said of two class lists that differ."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from richkd.core import errors
+from richkd.core.errors import ClassError, ConfigError, DataError, RichKDError, nearest
+from richkd.data.classes import check_same_classes
+
+
+def test_a_message_has_the_rule_what_was_received_and_a_way_out() -> None:
+    error = ConfigError("Argument 'x' must be 1", got="2", fix="write 1.")
+    assert str(error) == "Argument 'x' must be 1\nGot: 2\nFix: write 1."
+    assert (error.rule, error.got, error.fix) == ("Argument 'x' must be 1", "2", "write 1.")
+    assert str(ConfigError("Rule")) == "Rule"
+    assert str(ConfigError("Rule", fix="mend.")) == "Rule\nFix: mend."
+
+
+def test_one_except_catches_them_all() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) == 10
+    assert all(issubclass(kind, RichKDError) for kind in kinds)
+    assert issubclass(ClassError, DataError)
+
+
+def test_errors_travel_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(DataError("Rule", got="x", fix="y.")))
+    assert (type(error), str(error)) == (DataError, "Rule\nGot: x\nFix: y.")
+    assert (error.rule, error.got, error.fix) == ("Rule", "x", "y.")
+
+
+def test_hints_at_names() -> None:
+    assert nearest("resnet8", ["resnet18", "vgg11"]) == "Did you mean 'resnet18'?"
+    assert nearest("ab1", ["ab2", "ab3", "zz"]) == "Did you mean 'ab3' or 'ab2'?"
+    assert nearest("qqq", ["b", "a"]) == "Known: a, b"
+    assert nearest("qqq", [f"name{i:02}" for i in range(31)]) == "31 names are known."
+
+
+def test_equal_lists_pass() -> None:
+    check_same_classes(["a", "b"], ("a", "b"), where="the CLIP outputs")
+    check_same_classes([], [], where="the CLIP outputs")
+
+
+def refusal(expected: list[str], received: list[str]) -> ClassError:
+    with pytest.raises(ClassError) as caught:
+        check_same_classes(expected, received, where="the teacher", reference="the recipe")
+    return caught.value
+
+
+def test_another_order_is_told_from_other_names() -> None:
+    error = refusal(["a", "b", "c"], ["a", "c", "b"])
+    assert error.rule == "The classes of the teacher must be in the order of the recipe"
+    assert error.got == ("3 classes instead of 3; first difference at class 1: 'c' where 'b' was expected")
+    error = refusal(["a", "b", "c"], ["a", "x", "c"])
+    assert error.rule == "The classes of the teacher must be those of the recipe"
+    assert str(error.got).endswith("'x' where 'b' was expected; missing: b; unknown: x")
+
+
+def test_lists_of_other_lengths() -> None:
+    assert "2 classes instead of 1; first difference at class 1: 'b' where nothing was" in str(
+        refusal(["a"], ["a", "b"])
+    )
+    assert "at class 1: nothing where 'b' was expected; missing: b, c" in str(refusal(["a", "b", "c"], ["a"]))
+    assert "missing: 0, 1, 2, 3, 4 …" in str(refusal([str(i) for i in range(9)], ["x"]))
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=5), st.lists(st.sampled_from("abc"), max_size=5))
+def test_any_difference_is_refused_at_its_first_place(expected: list[str], received: list[str]) -> None:
+    if expected == received:
+        check_same_classes(expected, received, where="x")
+        return
+    error = refusal(expected, received)
+    padded = zip([*expected, *["end"] * 5], [*received, *["end"] * 5], strict=False)
+    place = next(i for i, (a, b) in enumerate(padded) if a != b)
+    assert f"first difference at class {place}:" in str(error.got)
+    assert ("order" in error.rule) == (sorted(expected) == sorted(received))

@@ -1,0 +1,171 @@
+"""Every corruption against a slow one of single images, and what all of them promise."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from richkd.core.errors import ConfigError
+from richkd.evaluate.corruptions.corrupt import CORRUPTIONS, GROUPS, TEST, corrupt
+from richkd.evaluate.corruptions.draws import draws_for
+from richkd.evaluate.corruptions.severity import SEVERITIES, constants
+from tests.reference import corruptions as slow
+
+SIZE = 32
+FIXED = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "gaussian_blur", "saturate")
+NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+
+
+def pictures(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
+    """Smooth pictures with edges and a little noise, black and grey pixels among them."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.random((count, 3, 5, 5)))
+    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    made = (smooth * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    made[:, :6, :6] = 0
+    made[:, -6:, -6:] = 128
+    return made
+
+
+def one_by_one(name: str, severity: int, images: torch.Tensor) -> np.ndarray:
+    """The slow corruption of each image, with the same random numbers."""
+    size = images.shape[1]
+    c = constants(name, severity, size)
+    draws = draws_for(images, name, severity, seed=0)
+    out = []
+    for number, image in enumerate(images.numpy() / 255):
+        chosen: dict = {}
+        if name == "glass_blur":
+            shift, inner = round(c[1]), size - 2 * round(c[1])
+            words = draws.uniform((round(c[2]) * inner * inner, 2))[number]
+            chosen["moves"] = ((words * 2 * shift).long() - shift).numpy()
+        elif name == "motion_blur":
+            chosen["degrees"] = float(draws.uniform(())[number] * 90 - 45)
+        elif name == "snow":
+            chosen["flakes"] = draws.normal((1, size, size))[number, 0].double().numpy()
+            chosen["degrees"] = float(draws.uniform((), number=1)[number] * 90 - 135)
+        elif name == "frost":
+            chosen["noises"] = [
+                draws.uniform((size, size), k)[number].double().numpy() * 2 - 1 for k in (0, 1)
+            ]
+        elif name == "fog":
+            chosen["noise"] = draws.uniform((size, size))[number].double().numpy() * 2 - 1
+        elif name == "spatter":
+            chosen["noise"] = draws.normal((1, size, size))[number, 0].double().numpy()
+        elif name == "elastic_transform":
+            chosen["moves"] = draws.uniform((3, 2))[number].double().numpy() * 2 - 1
+            chosen["fields"] = draws.uniform((2, size, size), 1)[number].double().numpy() * 2 - 1
+        out.append(getattr(slow, name)(image, np.random.default_rng(number), *c, **chosen))
+    return np.stack(out).clip(0, 1) * 255
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+@pytest.mark.parametrize("name", [n for n in CORRUPTIONS if n not in NOISES and n != "jpeg_compression"])
+def test_a_batch_is_corrupted_as_its_images_one_by_one(name, severity):
+    images = pictures(3)
+    ours = corrupt(images, name, severity).numpy().astype(float)
+    theirs = one_by_one(name, severity, images)
+    # Ours are rounded. A drop that is just thick enough in float32 may be cut off in float64.
+    assert (abs(ours - theirs) > 0.51).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["defocus_blur", "zoom_blur", "motion_blur", "pixelate", "gaussian_blur", "fog"]
+)
+def test_at_64_pixels_too(name):
+    images = pictures(2, size=64)
+    away = abs(corrupt(images, name, 4).numpy() - one_by_one(name, 4, images))
+    assert (away > 0.51).mean() < 1e-3
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("size", [32, 50, 224])
+def test_jpeg_is_that_of_libjpeg(severity, size):
+    images = pictures(2, size=size)
+    ours = corrupt(images, "jpeg_compression", severity).numpy().astype(float)
+    away = abs(ours - one_by_one("jpeg_compression", severity, images))
+    # Its integer transforms may round a coefficient the other way, which changes a block by a few steps.
+    assert away.mean() < 0.8
+    assert (away > 4).mean() < 0.025
+
+
+@pytest.mark.parametrize("severity", [1, 5])
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_has_the_distribution_it_should(name, severity):
+    value, count = 100, 40
+    images = torch.full((count, SIZE, SIZE, 3), value, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(count)  # so that no two images are the same
+    ours = corrupt(images, name, severity).numpy()[:, 1:].astype(float)
+    (c,) = constants(name, severity, SIZE)
+    rng = np.random.default_rng(0)
+    theirs = getattr(slow, name)(np.full(ours.shape, value / 255), rng, c)
+    theirs = np.rint(theirs.clip(0, 1) * 255)
+    grid = np.arange(256)
+    ours_cdf, theirs_cdf = (
+        np.searchsorted(np.sort(x.ravel()), grid, "right") / x.size for x in (ours, theirs)
+    )
+    # The Kolmogorov-Smirnov bound of two samples at p = 1e-4.
+    assert abs(ours_cdf - theirs_cdf).max() < 2.23 * (2 / ours.size) ** 0.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(CORRUPTIONS), st.integers(1, 5), st.integers(0, 3), st.permutations(range(4)))
+def test_an_image_is_corrupted_alike_in_any_batch(name, severity, seed, order):
+    images = pictures(4)
+    together = corrupt(images, name, severity, seed)
+    assert torch.equal(corrupt(images[order], name, severity, seed), together[order])
+    alone = corrupt(images[2:3], name, severity, seed)[0].int()
+    # Products of other shapes may differ in their last bit.
+    assert (alone - together[2].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", [n for n in CORRUPTIONS if n not in (*FIXED, "jpeg_compression")])
+def test_what_is_random_depends_on_seed_severity_and_image(name):
+    images = pictures(2)
+    first = corrupt(images, name, 3)
+    assert torch.equal(first, corrupt(images, name, 3))
+    assert not torch.equal(first, corrupt(images, name, 3, seed=1))
+    same = torch.cat([images[:1], images[:1].clone()])
+    same[1, 10, 10, 0] ^= 1
+    changed = corrupt(same, name, 3).int()
+    assert (changed[0] - changed[1]).abs().max() > 1
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_severity_takes_pictures_further_away(name):
+    images = pictures(12)
+    away = [float((corrupt(images, name, s).float() - images).square().mean()) for s in (1, 5)]
+    # Glass, elastic and saturation change in kind between severities.
+    if name not in ("glass_blur", "elastic_transform", "saturate", "spatter"):
+        assert away[1] > away[0]
+    assert min(away) > 0
+
+
+def test_groups_are_the_15_and_the_4():
+    assert len(TEST) == 15
+    assert len(CORRUPTIONS) == 19
+    assert [len(GROUPS[name]) for name in GROUPS] == [3, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_tiny_and_odd_pictures_are_corrupted_too(name, size):
+    images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    assert corrupt(images, name, 5).shape == images.shape
+
+
+def test_no_such_corruption_or_severity():
+    with pytest.raises(ConfigError, match="gaussian_noise"):
+        corrupt(pictures(1), "gausian_noise", 1)
+    with pytest.raises(ConfigError, match="1, 2, 3, 4 or 5"):
+        corrupt(pictures(1), "fog", 6)
+
+
+def test_constants_move_with_the_logarithm_of_the_size():
+    assert constants("gaussian_noise", 3, 32) == (0.08,)
+    assert constants("gaussian_noise", 3, 16) == (0.08,)
+    assert constants("gaussian_noise", 3, 224) == pytest.approx((0.18,))
+    assert constants("gaussian_noise", 3, 500) == pytest.approx((0.18,))
+    middle = round((32 * 224) ** 0.5)
+    assert constants("gaussian_noise", 3, middle) == pytest.approx((0.13,), rel=1e-2)

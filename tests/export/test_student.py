@@ -1,0 +1,183 @@
+"""A saved student answers as it did before, to us and to timm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from richkd.config.schema import ModelConfig
+from richkd.core.errors import DataError, ModelError
+from richkd.data.images import square
+from richkd.export.student import load_student, save_student
+from richkd.models.build import Network, build_network
+
+CLASSES = ("aquarium fish", "Bär", "cat")
+INPUT = {"size": 32, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+
+
+def make_network(name: str = "cifar_resnet8x4", **options: object) -> Network:
+    config = ModelConfig.model_validate({"name": name, **INPUT, **options})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(config, 3, role="student")
+        for buffer in network.buffers():
+            if buffer.dtype == torch.float32:
+                buffer.uniform_(0.5, 1.5)
+        # What training leaves: weights in channels-last order.
+        return network.eval().to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def folder(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "student"
+    save_student(path, network, CLASSES, 2.5, {"recipe": "test"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    shapes = [(32, 32, 3), (40, 50, 3), (20, 31, 3)]
+    return [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+
+
+def expected_probabilities(network: Network, pictures: list[Image.Image], temperature: float) -> torch.Tensor:
+    rows = []
+    for picture in pictures:
+        pixels_HWC = np.asarray(square(picture, 32)).astype(np.float32) / 255
+        normal = (pixels_HWC - np.float32(INPUT["mean"])) / np.float32(INPUT["std"])
+        with torch.no_grad():
+            logits_1C = network.model(torch.from_numpy(normal).permute(2, 0, 1)[None])
+        rows.append((logits_1C[0].double() / temperature).exp())
+    powers_BC = torch.stack(rows)
+    return (powers_BC / powers_BC.sum(1, keepdim=True)).float()
+
+
+def test_a_loaded_student_answers_as_before(
+    network: Network, folder: Path, pictures: list[Image.Image]
+) -> None:
+    for path in (folder, folder.parent, str(folder)):
+        student = load_student(path)
+        assert (student.class_names, student.temperature) == (CLASSES, 2.5)
+        assert (student.network.size, student.network.mean, student.network.std) == tuple(INPUT.values())
+        assert not any(parameter.requires_grad for parameter in student.network.parameters())
+        answer_BC = student.probabilities(pictures)
+        assert torch.allclose(answer_BC, expected_probabilities(network, pictures, 2.5), atol=1e-5)
+        assert not torch.allclose(answer_BC, expected_probabilities(network, pictures, 1.0), atol=1e-3)
+
+
+def test_files_and_greyscale_are_read(folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+    student = load_student(folder)
+    pictures[1].save(tmp_path / "x.png")
+    from_file = student.probabilities([tmp_path / "x.png"])
+    assert torch.equal(from_file, student.probabilities(pictures[1:2]))
+    grey = pictures[0].convert("L")
+    assert torch.equal(student.probabilities([grey]), student.probabilities([grey.convert("RGB")]))
+    (tmp_path / "y.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"y\.png"):
+        student.probabilities([tmp_path / "y.png"])
+
+
+def test_timm_loads_the_folder(network: Network, folder: Path) -> None:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(model(pixels), network.model(pixels), atol=1e-6)
+    data = timm.data.resolve_model_data_config(model)
+    read = [tuple(data[key]) for key in ("input_size", "mean", "std")]
+    assert read == [(3, 32, 32), INPUT["mean"], INPUT["std"]]
+    assert (data["interpolation"], data["crop_pct"], model.num_classes) == ("bicubic", 1.0, 3)
+
+
+def test_timm_can_replace_the_classifier(folder: Path) -> None:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=9)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 9)
+
+
+def test_timms_own_models_are_saved_too(tmp_path: Path) -> None:
+    network = make_network("mobilenetv3_small_050")
+    save_student(tmp_path, network, CLASSES, 1.0, {})
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(model(pixels), network(pixels).logits_BC, atol=1e-5)
+        assert torch.allclose(load_student(tmp_path).network(pixels).logits_BC, model(pixels), atol=1e-5)
+
+
+def test_a_student_of_a_student_keeps_its_architecture(folder: Path, tmp_path: Path) -> None:
+    config = ModelConfig(name=f"local-dir:{folder}")
+    again = build_network(config, 3, role="student").eval()
+    save_student(tmp_path, again, CLASSES, 1.25, {})
+    loaded = load_student(tmp_path)
+    assert loaded.temperature == 1.25
+    for name, value in load_student(folder).network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[name], value)
+    assert json.loads((tmp_path / "config.json").read_text())["architecture"] == "cifar_resnet8x4"
+
+
+def test_the_config_says_where_the_student_came_from(folder: Path) -> None:
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    assert "Bär" in text
+    saved = json.loads(text)
+    assert saved["richkd"] == {"temperature": 2.5, "recipe": "test"}
+    assert saved["architecture"] == "cifar_resnet8x4"
+    assert (saved["num_classes"], saved["num_features"]) == (3, 256)
+
+
+def test_saving_again_replaces_and_leaves_nothing_behind(network: Network, tmp_path: Path) -> None:
+    for temperature in (1.0, 3.0):
+        save_student(tmp_path, network, CLASSES, temperature, {})
+    assert load_student(tmp_path).temperature == 3.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_model_from_timm_has_no_temperature(folder: Path, tmp_path: Path) -> None:
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del saved["richkd"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    assert load_student(tmp_path).temperature == 1.0
+
+
+def test_folders_without_a_student(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_student(tmp_path / "none")
+    assert (
+        caught.value.rule
+        == f"{tmp_path / 'none'} must be a student's folder with config.json and model.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", ["label_names", "architecture", "pretrained_cfg", "mean", "richkd", "text", "list"]
+)
+def test_damaged_configs(damage: str, folder: Path, tmp_path: Path) -> None:
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if damage == "mean":
+        saved["pretrained_cfg"]["mean"] = [0.5]
+    else:
+        saved[damage] = None
+    text = {"text": "{", "list": "[]"}.get(damage) or json.dumps(saved)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"must be a student's folder"):
+        load_student(tmp_path)
+
+
+def test_missing_and_damaged_weights(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(ModelError, match=r"model\.safetensors must be a file"):
+        load_student(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors are not a checkpoint"):
+        load_student(tmp_path)

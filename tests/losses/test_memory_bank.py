@@ -1,0 +1,246 @@
+"""The contrastive memory: whose rows move, what stays, and the loss against loops over the same rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from richkd.config.schema import MethodConfig
+from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.losses.memory_bank import ContrastMemory
+from richkd.losses.negatives import below, draw, negative_rows
+from tests.reference import losses as slow
+
+IMAGES, CLASSES, WIDTHS = 30, 4, (5, 7)
+CONFIG = MethodConfig(embed_width=6, negatives=9, contrast_temperature=0.2, bank_momentum=0.3)
+LABELS_N = torch.randint(CLASSES, (IMAGES,), generator=torch.Generator().manual_seed(1))
+INDEX_B = torch.tensor([28, 3, 17, 0])
+
+
+def make_memory(seed: int = 0, config: MethodConfig = CONFIG) -> ContrastMemory:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ContrastMemory(8, WIDTHS, LABELS_N, CLASSES, config, seed)
+
+
+def random_records(index_B: Tensor, seed: int = 0) -> tuple[Output, Target, Batch]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def output(width: int) -> Output:
+        return Output(*(torch.randn(len(index_B), w, generator=generator) for w in (CLASSES, width)))
+
+    experts = tuple(output(width) for width in WIDTHS)
+    pixels = torch.zeros(len(index_B), 2, 2, 3, dtype=torch.uint8)
+    batch = Batch("train", index_B, pixels, LABELS_N[index_B])
+    return output(8), Target(experts[0].logits_BC, experts, (0.7, 0.3)), batch
+
+
+def test_every_image_has_a_row_and_rows_of_a_class_lie_together() -> None:
+    memory = make_memory()
+    assert sorted(memory.rows.row_of_image_N.tolist()) == list(range(IMAGES))
+    label_of_row = {int(memory.rows.row_of_image_N[i]): int(LABELS_N[i]) for i in range(IMAGES)}
+    for c in range(CLASSES):
+        first, count = int(memory.rows.class_starts_C[c]), int(memory.rows.class_sizes_C[c])
+        assert count == torch.bincount(LABELS_N)[c]
+        assert [label_of_row[row] for row in range(first, first + count)] == [c] * count
+
+
+@pytest.mark.parametrize("contrast", ["full", "shared", "queue"])
+def test_an_unlabelled_image_is_a_class_of_its_own(contrast: Literal["full", "shared", "queue"]) -> None:
+    labels_N = LABELS_N.clone()
+    labels_N[[3, 5]] = UNLABELED
+    config = CONFIG.model_copy(update={"contrast": contrast})
+    with torch.random.fork_rng(devices=[]):
+        memory = ContrastMemory(8, WIDTHS, labels_N, CLASSES, config, 0)
+    student, target, batch = random_records(INDEX_B)
+    embedded = memory.embed(student, target)
+    loss = memory.loss(*embedded, replace(batch, labels_B=labels_N[INDEX_B]), 0)
+    assert bool(loss.isfinite())
+    own = memory.rows.labels_N
+    assert len({int(own[3]), int(own[5]), *range(CLASSES)}) == CLASSES + 2
+    assert torch.equal(own[labels_N >= 0], labels_N[labels_N >= 0])
+    memory.remember(INDEX_B, {"student": embedded[0].detach(), "target": embedded[1].detach()})
+
+
+def test_embeddings_have_unit_norm_and_experts_are_fused_after_their_heads() -> None:
+    memory = make_memory()
+    student, target, _ = random_records(INDEX_B)
+    student_BD, target_BD = memory.embed(student, target)
+    assert student_BD.shape == target_BD.shape == (4, 6)
+    own = slow.normalised(memory.student_head(student.feats_BF))
+    assert torch.allclose(student_BD, torch.tensor(own), atol=1e-6)
+    heads = [head(expert.feats_BF) for head, expert in zip(memory.expert_heads, target.experts, strict=True)]
+    unit = [torch.tensor(slow.normalised(feats)) for feats in heads]
+    expected = torch.tensor(slow.fuse_features(unit, [0.7, 0.3]))
+    assert torch.allclose(target_BD, expected, atol=1e-6)
+
+
+def expected_loss(
+    memory: ContrastMemory, student_BD: Tensor, target_BD: Tensor, step: int
+) -> tuple[float, Tensor]:
+    """The loss of the rows that (seed, step) draws, with both normalisers of these rows, by loops."""
+    rows_B1 = memory.rows.row_of_image_N[INDEX_B][:, None]
+    draws_BK = draw(memory.rows.seed, step, (len(INDEX_B), CONFIG.negatives), "cpu")
+    rows_BK1 = torch.cat(
+        [
+            rows_B1,
+            negative_rows(LABELS_N[INDEX_B], memory.rows.class_starts_C, memory.rows.class_sizes_C, draws_BK),
+        ],
+        dim=1,
+    )
+    banks = (memory.rows.student_ND, memory.rows.target_ND)
+    log_z = memory.log_normalisers
+    if step == 0:
+        pairs = ((student_BD, banks[1]), (target_BD, banks[0]))
+        scores = [slow.bank_scores(v, bank, rows_BK1, CONFIG.contrast_temperature) for v, bank in pairs]
+        log_z = torch.tensor([math.log(slow.estimate_normaliser(score, IMAGES)) for score in scores])
+    z = (math.exp(log_z[0]), math.exp(log_z[1]))
+    value = slow.contrast_loss(student_BD, target_BD, *banks, rows_BK1, z, CONFIG.contrast_temperature)
+    return value, log_z
+
+
+def test_loss_and_normalisers_equal_the_loops_and_normalisers_stay() -> None:
+    memory = make_memory()
+    assert memory.log_normalisers.isnan().all()
+    kept = []
+    for step in range(3):
+        student, target, batch = random_records(INDEX_B, seed=step)
+        student_BD, target_BD = memory.embed(student, target)
+        expected, log_z = expected_loss(memory, student_BD, target_BD, step)
+        loss = memory.loss(student_BD, target_BD, batch, step)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+        assert torch.allclose(memory.log_normalisers, log_z, atol=1e-5)
+        kept.append(memory.log_normalisers.clone())
+        assert torch.equal(kept[step], kept[0])
+        memory.remember(batch.index_B, {"student": student_BD.detach(), "target": target_BD.detach()})
+
+
+def test_only_the_rows_of_the_batch_move() -> None:
+    memory = make_memory()
+    student, target, _ = random_records(INDEX_B)
+    student_BD, target_BD = (embedded.detach() for embedded in memory.embed(student, target))
+    before = {name: bank.clone() for name, bank in memory.named_buffers() if name.endswith("_ND")}
+    memory.remember(INDEX_B, {"student": student_BD, "target": target_BD})
+    rows_B = memory.rows.row_of_image_N[INDEX_B]
+    others = torch.ones(IMAGES, dtype=torch.bool)
+    others[rows_B] = False
+    for name, embedded_BD in (("rows.student_ND", student_BD), ("rows.target_ND", target_BD)):
+        after = memory.get_buffer(name)
+        assert torch.equal(after[others], before[name][others])
+        expected = slow.update_bank(before[name], rows_B, embedded_BD, CONFIG.bank_momentum)
+        assert torch.allclose(after.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-6)
+        assert not torch.allclose(after[rows_B], before[name][rows_B], atol=0.05)
+
+
+def test_the_loss_is_a_function_of_seed_and_step() -> None:
+    student, target, batch = random_records(INDEX_B)
+
+    def value(seed: int, step: int) -> float:
+        memory = make_memory(0)
+        memory.rows.seed = seed
+        memory.log_normalisers.fill_(1.0)
+        return memory.loss(*memory.embed(student, target), batch, step).item()
+
+    assert value(0, 5) == value(0, 5)
+    assert len({value(0, 5), value(0, 6), value(1, 5)}) == 3
+
+
+def test_banks_are_a_function_of_the_seed_and_differ() -> None:
+    one, same, other = make_memory(0), make_memory(0), make_memory(1)
+    assert torch.equal(one.rows.student_ND, same.rows.student_ND)
+    assert not torch.equal(one.rows.student_ND, other.rows.student_ND)
+    assert not torch.equal(one.rows.student_ND, one.rows.target_ND)
+
+
+def test_gradient_flows_to_heads_and_features_but_not_to_banks() -> None:
+    memory = make_memory()
+    student, target, batch = random_records(INDEX_B)
+    student.feats_BF.requires_grad_()
+    memory.loss(*memory.embed(student, target), batch, 0).backward()
+    assert student.feats_BF.grad is not None
+    assert student.feats_BF.grad.abs().sum() > 0
+    names = {name for name, parameter in memory.named_parameters() if parameter.grad.abs().sum() > 0}
+    assert {"student_head.weight", "expert_heads.0.weight", "expert_heads.1.weight"} <= names
+    assert not any(buffer.requires_grad for buffer in memory.buffers())
+
+
+def test_a_checkpoint_carries_banks_and_normalisers_but_nothing_that_labels_give() -> None:
+    memory = make_memory(0)
+    memory.log_normalisers.fill_(2.0)
+    state = memory.state_dict()
+    buffers = {name for name in state if not name.endswith(("weight", "bias"))}
+    assert buffers == {"rows.student_ND", "rows.target_ND", "log_normalisers"}
+    other = make_memory(1)
+    other.load_state_dict(state)
+    assert torch.equal(other.rows.student_ND, memory.rows.student_ND)
+    assert torch.equal(other.log_normalisers, memory.log_normalisers)
+    assert torch.equal(other.rows.class_starts_C, memory.rows.class_starts_C)
+
+
+def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
+    memory = make_memory(config=CONFIG.model_copy(update={"contrast": "shared"}))
+    student, target, batch = random_records(INDEX_B)
+    student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
+    scores, shares_B = memory.rows(student_BD, target_BD, batch, 3)
+    rows_K = below(draw(0, 3, (9,), "cpu"), IMAGES)
+    label_of_row = LABELS_N[memory.rows.row_of_image_N.argsort()]
+    for side_BK1, v_BD, bank_ND in zip(
+        scores, (student_BD, target_BD), (memory.rows.target_ND, memory.rows.student_ND), strict=True
+    ):
+        for b, image in enumerate(INDEX_B.tolist()):
+            for k, row in enumerate(rows_K.tolist()):
+                own = label_of_row[row] == LABELS_N[image]
+                expected = -math.inf if own else float(v_BD[b] @ bank_ND[row]) / 0.2
+                assert side_BK1[b, k + 1].item() == pytest.approx(expected, abs=1e-5)
+            positive = float(v_BD[b] @ bank_ND[memory.rows.row_of_image_N[image]]) / 0.2
+            assert side_BK1[b, 0].item() == pytest.approx(positive, abs=1e-5)
+    counted = (label_of_row[rows_K] != LABELS_N[INDEX_B][:, None]).double().mean(1)
+    assert shares_B.tolist() == pytest.approx(counted.clamp(min=1 / 9).tolist())
+
+
+def test_shared_negatives_have_the_expectation_of_own_ones() -> None:
+    student, target, batch = random_records(INDEX_B)
+    values: dict[str, list[float]] = {"full": [], "shared": []}
+    for kind, losses in values.items():
+        memory = make_memory(config=CONFIG.model_copy(update={"contrast": kind, "negatives": 40}))
+        memory.log_normalisers.fill_(3.0)
+        embedded = [part.detach() for part in memory.embed(student, target)]
+        losses += [memory.loss(*embedded, batch, step).item() for step in range(1, 400)]
+    means = {kind: torch.tensor(losses).mean().item() for kind, losses in values.items()}
+    spread = torch.tensor(values["shared"]).std().item() / math.sqrt(400)
+    assert abs(means["full"] - means["shared"]) < 4 * spread
+
+
+def test_a_queue_holds_the_latest_embeddings_and_their_labels() -> None:
+    memory = make_memory(config=CONFIG.model_copy(update={"contrast": "queue", "negatives": 6}))
+    queue = memory.rows
+    student, target, batch = random_records(INDEX_B)
+    student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
+    scores, shares_B = queue(student_BD, target_BD, batch, 0)
+    assert torch.equal(shares_B, torch.ones(4))
+    positives = (student_BD * target_BD).sum(1) / 0.2
+    assert torch.allclose(scores[0][:, 0], positives)
+    assert torch.allclose(scores[1][:, 0], positives)
+    for _ in range(2):
+        memory.remember(INDEX_B, {"student": student_BD, "target": target_BD})
+    order = [2, 3, 2, 3, 0, 1]
+    assert torch.equal(queue.student_KD[[0, 1, 4, 5]], student_BD[[2, 3, 0, 1]])
+    assert torch.equal(queue.target_KD[2:4], target_BD[2:4])
+    assert queue.labels_K.tolist() == LABELS_N[INDEX_B][order].tolist()
+    scores, _ = queue(student_BD, target_BD, batch, 1)
+    same = queue.labels_K == LABELS_N[INDEX_B][:, None]
+    assert torch.equal(scores[0][:, 1:] == -math.inf, same)
+    assert memory.loss(student_BD, target_BD, batch, 0).isfinite()
+
+
+def test_a_queue_shorter_than_a_batch_keeps_its_end() -> None:
+    memory = make_memory(config=CONFIG.model_copy(update={"contrast": "queue", "negatives": 3}))
+    v_BD = torch.eye(6)[:4]
+    memory.remember(INDEX_B, {"student": v_BD, "target": v_BD})
+    assert memory.rows.student_KD.argmax(1).tolist() == [1, 2, 3]
+    assert memory.rows.labels_K.tolist() == LABELS_N[INDEX_B][1:].tolist()

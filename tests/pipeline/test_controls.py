@@ -1,0 +1,114 @@
+"""Controls: each keeps all of a fused run but what it says it replaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from richkd.core.errors import ConfigError
+from richkd.core.types import Output, Target
+from richkd.fusion.fusion import signal
+from richkd.pipeline.assemble import Parts, assemble
+from richkd.teachers.controls import permutation
+from richkd.teachers.predict import outputs_of
+from richkd.training.run import distill
+from tests.fixtures import World, refusal
+
+CPU = torch.device("cpu")
+
+
+def parts_of(world: World, control: str | None, **changes: Any) -> Parts:
+    config = world.config(Path("unused"), fusion__preset="paper", fusion__control=control, **changes)
+    return assemble(config, CPU)
+
+
+def said(parts: Parts, split: str) -> tuple[list[Output], Target]:
+    outputs = [outputs_of(teacher, parts.stores[split], CPU) for teacher in parts.teachers]
+    assert parts.fusion is not None
+    return outputs, parts.fusion(outputs, parts.stores[split].split.labels_N)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 99), st.booleans())
+def test_shuffles_are_permutations_of_all_or_of_each_class(
+    labels: list[int], seed: int, within: bool
+) -> None:
+    labels_N = torch.tensor(labels)
+    other_N = permutation(labels_N, seed, within_class=within)
+    assert sorted(other_N.tolist()) == list(range(len(labels)))
+    assert torch.equal(other_N, permutation(labels_N, seed, within_class=within))
+    if within:
+        assert torch.equal(labels_N[other_N], labels_N)
+
+
+def test_shuffles_are_random() -> None:
+    labels_N = torch.arange(1000) % 2
+    for within in (False, True):
+        other_N = permutation(labels_N, 0, within_class=within)
+        assert (other_N == torch.arange(1000)).float().mean() < 0.02
+        assert not torch.equal(other_N, permutation(labels_N, 1, within_class=within))
+    apart = (labels_N[permutation(labels_N, 0, within_class=False)] != labels_N).float().mean()
+    assert 0.4 < apart < 0.6
+
+
+@pytest.mark.parametrize("control", ["shuffled", "shuffled-in-class"])
+def test_a_shuffled_clip_answers_for_another_training_image(world: World, control: str) -> None:
+    (teacher, clip), _ = said(parts_of(world, None), "train")
+    parts = parts_of(world, control)
+    (same_teacher, shuffled), _ = said(parts, "train")
+    assert torch.equal(same_teacher.logits_BC, teacher.logits_BC)
+    labels_N = parts.data.splits["train"].labels_N
+    other_N = permutation(labels_N, parts.config.train.seed, within_class=control == "shuffled-in-class")
+    torch.testing.assert_close(shuffled.logits_BC, clip.logits_BC[other_N])
+    torch.testing.assert_close(shuffled.feats_BF, clip.feats_BF[other_N])
+    # What fusion is fitted and judged on is untouched.
+    for split in ("val", "test"):
+        assert torch.equal(
+            said(parts, split)[0][1].logits_BC, said(parts_of(world, None), split)[0][1].logits_BC
+        )
+
+
+def test_text_alone_answers_with_the_names_of_classes(world: World) -> None:
+    parts = parts_of(world, "text-only")
+    (_, text), _ = said(parts, "train")
+    labels_N = parts.data.splits["train"].labels_N
+    assert torch.equal(text.logits_BC.argmax(1), labels_N)
+    for label in range(3):
+        assert len(text.logits_BC[labels_N == label].unique(dim=0)) == 1
+    assert (text.logits_BC.diagonal() <= 1 + 1e-6).all()
+
+
+def test_the_teacher_alone_is_as_near_to_the_fusion_as_a_temperature_brings_it(world: World) -> None:
+    outputs, target = said(parts_of(world, None), "train")
+    parts = parts_of(world, "teacher-only")
+    assert len(parts.teachers) == 1
+    assert parts.fusion is not None
+    (multiplier,) = parts.fusion.multipliers or ()
+    found = signal(target.logits_BC, outputs[0].logits_BC, parts.config.method.temperature)
+    assert multiplier == pytest.approx(found.multiplier, rel=1e-6)
+    assert parts.fusion.feature_weights == (1.0,)
+
+
+def test_clip_alone_keeps_its_scale_of_the_fusion(world: World) -> None:
+    parts = parts_of(world, "clip-only")
+    assert [teacher.name for teacher in parts.teachers] == ["CLIP outputs"]
+    assert parts.fusion is not None
+    assert parts.fusion.multipliers == (100.0,)
+
+
+@pytest.mark.parametrize("control", ["teacher-only", "clip-only", "shuffled", "text-only"])
+def test_a_control_is_a_run(world: World, tmp_path: Path, control: str) -> None:
+    config = world.config(tmp_path / "run", fusion__control=control, train__epochs=1, method__variant="lf")
+    assert distill(config, quiet=True).summary["splits"]["test"]["n"] == 12
+
+
+def test_controls_stand_beside_a_fusion(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", method__name="kd", clip__name=None, fusion__control="shuffled")
+    error = refusal(distill, config, quiet=True)
+    assert isinstance(error, ConfigError)
+    assert "--clip" in str(error.fix)

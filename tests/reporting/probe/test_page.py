@@ -1,0 +1,95 @@
+"""The probe's page: whole, alone, readable by a browser, and true to the figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.reporting.probe.test_probe import parts, probed
+
+from richkd.pipeline.assemble import Parts
+from richkd.reporting.probe.page import render, write_probe
+from richkd.reporting.probe.probe import Probe
+
+__all__ = ["parts"]  # a fixture
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+@pytest.fixture(scope="module")
+def found(parts: Parts) -> Probe:
+    return probed(parts, 1.5, 1.2)
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; fails where one is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_alone(found: Probe) -> None:
+    page = render(found, "my <data>")
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open
+    assert not {tag for tag, _ in tags.seen} & {"script", "link", "img", "iframe"}
+    assert not [tag for tag, attributes in tags.seen if attributes.keys() & {"src", "href"}]
+    assert "http" not in page
+    assert "url(" not in page
+    assert "my &lt;data&gt;" in page
+    assert "nan" not in re.sub(r"[a-z]*finan[a-z]*|[a-z]*domin[a-z]*", "", page.lower()).split()
+    assert len(page) < 200_000
+
+
+def test_numbers_of_the_figures_are_on_the_page(found: Probe, tmp_path: Path) -> None:
+    page = write_probe(found, tmp_path, "data").read_text(encoding="utf-8")
+    figures = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
+    for expert in (*figures["experts"].values(), *figures["fusions"].values()):
+        for text in (f"{expert['top1']:.1%}", f"{expert['nll']:.3f}", f"{expert['calibrated']['nll']:.3f}"):
+            assert f"<td>{text}</td>" in page
+    for point in figures["alpha"]:
+        assert f"<td>{point['nll']:.4f}</td>" in page
+    for gain in figures["classes"]:
+        assert f"<td>{gain['name']}</td><td>{gain['images']}</td><td>{gain['teacher']:.1%}</td>" in page
+    for row in figures["moves"]["counts"]:
+        for count in row:
+            assert f">{count:.0f}</td>" in page
+    assert figures["verdict"]["headline"] in page
+
+
+def test_a_no_is_as_plain_as_a_yes(found: Probe) -> None:
+    page = render(replace(found, gain=0.0, error=0.1), "data")
+    assert "No: do not use CLIP here" in page
+    assert 'class="verdict no"' in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
+def test_a_browser_opens_it_at_any_width_without_a_word(found: Probe, tmp_path: Path) -> None:
+    page = write_probe(found, tmp_path, "data")
+    for width in (390, 1200):
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+        command += ["--dump-dom", f"--window-size={width},800", f"--user-data-dir={tmp_path / 'profile'}"]
+        done = subprocess.run(
+            [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert "Will CLIP help on these classes?" in done.stdout
+        assert "CONSOLE" not in done.stderr

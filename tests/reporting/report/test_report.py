@@ -1,0 +1,207 @@
+"""The report of real (small) runs: complete, alone, true to its figures, and alive in a browser."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.fixtures import CLASSES, TEST, World, make_images, make_world, refusal
+from tests.reporting.probe.test_page import Tags
+
+from richkd.cli import main
+from richkd.core.errors import ConfigError, DataError
+from richkd.reporting.report.collect import Report, collect, short_name
+from richkd.reporting.report.page import MODEL_HEADS, write_report
+from richkd.reporting.report.verdict import sentences
+from richkd.training.run import distill
+
+LIMIT = 5_000_000
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, list[str]]:
+    """A fused student and one without teachers."""
+    root = tmp_path_factory.mktemp("reported")
+    world = make_world(root / "world")
+    folders = [root / "small", root / "control"]
+    distill(world.config(folders[0], train__epochs=2, optim__lr=1e-4), quiet=True)
+    distill(world.config(folders[1], train__epochs=3, method__name="ce"), quiet=True)
+    return world, [str(folder) for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def found(runs: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    world, folders = runs
+    tree = tmp_path_factory.mktemp("tree") / "tree.yaml"
+    tree.write_text("insect: [ant, bee]\nmammal: [cow]")
+    shifts = {"again": str(world.images / "test")}
+    return collect(folders, hierarchy=tree, corruptions=("fog", "snow"), shifts=shifts)
+
+
+@pytest.fixture(scope="module")
+def page(found: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(found, tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_is_whole_and_asks_nobody(page: Path, found: Report) -> None:
+    text = page.read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.open
+    assert not re.findall(r"https?:", text)
+    assert "url(" not in text
+    for _, attributes in tags.seen:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert len(text) < LIMIT
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert len(headings) == 13
+    for sentence in sentences(found):
+        assert sentence[:60] in text.replace("&#39;", "'")
+
+
+def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, found: Report) -> None:
+    text = page.read_text(encoding="utf-8")
+    figures = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
+    assert list(figures["models"]) == [judgement.name for judgement in found.evaluation.judgements]
+    files = {
+        name: list(csv.reader(io.StringIO(base64.b64decode(content).decode())))
+        for name, content in re.findall(r'download="(\S+?)" href="data:text/csv;base64,([^"]*)"', text)
+    }
+    assert {"models.csv", "classes.csv", "reliability.csv", "risk-coverage.csv", "training.csv"} < set(files)
+    assert {"corruptions.csv", "fusion.csv"} < set(files)
+    heads, *rows = files["models.csv"]
+    assert tuple(heads) == MODEL_HEADS
+    for row, judgement in zip(rows, found.evaluation.judgements, strict=True):
+        assert float(row[1]) == pytest.approx(judgement.own.top1)
+        assert f'<td data-v="{judgement.own.top1}">{judgement.own.top1:.1%}</td>' in text
+    for name, count, *shares in files["classes.csv"][1:]:
+        assert (name in CLASSES, int(count), len(shares)) == (True, TEST, 5)
+    assert len(files["corruptions.csv"]) == 1 + 3 * 2 * 5
+    # Two epochs and three, of two runs.
+    assert len(files["training.csv"]) == 1 + 5
+
+
+def test_mistakes_show_what_everybody_said(found: Report) -> None:
+    shipped = found.shipped
+    wrong = round((1 - shipped.own.top1) * shipped.own.n)
+    assert len(found.mistakes) == min(wrong, 12)
+    for mistake in found.mistakes:
+        assert mistake.said[0].answer != mistake.truth
+        assert [one.model for one in mistake.said] == list(found.names.values())
+        assert mistake.picture.address.startswith("data:image/jpeg;base64,")
+        assert mistake.truth in mistake.picture.key
+    sure = [mistake.said[0].confidence for mistake in found.mistakes]
+    assert sure == sorted(sure, reverse=True)
+
+
+def test_the_text_has_the_same_figures(page: Path, found: Report) -> None:
+    text = (page.parent / "report.md").read_text(encoding="utf-8")
+    for judgement in found.evaluation.judgements:
+        assert f"| {found.names[judgement.name]} | {judgement.own.top1:.1%} |" in text
+    assert "## Corruptions" in text
+    assert found.fingerprint in text
+    assert "{{" not in text
+
+
+def test_names_are_short_and_told_apart() -> None:
+    names = {
+        "runs/a/small": 0,
+        "runs/b/small": 0,
+        "runs/b/control": 0,
+        "local-dir:runs/t/student": 0,
+        "fused": 0,
+    }
+    assert short_name("runs/b/control", names) == "control"
+    assert short_name("runs/a/small", names) == "runs/a/small"
+    assert short_name("local-dir:runs/t/student", names) == "teacher (t)"
+    assert short_name("fused", names) == "fused"
+    assert short_name("local-dir:a/tiny", names, clip="local-dir:a/tiny") == "CLIP (tiny)"
+    assert short_name("CLIP outputs", names, clip="CLIP outputs") == "CLIP outputs"
+
+
+def test_what_is_no_finished_run_is_named(runs: tuple[World, list[str]], tmp_path: Path) -> None:
+    world, folders = runs
+    broken = tmp_path / "broken"
+    shutil.copytree(folders[1], broken)
+    (broken / "metrics.jsonl").unlink()
+    error = refusal(collect, [str(broken)])
+    assert isinstance(error, DataError)
+    assert "no metrics.jsonl" in str(error)
+    (broken / "metrics.jsonl").write_text("{not json")
+    assert "cannot be read" in str(refusal(collect, [str(broken)]))
+    make_images(tmp_path / "images")
+    distill(
+        world.config(
+            tmp_path / "else",
+            data__path=str(tmp_path / "images"),
+            clip__name=None,
+            method__name="ce",
+            train__epochs=1,
+        ),
+        quiet=True,
+    )
+    error = refusal(collect, [folders[0], str(tmp_path / "else")])
+    assert isinstance(error, ConfigError)
+    assert "same data" in str(error)
+
+
+def test_the_command_writes_beside_the_run(
+    runs: tuple[World, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folders = runs
+    with pytest.raises(SystemExit) as ended:
+        main(["report", folders[1]])
+    assert ended.value.code in (None, 0)
+    page = Path(folders[1]) / "report" / "report.html"
+    assert page.is_file()
+    assert str(page) in capsys.readouterr().out
+    assert "Did fusing the teachers" not in page.read_text(encoding="utf-8")
+
+
+ACTS = """<script>
+const rows = () => [...document.querySelectorAll("#classes tbody tr")];
+const cells = () => rows().map(row => Number(row.cells[2].dataset.v));
+const head = document.querySelectorAll("#classes th")[2];
+head.querySelector("button").click();
+const rising = cells();
+head.querySelector("button").click();
+const falling = cells();
+const before = getComputedStyle(document.documentElement).backgroundColor;
+document.getElementById("theme").click();
+const after = getComputedStyle(document.documentElement).backgroundColor;
+const asked = performance.getEntriesByType("resource").map(entry => entry.name);
+const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.body.setAttribute("data-seen", JSON.stringify({rising, falling, before, after, wide, asked}));
+</script></body>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_opens_sorts_and_turns_it_dark_and_sends_nothing(
+    page: Path, tmp_path: Path, width: int
+) -> None:
+    acted = tmp_path / "acted.html"
+    acted.write_text(page.read_text(encoding="utf-8").replace("</body>", ACTS), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += ["--dump-dom", f"--window-size={width},800", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([*command, acted.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    found = re.search(r'data-seen="(.*?)"', done.stdout)
+    assert found is not None
+    seen = json.loads(found[1].replace("&quot;", '"'))
+    assert seen["rising"] == sorted(seen["rising"])
+    assert seen["falling"] == seen["rising"][::-1] or seen["falling"] == sorted(seen["falling"], reverse=True)
+    assert seen["before"] != seen["after"]
+    # A phone scrolls tables, never the page.
+    assert seen["wide"] <= 0
+    # Whatever the page asked of anybody; what is not allowed would have been a word on the console.
+    assert not [name for name in seen["asked"] if not name.startswith("data:")]
+    assert "default-src 'none'" in page.read_text(encoding="utf-8")

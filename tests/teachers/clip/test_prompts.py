@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from richkd.core.errors import ClassError, ClipError
+from richkd.data.classes import clean_name
+from richkd.teachers.clip.prompts import class_prompts, load_class_prompts, load_names, templates
+
+NAMES = ["aquarium_fish", "apple", "Sea_Horse"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aquarium_fish", "aquarium fish"),
+        ("  a__b \t c_ ", "a b c"),
+        ("Sea_Horse", "Sea Horse"),
+        ("apple", "apple"),
+    ],
+)
+def test_clean_name(name: str, expected: str) -> None:
+    assert clean_name(name) == expected
+
+
+@given(st.text())
+def test_clean_name_settles_in_one_step(name: str) -> None:
+    once = clean_name(name)
+    assert clean_name(once) == once
+    assert "_" not in once
+    assert "  " not in once
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "first"),
+    [
+        ("simple", 1, "a photo of a {}."),
+        ("paper", 12, "a photo of a {}"),
+        ("openai", 80, "a bad photo of a {}."),
+    ],
+)
+def test_presets(spec: str, count: int, first: str) -> None:
+    found = templates(spec)
+    assert len(set(found)) == len(found) == count
+    assert found[0] == first
+    assert all(template.count("{}") == 1 for template in found)
+
+
+def test_templates_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("\ufeff# photos\n\na photo of a {}.\n  a {} outdoors  \n", encoding="utf-8")
+    assert templates(str(path)) == ("a photo of a {}.", "a {} outdoors")
+
+
+@pytest.mark.parametrize("line", ["a photo", "a {} and a {}", "a {name}", "a {} with {x}", "a {} }"])
+def test_a_bad_template_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(f"# photos\na photo of a {{}}.\n{line}\n")
+    with pytest.raises(ClipError, match=r"mine\.txt, line 3"):
+        templates(str(path))
+
+
+def test_template_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="Did you mean 'paper'"):
+        templates("papper")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(ClipError, match="no prompt template"):
+        templates(str(tmp_path / "empty.txt"))
+    (tmp_path / "latin.txt").write_bytes("a phöto of a {}".encode("latin-1"))
+    with pytest.raises(ClipError, match="cannot be read"):
+        templates(str(tmp_path / "latin.txt"))
+
+
+def test_class_prompts_fill_every_template_in_order() -> None:
+    assert class_prompts(NAMES, ["a {}.", "the {}"]) == [
+        ["a aquarium fish.", "the aquarium fish"],
+        ["a apple.", "the apple"],
+        ["a Sea Horse.", "the Sea Horse"],
+    ]
+
+
+def test_prompts_of_one_class_replace_the_templates() -> None:
+    own = {"aquarium_fish": ["a goldfish in a tank", "a {} at home"]}
+    found = class_prompts(NAMES, ["a {}."], own)
+    assert found[0] == ["a goldfish in a tank", "a aquarium fish at home"]
+    assert found[1] == ["a apple."]
+
+
+def test_classes_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ClassError, match=r"'sea_horse' and 'sea  horse'"):
+        class_prompts(["sea_horse", "x", "sea  horse"], ["a {}"])
+    with pytest.raises(ClassError, match="Class 1 has an empty name"):
+        class_prompts(["x", "_"], ["a {}"])
+    with pytest.raises(ClipError, match="'a' and 'b'"):
+        class_prompts(["a", "b"], ["a {}"], {"a": ["one", "two"], "b": ["two", "one"]})
+    with pytest.raises(ClipError, match="class 'a' has none"):
+        class_prompts(["a", "b"], [])
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_class_prompts_from_a_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"prompts{suffix}"
+    content = {"aquarium fish": ["a goldfish", "a {}"], "Sea_Horse": ["a fish  that stands\nupright"]}
+    path.write_text(json.dumps(content) if suffix == ".json" else "aquarium fish:\n- a goldfish\n- a {}\n")
+    found = load_class_prompts(path, NAMES)
+    assert found["aquarium_fish"] == ["a goldfish", "a {}"]
+    if suffix == ".json":
+        assert found["Sea_Horse"] == ["a fish that stands upright"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("aple: [a fruit]", r"'aple'(.|\n)*Did you mean 'apple'"),
+        ("apple: a fruit", "must be a list of sentences"),
+        ("apple: []", "must be a list of sentences"),
+        ("apple: ['']", "must be a list of sentences"),
+        ("apple: [1]", "must be a list of sentences"),
+        ("no: [a refusal]", "quote it"),
+        ("[apple]", "must map class names"),
+        ("apple: [a", "not valid YAML"),
+        ("apple: [a]\napple: [b]", "'apple' appears twice"),
+        ("aquarium_fish: [a]\naquarium fish: [b]", "names class 'aquarium_fish' twice"),
+        ("? [a]\n: [b]", "not valid YAML"),
+    ],
+)
+def test_class_prompt_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(text)
+    with pytest.raises(ClipError, match=message):
+        load_class_prompts(path, NAMES)
+
+
+def test_json_is_as_strict_as_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text('{"apple": ["a"], "apple": ["b"]}')
+    with pytest.raises(ClipError, match="'apple' appears twice"):
+        load_class_prompts(path, NAMES)
+    with pytest.raises(ClipError, match="cannot be read"):
+        load_class_prompts(tmp_path / "absent.json", NAMES)
+
+
+def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
+    file = tmp_path / "names.yaml"
+    file.write_text("crane: crane bird\n", encoding="utf-8")
+    said = load_names(file, ["crane", "red_fox"])
+    assert said == {"crane": "crane bird"}
+    found = class_prompts(["crane", "red_fox"], ["a {}, a kind of {super}"], {}, said, ["big_bird", "mammal"])
+    assert found == [["a crane bird, a kind of big bird"], ["a red fox, a kind of mammal"]]
+    with pytest.raises(ClipError, match="superclasses"):
+        class_prompts(["crane"], ["a {}, a kind of {super}"])
+    with pytest.raises(ClassError, match="must differ"):
+        class_prompts(["crane", "fox"], ["a {}"], {}, {"crane": "fox"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("crain: x", "Did you mean 'crane'"),
+        ("crane: [x]", "must map"),
+        ("crane: ''", "must map"),
+        ("- x", "must map"),
+    ],
+)
+def test_names_for_clip_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "names.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ClipError, match=words):
+        load_names(file, ["crane", "fox"])

@@ -1,0 +1,100 @@
+"""``richkd check``: the plan, and what it warns of."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from richkd.config.schema import Config
+from richkd.core.errors import ConfigError, DataError
+from richkd.training.check import check_run
+from tests.fixtures import STEPS, World, make_images, refusal
+
+
+def report(config: Config) -> str:
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    check_run(config, console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_the_plan(world: World, tmp_path: Path) -> None:
+    text = report(world.config(tmp_path / "run"))
+    for words in (
+        "decoded every image of train: 36",
+        "no image is in both train and val",
+        "no image is in both train and test",
+        "right on 36 training images",
+        "dry step: ce ",
+        "36 train, 12 val, 12 test",
+        f"{STEPS} an epoch × 3 epochs = {3 * STEPS}",
+        "cifar_resnet8",
+        "width 12",
+        "float32",
+    ):
+        assert words in text, words
+    assert "nan" not in text.lower().replace("finance", "")
+    assert not (tmp_path / "run").exists(), "check must not write"
+
+
+def test_the_plan_is_the_same_with_a_bank(world: World, tmp_path: Path) -> None:
+    def plan(**changes: Any) -> str:
+        return report(world.config(tmp_path / "run", **changes)).rpartition("classes  ")[2]
+
+    assert plan(bank__folder=tmp_path / "bank") == plan()
+    assert "teacher" in plan()
+
+
+def test_duplicates_between_train_and_test_are_named(world: World, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    # Another file of the same pixels is a leak as well.
+    Image.open(images / "train" / "bee" / "3.png").save(images / "test" / "cow" / "copy.bmp")
+    config = world.config(
+        tmp_path / "run",
+        data__path=str(images),
+        method__name="ce",
+        teacher__name=None,
+        clip__name=None,
+        data__val_fraction=0,
+    )
+    text = report(config)
+    assert "warning: 1 images are in both train and test: train/bee/3.png = test/cow/copy.bmp" in text
+
+
+def test_streamed_images_are_decoded_too(world: World, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    (images / "test" / "cow" / "0.png").write_bytes(b"no image")
+    changes: dict[str, Any] = {"method__name": "ce", "teacher__name": None, "clip__name": None}
+    for resident_gb in (0, 4):
+        config = world.config(
+            tmp_path / "run", data__path=str(images), data__resident_gb=resident_gb, **changes
+        )
+        error = refusal(report, config)
+        assert isinstance(error, DataError)
+        assert "test/cow/0.png" in str(error)
+
+
+def test_a_teacher_near_chance_is_suspected(world: World, tmp_path: Path) -> None:
+    # With three classes nothing but a perfect teacher is far above chance.
+    assert "near chance" in report(world.config(tmp_path / "run", method__name="kd", clip__name=None))
+
+
+def test_data_without_a_training_split(tmp_path: Path, world: World) -> None:
+    make_images(tmp_path / "images")
+    shutil.rmtree(tmp_path / "images" / "train")
+    config = world.config(
+        tmp_path / "run",
+        data__path=str(tmp_path / "images"),
+        method__name="ce",
+        teacher__name=None,
+        clip__name=None,
+    )
+    error = refusal(report, config)
+    assert isinstance(error, ConfigError | DataError)
+    assert "train" in error.rule
