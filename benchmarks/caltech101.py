@@ -21,7 +21,7 @@ from richkd import distill, load_config
 STUDENT, TEACHER = "mobilenetv3_small_050", "resnet10t"
 COMMON: dict[str, Any] = {
     "student.size": 64,
-    "views.pad": 4,
+    "augment.pad": 4,
     # Losses of these configurations differ up to tenfold in size, which AdamW's steps do not follow: one
     # learning rate is then as fair to all as it can be.
     "optim.name": "adamw",
@@ -34,7 +34,7 @@ COMMON: dict[str, Any] = {
     "train.precision": "fp32",
     "train.eval_every": 1000,
     "train.trackers": [],
-    # A bank of 1,600 rows has few others to draw from.
+    # A cache of 1,600 rows has few others to draw from.
     "method.negatives": 1024,
 }
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "CLIP alone (α = 0)": {
         "method.variant": "l",
         "fusion.alpha": 0,
-        "fusion.lam": 0,
+        "fusion.feature_alpha": 0,
         "fusion.preset": "paper",
     },
 }
@@ -83,16 +83,16 @@ def main() -> None:
         arguments.out / "teacher",
     )
     print(f"teacher {TEACHER}: {taught['splits']['test']['top1']:.2%} on test", flush=True)
-    experts = {
+    teachers = {
         "teacher.name": f"local-dir:{arguments.out / 'teacher' / 'student'}",
         "clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}",
     }
     accuracies: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
     for seed in arguments.seeds:
-        for name, chosen in CONFIGURATIONS.items():
-            settings = COMMON | data | experts | {"student.name": STUDENT, "train.epochs": arguments.epochs}
+        for name, selected in CONFIGURATIONS.items():
+            settings = COMMON | data | teachers | {"student.name": STUDENT, "train.epochs": arguments.epochs}
             folder = "".join(c if c.isalnum() else "-" for c in name)
-            summary = run(settings | {"train.seed": seed} | chosen, arguments.out / f"{folder}-{seed}")
+            summary = run(settings | {"train.seed": seed} | selected, arguments.out / f"{folder}-{seed}")
             accuracies[name].append(100 * summary["splits"]["test"]["top1"])
             print(f"seed {seed}  {name:28}  {accuracies[name][-1]:.2f}  {summary['seconds']} s", flush=True)
     print(f"\n{arguments.epochs} epochs, batch 32, seeds {arguments.seeds}: test top-1")

@@ -35,19 +35,19 @@ from richkd.pipeline.assemble import assemble
 
 # Numerator and denominator of each ratio, by contender.
 RATIOS = (
-    ("banked", "plain"),
-    ("banked, shared negatives", "plain"),
-    ("banked, compiled", "plain, compiled"),
-    ("banked, shared negatives, compiled", "plain, compiled"),
+    ("cached", "plain"),
+    ("cached, shared negatives", "plain"),
+    ("cached, compiled", "plain, compiled"),
+    ("cached, shared negatives, compiled", "plain, compiled"),
     ("plain, compiled", "plain"),
     ("online", "plain"),
-    ("reference", "banked"),
+    ("reference", "cached"),
     ("reference", "online"),
     ("reference", "online fp32"),
     ("peer KD", "our KD online"),
-    ("peer KD", "our KD banked"),
+    ("peer KD", "our KD cached"),
     ("peer KD fp32", "our KD online fp32"),
-    ("peer KD fp32", "our KD banked fp32"),
+    ("peer KD fp32", "our KD cached fp32"),
 )
 
 
@@ -64,7 +64,7 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
         "clip.name": f"outputs:{folder / 'clip.npz'}",
         "fusion.preset": "paper",
     }
-    banked: dict[str, Any] = {"bank.folder": str(folder / "bank")}
+    cached: dict[str, Any] = {"cache.dir": str(folder / "cache")}
     shared, compiled = {"method.contrast": "shared"}, {"train.compile": "always"}
     exact = {"train.precision": "fp32", "train.teacher_precision": "fp32"}
     settings = {
@@ -73,31 +73,31 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
         "plain fp32": plain | exact,
         "online": rich,
         "online fp32": rich | exact,
-        "banked": rich | banked,
-        "banked, compiled": rich | banked | compiled,
-        "banked, shared negatives": rich | banked | shared,
-        "banked, shared negatives, compiled": rich | banked | shared | compiled,
+        "cached": rich | cached,
+        "cached, compiled": rich | cached | compiled,
+        "cached, shared negatives": rich | cached | shared,
+        "cached, shared negatives, compiled": rich | cached | shared | compiled,
         "our KD online": kd,
         "our KD online fp32": kd | exact,
-        "our KD banked": kd | banked,
-        "our KD banked fp32": kd | banked | exact,
+        "our KD cached": kd | cached,
+        "our KD cached fp32": kd | cached | exact,
     }
-    return {name: load_config(overrides=chosen) for name, chosen in settings.items()}
+    return {name: load_config(overrides=selected) for name, selected in settings.items()}
 
 
 def contenders_of(data: Path, folder: Path) -> dict[str, Call]:
     """Every contender's step; compiled ones where there is a compiler, the peer's where timm has it."""
-    chosen, compiles = configs(data, folder), compile_repays("auto", sys.maxsize, CPU)
-    write_clip(folder / "clip.npz", chosen["plain"])
-    stores = assemble(chosen["plain"], CPU).stores
+    selected, compiles = configs(data, folder), compile_repays("auto", sys.maxsize, CPU)
+    write_clip(folder / "clip.npz", selected["plain"])
+    stores = assemble(selected["plain"], CPU).stores
     contenders = {
         name: our_step(config, folder / name, stores)
-        for name, config in chosen.items()
+        for name, config in selected.items()
         if compiles or config.train.compile != "always"
     }
-    contenders["reference"] = reference_step(chosen["online fp32"])
+    contenders["reference"] = reference_step(selected["online fp32"])
     for name, ours in (("peer KD", "our KD online"), ("peer KD fp32", "our KD online fp32")):
-        peer = timm_step(chosen[ours])
+        peer = timm_step(selected[ours])
         if peer is not None:
             contenders[name] = peer
     return contenders

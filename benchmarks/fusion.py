@@ -19,7 +19,7 @@ from timing import machine, save
 
 from richkd import load_config
 from richkd.config.schema import FusionConfig
-from richkd.fusion.fusion import Fusion, HeldOut, fuse, signal
+from richkd.fusion.fusion import Fusion, HeldOut, fuse, measure_target_shift
 from richkd.metrics.accuracy import measure
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.predict import outputs_of
@@ -78,19 +78,19 @@ def main() -> None:
     fitted_on, judged_on = held_out(parts, "val"), held_out(parts, "test")
     ways, curves = {}, {}
     print("| | top-1 | NLL | ECE | signal, nats | fitted in |\n|---|---|---|---|---|---|")
-    for name, chosen in WAYS.items():
+    for name, selected in WAYS.items():
         began = time.perf_counter()
-        fused: Fusion = fuse(FusionConfig(**chosen), (1.0, 100.0), fitted_on)
+        fused: Fusion = fuse(FusionConfig(**selected), (1.0, 100.0), fitted_on)
         seconds = time.perf_counter() - began
         logits_NC = fused.logits(judged_on.logits)
-        found = measure(logits_NC, judged_on.labels_N)
-        nats = signal(logits_NC, judged_on.logits[0], 3.0).nats
-        figures = f"{found.top1:.2%} | {found.nll:.3f} | {found.ece:.4f} | {nats:.2g} | {seconds:.1f} s"
+        result = measure(logits_NC, judged_on.labels_N)
+        nats = measure_target_shift(logits_NC, judged_on.logits[0], 3.0).nats
+        figures = f"{result.top1:.2%} | {result.nll:.3f} | {result.ece:.4f} | {nats:.2g} | {seconds:.1f} s"
         print(f"| {name} | {figures} |")
-        ways[name] = {"top1": found.top1, "nll": found.nll, "ece": found.ece, "signal": nats}
-    for name, chosen in CURVES.items():
+        ways[name] = {"top1": result.top1, "nll": result.nll, "ece": result.ece, "signal": nats}
+    for name, selected in CURVES.items():
         over = [
-            fuse(FusionConfig(mixing="alpha", alpha=a, **chosen), (1.0, 100.0), fitted_on) for a in ALPHAS
+            fuse(FusionConfig(mixing="alpha", alpha=a, **selected), (1.0, 100.0), fitted_on) for a in ALPHAS
         ]
         metrics = [measure(fused.logits(judged_on.logits), judged_on.labels_N) for fused in over]
         curves[name] = {"top1": [m.top1 for m in metrics], "nll": [m.nll for m in metrics]}

@@ -38,7 +38,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """The largest of each curve to its smallest, our memory to the reference's, evaluation to epoch."""
-    found = {}
+    result = {}
     for part, unit in (
         ("images", "images"),
         ("negatives", "negatives"),
@@ -49,13 +49,13 @@ def ratios(result: dict[str, Any]) -> dict[str, float]:
     ):
         for name, curve in result[part].items():
             least, most = min(curve), max(curve)
-            found[f"{name}, {most:,} ÷ {least:,} {unit}"] = curve[most] / curve[least]
+            result[f"{name}, {most:,} ÷ {least:,} {unit}"] = curve[most] / curve[least]
     peaks, evaluation = result["peak bytes of the contrastive loss"], result["evaluation"]
-    found["peak memory, ours bf16 ÷ reference"] = peaks["bf16"] / peaks["reference"]
-    found["peak memory, ours fp32 ÷ reference"] = peaks["fp32"] / peaks["reference"]
+    result["peak memory, ours bf16 ÷ reference"] = peaks["bf16"] / peaks["reference"]
+    result["peak memory, ours fp32 ÷ reference"] = peaks["fp32"] / peaks["reference"]
     tested, epoch = evaluation.values()
-    found["evaluation ÷ banked epoch"] = tested / epoch
-    return found
+    result["evaluation ÷ cached epoch"] = tested / epoch
+    return result
 
 
 def _told(title: str, figures: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from growth_steps import banked_config
+from growth_steps import cached_config
 from steps import BATCHES, COMMON, CPU, our_step
 from timing import medians
 
@@ -25,7 +25,7 @@ from richkd.demo import run as demo
 from richkd.demo.digits import write_digits
 from richkd.pipeline.assemble import assemble
 from richkd.teachers.cache.row_format import RowFormat
-from richkd.teachers.cache.store import Bank, Manifest
+from richkd.teachers.cache.store import Manifest, OutputCache
 from richkd.teachers.predict import logits_of
 
 ROWS = RowFormat(classes=100, features=256)
@@ -36,9 +36,9 @@ Curve = dict[int, float]
 
 
 def views(rounds: int, counts: Sequence[int] = (1, 8, 162), images: int = 2000) -> dict[str, Curve]:
-    """A full bank of 100 logits and 256 features by views of an image: its bytes, and its times.
+    """A full cache of 100 logits and 256 features by views of an image: its bytes, and its times.
 
-    Filling is what a bank adds to the teacher's own work; reading is a batch of 64 images, any view of each.
+    Filling is what a cache adds to the teacher's own work; reading is a batch of 64 images, any view of each.
     Files were just written, so opening finds them in the system's memory.
     """
     curves: dict[str, Curve] = {name: {} for name in ("bytes of an image", "rows filled in a second")}
@@ -48,42 +48,42 @@ def views(rounds: int, counts: Sequence[int] = (1, 8, 162), images: int = 2000) 
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:
             manifest = Manifest("views", {}, images, count, ROWS)
-            bank = Bank(Path(temporary), manifest)
+            cache = OutputCache(Path(temporary), manifest)
             began = time.perf_counter()
-            _fill(bank, output)
+            _fill(cache, output)
             curves["rows filled in a second"][count] = images * count / (time.perf_counter() - began)
-            curves["bytes of an image"][count] = bank.bytes_on_disk / images
-            opened = medians({"opening": partial(Bank, Path(temporary), manifest)}, rounds, warmup=1)
+            curves["bytes of an image"][count] = cache.bytes_on_disk / images
+            opened = medians({"opening": partial(OutputCache, Path(temporary), manifest)}, rounds, warmup=1)
             curves["opening"][count] = opened["opening"]
-            bank = Bank(Path(temporary), manifest)
+            cache = OutputCache(Path(temporary), manifest)
             seconds = []
             for _ in range(READS):
                 index_B = torch.from_numpy(random.choice(images, BATCH, replace=False))
                 number_B = torch.from_numpy(random.integers(count, size=BATCH))
                 began = time.perf_counter()
-                bank.read(bank.find(index_B, number_B))
+                cache.read(cache.find(index_B, number_B))
                 seconds.append(time.perf_counter() - began)
             curves["reading a batch of 64"][count] = median(seconds)
     return curves
 
 
-def _fill(bank: Bank, output: Output) -> None:
+def _fill(cache: OutputCache, output: Output) -> None:
     """Every view of every image, an epoch for each view as training adds them."""
-    for number in range(bank.manifest.views):
-        for index_B in torch.arange(bank.manifest.images).split(ADDED):
+    for number in range(cache.manifest.views):
+        for index_B in torch.arange(cache.manifest.images).split(ADDED):
             part = Output(output.logits_BC[: len(index_B)], output.feats_BF[: len(index_B)])
-            bank.add(index_B, torch.full_like(index_B, number), part)
-    bank.flush()
+            cache.add(index_B, torch.full_like(index_B, number), part)
+    cache.flush()
 
 
 def evaluation(rounds: int, image_count: int = EPOCH_IMAGES, evaluated: int = EVALUATED) -> dict[str, float]:
-    """Seconds of evaluating 10,000 images and of a banked epoch of 50,000, both from a few of them.
+    """Seconds of evaluating 10,000 images and of a cached epoch of 50,000, both from a few of them.
 
     The evaluation is that of 2,000 images times five, the epoch a median step times its 781 steps.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        config = banked_config(folder, ROWS.classes, image_count)
+        config = cached_config(folder, ROWS.classes, image_count)
         parts = assemble(config, CPU)
         train = parts.stores["train"]
         assert isinstance(train, Resident)
@@ -98,14 +98,14 @@ def evaluation(rounds: int, image_count: int = EPOCH_IMAGES, evaluated: int = EV
         seconds = medians(calls, rounds, warmup=BATCHES)
     return {
         "evaluating 10,000 images": seconds["evaluation"] * TEST_IMAGES / evaluated,
-        "banked epoch of 50,000 images": seconds["step"] * (EPOCH_IMAGES // config.train.batch_size),
+        "cached epoch of 50,000 images": seconds["step"] * (EPOCH_IMAGES // config.train.batch_size),
     }
 
 
 def start(rounds: int, image_count: int = EPOCH_IMAGES) -> dict[str, dict[str, float]]:
     """Median seconds from the command to its first step, of the demo's digits and of 50,000 images of noise.
 
-    Each is a first run: CLIP's class embeddings are not there yet, and nothing is banked. The digits' run
+    Each is a first run: CLIP's class embeddings are not there yet, and nothing is cached. The digits' run
     goes to its end, after one epoch and the evaluation of 1,597 images.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -118,7 +118,7 @@ def start(rounds: int, image_count: int = EPOCH_IMAGES) -> dict[str, dict[str, f
             "clip.name": f"local-dir:{demo.TINY_CLIP}",
             "train.epochs": 1,
         }
-        config = banked_config(folder / "noise", ROWS.classes, image_count)
+        config = cached_config(folder / "noise", ROWS.classes, image_count)
         large = COMMON | {
             "data.path": config.data.path,
             "teacher.name": config.teacher.name if config.teacher else "",

@@ -24,7 +24,7 @@ from richkd.config.loading import load_config
 from richkd.config.schema import Config, MethodConfig
 from richkd.core.precision import autocast_dtype
 from richkd.core.types import Batch
-from richkd.losses.features import normalised
+from richkd.losses.features import normalize
 from richkd.losses.memory_bank import ContrastMemory
 from richkd.teachers.clip.model import PRECISIONS, Clip
 from richkd.teachers.clip.prompts import class_prompts, templates
@@ -65,30 +65,30 @@ def negatives(rounds: int, counts: Sequence[int] = MOST_NEGATIVES) -> dict[str, 
 def classes(
     rounds: int, counts: Sequence[int] = (100, 300, 1000), image_count: int = IMAGES
 ) -> dict[str, Curve]:
-    """A whole banked step of RichKD L+F on as many images of noise, by classes of the data."""
+    """A whole cached step of RichKD L+F on as many images of noise, by classes of the data."""
     with tempfile.TemporaryDirectory() as temporary:
         calls = {}
         for count in counts:
             folder = Path(temporary) / str(count)
-            calls[str(count)] = our_step(banked_config(folder, count, image_count), folder / "run")
-        return {"banked step": _by_number(medians(calls, rounds, warmup=BATCHES))}
+            calls[str(count)] = our_step(cached_config(folder, count, image_count), folder / "run")
+        return {"cached step": _by_number(medians(calls, rounds, warmup=BATCHES))}
 
 
 def prompts(rounds: int, image_count: int = IMAGES) -> dict[str, Curve]:
     """The same step with a CLIP in memory, by prompts of each of 100 classes.
 
-    The CLIP is a small one with random weights: its images' features come from the bank and its class
+    The CLIP is a small one with random weights: its images' features come from the teacher cache and its class
     embeddings are computed before the first step, so that its own size enters no step.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder, calls = Path(temporary), {}
         write_small_clip(folder / "clip")
-        config = banked_config(folder, CLASSES, image_count)
+        config = cached_config(folder, CLASSES, image_count)
         for count, name in PROMPTS.items():
             clip = {"name": f"local-dir:{folder / 'clip'}", "prompts": name, "cache": folder / "cache"}
             changed = Config.model_validate(config.model_dump() | {"clip": clip})
             calls[str(count)] = our_step(changed, folder / f"run-{count}")
-        return {"banked step": _by_number(medians(calls, rounds, warmup=BATCHES))}
+        return {"cached step": _by_number(medians(calls, rounds, warmup=BATCHES))}
 
 
 def text(model_name: str = "ViT-B-32", class_count: int = CLASSES) -> dict[str, Curve]:
@@ -119,7 +119,7 @@ def contrast_step(kind: str, labels_N: Tensor, count: int, *, half: bool = True)
     memory = ContrastMemory(256, (256, CLIP_WIDTH), labels_N, CLASSES, config, 0)
     index_B = torch.arange(BATCH)
     batch = Batch("train", index_B, torch.zeros(BATCH, 1, 1, 3, dtype=torch.uint8), labels_N[:BATCH])
-    student_BD, target_BD = (normalised(torch.randn(BATCH, WIDTH)).requires_grad_() for _ in range(2))
+    student_BD, target_BD = (normalize(torch.randn(BATCH, WIDTH)).requires_grad_() for _ in range(2))
     numbers = count_from(0)
 
     def call() -> None:
@@ -131,8 +131,8 @@ def contrast_step(kind: str, labels_N: Tensor, count: int, *, half: bool = True)
     return call
 
 
-def banked_config(folder: Path, class_count: int, image_count: int) -> Config:
-    """Settings of a banked RichKD L+F run on noise and random CLIP outputs, written to ``folder``."""
+def cached_config(folder: Path, class_count: int, image_count: int) -> Config:
+    """Settings of a cached RichKD L+F run on noise and random CLIP outputs, written to ``folder``."""
     write_images(folder / "data", images=image_count, classes=class_count)
     plain: dict[str, Any] = COMMON | {"data.path": str(folder / "data"), "method.name": "ce"}
     write_clip(folder / "clip.npz", load_config(overrides=plain))
@@ -141,7 +141,7 @@ def banked_config(folder: Path, class_count: int, image_count: int) -> Config:
         "teacher.name": TEACHER,
         "clip.name": f"outputs:{folder / 'clip.npz'}",
         "fusion.preset": "paper",
-        "bank.folder": str(folder / "bank"),
+        "cache.dir": str(folder / "cache"),
     }
     return load_config(overrides=rich)
 

@@ -39,13 +39,13 @@ STUDENTS = {
     "KD--3-folds": "KD from out-of-fold teachers",
     "default--3-folds": "RichKD L, out-of-fold teachers",
 }
-# Where nothing is unlabelled for it, labels alone are seen as often as all images would be.
-LABELED_ONLY = "--labelled-only"
+# Where nothing is unlabeled for it, labels alone are seen as often as all images would be.
+LABELED_ONLY = "--labeled-only"
 
 
 def collected(runs: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Test top-1 of every finished run and of its target, by setting and student."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for setting in SETTINGS:
         students: dict[str, dict[str, Any]] = defaultdict(lambda: {"top1": [], "target": None})
         for file in sorted((runs / setting).glob("*/summary.json")):
@@ -57,8 +57,8 @@ def collected(runs: Path) -> dict[str, dict[str, dict[str, Any]]]:
             students[name]["top1"].append(summary["splits"]["test"]["top1"])
             target = summary.get("teachers", {}).get("test", {}).get("target", {})
             students[name]["target"] = target.get("top1")
-        found[setting] = dict(students)
-    return found
+        result[setting] = dict(students)
+    return result
 
 
 def cell(values: Sequence[float]) -> str:
@@ -76,16 +76,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/inherit"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the JSON")
     arguments = parser.parse_args()
-    found = collected(arguments.runs)
+    result = collected(arguments.runs)
     print("| | target's top-1, *all* | *five* | *sixteen* | *all* |\n|---|---|---|---|---|")
     for folder, words in STUDENTS.items():
-        of_settings = [found[setting].get(folder) for setting in SETTINGS]
+        of_settings = [result[setting].get(folder) for setting in SETTINGS]
         if not any(of_settings):
             continue
         target = of_settings[-1] and of_settings[-1]["target"]
         cells = [cell(of["top1"]) if of else "" for of in of_settings]
         print(f"| {words} | {f'{100 * target:.1f}' if target else ''} | {' | '.join(cells)} |")
-    save(arguments.results / "inherit.json", {"machine": machine(), "top1": found})
+    save(arguments.results / "inherit.json", {"machine": machine(), "top1": result})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from richkd.core.precision import autocast_dtype
 from richkd.data.batches import TrainingOrder
 from richkd.data.views import render
 from richkd.pipeline.assemble import assemble
-from richkd.teachers.cache.cached import unbanked
+from richkd.teachers.cache.cached import uncached
 from richkd.teachers.predict import batch_on
 from richkd.teachers.vision import VisionTeacher
 
@@ -26,12 +26,12 @@ with suppress(ImportError):  # timm has it from 1.0.23 on
 def timm_step(config: Config) -> Call | None:
     """A step of timm's task as its training script takes it; None where this timm has no such task.
 
-    It gets our pixels, our memory layout and torch's own optimiser, so that what differs is the step.
+    It gets our pixels, our memory layout and torch's own optimizer, so that what differs is the step.
     """
     if LogitDistillationTask is None:
         return None
     parts = assemble(config, CPU)
-    teacher = unbanked(parts.teachers[0])
+    teacher = uncached(parts.teachers[0])
     assert isinstance(teacher, VisionTeacher)
     student, autocast = parts.student, autocast_dtype(config.train.precision, CPU)
     method, settings = config.method, config.optim
@@ -45,7 +45,7 @@ def timm_step(config: Config) -> Call | None:
         verbose=False,
     )
     task.to(memory_format=torch.channels_last).train()
-    optimiser = optim.SGD(
+    optimizer = optim.SGD(
         student.model.parameters(),
         settings.lr,
         momentum=settings.momentum,
@@ -63,9 +63,9 @@ def timm_step(config: Config) -> Call | None:
         pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             loss = task(pixels, batch.labels_B)["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return float(loss.detach())
 
     return step

@@ -25,7 +25,7 @@ from timing import machine, medians, save
 
 from richkd.data.views import CropFlip, render
 from richkd.losses.contrast import contrast_loss
-from richkd.losses.features import normalised
+from richkd.losses.features import normalize
 from richkd.losses.negatives import draw, negative_rows, rows_by_class
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.clip.model import Clip
@@ -43,7 +43,7 @@ def contrast(rounds: int) -> dict[str, float]:
     draws_BK = draw(0, 0, (BATCH, NEGATIVES), "cpu")
     rows_BK = negative_rows(labels_B, starts_C, sizes_C, draws_BK)
     rows_BK1 = torch.cat([rows_N[:BATCH, None], rows_BK], dim=1)
-    student_BD, target_BD = (normalised(torch.randn(BATCH, WIDTH)).requires_grad_() for _ in range(2))
+    student_BD, target_BD = (normalize(torch.randn(BATCH, WIDTH)).requires_grad_() for _ in range(2))
     slow = Contrast(IMAGES, WIDTH, 0.07, 0.5)
     banks = [bank_ND.clone() for bank_ND in slow.banks]
     log_z_2 = torch.tensor([10.8, 10.8])
@@ -65,7 +65,7 @@ def contrast(rounds: int) -> dict[str, float]:
 
 
 def data_path(rounds: int) -> dict[str, float]:
-    """A batch of augmented, normalised 32-px images, with and without its negatives."""
+    """A batch of augmented, normalized 32-px images, with and without its negatives."""
     pixels_NHWC = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8)
     labels_N = torch.arange(IMAGES) % CLASSES
     lists = negative_lists(labels_N.numpy(), CLASSES)
@@ -138,7 +138,7 @@ def commands() -> dict[str, float]:
 
 
 def stored() -> dict[str, int]:
-    """Bytes of a view of an image in a bank, its 8-byte key included."""
+    """Bytes of a view of an image in a teacher cache, its 8-byte key included."""
     return {
         "dense, 100 logits and 256 features": RowFormat(100, 256).row_bytes + 8,
         "10 largest of 1,000 logits": RowFormat(1000, 0, top=10).row_bytes + 8,

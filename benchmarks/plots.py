@@ -19,9 +19,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-# Okabe and Ito's colours, which people tell apart whatever their sight; each line has a mark of its own too.
+# Okabe and Ito's colors, which people tell apart whatever their sight; each line has a mark of its own too.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED = "#333333", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
-GREY = "#999999"
+GRAY = "#999999"
 LINES = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (ORANGE, "D"))
 STYLE = {
     "font.size": 10,
@@ -35,11 +35,11 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "richkd",
 }
-# Bars from top to bottom: contender, what it is in plain words, colour.
+# Bars from top to bottom: contender, what it is in plain words, color.
 GROUPS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Labels alone",
-        GREY,
+        GRAY,
         (
             ("plain", "plain"),
             ("plain, compiled", "plain, compiled"),
@@ -50,10 +50,10 @@ GROUPS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "RichKD L+F (ours)",
         BLUE,
         (
-            ("banked, shared negatives, compiled", "banked, shared negatives, compiled"),
-            ("banked, shared negatives", "banked, shared negatives"),
-            ("banked, compiled", "banked, compiled"),
-            ("banked", "banked"),
+            ("cached, shared negatives, compiled", "cached, shared negatives, compiled"),
+            ("cached, shared negatives", "cached, shared negatives"),
+            ("cached, compiled", "cached, compiled"),
+            ("cached", "cached"),
             ("online", "online"),
             ("online fp32", "online, float32"),
         ),
@@ -63,9 +63,9 @@ GROUPS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "Plain distillation (KD, ours)",
         GREEN,
         (
-            ("our KD banked", "KD, banked"),
+            ("our KD cached", "KD, cached"),
             ("our KD online", "KD, online"),
-            ("our KD banked fp32", "KD, banked, float32"),
+            ("our KD cached fp32", "KD, cached, float32"),
             ("our KD online fp32", "KD, online, float32"),
         ),
     ),
@@ -82,12 +82,12 @@ GROUPS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 PANELS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("images", "Contrastive loss: data set", "training images", {}),
     ("negatives", "Contrastive loss: negatives", "negatives of an image", {}),
-    ("classes", "Whole banked step: classes", "classes", {}),
-    ("prompts", "Whole banked step: prompts", "prompts of a class", {}),
+    ("classes", "Whole cached step: classes", "classes", {}),
+    ("prompts", "Whole cached step: prompts", "prompts of a class", {}),
     ("text", "Embedding the prompts, once", "prompts of a class", {}),
     (
         "views",
-        "Bank: stored views",
+        "OutputCache: stored views",
         "views of an image",
         {
             "bytes of an image": "bytes on disk",
@@ -103,11 +103,11 @@ def step_bars(result: dict[str, Any]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8.6, 6.4), layout="constrained")
     place, places, names = 0.0, [], []
     longest = max(row["median"] for row in result["seconds"].values())
-    for title, colour, bars in GROUPS:
+    for title, color, bars in GROUPS:
         present = [(name, words) for name, words in bars if name in result["seconds"]]
         for position, (name, words) in enumerate(present):
             milliseconds = 1000 * result["seconds"][name]["median"]
-            axes.barh(place, milliseconds, 0.78, color=colour, label=title if position == 0 else None)
+            axes.barh(place, milliseconds, 0.78, color=color, label=title if position == 0 else None)
             axes.text(milliseconds + 8 * longest, place, f"{milliseconds:,.0f}", va="center", color=BLACK)
             places.append(place)
             names.append(words)
@@ -148,12 +148,12 @@ def growth_lines(result: dict[str, Any]) -> plt.Figure:
 
 def _panel(axes: Axes, curves: dict[str, list[tuple[float, float]]], title: str | None) -> None:
     xs = sorted({x for points in curves.values() for x, _ in points})
-    axes.plot([xs[0], xs[-1]], [1, xs[-1] / xs[0]], ":", color=GREY, linewidth=1.2)
+    axes.plot([xs[0], xs[-1]], [1, xs[-1] / xs[0]], ":", color=GRAY, linewidth=1.2)
     highest = 1.0
-    for (name, points), (colour, mark) in zip(curves.items(), LINES, strict=False):
+    for (name, points), (color, mark) in zip(curves.items(), LINES, strict=False):
         ratios = [y / points[0][1] for _, y in points]
         highest = max(highest, *ratios)
-        axes.plot([x for x, _ in points], ratios, color=colour, marker=mark, markersize=5, label=name)
+        axes.plot([x for x, _ in points], ratios, color=color, marker=mark, markersize=5, label=name)
         # The name of a curve's end says enough where it is the only one.
         if len(curves) == 1:
             text = f"× {ratios[-1]:.3g}"
@@ -163,7 +163,7 @@ def _panel(axes: Axes, curves: dict[str, list[tuple[float, float]]], title: str 
                 (0, 7),
                 textcoords="offset points",
                 ha="right",
-                color=colour,
+                color=color,
             )
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -212,9 +212,9 @@ def _fill(distance_N1HW: Tensor, size_N: Tensor, shift: tuple[Tensor, Tensor]) -
         high = torch.where(hit, along, -math.inf).amax(dim=1).nan_to_num(neginf=count - 1.0)
         spans.append((low, high + 1))
     half = torch.maximum(*(high - low for low, high in spans)) / size_N / count
-    centres = [(low + high) / count - 1 + half * by for (low, high), by in zip(spans, shift, strict=True)]
+    centers = [(low + high) / count - 1 + half * by for (low, high), by in zip(spans, shift, strict=True)]
     zero = torch.zeros_like(half)
-    theta = torch.stack([half, zero, centres[0], zero, half, centres[1]], dim=1).view(-1, 2, 3)
+    theta = torch.stack([half, zero, centers[0], zero, half, centers[1]], dim=1).view(-1, 2, 3)
     grid = functional.affine_grid(theta, [len(half), 1, 32, 32], align_corners=False)
     cut = functional.grid_sample(distance_N1HW, grid, padding_mode="border", align_corners=False)
     return torch.sigmoid(cut / half.view(-1, 1, 1, 1) * 3)
@@ -253,8 +253,8 @@ def _drawn(glyph: str, number: int, rng: np.random.Generator) -> np.ndarray:
     curve = np.concatenate([_smooth([moved[point] for point in stroke]) for stroke in strokes])
     low, high = curve.min(axis=0), curve.max(axis=0)
     curve = (curve - (low + high) / 2) * (HEIGHT / (high - low).max()) + FIELD / 2
-    centres = np.arange(FIELD) + 0.5
-    grid = np.stack(np.meshgrid(centres, centres), axis=-1)
+    centers = np.arange(FIELD) + 0.5
+    grid = np.stack(np.meshgrid(centers, centers), axis=-1)
     return -cKDTree(curve).query(grid)[0]
 
 

@@ -136,7 +136,7 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 
 def enlarge(pixels_N8: Tensor) -> Tensor:
-    """(N, 1, 8, 8) in [0, 1] to normalised (N, 3, 16, 16), as PIL's bicubic filter would do it."""
+    """(N, 1, 8, 8) in [0, 1] to normalized (N, 3, 16, 16), as PIL's bicubic filter would do it."""
     big = functional.interpolate(pixels_N8, size=IMAGE_SIZE, mode="bicubic", antialias=True).clamp(0, 1)
     return ((big - 0.5) / 0.5).expand(-1, 3, -1, -1)
 
@@ -169,7 +169,7 @@ def train(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, options: ar
     generator = torch.Generator().manual_seed(options.seed)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], betas=(0.9, 0.98)
     )
     contrast = open_clip.ClipLoss()
@@ -178,23 +178,23 @@ def train(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, options: ar
     tokens: dict[str, list[int]] = {}
     for step in range(options.steps):
         warm = min(1.0, (step + 1) / 100)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = options.lr * warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
-        chosen = torch.randint(variants, (options.groups, count), generator=generator) * count
-        chosen = (chosen + torch.arange(count)).flatten()
-        captions = [caption(GLYPHS[i % count], truths[row], rng) for i, row in enumerate(chosen.tolist())]
+        selected = torch.randint(variants, (options.groups, count), generator=generator) * count
+        selected = (selected + torch.arange(count)).flatten()
+        captions = [caption(GLYPHS[i % count], truths[row], rng) for i, row in enumerate(selected.tolist())]
         for text in captions:
             if text not in tokens:
                 tokens[text] = tokenizer(text, padding="max_length", max_length=CONTEXT).input_ids
-        image_features = model.encode_image(enlarge(pool[chosen]), normalize=True)
+        image_features = model.encode_image(enlarge(pool[selected]), normalize=True)
         text_features = model.encode_text(torch.tensor([tokens[text] for text in captions]), normalize=True)
         pairs = zip(image_features.split(count), text_features.split(count), strict=True)
         scale = model.logit_scale.exp()
         loss = torch.stack([contrast(image, text, scale) for image, text in pairs]).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         if step % 100 == 0 or step == options.steps - 1:

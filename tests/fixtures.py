@@ -24,7 +24,7 @@ SIZE = 16
 WIDTH = 12
 # 16 training images a class, of which a quarter is held out, leave 4 steps of 8 images an epoch.
 TRAIN, TEST, STEPS = 16, 4, 4
-COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
+COLORS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class World:
 
     def settings(self, out: Path, **changes: Any) -> dict[str, Any]:
         """Dotted settings of a short RichKD L+F run; ``__`` in a name of ``changes`` stands for a dot."""
-        chosen: dict[str, Any] = {
+        selected: dict[str, Any] = {
             "data.path": str(self.images),
             "data.val_fraction": 0.25,
             "student.name": "cifar_resnet8",
@@ -53,16 +53,16 @@ class World:
             "train.workers": 0,
             "out": str(out),
         }
-        chosen |= {name.replace("__", "."): value for name, value in changes.items()}
-        return {name: value for name, value in chosen.items() if value is not None}
+        selected |= {name.replace("__", "."): value for name, value in changes.items()}
+        return {name: value for name, value in selected.items() if value is not None}
 
     def config(self, out: Path, **changes: Any) -> Config:
         return load_config(None, self.settings(out, **changes))
 
     def options(self, out: Path, **changes: Any) -> list[str]:
         """The same settings for the command line."""
-        chosen = self.settings(out, **changes)
-        return [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+        selected = self.settings(out, **changes)
+        return [word for name, value in selected.items() for word in (f"--{name}", str(value))]
 
 
 def make_world(root: Path) -> World:
@@ -73,15 +73,15 @@ def make_world(root: Path) -> World:
 
 
 def make_images(root: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> None:
-    """Folders train/ and test/ of noisy PNGs, each class around a colour of its own."""
+    """Folders train/ and test/ of noisy PNGs, each class around a color of its own."""
     random = np.random.default_rng(seed)
     for split, count in (("train", TRAIN), ("test", TEST)):
-        for name, colour in zip(classes, COLOURS, strict=False):
+        for name, color in zip(classes, COLORS, strict=False):
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
                 noise_HWC = random.normal(0, 50, (SIZE, SIZE, 3))
-                pixels_HWC = (np.array(colour) + noise_HWC).clip(0, 255).astype(np.uint8)
+                pixels_HWC = (np.array(color) + noise_HWC).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels_HWC).save(folder / f"{number}.png")
 
 
@@ -89,11 +89,11 @@ def keys_of(images: Path) -> list[str]:
     return sorted(file.relative_to(images).as_posix() for file in images.rglob("*.png"))
 
 
-def make_clip(path: Path, images: Path, *, leave_out: int = 0, poison: int | None = None) -> None:
+def make_clip(path: Path, images: Path, *, exclude_fold: int = 0, poison: int | None = None) -> None:
     """Stored CLIP outputs that lean towards the right class; ``poison`` puts a NaN into that row."""
     random = np.random.default_rng(1)
     text_CD = random.normal(size=(len(CLASSES), WIDTH)).astype(np.float32)
-    keys = keys_of(images)[leave_out:]
+    keys = keys_of(images)[exclude_fold:]
     labels_N = np.array([CLASSES.index(key.split("/")[1]) for key in keys])
     image_ND = text_CD[labels_N] + random.normal(size=(len(keys), WIDTH)).astype(np.float32)
     if poison is not None:
@@ -113,9 +113,9 @@ def make_outputs(path: Path, images: Path, **changes: Any) -> dict[str, Any]:
         "classnames": np.array(CLASSES),
         "files": np.array(keys),
     }
-    chosen = {name: array for name, array in (arrays | changes).items() if array is not None}
-    np.savez(path, **chosen)
-    return chosen
+    selected = {name: array for name, array in (arrays | changes).items() if array is not None}
+    np.savez(path, **selected)
+    return selected
 
 
 def make_teacher(folder: Path, classes: tuple[str, ...] = CLASSES, seed: int = 5) -> None:

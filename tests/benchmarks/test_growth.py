@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def growth() -> Any:
-    """The script, whose neighbours are found beside it as when it is run."""
+    """The script, whose neighbors are found beside it as when it is run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         before = set(sys.modules)
@@ -50,11 +50,11 @@ def test_a_loss_is_timed_at_every_size(small: Any) -> None:
 
 @pytest.mark.slow
 def test_a_step_is_timed_at_every_size(small: Any) -> None:
-    assert set(small.classes(1, (2, 3), 12)["banked step"]) == {2, 3}
-    assert set(small.prompts(1, 120)["banked step"]) == {1, 12, 80}
+    assert set(small.classes(1, (2, 3), 12)["cached step"]) == {2, 3}
+    assert set(small.prompts(1, 120)["cached step"]) == {1, 12, 80}
 
 
-def test_a_banks_bytes_grow_with_its_views(growth: Any) -> None:
+def test_a_caches_bytes_grow_with_its_views(growth: Any) -> None:
     stored = growth.growth_runs.views(1, counts=(1, 3), images=70)["bytes of an image"]
     assert stored[3] - stored[1] == pytest.approx(2 * 720, rel=0.01)
 

@@ -126,7 +126,7 @@ def test_a_mistyped_method_model_or_file(world: World, tmp_path: Path, capsys: C
 def test_teachers_and_clip_that_do_not_fit(world: World, tmp_path: Path, capsys: Capture) -> None:
     make_teacher(tmp_path / "four", (*CLASSES, "dog"))
     make_teacher(tmp_path / "turned", ("bee", "ant", "cow"))
-    make_clip(tmp_path / "clip.npz", world.images, leave_out=1)
+    make_clip(tmp_path / "clip.npz", world.images, exclude_fold=1)
     for changes, words in (
         ({"teacher__name": f"local-dir:{tmp_path / 'four'}"}, "4 outputs for 3 classes"),
         ({"teacher__name": f"local-dir:{tmp_path / 'turned'}"}, "'bee' where 'ant' was expected"),
@@ -165,11 +165,11 @@ def test_options_win_over_the_recipe_and_dotted_ones_may_stand_anywhere(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(world.config(tmp_path / "run", train__epochs=5, train__seed=4).to_yaml())
-    words = ["--train.batch_size", "12", "-c", str(recipe), "--views.flip=false", "--epochs", "1"]
+    words = ["--train.batch_size", "12", "-c", str(recipe), "--augment.flip=false", "--epochs", "1"]
     assert call(capsys, "distill", *words)[0] == 0
     saved = load_config(tmp_path / "run" / "config.yaml")
     assert (saved.train.epochs, saved.train.seed, saved.train.batch_size) == (1, 4, 12)
-    assert not saved.views.flip
+    assert not saved.augment.flip
     words = ["distill", "-c", str(tmp_path / "run" / "config.yaml")]
     assert call(capsys, *words, "--resume")[0] == 0
     text = refused(capsys, *words, "--resume", "--seed", "5")

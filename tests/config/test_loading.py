@@ -96,13 +96,13 @@ def test_a_teacher_needs_a_name() -> None:
         ("optim.momentum", "1", "1"),
         ("method.temperature", "-1", "-1"),
         ("method.variant", "x", "'x'"),
-        ("views.recipe", "mixup", "'mixup'"),
+        ("augment.policy", "mixup", "'mixup'"),
         ("data.val_fraction", "1", "1"),
         ("train.epochs", "1.5", "1.5"),
         ("train.batch_size", "1", "1"),
         ("fusion.alpha", "1.01", "1.01"),
         ("fusion.weights", "[1, x]", "'x'"),
-        ("views.scale", "[0.5]", "[0.5]"),
+        ("augment.scale", "[0.5]", "[0.5]"),
         ("student.mean", "[0.5, 0.5]", "[0.5, 0.5]"),
         ("train.trackers", "[carrier-pigeon]", "'carrier-pigeon'"),
         ("optim.lr", "[0.1", "'[0.1'"),
@@ -120,13 +120,13 @@ def test_texts_are_read_as_yaml() -> None:
     config = loaded(
         optim__lr="0.25",
         optim__weight_decay="1e-4",
-        views__flip="false",
+        augment__flip="false",
         fusion__weights="[1, 2.5]",
         train__trackers="[]",
         student__size="null",
         method__negatives=64,
     )
-    assert (config.optim.lr, config.optim.weight_decay, config.views.flip) == (0.25, 1e-4, False)
+    assert (config.optim.lr, config.optim.weight_decay, config.augment.flip) == (0.25, 1e-4, False)
     assert config.fusion.weights == (1.0, 2.5)
     assert (config.train.trackers, config.student.size, config.method.negatives) == ((), None, 64)
 
@@ -208,9 +208,9 @@ changes = st.fixed_dictionaries(
         "optim.milestones": st.lists(small, max_size=3),
         "fusion.weights": st.lists(st.floats(-1e6, 1e6), max_size=3),
         "train.seed": st.integers(0, 2**62),
-        "train.ema": small,
+        "train.ema_decay": small,
         "train.trackers": st.lists(st.sampled_from(["tensorboard", "wandb", "mlflow"]), max_size=3),
-        "views.flip": st.booleans(),
+        "augment.flip": st.booleans(),
     },
 )
 
@@ -234,7 +234,7 @@ def test_every_form_of_an_option() -> None:
     tokens = [
         "--optim.lr",
         "0.1",
-        "--views.flip=false",
+        "--augment.flip=false",
         "--data.val-fraction",
         "0",
         "--data.path=a=b",
@@ -243,7 +243,7 @@ def test_every_form_of_an_option() -> None:
     ]
     assert dotted_overrides(tokens) == {
         "optim.lr": "0.1",
-        "views.flip": "false",
+        "augment.flip": "false",
         "data.val_fraction": "0",
         "data.path": "a=b",
         "out": "x",

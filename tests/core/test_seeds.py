@@ -49,7 +49,7 @@ def test_order_and_number_of_parts_count() -> None:
     assert len(seeds) == 7
 
 
-def test_neighbouring_steps_differ_in_half_of_the_bits() -> None:
+def test_neighboring_steps_differ_in_half_of_the_bits() -> None:
     seeds = [mix_seed(0, "negatives", step) for step in range(4000)]
     flips = np.array([(a ^ b).bit_count() for a, b in itertools.pairwise(seeds)])
     # 63 fair coins for each pair: mean 31.5, standard error 0.063.

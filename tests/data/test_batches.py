@@ -88,7 +88,7 @@ def test_processes_share_out_each_batch(shape: tuple[int, int], seed: int, world
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(2, 16), st.floats(0.01, 0.99), seeds)
-def test_unlabelled_images_have_their_share_of_each_batch(
+def test_unlabeled_images_have_their_share_of_each_batch(
     labeled: int, unlabeled: int, batch_size: int, share: float, seed: int
 ) -> None:
     order = TrainingOrder(labeled + unlabeled, batch_size, seed, unlabeled=unlabeled, share=share)
@@ -112,7 +112,7 @@ def test_unlabelled_images_have_their_share_of_each_batch(
     assert order.steps == max(labeled // of_each[0], unlabeled // of_each[1])
 
 
-def test_without_a_share_unlabelled_images_come_as_they_do() -> None:
+def test_without_a_share_unlabeled_images_come_as_they_do() -> None:
     plain, mixed = TrainingOrder(30, 8, 3).epoch(1), TrainingOrder(30, 8, 3, unlabeled=20).epoch(1)
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
 
@@ -166,7 +166,7 @@ def test_stores_agree_whatever_the_number_of_workers(split: Split) -> None:
         for index, pixels_HWC in zip(group.tolist(), batch.pixels_BHWC, strict=True):
             assert (pixels_HWC.numpy() == np.asarray(square(split.read(index), SIZE))).all()
     for workers in (0, 2):
-        streamed = open_store(split, SIZE, resident_gb=0, workers=workers)
+        streamed = open_store(split, SIZE, in_memory_gb=0, workers=workers)
         assert streamed == Streamed(split, SIZE, workers)
         for ours, theirs in zip(walked(streamed, groups), expected, strict=True):
             assert ours.pixels_BHWC.dtype == theirs.pixels_BHWC.dtype == torch.uint8
@@ -177,8 +177,8 @@ def test_stores_agree_whatever_the_number_of_workers(split: Split) -> None:
 
 def test_the_limit_of_memory_chooses_the_store(split: Split) -> None:
     exact = IMAGES * SIZE * SIZE * 3 / BYTES_PER_GB
-    assert isinstance(open_store(split, SIZE, resident_gb=exact), Resident)
-    assert isinstance(open_store(split, SIZE, resident_gb=exact * 0.99), Streamed)
+    assert isinstance(open_store(split, SIZE, in_memory_gb=exact), Resident)
+    assert isinstance(open_store(split, SIZE, in_memory_gb=exact * 0.99), Streamed)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -20,10 +20,10 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_each_class_has_its_superclass(tmp_path: Path) -> None:
-    found = read_hierarchy(written(tmp_path, "insect: [ant]\nmammal: [cow, brown bear]"), CLASSES)
-    assert found.superclasses == ("insect", "mammal")
-    assert found.superclass_of_C == (0, 1, 1)
-    assert found.names() == ["insect", "mammal", "mammal"]
+    result = read_hierarchy(written(tmp_path, "insect: [ant]\nmammal: [cow, brown bear]"), CLASSES)
+    assert result.superclasses == ("insect", "mammal")
+    assert result.superclass_of_C == (0, 1, 1)
+    assert result.names() == ["insect", "mammal", "mammal"]
 
 
 @pytest.mark.parametrize(

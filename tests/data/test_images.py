@@ -53,16 +53,16 @@ def test_rgb_is_lossless_from_bytes_and_from_a_path(tmp_path: Path) -> None:
     assert (decoded(tmp_path / "x.png") == pixels).all()
 
 
-def test_greyscale_and_black_and_white_repeat_their_value() -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert (decoded(encode(Image.fromarray(grey))) == grey[..., None]).all()
-    bits = grey > 100
+def test_grayscale_and_black_and_white_repeat_their_value() -> None:
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (decoded(encode(Image.fromarray(gray))) == gray[..., None]).all()
+    bits = gray > 100
     assert (decoded(encode(Image.fromarray(bits))) == bits[..., None] * 255).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_laid_over_white(mode: str) -> None:
-    # Colour c with opacity a over white is a·c + (1 - a)·white.
+    # Color c with opacity a over white is a·c + (1 - a)·white.
     image = Image.new("RGBA", (3, 1))
     image.putdata([(0, 0, 0, 0), (0, 0, 0, 255), (100, 100, 100, 51)])
     pixels = decoded(encode(image.convert(mode)))[0]
@@ -81,13 +81,13 @@ def test_palette_with_and_without_a_transparent_entry(transparent: int | None) -
     assert decoded(encode(image, **options))[0].tolist() == expected
 
 
-def test_rgb_with_a_transparent_colour_shows_white_there() -> None:
+def test_rgb_with_a_transparent_color_shows_white_there() -> None:
     image = Image.new("RGB", (2, 1), (1, 2, 3))
     image.putpixel((1, 0), (9, 9, 9))
     assert decoded(encode(image, transparency=(9, 9, 9)))[0].tolist() == [[1, 2, 3], [255] * 3]
 
 
-def test_cmyk_becomes_the_colours_it_prints() -> None:
+def test_cmyk_becomes_the_colors_it_prints() -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     for kind in ("JPEG", "TIFF"):
         pixels = decoded(encode(image, kind))
@@ -134,7 +134,7 @@ def test_exif_orientation_is_undone(orientation: int) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_an_animation_gives_its_first_frame(kind: str) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert (decoded(data) == [255, 0, 0]).all()
@@ -174,7 +174,7 @@ def test_more_pixels_than_the_limit_are_refused_where_pil_warns_and_where_it_rai
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 48))
-def test_square_is_torchvisions_resize_and_centre_crop(width: int, height: int, size: int) -> None:
+def test_square_is_torchvisions_resize_and_center_crop(width: int, height: int, size: int) -> None:
     image = Image.fromarray(noise(height, width))
     reference = transforms.Compose(
         [transforms.Resize(size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size)]

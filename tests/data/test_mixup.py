@@ -24,10 +24,10 @@ def records(seed: int) -> tuple[Output, Target, Batch]:
 
     labels_B = torch.randint(CLASSES, (IMAGES,), generator=random)
     pixels = torch.randint(256, (IMAGES, 2, 2, 3), generator=random, dtype=torch.uint8)
-    expert = output()
+    teacher = output()
     return (
         output(),
-        Target(expert.logits_BC, (expert,), (1.0,)),
+        Target(teacher.logits_BC, (teacher,), (1.0,)),
         Batch("train", torch.arange(IMAGES) + 10, pixels, labels_B),
     )
 
@@ -39,7 +39,7 @@ def test_the_blended_loss_is_the_loss_of_the_blended_target(seed: int, step: int
     mix = draw_mix(strength, IMAGES, seed, step)
     context = Context(MethodConfig(temperature=2.0, ce=1.0, logits=1.0), step)
     partners = mix.partners(target, batch)
-    found = {
+    result = {
         name: mix.terms(method(student, target, batch, context), method(student, *partners, context)).terms
         for name, method in (("ce", ce), ("kd", kd))
     }
@@ -47,14 +47,14 @@ def test_the_blended_loss_is_the_loss_of_the_blended_target(seed: int, step: int
     hot_BC = functional.one_hot(batch.labels_B, CLASSES).double()
     labels_BC = share * hot_BC + (1 - share) * hot_BC[other_B]
     expected = functional.cross_entropy(student.logits_BC, labels_BC)
-    assert found["ce"]["ce"].item() == pytest.approx(expected.item(), rel=1e-9)
+    assert result["ce"]["ce"].item() == pytest.approx(expected.item(), rel=1e-9)
     # KL of the blend differs from the blend of KLs by entropies of the targets, which no gradient sees.
     soft_BC = (target.logits_BC / 2).softmax(dim=1)
     blend_BC = share * soft_BC + (1 - share) * soft_BC[other_B]
     entropies = (share * _entropy(soft_BC) + (1 - share) * _entropy(soft_BC[other_B])) - _entropy(blend_BC)
     student_log_BC = (student.logits_BC / 2).log_softmax(dim=1)
     divergence = 4 * (functional.kl_div(student_log_BC, blend_BC, reduction="batchmean") - entropies)
-    assert found["kd"]["logits"].item() == pytest.approx(divergence.item(), rel=1e-9, abs=1e-12)
+    assert result["kd"]["logits"].item() == pytest.approx(divergence.item(), rel=1e-9, abs=1e-12)
 
 
 def _entropy(probs_BC: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_pixels_and_records_are_those_of_the_partner() -> None:
     assert torch.equal(other.labels_B, batch.labels_B[mix.partner_B])
     assert torch.equal(other.pixels_BHWC, batch.pixels_BHWC[mix.partner_B])
     assert torch.equal(other_target.logits_BC, target.logits_BC[mix.partner_B])
-    assert torch.equal(other_target.experts[0].logits_BC, target.logits_BC[mix.partner_B])
+    assert torch.equal(other_target.teachers[0].logits_BC, target.logits_BC[mix.partner_B])
     assert mix.partners(None, batch)[0] is None
 
 

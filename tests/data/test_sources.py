@@ -31,8 +31,8 @@ def make_folder(root: Path, layout: Layout) -> Path:
     for folder, count in layout.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            colour = tuple(os.urandom(3))
-            Image.new("RGB", (6, 5), colour).save(root / folder / f"{number:03}.png")
+            color = tuple(os.urandom(3))
+            Image.new("RGB", (6, 5), color).save(root / folder / f"{number:03}.png")
     return root
 
 
@@ -211,7 +211,7 @@ def test_unreadable_image_of_a_folder_is_named_by_its_path(tmp_path: Path) -> No
         open_data(str(tmp_path)).splits["train"].read(1)
 
 
-def test_missing_folder_suggests_its_neighbours(tmp_path: Path) -> None:
+def test_missing_folder_suggests_its_neighbors(tmp_path: Path) -> None:
     make_folder(tmp_path, {"flowers": 0, "zebras": 0})
     with pytest.raises(DataError, match=r"must exist(.|\n)*Near by: .*flowers") as raised:
         open_data(str(tmp_path / "flower"))
@@ -580,10 +580,10 @@ def test_calibration_with_other_classes_or_with_splits_is_refused(tmp_path: Path
 def test_held_out_is_stratified_and_leaves_every_class_in_train(
     labels: list[int], fraction: float, seed: int
 ) -> None:
-    chosen = held_out(torch.tensor(labels), fraction, seed).tolist()
-    assert chosen == sorted(set(chosen))
-    assert set(chosen) <= set(range(len(labels)))
-    out = Counter(labels[index] for index in chosen)
+    selected = held_out(torch.tensor(labels), fraction, seed).tolist()
+    assert selected == sorted(set(selected))
+    assert set(selected) <= set(range(len(labels)))
+    out = Counter(labels[index] for index in selected)
     for label, count in Counter(labels).items():
         assert out[label] <= count - 1
         if fraction == 0:
@@ -591,7 +591,7 @@ def test_held_out_is_stratified_and_leaves_every_class_in_train(
         elif count >= 2:
             assert out[label] >= 1
             assert abs(out[label] - fraction * count) <= 1
-    assert chosen == held_out(torch.tensor(labels), fraction, seed).tolist()
+    assert selected == held_out(torch.tensor(labels), fraction, seed).tolist()
 
 
 @settings(max_examples=50, deadline=None)

@@ -30,7 +30,7 @@ def opened(labeled: Path, unlabeled: Path | str, **changes: Any) -> Data:
     return with_unlabeled(open_data(str(labeled), val_fraction=0), str(unlabeled), **changes)
 
 
-def test_nested_folders_follow_the_labelled_images(labeled: Path, tmp_path: Path) -> None:
+def test_nested_folders_follow_the_labeled_images(labeled: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "more", {".": 2, "deep/er": 1})
     train = opened(labeled, folder).splits["train"]
     assert train.labels_N.tolist() == [0, 0, 0, 1, 1, 1] + [UNLABELED] * 3
@@ -41,7 +41,7 @@ def test_nested_folders_follow_the_labelled_images(labeled: Path, tmp_path: Path
     assert np.array_equal(train.read(4), Image.open(labeled / "train/bee/001.png"))
 
 
-def test_labelled_images_keep_keys_and_places_of_a_split_that_was_divided(tmp_path: Path) -> None:
+def test_labeled_images_keep_keys_and_places_of_a_split_that_was_divided(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data" / "train.parquet", [0, 1] * 10, ["ant", "bee"])
     plain = open_data(str(tmp_path / "data"), val_fraction=0.2)
     write_parquet(tmp_path / "more.parquet", [0] * 3)
@@ -77,7 +77,7 @@ def test_a_folder_inside_the_data_is_no_part_of_them(labeled: Path) -> None:
     assert len(with_unlabeled(data, str(folder)).splits["train"]) == 8
 
 
-def test_the_hubs_unlabelled_split_is_taken(labeled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_unlabeled_split_is_taken(labeled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = {
         name: datasets.Dataset.from_dict(
             {"image": [Image.new("RGB", (4, 4), (value, 0, 0))] * value}
@@ -90,7 +90,7 @@ def test_the_hubs_unlabelled_split_is_taken(labeled: Path, monkeypatch: pytest.M
 
 def test_nothing_and_nowhere_are_refused(labeled: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "must hold unlabelled images" in str(refusal(opened, labeled, tmp_path / "empty"))
+    assert "must hold unlabeled images" in str(refusal(opened, labeled, tmp_path / "empty"))
     assert "must exist" in str(refusal(opened, labeled, tmp_path / "missing"))
     only_test = make_folder(tmp_path / "tests", {"test/ant": 2, "test/bee": 2})
     assert "training split" in str(refusal(opened, only_test, labeled))
@@ -106,7 +106,7 @@ def test_an_image_that_is_tested_on_is_refused_under_any_name(
     error = refusal(refuse_tested, opened(labeled, folder), 1)
     assert isinstance(error, DataError)
     assert f"innocent.{suffix} = test/bee/001.png" in str(error)
-    # A labelled image may be there again: it is trained on in any case.
+    # A labeled image may be there again: it is trained on in any case.
     (folder / f"innocent.{suffix}").unlink()
     Image.open(labeled / "train/bee/001.png").save(folder / "again.png")
     refuse_tested(opened(labeled, folder), workers=1)
@@ -116,7 +116,7 @@ def test_a_share_of_test_becomes_the_calibration_split(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", [0, 1] * 5, ["ant", "bee"])
     write_parquet(tmp_path / "test.parquet", [0, 1] * 10, ["ant", "bee"])
     whole = open_data(str(tmp_path))
-    divided = [open_data(str(tmp_path), held_out_of_test=0.2, seed=seed) for seed in (0, 1)]
+    divided = [open_data(str(tmp_path), test_calibration_fraction=0.2, seed=seed) for seed in (0, 1)]
     for data in divided:
         assert sorted(data.splits["test"].keys() + data.splits["calibration"].keys()) == sorted(
             whole.splits["test"].keys()
@@ -125,10 +125,10 @@ def test_a_share_of_test_becomes_the_calibration_split(tmp_path: Path) -> None:
     # Runs of any seed leave the same images out, or they would be judged on different ones.
     assert divided[0].splits["calibration"].keys() == divided[1].splits["calibration"].keys()
     assert "stands in for" in str(
-        refusal(open_data, str(tmp_path), held_out_of_test=0.2, calibration=tmp_path)
+        refusal(open_data, str(tmp_path), test_calibration_fraction=0.2, calibration=tmp_path)
     )
     (tmp_path / "test.parquet").unlink()
     make_folder(tmp_path / "folder", {"train/ant": 2, "train/bee": 2})
     assert "takes images of a test split" in str(
-        refusal(open_data, str(tmp_path / "folder"), held_out_of_test=0.2)
+        refusal(open_data, str(tmp_path / "folder"), test_calibration_fraction=0.2)
     )

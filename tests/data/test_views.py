@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import functional as vision
 
-from richkd.config.schema import ViewConfig
+from richkd.config.schema import AugmentConfig
 from richkd.core.seeds import mix_seed
 from richkd.data.views import (
+    Augmentation,
     Clean,
     CropFlip,
     RandomResizedCrop,
-    Recipe,
     Views,
-    recipe,
+    build_augmentation,
     render,
     resampling_matrix,
     uniform,
@@ -30,10 +30,10 @@ from tests.reference import views as slow
 
 MEAN, STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
 NONE, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-RECIPES: list[Recipe] = [
+RECIPES: list[Augmentation] = [
     CropFlip(32, 4),
     CropFlip(20, 0, flip=False),
-    RandomResizedCrop(32, colour=0.4),
+    RandomResizedCrop(32, color=0.4),
     RandomResizedCrop(48, scale=(0.08, 1.0), flip=False),
     Clean(32),
 ]
@@ -80,7 +80,7 @@ def test_uniform_is_uniform_on_the_unit_interval() -> None:
     assert stats.kstest(drawn_N.numpy(), "uniform").pvalue > 0.01
 
 
-def test_numbers_of_neighbouring_images_and_epochs_are_unrelated() -> None:
+def test_numbers_of_neighboring_images_and_epochs_are_unrelated() -> None:
     index_N = torch.arange(20_000)
     first_N, second_N = (uniform(mix_seed(0, "view", epoch), index_N) for epoch in (0, 1))
     # A correlation of unrelated numbers deviates by 1 / √20000 = 0.007.
@@ -132,20 +132,20 @@ def test_an_image_sees_other_views_at_other_epochs_and_seeds() -> None:
 @settings(max_examples=20, deadline=None)
 @given(seeds, epochs, st.lists(st.integers(0, 60_000), min_size=1, max_size=9))
 def test_a_view_depends_on_seed_epoch_and_index_alone(
-    drawer: Recipe, seed: int, epoch: int, index: list[int]
+    drawer: Augmentation, seed: int, epoch: int, index: list[int]
 ) -> None:
     together = drawer.draw(seed, epoch, torch.tensor(index))
     for place, one in enumerate(index):
         single = drawer.draw(seed, epoch, torch.tensor([one]))
         assert torch.equal(single.box_B4[0], together.box_B4[place])
         assert torch.equal(single.flip_B[0], together.flip_B[place])
-        assert (single.colour_B3 is None) == (together.colour_B3 is None)
-        if single.colour_B3 is not None and together.colour_B3 is not None:
-            assert torch.equal(single.colour_B3[0], together.colour_B3[place])
+        assert (single.color_B3 is None) == (together.color_B3 is None)
+        if single.color_B3 is not None and together.color_B3 is not None:
+            assert torch.equal(single.color_B3[0], together.color_B3[place])
 
 
 def test_random_resized_crop_keeps_to_its_ranges() -> None:
-    drawer = RandomResizedCrop(64, scale=(0.2, 0.5), ratio=(0.8, 1.25), colour=0.3)
+    drawer = RandomResizedCrop(64, scale=(0.2, 0.5), ratio=(0.8, 1.25), color=0.3)
     views = drawer.draw(0, 0, torch.arange(20_000))
     top, left, height, width = views.box_B4.double().unbind(dim=1)
     slack = 1e-3  # boxes are float32
@@ -158,8 +158,8 @@ def test_random_resized_crop_keeps_to_its_ranges() -> None:
     assert stats.kstest((top / (64 - height)).numpy(), "uniform").pvalue > 0.01
     assert stats.kstest((left / (64 - width)).numpy(), "uniform").pvalue > 0.01
     assert views.flip_B.double().mean().item() == pytest.approx(0.5, abs=0.015)
-    assert views.colour_B3 is not None
-    for factor in views.colour_B3.double().unbind(dim=1):
+    assert views.color_B3 is not None
+    for factor in views.color_B3.double().unbind(dim=1):
         assert stats.kstest(factor.numpy(), "uniform", args=(0.7, 0.6)).pvalue > 0.01
 
 
@@ -171,12 +171,14 @@ def test_random_resized_crop_cuts_sides_to_the_source() -> None:
 
 
 def test_settings_name_the_recipe() -> None:
-    assert recipe(ViewConfig(), 32) == CropFlip(32, 4, True)
-    assert recipe(ViewConfig(), 64) == CropFlip(64, 8, True)
-    assert recipe(ViewConfig(pad=0, flip=False), 64) == CropFlip(64, 0, False)
-    assert recipe(ViewConfig(recipe="clean"), 28) == Clean(28)
-    asked = ViewConfig(recipe="random-resized-crop", scale=(0.1, 0.9), ratio=(0.5, 2), flip=False, colour=0.2)
-    assert recipe(asked, 96) == RandomResizedCrop(96, (0.1, 0.9), (0.5, 2), False, 0.2)
+    assert build_augmentation(AugmentConfig(), 32) == CropFlip(32, 4, True)
+    assert build_augmentation(AugmentConfig(), 64) == CropFlip(64, 8, True)
+    assert build_augmentation(AugmentConfig(pad=0, flip=False), 64) == CropFlip(64, 0, False)
+    assert build_augmentation(AugmentConfig(policy="clean"), 28) == Clean(28)
+    asked = AugmentConfig(
+        policy="random-resized-crop", scale=(0.1, 0.9), ratio=(0.5, 2), flip=False, color_jitter=0.2
+    )
+    assert build_augmentation(asked, 96) == RandomResizedCrop(96, (0.1, 0.9), (0.5, 2), False, 0.2)
 
 
 # What is shown
@@ -190,7 +192,7 @@ def test_crop_flip_equals_the_loop_bit_for_bit() -> None:
     for b in range(24):
         top, left = (int(value) for value in views.box_B4[b, :2])
         seen = slow.crop_flip(pixels[b].numpy(), top, left, 16, 3, bool(views.flip_B[b]))
-        assert (fast[b].numpy() == slow.normalise(seen, MEAN, STD)).all()
+        assert (fast[b].numpy() == slow.normalize(seen, MEAN, STD)).all()
 
 
 def test_what_lies_past_the_source_is_black() -> None:
@@ -282,16 +284,16 @@ def test_results_lie_channels_last(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 24])
-def test_colour_factors_of_one_change_nothing(size: int) -> None:
+def test_color_factors_of_one_change_nothing(size: int) -> None:
     pixels = noise(4, 16)
     views = CropFlip(16, 2).draw(0, 0, torch.arange(4))
-    coloured = Views(views.box_B4, views.flip_B, views.border, torch.ones(4, 3))
-    a, b = (render(pixels, v, size, MEAN, STD) for v in (views, coloured))
-    # Resampled whites may pass 1 by rounding, which colouring cuts.
+    colored = Views(views.box_B4, views.flip_B, views.border, torch.ones(4, 3))
+    a, b = (render(pixels, v, size, MEAN, STD) for v in (views, colored))
+    # Resampled whites may pass 1 by rounding, which coloring cuts.
     assert torch.allclose(a, b, atol=0 if size == 16 else 1e-5, rtol=0)
 
 
-def test_colour_equals_torchvision() -> None:
+def test_color_equals_torchvision() -> None:
     pixels, factors = noise(3, 16), torch.tensor([[0.7, 1.0, 1.0], [1.0, 1.4, 1.0], [1.3, 0.6, 1.5]])
     views = Views(Clean(16).draw(0, 0, torch.arange(3)).box_B4, torch.zeros(3, dtype=torch.bool), 0, factors)
     seen = render(pixels, views, 16, NONE, ONE)

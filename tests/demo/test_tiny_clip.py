@@ -93,10 +93,10 @@ def test_zero_shot_on_handwritten_digits(loaded: tuple[Any, Any, Any], digits: l
         images_ND = model.encode_image(torch.stack(pixels), normalize=True)
         texts = model.encode_text(tokenizer(PROMPTS), normalize=True).view(len(NAMES), len(PAPER), -1)
         classes_CD = functional.normalize(texts.mean(dim=1), dim=1)
-        found = (images_ND @ classes_CD.T).argmax(dim=1).numpy()
-    assert (found == labels).mean() >= LEAST
+        result = (images_ND @ classes_CD.T).argmax(dim=1).numpy()
+    assert (result == labels).mean() >= LEAST
     # No class is given up for the sake of the others.
-    assert min((found == labels)[labels == label].mean() for label in range(10)) > 0.3
+    assert min((result == labels)[labels == label].mean() for label in range(10)) > 0.3
 
 
 def test_the_library_loads_it_too(loaded: tuple[Any, Any, Any]) -> None:

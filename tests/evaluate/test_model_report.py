@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from richkd.data.hierarchy import Hierarchy
-from richkd.evaluate.model_report import compare, judge, losses_of
+from richkd.evaluate.model_report import compare, losses_of, measure_model
 from richkd.metrics.accuracy import measure
 
 NAMES = ("ant", "bee", "cow", "dog")
@@ -24,35 +24,35 @@ def case(images: int, seed: int, strength: float = 1.5) -> tuple[torch.Tensor, t
 
 def test_every_figure_agrees_with_counting() -> None:
     logits_NC, labels_N = case(400, 0)
-    found = judge("model", logits_NC, labels_N, NAMES, temperature=0.5, hierarchy=TREE)
-    assert found.own == measure(logits_NC, labels_N)
-    assert found.calibrated == measure(logits_NC, labels_N, 0.5)
+    result = measure_model("model", logits_NC, labels_N, NAMES, temperature=0.5, hierarchy=TREE)
+    assert result.own == measure(logits_NC, labels_N)
+    assert result.calibrated == measure(logits_NC, labels_N, 0.5)
     right_N = logits_NC.argmax(1) == labels_N
-    for name, images, top1 in found.classes:
+    for name, images, top1 in result.classes:
         of_class_N = labels_N == NAMES.index(name)
         assert images == int(of_class_N.sum())
         assert top1 == pytest.approx(float(right_N[of_class_N].double().mean()))
     for key, figure in (
-        ("top1", found.own.top1),
-        ("nll", found.own.nll),
-        ("calibrated nll", found.calibrated.nll),
+        ("top1", result.own.top1),
+        ("nll", result.own.nll),
+        ("calibrated nll", result.calibrated.nll),
     ):
-        interval = found.intervals[key]
+        interval = result.intervals[key]
         assert interval.low < figure < interval.high
         assert interval.estimate == pytest.approx(figure, rel=1e-5)
-    for bins, metrics in zip(found.reliability, (found.own, found.calibrated), strict=True):
+    for bins, metrics in zip(result.reliability, (result.own, result.calibrated), strict=True):
         assert bins.ece == pytest.approx(metrics.ece, abs=1e-6)
         assert sum(bins.count) == 400
     raw = (logits_NC.double().softmax(1).amax(1) >= 0.7) & right_N
-    assert found.confidence.raw[0] == pytest.approx(float(raw.double().mean()))
-    assert found.curve.coverage[-1] == 1
-    assert found.curve.risk[-1] == pytest.approx(1 - found.own.top1)
-    for confusion in found.confusions:
+    assert result.confidence.raw[0] == pytest.approx(float(raw.double().mean()))
+    assert result.curve.coverage[-1] == 1
+    assert result.curve.risk[-1] == pytest.approx(1 - result.own.top1)
+    for confusion in result.confusions:
         images = labels_N == NAMES.index(confusion.name)
         called = (logits_NC.argmax(1) == NAMES.index(confusion.called)) & images
         assert confusion.share == pytest.approx(int(called.sum()) / int(images.sum()))
-    assert found.semantics is not None
-    assert json.loads(json.dumps(found.to_dict()))["own"]["n"] == 400
+    assert result.semantics is not None
+    assert json.loads(json.dumps(result.to_dict()))["own"]["n"] == 400
 
 
 def test_a_better_model_is_found_better_and_itself_is_not() -> None:
@@ -72,7 +72,7 @@ def test_a_better_model_is_found_better_and_itself_is_not() -> None:
 
 def test_a_temperature_moves_what_is_calibrated_alone() -> None:
     logits_NC, labels_N = case(300, 2)
-    plain, cooled = (judge("m", logits_NC, labels_N, NAMES, temperature=t) for t in (1.0, 0.25))
+    plain, cooled = (measure_model("m", logits_NC, labels_N, NAMES, temperature=t) for t in (1.0, 0.25))
     assert plain.own == cooled.own
     assert plain.confidence.raw == cooled.confidence.raw
     assert plain.confidence.calibrated != cooled.confidence.calibrated

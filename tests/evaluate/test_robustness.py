@@ -42,8 +42,8 @@ def test_mce_is_the_mean_of_ratios(
 
 
 def test_a_student_is_judged_on_each_corruption(world: World) -> None:
-    found = evaluate_models([str(world.teacher)], str(world.images), corruptions=("fog", "pixelate"))
-    (row,) = found.evaluation.robustness
+    result = evaluate_models([str(world.teacher)], str(world.images), corruptions=("fog", "pixelate"))
+    (row,) = result.evaluation.robustness
     network, store = load_student(world.teacher).network, None
     assert row.source == OWN
     for name in ("fog", "pixelate"):
@@ -51,12 +51,12 @@ def test_a_student_is_judged_on_each_corruption(world: World) -> None:
             wrong = []
             from richkd.data.batches import open_store
 
-            store = open_store(found.split, SIZE)
-            (batch,) = store.batches([torch.arange(len(found.split))])
+            store = open_store(result.split, SIZE)
+            (batch,) = store.batches([torch.arange(len(result.split))])
             pixels = corrupt(batch.pixels_BHWC, name, severity)
-            replaced = type(store)(found.split, SIZE, pixels)  # type: ignore[call-arg]
+            replaced = type(store)(result.split, SIZE, pixels)  # type: ignore[call-arg]
             logits_NC = logits_of(network, replaced, CPU)
-            wrong = (logits_NC.argmax(1) != found.split.labels_N).double().mean()
+            wrong = (logits_NC.argmax(1) != result.split.labels_N).double().mean()
             assert row.errors[name][severity - 1] == pytest.approx(float(wrong))
     values = [value for errors in row.errors.values() for value in errors]
     assert row.error.estimate == pytest.approx(np.mean(values))
@@ -66,23 +66,23 @@ def test_a_student_is_judged_on_each_corruption(world: World) -> None:
 
 
 def test_teachers_who_look_are_judged_and_stored_outputs_are_not(world: World, tmp_path: Path) -> None:
-    distill(world.config(tmp_path / "run", train__epochs=1, bank__folder=str(tmp_path / "bank")), quiet=True)
-    found = evaluate_models([str(tmp_path / "run")], str(world.images), teachers=True, corruptions=("snow",))
-    judged = [row.name for row in found.evaluation.robustness]
+    distill(world.config(tmp_path / "run", train__epochs=1, cache__dir=str(tmp_path / "cache")), quiet=True)
+    result = evaluate_models([str(tmp_path / "run")], str(world.images), teachers=True, corruptions=("snow",))
+    judged = [row.name for row in result.evaluation.robustness]
     # CLIP is a file here, so neither it nor the fusion can say anything of a picture in the snow.
     assert judged == [str(tmp_path / "run"), f"local-dir:{world.teacher}"]
     alone = evaluate_models([str(world.teacher)], str(world.images), corruptions=("snow",))
-    bank, direct = found.evaluation.robustness[1], alone.evaluation.robustness[0]
-    assert bank.errors == direct.errors
-    follows = found.evaluation.fidelity[str(tmp_path / "run")]
+    cache, direct = result.evaluation.robustness[1], alone.evaluation.robustness[0]
+    assert cache.errors == direct.errors
+    follows = result.evaluation.fidelity[str(tmp_path / "run")]
     assert [row.name for row in follows] == [f"local-dir:{world.teacher}", "CLIP outputs", "fused"]
 
 
 def test_published_files_are_judged_in_their_place(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate_models([str(world.teacher)], str(world.images))
-    pixels = write_published(tmp_path, found.split)
+    result = evaluate_models([str(world.teacher)], str(world.images))
+    pixels = write_published(tmp_path, result.split)
     words = ["evaluate", str(world.teacher), "--data", str(world.images), "--cifar-c", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main(words)
@@ -113,11 +113,11 @@ def test_shifted_pictures_are_matched_by_name(
     of_few, home = json.loads(capsys.readouterr().out)["shifts"]
     assert (of_few["shift"], of_few["images"], of_few["classes"]) == ("few", 2 * TEST, 2)
     assert home["accuracy"]["estimate"] == home["home_accuracy"]["estimate"]
-    found = evaluate_models([str(world.teacher)], str(world.images))
-    logits_NC = next(iter(found.outputs.values())).logits_BC
-    kept_N = found.split.labels_N > 0
+    result = evaluate_models([str(world.teacher)], str(world.images))
+    logits_NC = next(iter(result.outputs.values())).logits_BC
+    kept_N = result.split.labels_N > 0
     guess_N = logits_NC[kept_N][:, 1:].argmax(1) + 1
-    expected = (guess_N == found.split.labels_N[kept_N]).double().mean()
+    expected = (guess_N == result.split.labels_N[kept_N]).double().mean()
     assert of_few["home_accuracy"]["estimate"] == pytest.approx(float(expected))
     split = open_shift(str(few), CLASSES)
     assert sorted(set(split.labels_N.tolist())) == [1, 2]

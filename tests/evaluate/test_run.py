@@ -16,8 +16,8 @@ from richkd.config.loading import load_config
 from richkd.config.schema import DataConfig
 from richkd.core.errors import ClassError, DataError, ModelError
 from richkd.data.batches import open_store
-from richkd.evaluate.model_report import Judgement
-from richkd.evaluate.run import Judged, evaluate_models
+from richkd.evaluate.model_report import ModelReport
+from richkd.evaluate.run import EvaluationRun, evaluate_models
 from richkd.export.student import load_student, save_student
 from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import fit_temperature
@@ -30,12 +30,12 @@ from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
 CPU = torch.device("cpu")
 
 
-def judged(model: str | Path, data: str | Path, **changes: Any) -> Judgement:
-    return evaluate_models([str(model)], str(data), **changes).evaluation.judgements[0]
+def judged(model: str | Path, data: str | Path, **changes: Any) -> ModelReport:
+    return evaluate_models([str(model)], str(data), **changes).evaluation.model_reports[0]
 
 
 def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
-    found = judged(world.teacher, world.images)
+    result = judged(world.teacher, world.images)
     student = load_student(world.teacher)
     probs, labels = [], []
     for label, name in enumerate(CLASSES):
@@ -44,18 +44,18 @@ def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
             probs.append(student.probabilities([image])[0])
             labels.append(label)
     expected = measure(torch.stack(probs).log(), torch.tensor(labels)).to_dict()
-    assert found.own.to_dict() == pytest.approx(expected, abs=1e-5)
-    assert found.own.n == len(labels)
-    assert found.own == found.calibrated
+    assert result.own.to_dict() == pytest.approx(expected, abs=1e-5)
+    assert result.own.n == len(labels)
+    assert result.own == result.calibrated
 
 
 def test_the_stored_temperature_is_measured_too(world: World, tmp_path: Path) -> None:
     network = load_student(world.teacher).network
     save_student(tmp_path / "student", network, CLASSES, 2.5, {})
-    found = judged(tmp_path / "student", world.images, split="train")
-    assert found.temperature == 2.5
-    assert found.own.top1 == found.calibrated.top1
-    assert found.own.nll != found.calibrated.nll
+    result = judged(tmp_path / "student", world.images, split="train")
+    assert result.temperature == 2.5
+    assert result.own.top1 == result.calibrated.top1
+    assert result.own.nll != result.calibrated.nll
 
 
 def test_weights_by_name(world: World, tmp_path: Path) -> None:
@@ -70,10 +70,13 @@ def test_weights_by_name(world: World, tmp_path: Path) -> None:
 
 def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
     weights = world.teacher / "model.safetensors"
-    found = evaluate_models([str(world.teacher), f"cifar_resnet8={weights}"], str(world.images)).evaluation
-    assert [judgement.name for judgement in found.judgements] == [str(world.teacher), "cifar_resnet8"]
+    result = evaluate_models([str(world.teacher), f"cifar_resnet8={weights}"], str(world.images)).evaluation
+    assert [model_report.name for model_report in result.model_reports] == [
+        str(world.teacher),
+        "cifar_resnet8",
+    ]
     alone = judged("cifar_resnet8", world.images, weights=weights)
-    assert found.judgements[1].own == alone.own
+    assert result.model_reports[1].own == alone.own
     twice = [f"cifar_resnet8={weights}", f"cifar_resnet8={weights}"]
     assert "told apart" in str(refusal(evaluate_models, twice, str(world.images)))
 
@@ -81,15 +84,17 @@ def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
 def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: World, tmp_path: Path) -> None:
     network = load_student(world.teacher).network
     save_student(tmp_path / "kept", network, CLASSES, 2.5, {})
-    found = evaluate_models(
-        [str(world.teacher), str(tmp_path / "kept")], str(world.images), held_out_of_test=0.5
+    result = evaluate_models(
+        [str(world.teacher), str(tmp_path / "kept")], str(world.images), test_calibration_fraction=0.5
     )
-    fitted, kept = (judgement.temperature for judgement in found.evaluation.judgements)
-    held_out = open_splits(DataConfig(path=str(world.images), held_out_of_test=0.5), 0).splits["calibration"]
+    fitted, kept = (model_report.temperature for model_report in result.evaluation.model_reports)
+    held_out = open_splits(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits[
+        "calibration"
+    ]
     logits_NC = logits_of(network, open_store(held_out, SIZE), CPU)
     assert fitted == pytest.approx(fit_temperature(logits_NC, held_out.labels_N), rel=1e-4)
     assert kept == 2.5
-    assert found.evaluation.judgements[0].own.n == len(CLASSES) * TEST - len(held_out)
+    assert result.evaluation.model_reports[0].own.n == len(CLASSES) * TEST - len(held_out)
 
 
 def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
@@ -109,13 +114,13 @@ def test_logits_do_not_depend_on_how_images_are_stored_and_leave_the_mode_alone(
     network = load_student(world.teacher).network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     split = open_splits(DataConfig(path=str(world.images)), 0).splits["test"]
-    resident, streamed = (open_store(split, SIZE, resident_gb=size, workers=0) for size in (1.0, 0.0))
+    resident, streamed = (open_store(split, SIZE, in_memory_gb=size, workers=0) for size in (1.0, 0.0))
     logits_NC = logits_of(network, resident, CPU)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(logits_NC, logits_of(network, streamed, CPU))
     output = outputs_of(VisionTeacher(network, CPU), resident, CPU)
-    # A teacher's numbers are rounded to float16, a bank's precision.
+    # A teacher's numbers are rounded to float16, a cache's precision.
     torch.testing.assert_close(output.logits_BC, logits_NC, rtol=1e-3, atol=1e-3)
     assert output.feats_BF.shape == (len(split), network.feature_width)
 
@@ -173,10 +178,10 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
     summary = distill(config, quiet=True).summary
     tree = tmp_path / "tree.yaml"
     tree.write_text("insect: [ant, bee]\nmammal: [cow]")
-    found = evaluate_models(
+    result = evaluate_models(
         [str(tmp_path / "run"), str(world.teacher)], str(world.images), hierarchy=tree, teachers=True
     ).evaluation
-    names = [judgement.name for judgement in found.judgements]
+    names = [model_report.name for model_report in result.model_reports]
     assert names == [
         str(tmp_path / "run"),
         str(world.teacher),
@@ -184,39 +189,39 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
         "CLIP outputs",
         "fused",
     ]
-    for judgement, name in zip(found.judgements[2:], ("local-dir", "CLIP", "target"), strict=True):
-        (figures,) = (value for key, value in summary["teachers"]["test"].items() if key.startswith(name))
-        assert judgement.own.top1 == figures["top1"]
-        assert judgement.own.nll == pytest.approx(figures["nll"], rel=1e-4)
-    assert [pair.b for pair in found.comparisons] == names[1:]
-    for pair, other in zip(found.comparisons, found.judgements[1:], strict=True):
-        assert pair.top1.estimate == pytest.approx(other.own.top1 - found.judgements[0].own.top1)
-    assert list(found.costs) == names[:2]
-    assert all(judgement.semantics is not None for judgement in found.judgements)
-    assert json.loads(json.dumps(found.to_dict()))["models"].keys() == set(names)
+    for model_report, name in zip(result.model_reports[2:], ("local-dir", "CLIP", "target"), strict=True):
+        figures = next(value for key, value in summary["teachers"]["test"].items() if key.startswith(name))
+        assert model_report.own.top1 == figures["top1"]
+        assert model_report.own.nll == pytest.approx(figures["nll"], rel=1e-4)
+    assert [pair.b for pair in result.comparisons] == names[1:]
+    for pair, other in zip(result.comparisons, result.model_reports[1:], strict=True):
+        assert pair.top1.estimate == pytest.approx(other.own.top1 - result.model_reports[0].own.top1)
+    assert list(result.costs) == names[:2]
+    assert all(model_report.semantics is not None for model_report in result.model_reports)
+    assert json.loads(json.dumps(result.to_dict()))["models"].keys() == set(names)
 
 
-def test_a_bank_saves_the_teachers_the_work_and_changes_nothing(world: World, tmp_path: Path) -> None:
-    def judge_with_teachers(run: Path) -> tuple[Judged, int]:
-        found = evaluate_models([str(run)], str(world.images), teachers=True)
-        assert found.parts is not None
-        teacher = found.parts.teachers[0]
+def test_a_cache_saves_the_teachers_the_work_and_changes_nothing(world: World, tmp_path: Path) -> None:
+    def judge_with_teachers(run: Path) -> tuple[EvaluationRun, int]:
+        result = evaluate_models([str(run)], str(world.images), teachers=True)
+        assert result.parts is not None
+        teacher = result.parts.teachers[0]
         assert isinstance(teacher, VisionTeacher)
-        return found, teacher.computed
+        return result, teacher.computed
 
-    for name, bank in (("plain", None), ("banked", tmp_path / "bank")):
-        distill(world.config(tmp_path / name, train__epochs=1, bank__folder=bank), quiet=True)
+    for name, cache in (("plain", None), ("cached", tmp_path / "cache")):
+        distill(world.config(tmp_path / name, train__epochs=1, cache__dir=cache), quiet=True)
     plain, computed = judge_with_teachers(tmp_path / "plain")
-    banked, fitting = judge_with_teachers(tmp_path / "banked")
+    cached, fitting = judge_with_teachers(tmp_path / "cached")
     # What is left is the fit of the fusion on held-out images.
     assert computed - fitting == TEST * len(CLASSES)
     for name, output in list(plain.outputs.items())[1:]:
-        assert torch.equal(output.logits_BC, banked.outputs[name].logits_BC)
-    # An emptied bank is filled again by judging.
-    for folder in (tmp_path / "bank").glob("*-test-*"):
+        assert torch.equal(output.logits_BC, cached.outputs[name].logits_BC)
+    # An emptied cache is filled again by judging.
+    for folder in (tmp_path / "cache").glob("*-test-*"):
         shutil.rmtree(folder)
-    assert judge_with_teachers(tmp_path / "banked")[1] == computed
-    assert judge_with_teachers(tmp_path / "banked")[1] == fitting
+    assert judge_with_teachers(tmp_path / "cached")[1] == computed
+    assert judge_with_teachers(tmp_path / "cached")[1] == fitting
 
 
 def test_what_cannot_be_judged_together_is_refused(world: World) -> None:

@@ -41,7 +41,7 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def folder(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "student"
-    save_student(path, network, CLASSES, 2.5, {"recipe": "test"})
+    save_student(path, network, CLASSES, 2.5, {"augmentation": "test"})
     return path
 
 
@@ -77,13 +77,13 @@ def test_a_loaded_student_answers_as_before(
         assert not torch.allclose(answer_BC, expected_probabilities(network, pictures, 1.0), atol=1e-3)
 
 
-def test_files_and_greyscale_are_read(folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_files_and_grayscale_are_read(folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
     student = load_student(folder)
     pictures[1].save(tmp_path / "x.png")
     from_file = student.probabilities([tmp_path / "x.png"])
     assert torch.equal(from_file, student.probabilities(pictures[1:2]))
-    grey = pictures[0].convert("L")
-    assert torch.equal(student.probabilities([grey]), student.probabilities([grey.convert("RGB")]))
+    gray = pictures[0].convert("L")
+    assert torch.equal(student.probabilities([gray]), student.probabilities([gray.convert("RGB")]))
     (tmp_path / "y.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"y\.png"):
         student.probabilities([tmp_path / "y.png"])
@@ -130,7 +130,7 @@ def test_the_config_says_where_the_student_came_from(folder: Path) -> None:
     text = (folder / "config.json").read_text(encoding="utf-8")
     assert "Bär" in text
     saved = json.loads(text)
-    assert saved["richkd"] == {"temperature": 2.5, "recipe": "test"}
+    assert saved["richkd"] == {"temperature": 2.5, "augmentation": "test"}
     assert saved["architecture"] == "cifar_resnet8x4"
     assert (saved["num_classes"], saved["num_features"]) == (3, 256)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from richkd.fusion.feature_scale import equalising, fit_feature_scale
+from richkd.fusion.feature_scale import equalizing, fit_feature_scale
 
 
 def random_features(images: int, width: int, seed: int) -> torch.Tensor:
@@ -41,8 +41,8 @@ def test_isotropic_scaling_keeps_the_proportions_of_distances(width: int, seed: 
 def test_scaling_each_dimension_is_subtraction_and_division() -> None:
     feats_NF = random_features(50, 6, 1)
     expected = (feats_NF - feats_NF.mean(0)) / feats_NF.std(0, correction=0)
-    found = fit_feature_scale(feats_NF, isotropic=False)(feats_NF)
-    assert torch.allclose(found, expected, atol=1e-8)
+    result = fit_feature_scale(feats_NF, isotropic=False)(feats_NF)
+    assert torch.allclose(result, expected, atol=1e-8)
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,7 +51,7 @@ def test_a_rotation_makes_all_variances_equal(width: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     root_FF = random.normal(size=(width, width)) * 10.0 ** random.uniform(-3, 3, width)
     covariance_FF = root_FF @ root_FF.T
-    rotation_FF = equalising(covariance_FF)
+    rotation_FF = equalizing(covariance_FF)
     assert np.allclose(rotation_FF @ rotation_FF.T, np.eye(width), atol=1e-9)
     variances = np.diag(rotation_FF @ covariance_FF @ rotation_FF.T)
     assert np.allclose(variances, np.trace(covariance_FF) / width, rtol=1e-7)

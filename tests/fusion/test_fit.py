@@ -1,4 +1,4 @@
-"""Fitted weights: no expert, corner or simpler way of mixing is better on the images they were fitted on."""
+"""Fitted weights: no teacher, corner or simpler way of mixing is better on the images they were fitted on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from richkd.fusion.fit import (
     MAX_MULTIPLIER,
     _derivatives,
     fit_gate,
+    fit_inverse_temperature,
     fit_linear_pool,
     fit_log_pool,
     fit_multipliers,
     fit_per_class,
     fit_simplex,
     nll_of,
-    tempered,
 )
 from richkd.fusion.mixing import LogPool, Mixing
 from tests.reference import fusion as slow
@@ -32,13 +32,13 @@ KINDS = ["skilled", "chance", "constant", "duplicate", "opposite", "perfect", "t
 ROUNDING = 1e-9
 
 
-def labelled(images: int, classes: int, seed: int) -> tuple[Tensor, torch.Generator]:
+def labeled(images: int, classes: int, seed: int) -> tuple[Tensor, torch.Generator]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(classes, (images,), generator=generator), generator
 
 
-def expert(kind: str, labels_N: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Float32 logits of an expert; "skilled" is right more often than not and never sure."""
+def teacher(kind: str, labels_N: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """Float32 logits of a teacher; "skilled" is right more often than not and never sure."""
     truth_NC = functional.one_hot(labels_N, classes).float()
     noise_NC = torch.randn(len(labels_N), classes, generator=generator)
     constant_N1 = 30 * torch.randn(len(labels_N), 1, generator=generator)
@@ -59,7 +59,7 @@ def nll(logits: list[Tensor], weights: tuple[float, ...], labels_N: Tensor) -> f
 
 
 def best_single(z_NC: Tensor, labels_N: Tensor) -> float:
-    """NLL of one expert at its best temperature, searched on a grid of 1/T and then by golden section."""
+    """NLL of one teacher at its best temperature, searched on a grid of 1/T and then by golden section."""
 
     def at(log_weight: float) -> float:
         return nll([z_NC], (float(np.exp(log_weight)),), labels_N)
@@ -85,28 +85,28 @@ problems = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(problems)
-def test_multipliers_beat_every_expert_and_every_preset(problem: tuple[list[str], int, int, int]) -> None:
+def test_multipliers_beat_every_teacher_and_every_preset(problem: tuple[list[str], int, int, int]) -> None:
     kinds, images, classes, seed = problem
-    labels_N, generator = labelled(images, classes, seed)
-    logits = [expert(kind, labels_N, classes, generator) for kind in kinds]
+    labels_N, generator = labeled(images, classes, seed)
+    logits = [teacher(kind, labels_N, classes, generator) for kind in kinds]
     weights = fit_multipliers(logits, labels_N)
     assert all(0 <= weight < float("inf") for weight in weights)
     reached = nll(logits, weights, labels_N)
-    # In float32, as in training, the fusion is as good: no multiplier drowns the other experts.
+    # In float32, as in training, the fusion is as good: no multiplier drowns the other teachers.
     in_float32 = float(nll_of(LogPool(weights), logits, labels_N).mean())
     assert in_float32 == pytest.approx(reached, abs=2e-3)
     assert reached <= np.log(classes) + ROUNDING
     for z_NC in logits:
         assert reached <= best_single(z_NC, labels_N) + ROUNDING
-    # Presets may pass the largest multiplier that is fitted where an expert is huge.
+    # Presets may pass the largest multiplier that is fitted where a teacher is huge.
     if len(kinds) == 2 and "huge" not in kinds:
         for preset in ((0.7, 30.0), (0.7, 0.3)):
             assert reached <= nll(logits, preset, labels_N) + ROUNDING
 
 
-def test_constant_experts_have_no_say() -> None:
-    labels_N, generator = labelled(40, 4, 1)
-    skilled, constant = (expert(kind, labels_N, 4, generator) for kind in ("skilled", "constant"))
+def test_constant_teachers_have_no_say() -> None:
+    labels_N, generator = labeled(40, 4, 1)
+    skilled, constant = (teacher(kind, labels_N, 4, generator) for kind in ("skilled", "constant"))
     both = fit_multipliers([constant, skilled], labels_N)
     assert both[0] == 0
     assert both[1] == pytest.approx(fit_multipliers([skilled], labels_N)[0], rel=1e-9)
@@ -120,9 +120,9 @@ def test_constant_experts_have_no_say() -> None:
     assert fit_multipliers([torch.zeros(40, 4)], labels_N) == (0.0,)
 
 
-def test_opposite_experts_are_turned_off_not_around() -> None:
-    labels_N, generator = labelled(200, 4, 2)
-    skilled, opposite = (expert(kind, labels_N, 4, generator) for kind in ("skilled", "opposite"))
+def test_opposite_teachers_are_turned_off_not_around() -> None:
+    labels_N, generator = labeled(200, 4, 2)
+    skilled, opposite = (teacher(kind, labels_N, 4, generator) for kind in ("skilled", "opposite"))
     weights = fit_multipliers([opposite, skilled], labels_N)
     assert weights[0] == 0
     assert weights[1] > 0
@@ -130,8 +130,8 @@ def test_opposite_experts_are_turned_off_not_around() -> None:
 
 
 def test_duplicates_share_one_multiplier() -> None:
-    labels_N, generator = labelled(60, 4, 3)
-    z_NC = expert("skilled", labels_N, 4, generator)
+    labels_N, generator = labeled(60, 4, 3)
+    z_NC = teacher("skilled", labels_N, 4, generator)
     (single,) = fit_multipliers([z_NC], labels_N)
     assert sum(fit_multipliers([z_NC, z_NC], labels_N)) == pytest.approx(single, rel=1e-6)
 
@@ -141,26 +141,26 @@ def test_duplicates_share_one_multiplier() -> None:
     st.lists(st.sampled_from(["skilled", "chance", "opposite", "tiny"]), min_size=1, max_size=3),
     st.integers(0, 10_000),
 )
-def test_fit_equals_a_general_optimiser(kinds: list[str], seed: int) -> None:
+def test_fit_equals_a_general_optimizer(kinds: list[str], seed: int) -> None:
     classes = 4
-    labels_N, generator = labelled(60, classes, seed)
-    logits = [expert(kind, labels_N, classes, generator) for kind in kinds]
+    labels_N, generator = labeled(60, classes, seed)
+    logits = [teacher(kind, labels_N, classes, generator) for kind in kinds]
     scales = [float(z_NC.double().std()) for z_NC in logits]
 
     def objective(scaled: np.ndarray) -> float:
         return nll(logits, tuple(w / s for w, s in zip(scaled, scales, strict=True)), labels_N)
 
-    found = optimize.minimize(
+    result = optimize.minimize(
         objective, np.ones(len(kinds)), method="L-BFGS-B", bounds=[(0, None)] * len(kinds), tol=1e-12
     )
     weights = fit_multipliers(logits, labels_N)
-    assert nll(logits, weights, labels_N) <= found.fun + ROUNDING
-    assert np.allclose(np.multiply(weights, scales), found.x, rtol=0.01, atol=2e-3)
+    assert nll(logits, weights, labels_N) <= result.fun + ROUNDING
+    assert np.allclose(np.multiply(weights, scales), result.x, rtol=0.01, atol=2e-3)
 
 
 def test_nll_of_the_fit_equals_the_loop() -> None:
-    labels_N, generator = labelled(30, 5, 4)
-    logits = [expert(kind, labels_N, 5, generator) for kind in ("skilled", "tiny")]
+    labels_N, generator = labeled(30, 5, 4)
+    logits = [teacher(kind, labels_N, 5, generator) for kind in ("skilled", "tiny")]
     weights = fit_multipliers(logits, labels_N)
     reached = slow.nll(logits, weights, labels_N)
     assert reached == pytest.approx(nll(logits, weights, labels_N), rel=1e-9)
@@ -172,8 +172,8 @@ def test_nll_of_the_fit_equals_the_loop() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(range(5)), st.integers(0, 10_000))
 def test_names_and_order_of_classes_do_not_matter(order: list[int], seed: int) -> None:
-    labels_N, generator = labelled(50, 5, seed)
-    logits = [expert(kind, labels_N, 5, generator) for kind in ("skilled", "tiny")]
+    labels_N, generator = labeled(50, 5, seed)
+    logits = [teacher(kind, labels_N, 5, generator) for kind in ("skilled", "tiny")]
     place = torch.tensor(order)
     # Class order[c] becomes class c.
     renamed = fit_multipliers([z_NC[:, place] for z_NC in logits], place.argsort()[labels_N])
@@ -185,18 +185,18 @@ def test_names_and_order_of_classes_do_not_matter(order: list[int], seed: int) -
 def test_scale_divides_the_multiplier_and_offset_changes_nothing(
     scale: float, offset: float, seed: int
 ) -> None:
-    labels_N, generator = labelled(50, 4, seed)
-    first, second = (expert(kind, labels_N, 4, generator).double() for kind in ("skilled", "skilled"))
+    labels_N, generator = labeled(50, 4, seed)
+    first, second = (teacher(kind, labels_N, 4, generator).double() for kind in ("skilled", "skilled"))
     plain = fit_multipliers([first, second], labels_N)
     moved = fit_multipliers([first, scale * second + offset], labels_N)
     assert (moved[0], moved[1] * scale) == pytest.approx(plain, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("experts", [1, 2, 3])
-def test_derivatives_equal_autograd(experts: int) -> None:
-    labels_N, generator = labelled(12, 4, experts)
-    stack_MNC = torch.randn(experts, 12, 4, generator=generator, dtype=torch.float64)
-    weights_M = torch.rand(experts, generator=generator, dtype=torch.float64)
+@pytest.mark.parametrize("num_teachers", [1, 2, 3])
+def test_derivatives_equal_autograd(num_teachers: int) -> None:
+    labels_N, generator = labeled(12, 4, num_teachers)
+    stack_MNC = torch.randn(num_teachers, 12, 4, generator=generator, dtype=torch.float64)
+    weights_M = torch.rand(num_teachers, generator=generator, dtype=torch.float64)
 
     def objective(w_M: Tensor) -> Tensor:
         return functional.cross_entropy(torch.einsum("m,mnc->nc", w_M, stack_MNC), labels_N)
@@ -216,15 +216,15 @@ def mean_nll(mixing: Mixing, logs: list[Tensor], labels_N: Tensor) -> float:
 
 
 def log_probs(kinds: list[str], labels_N: Tensor, classes: int, generator: torch.Generator) -> list[Tensor]:
-    return [expert(kind, labels_N, classes, generator).log_softmax(1) for kind in kinds]
+    return [teacher(kind, labels_N, classes, generator).log_softmax(1) for kind in kinds]
 
 
 @pytest.mark.parametrize("fit", FITS)
 @settings(max_examples=25, deadline=None)
 @given(problems)
-def test_no_expert_is_better_than_the_fit(fit: object, problem: tuple[list[str], int, int, int]) -> None:
+def test_no_teacher_is_better_than_the_fit(fit: object, problem: tuple[list[str], int, int, int]) -> None:
     kinds, images, classes, seed = problem
-    labels_N, generator = labelled(images, classes, seed)
+    labels_N, generator = labeled(images, classes, seed)
     logs = log_probs(kinds, labels_N, classes, generator)
     reached = mean_nll(fit(logs, labels_N), logs, labels_N)  # type: ignore[operator]
     assert np.isfinite(reached)
@@ -238,7 +238,7 @@ def test_richer_ways_are_no_worse_than_the_pool_they_contain(
     problem: tuple[list[str], int, int, int],
 ) -> None:
     kinds, images, classes, seed = problem
-    labels_N, generator = labelled(images, classes, seed)
+    labels_N, generator = labeled(images, classes, seed)
     logs = log_probs(kinds, labels_N, classes, generator)
     pool = mean_nll(fit_log_pool(logs, labels_N), logs, labels_N)
     assert pool <= mean_nll(fit_simplex(logs, labels_N), logs, labels_N) + ROUNDING
@@ -249,7 +249,7 @@ def test_richer_ways_are_no_worse_than_the_pool_they_contain(
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from(["skilled", "chance", "tiny"]), min_size=2, max_size=2), st.integers(0, 9999))
 def test_weights_on_the_simplex_equal_a_search(kinds: list[str], seed: int) -> None:
-    labels_N, generator = labelled(60, 4, seed)
+    labels_N, generator = labeled(60, 4, seed)
     logs = log_probs(kinds, labels_N, 4, generator)
     for fit in (fit_simplex, fit_linear_pool):
         mixing = fit(logs, labels_N)
@@ -259,8 +259,8 @@ def test_weights_on_the_simplex_equal_a_search(kinds: list[str], seed: int) -> N
         assert mean_nll(mixing, logs, labels_N) <= min(grid) + 1e-5
 
 
-def test_classes_of_which_an_expert_knows_nothing_are_left_to_the_other() -> None:
-    labels_N, generator = labelled(600, 4, 0)
+def test_classes_of_which_a_teacher_knows_nothing_are_left_to_the_other() -> None:
+    labels_N, generator = labeled(600, 4, 0)
     skilled, other = log_probs(["skilled", "skilled"], labels_N, 4, generator)
     blind = skilled.clone()
     blind[:, 2] = blind[torch.randperm(600, generator=generator), 2]
@@ -269,8 +269,8 @@ def test_classes_of_which_an_expert_knows_nothing_are_left_to_the_other() -> Non
 
 
 def test_a_gate_listens_to_whoever_is_sure_with_reason() -> None:
-    # Each expert knows half of the images and answers the others at random, without being sure.
-    labels_N, generator = labelled(800, 5, 1)
+    # Each teacher knows half of the images and answers the others at random, without being sure.
+    labels_N, generator = labeled(800, 5, 1)
     truth_NC = functional.one_hot(labels_N, 5).float()
     logs = []
     for half in (0, 1):
@@ -285,7 +285,7 @@ def test_a_gate_listens_to_whoever_is_sure_with_reason() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(4)), st.integers(0, 999))
 def test_permuting_classes_permutes_the_result(order: list[int], seed: int) -> None:
-    labels_N, generator = labelled(60, 4, seed)
+    labels_N, generator = labeled(60, 4, seed)
     logs = log_probs(["skilled", "tiny"], labels_N, 4, generator)
     place = torch.tensor(order)
     renamed_logs, renamed_N = [log_NC[:, place] for log_NC in logs], place.argsort()[labels_N]
@@ -298,5 +298,5 @@ def test_permuting_classes_permutes_the_result(order: list[int], seed: int) -> N
 @given(st.floats(0.05, 20), st.integers(0, 999))
 def test_the_nearest_temperature_is_found(beta: float, seed: int) -> None:
     z_NC = torch.randn(40, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    assert tempered(z_NC, (beta * z_NC).softmax(1)) == pytest.approx(beta, rel=1e-3)
-    assert tempered(torch.ones_like(z_NC), z_NC.softmax(1)) == 0.0
+    assert fit_inverse_temperature(z_NC, (beta * z_NC).softmax(1)) == pytest.approx(beta, rel=1e-3)
+    assert fit_inverse_temperature(torch.ones_like(z_NC), z_NC.softmax(1)) == 0.0

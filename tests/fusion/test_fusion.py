@@ -16,18 +16,27 @@ from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import Output
 from richkd.fusion.fit import fit_multipliers, fit_simplex
-from richkd.fusion.fusion import FITS, Fusion, HeldOut, alone, alpha_shares, fuse, needs_held_out, signal
+from richkd.fusion.fusion import (
+    FITS,
+    Fusion,
+    HeldOut,
+    alpha_shares,
+    fuse,
+    identity_fusion,
+    measure_target_shift,
+    needs_held_out,
+)
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
 from richkd.fusion.scale import Scale
-from tests.fusion.test_fit import expert, labelled
+from tests.fusion.test_fit import labeled, teacher
 from tests.reference import fusion as slow
 
 SCALES = (1.0, 100.0)
 
 
 def held_out(images: int = 80, seed: int = 5) -> HeldOut:
-    labels_N, generator = labelled(images, 4, seed)
-    logits = [expert(kind, labels_N, 4, generator) for kind in ("skilled", "tiny")]
+    labels_N, generator = labeled(images, 4, seed)
+    logits = [teacher(kind, labels_N, 4, generator) for kind in ("skilled", "tiny")]
     return HeldOut(("teacher", "CLIP"), logits, labels_N, "val")
 
 
@@ -42,7 +51,7 @@ def test_multipliers_of_the_presets() -> None:
     assert multipliers((100.0,), preset="as-released") == (1.0,)
     assert multipliers(preset="paper", weights=(0.5, 40.0)) == (0.5, 40.0)
     assert multipliers((1.0, 1.0, 100.0), preset="paper") == pytest.approx((0.35, 0.35, 30.0))
-    assert alone().multipliers == alone().feature_weights == (1.0,)
+    assert identity_fusion().multipliers == identity_fusion().feature_weights == (1.0,)
 
 
 def test_shares() -> None:
@@ -55,21 +64,21 @@ def test_shares() -> None:
 
 def test_what_has_to_be_fitted() -> None:
     assert needs_held_out(FusionConfig())
-    assert needs_held_out(FusionConfig(preset="paper", scale="calibrated"))
+    assert needs_held_out(FusionConfig(preset="paper", scale="temperature"))
     assert needs_held_out(FusionConfig(preset="paper", mixing="gate"))
     assert not needs_held_out(FusionConfig(preset="paper"))
     assert not needs_held_out(FusionConfig(preset="paper", mixing="confidence"))
     assert not needs_held_out(FusionConfig(weights=(1, 2)))
 
 
-@pytest.mark.parametrize("mixing", [*FITS, "alpha", "confidence", "chosen"])
-@pytest.mark.parametrize("scale", ["raw", "logit-scale", "zscore", "calibrated"])
+@pytest.mark.parametrize("mixing", [*FITS, "alpha", "confidence", "auto"])
+@pytest.mark.parametrize("scale", ["raw", "logit-scale", "zscore", "temperature"])
 def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
     held = held_out()
     config = FusionConfig(scale=scale, mixing=mixing)  # type: ignore[arg-type]
     fused = fuse(config, SCALES, held)
     kinds = {"linear": LinearPool, "gate": Gate, "confidence": Gate, "per-class": PerClass}
-    if mixing != "chosen":
+    if mixing != "auto":
         assert isinstance(fused.mixing, kinds.get(mixing, LogPool))
     target = fused([Output(logits_NC, torch.ones(80, 3)) for logits_NC in held.logits], held.labels_N)
     assert target.logits_BC.dtype == torch.float32
@@ -81,15 +90,15 @@ def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
     assert len(fused.to_dict()["scales"]) == 2
 
 
-def test_a_given_alpha_mixes_calibrated_experts() -> None:
+def test_a_given_alpha_mixes_calibrated_teachers() -> None:
     held = held_out()
     own = [fit_multipliers([z_NC], held.labels_N)[0] for z_NC in held.logits]
-    fused = fuse(FusionConfig(alpha=0.25, lam=0.5), SCALES, held)
+    fused = fuse(FusionConfig(alpha=0.25, feature_alpha=0.5), SCALES, held)
     assert fused.multipliers == pytest.approx((0.25 * own[0], 0.75 * own[1]))
     assert fused.feature_weights == (0.5, 0.5)
 
 
-def test_the_fitted_simplex_is_fitted_on_calibrated_experts() -> None:
+def test_the_fitted_simplex_is_fitted_on_calibrated_teachers() -> None:
     held = held_out()
     fused = fuse(FusionConfig(mixing="simplex"), SCALES, held)
     logs = [scale(z_NC) for scale, z_NC in zip(fused.scales, held.logits, strict=True)]
@@ -98,32 +107,32 @@ def test_the_fitted_simplex_is_fitted_on_calibrated_experts() -> None:
     assert "80 images of val" in fused.origin
 
 
-def test_as_many_multipliers_as_experts() -> None:
-    with pytest.raises(ConfigError, match=r"fusion\.weights(.|\n)*Got: 3 for 2 experts"):
+def test_as_many_multipliers_as_teachers() -> None:
+    with pytest.raises(ConfigError, match=r"fusion\.weights(.|\n)*Got: 3 for 2 teachers"):
         fuse(FusionConfig(weights=(1, 2, 3)), SCALES, None)
 
 
 def test_a_fusion_is_the_weighted_sum_but_for_a_constant_of_each_image() -> None:
     generator = torch.Generator().manual_seed(0)
-    experts = [
+    teachers = [
         Output(torch.randn(4, 5, generator=generator), torch.randn(4, w, generator=generator)) for w in (3, 7)
     ]
     target = Fusion((Scale(), Scale(100.0)), LogPool((0.7, 0.3)), (0.6, 0.4), "test")(
-        experts, torch.arange(4)
+        teachers, torch.arange(4)
     )
-    expected = torch.tensor(slow.fused([e.logits_BC for e in experts], (0.7, 30.0)))
+    expected = torch.tensor(slow.fused([e.logits_BC for e in teachers], (0.7, 30.0)))
     assert np.allclose(target.logits_BC.softmax(1), expected.softmax(1), rtol=1e-4, atol=1e-6)
-    assert target.experts == tuple(experts)
+    assert target.teachers == tuple(teachers)
     assert target.feature_weights == (0.6, 0.4)
 
 
-def test_experts_that_cannot_be_fused_are_named() -> None:
+def test_teachers_that_cannot_be_fused_are_named() -> None:
     held = held_out(12)
     broken = held.logits[1].clone()
     broken[3, 1] = torch.nan
-    with pytest.raises(DataError, match=r"expert 'CLIP'(.|\n)*1 of 12 images"):
+    with pytest.raises(DataError, match=r"teacher 'CLIP'(.|\n)*1 of 12 images"):
         HeldOut(held.names, (held.logits[0], broken), held.labels_N, "val")
-    with pytest.raises(DataError, match=r"expert 'teacher'(.|\n)*probabilities"):
+    with pytest.raises(DataError, match=r"teacher 'teacher'(.|\n)*probabilities"):
         HeldOut(held.names, (held.logits[0].softmax(1).half(), held.logits[1]), held.labels_N, "val")
     with pytest.raises(DataError, match="none in val"):
         HeldOut(held.names, [z_NC[:0] for z_NC in held.logits], held.labels_N[:0], "val")
@@ -133,7 +142,7 @@ def test_a_class_without_held_out_images_and_a_single_class_are_fitted() -> None
     held = held_out(60)
     for chosen_N in (held.labels_N != 2, held.labels_N == 1):
         part = HeldOut(held.names, [z_NC[chosen_N] for z_NC in held.logits], held.labels_N[chosen_N], "val")
-        for mixing in (*FITS, "chosen"):
+        for mixing in (*FITS, "auto"):
             fused = fuse(FusionConfig(mixing=mixing), SCALES, part)  # type: ignore[arg-type]
             assert bool(fused.logits(held.logits).isfinite().all()), mixing
 
@@ -149,22 +158,22 @@ def test_signal_is_the_least_divergence_of_any_temperature(
     generator = torch.Generator().manual_seed(seed)
     logits = [scale * torch.randn(5, 6, generator=generator, dtype=torch.float64) for scale in (4, 0.03)]
     fused_NC = torch.tensor(slow.fused(logits, weights), dtype=torch.float64)
-    found = signal(fused_NC, logits[0], temperature)
-    for multiplier in (found.multiplier, weights[0], 0.9 * found.multiplier, 1.1 * found.multiplier):
+    result = measure_target_shift(fused_NC, logits[0], temperature)
+    for multiplier in (result.multiplier, weights[0], 0.9 * result.multiplier, 1.1 * result.multiplier):
         reached = slow.divergence(fused_NC, multiplier * logits[0], temperature)
-        assert found.nats <= reached + 1e-7
-    expected = slow.divergence(fused_NC, found.multiplier * logits[0], temperature)
-    assert found.nats == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        assert result.nats <= reached + 1e-7
+    expected = slow.divergence(fused_NC, result.multiplier * logits[0], temperature)
+    assert result.nats == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_a_clip_that_is_constant_says_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     teacher_BC = 5 * torch.randn(20, 10, generator=generator, dtype=torch.float64)
     constant_BC = torch.rand(20, 1, generator=generator, dtype=torch.float64).expand(20, 10)
-    nothing = signal(0.7 * teacher_BC + 30 * constant_BC, teacher_BC, 3.0)
+    nothing = measure_target_shift(0.7 * teacher_BC + 30 * constant_BC, teacher_BC, 3.0)
     assert abs(nothing.nats) < 1e-9
     assert nothing.multiplier == pytest.approx(0.7, rel=1e-3)
-    assert signal(0.7 * teacher_BC + 30 * constant_BC.cumsum(1), teacher_BC, 3.0).nats > 0.1
+    assert measure_target_shift(0.7 * teacher_BC + 30 * constant_BC.cumsum(1), teacher_BC, 3.0).nats > 0.1
 
 
 def test_cosines_of_a_real_clip_are_drowned_as_released(data_dir: Path) -> None:
@@ -190,8 +199,8 @@ def test_cosines_of_a_real_clip_are_drowned_as_released(data_dir: Path) -> None:
     def accuracy(z_NC: Tensor) -> float:
         return float((z_NC.argmax(1) == labels_N[~half_N]).float().mean())
 
-    assert signal(fused("as-released"), teacher_NC[~half_N], 3.0).nats < 1e-4
-    assert signal(fused("paper"), teacher_NC[~half_N], 3.0).nats > 1e-2
+    assert measure_target_shift(fused("as-released"), teacher_NC[~half_N], 3.0).nats < 1e-4
+    assert measure_target_shift(fused("paper"), teacher_NC[~half_N], 3.0).nats > 1e-2
     assert accuracy(fused("as-released")) == pytest.approx(accuracy(teacher_NC[~half_N]), abs=0.01)
     parts = [accuracy(z_NC[~half_N]) for z_NC in logits]
     assert accuracy(fused("default")) > max(*parts, accuracy(fused("paper")))

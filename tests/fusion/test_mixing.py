@@ -69,11 +69,11 @@ def test_a_gate_equals_the_loop(seed: int, slope: float) -> None:
     torch.testing.assert_close(Gate((0.6, 0.4), (0, 0))(logs), LogPool((0.6, 0.4))(logs))
 
 
-def test_an_expert_of_no_weight_is_not_heard_even_where_it_is_certain() -> None:
+def test_a_teacher_of_no_weight_is_not_heard_even_where_it_is_certain() -> None:
     certain = torch.tensor([[0.0, -math.inf, -math.inf]])
     other = torch.tensor([[0.2, 0.3, 0.5]]).log()
     torch.testing.assert_close(LinearPool((0.0, 1.0))([certain, other]), other)
-    # One certain expert cannot veto a linear pool.
+    # One certain teacher cannot veto a linear pool.
     assert LinearPool((0.5, 0.5))([certain, other]).exp().tolist() == [pytest.approx([0.6, 0.15, 0.25])]
 
 

@@ -12,15 +12,15 @@ from torch.nn import functional
 from richkd.data.split import folds_of
 from richkd.fusion.fit import fit_log_pool, nll_of
 from richkd.fusion.mixing import LogPool
-from richkd.fusion.select import choose, cross_fitted, fit_best_expert
-from tests.fusion.test_fit import KINDS, expert, labelled, log_probs, mean_nll
+from richkd.fusion.select import choose, cross_fitted, fit_best_teacher
+from tests.fusion.test_fit import KINDS, labeled, log_probs, mean_nll, teacher
 
 NAMES = ("teacher", "CLIP")
 
 
 def complementary(images: int, seed: int) -> tuple[list[Tensor], Tensor]:
-    """Two experts of independent errors, so that their product is right more often than either."""
-    labels_N, generator = labelled(images, 5, seed)
+    """Two teachers of independent errors, so that their product is right more often than either."""
+    labels_N, generator = labeled(images, 5, seed)
     logs = []
     for _ in range(2):
         noise_NC = torch.randn(images, 5, generator=generator)
@@ -28,7 +28,7 @@ def complementary(images: int, seed: int) -> tuple[list[Tensor], Tensor]:
     return logs, labels_N
 
 
-def test_complementary_experts_are_pooled() -> None:
+def test_complementary_teachers_are_pooled() -> None:
     logs, labels_N = complementary(1000, 0)
     choice = choose(logs, labels_N, NAMES)
     assert choice.name == "logarithmic pool"
@@ -45,8 +45,8 @@ def test_complementary_experts_are_pooled() -> None:
     assert choice.candidates[0].behind > 5 * choice.candidates[0].error
 
 
-def test_a_useless_expert_is_left_out() -> None:
-    labels_N, generator = labelled(400, 5, 1)
+def test_a_useless_teacher_is_left_out() -> None:
+    labels_N, generator = labeled(400, 5, 1)
     logs = log_probs(["skilled", "chance"], labels_N, 5, generator)
     choice = choose(logs, labels_N, NAMES)
     assert choice.name == "teacher alone"
@@ -55,7 +55,7 @@ def test_a_useless_expert_is_left_out() -> None:
     assert choice.name == "CLIP alone"
 
 
-def test_few_images_fall_back_to_the_best_expert() -> None:
+def test_few_images_fall_back_to_the_best_teacher() -> None:
     logs, labels_N = complementary(12, 3)
     assert choose(logs, labels_N, NAMES).name.endswith("alone")
     # Too few for folds at all.
@@ -65,11 +65,11 @@ def test_few_images_fall_back_to_the_best_expert() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3), st.integers(20, 60), st.integers(0, 9999))
 def test_the_choice_is_never_worse_than_its_best_part(kinds: list[str], images: int, seed: int) -> None:
-    labels_N, generator = labelled(images, 4, seed)
-    logs = [expert(kind, labels_N, 4, generator).log_softmax(1) for kind in kinds]
+    labels_N, generator = labeled(images, 4, seed)
+    logs = [teacher(kind, labels_N, 4, generator).log_softmax(1) for kind in kinds]
     choice = choose(logs, labels_N, kinds)
     reached = mean_nll(choice.mixing, logs, labels_N)
-    assert reached <= mean_nll(fit_best_expert(logs, labels_N), logs, labels_N) + 1e-9
+    assert reached <= mean_nll(fit_best_teacher(logs, labels_N), logs, labels_N) + 1e-9
 
 
 def test_cross_fitting_never_looks_at_what_it_predicts() -> None:

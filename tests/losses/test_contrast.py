@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from richkd.core.errors import ConfigError
 from richkd.losses import contrast
-from richkd.losses.features import normalised
+from richkd.losses.features import normalize
 from tests.reference import losses as slow
 
 
 def random_unit(images: int, width: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return normalised(torch.randn(images, width, generator=generator, dtype=torch.float64))
+    return normalize(torch.randn(images, width, generator=generator, dtype=torch.float64))
 
 
 def random_case(
@@ -37,7 +37,7 @@ def in_float32(case: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
     return [x.float() if x.is_floating_point() else x for x in case]
 
 
-def log_normalisers(
+def log_normalizers(
     student_BD: torch.Tensor,
     target_BD: torch.Tensor,
     student_bank_ND: torch.Tensor,
@@ -48,7 +48,7 @@ def log_normalisers(
     scores = contrast.both_bank_log_scores(
         student_BD, target_BD, student_bank_ND, target_bank_ND, rows_BK1, temperature
     )
-    return contrast.log_normalisers_of(scores, len(student_bank_ND))
+    return contrast.log_normalizers_of(scores, len(student_bank_ND))
 
 
 cases = st.builds(
@@ -64,24 +64,24 @@ temperatures = st.floats(0.05, 2)
 
 @settings(max_examples=30, deadline=None)
 @given(cases, temperatures)
-def test_scores_and_normaliser_equal_the_loops(case: tuple[torch.Tensor, ...], temperature: float) -> None:
+def test_scores_and_normalizer_equal_the_loops(case: tuple[torch.Tensor, ...], temperature: float) -> None:
     student_BD, _, _, bank_ND, rows_BK1 = case
     expected = slow.bank_scores(student_BD, bank_ND, rows_BK1, temperature)
     scores_BK1 = contrast.bank_scores(student_BD, bank_ND, rows_BK1, temperature)
     torch.testing.assert_close(scores_BK1, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-15)
-    z = slow.estimate_normaliser(expected, len(bank_ND))
-    assert contrast.estimate_normaliser(scores_BK1, len(bank_ND)).item() == pytest.approx(z, rel=1e-9)
-    log_z = contrast.estimate_log_normaliser(scores_BK1.log(), len(bank_ND)).item()
+    z = slow.estimate_normalizer(expected, len(bank_ND))
+    assert contrast.estimate_normalizer(scores_BK1, len(bank_ND)).item() == pytest.approx(z, rel=1e-9)
+    log_z = contrast.estimate_log_normalizer(scores_BK1.log(), len(bank_ND)).item()
     assert log_z == pytest.approx(math.log(z), rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
 @given(cases, temperatures)
 def test_loss_equals_the_formula(case: tuple[torch.Tensor, ...], temperature: float) -> None:
-    log_z_2 = log_normalisers(*case, temperature)
+    log_z_2 = log_normalizers(*case, temperature)
     student_BD, target_BD, student_bank_ND, target_bank_ND, rows_BK1 = case
     z_2 = tuple(
-        slow.estimate_normaliser(slow.bank_scores(v, bank, rows_BK1, temperature), len(bank))
+        slow.estimate_normalizer(slow.bank_scores(v, bank, rows_BK1, temperature), len(bank))
         for v, bank in ((student_BD, target_bank_ND), (target_BD, student_bank_ND))
     )
     assert log_z_2.exp().tolist() == pytest.approx(z_2, rel=1e-9)
@@ -94,7 +94,7 @@ def test_closed_form_of_equal_scores() -> None:
     # log P/(P + c) = −log(1 + K), and log c/(P + c) = −log(1 + 1/K).
     images, negatives = 10, 4
     log_scores_BK1 = torch.full((3, negatives + 1), 2.5, dtype=torch.float64)
-    log_z = contrast.estimate_log_normaliser(log_scores_BK1, images)
+    log_z = contrast.estimate_log_normalizer(log_scores_BK1, images)
     assert log_z.item() == pytest.approx(2.5 + math.log(images))
     loss = contrast.nce_loss(log_scores_BK1, log_z, images).item()
     assert loss == pytest.approx(math.log(1 + negatives) + negatives * math.log(1 + 1 / negatives), rel=1e-12)
@@ -109,7 +109,7 @@ def test_loss_falls_where_the_positive_gains_or_a_negative_loses() -> None:
 
 def test_gradients_reach_both_heads_and_no_bank() -> None:
     student_BD, target_BD, *banks, rows_BK1 = random_case(3, 5, 8, 4, 0)
-    log_z_2 = log_normalisers(student_BD, target_BD, *banks, rows_BK1, 0.5)
+    log_z_2 = log_normalizers(student_BD, target_BD, *banks, rows_BK1, 0.5)
     heads = (student_BD.requires_grad_(), target_BD.requires_grad_())
     assert torch.autograd.gradcheck(
         lambda s, t: contrast.contrast_loss(s, t, *banks, rows_BK1, log_z_2, 0.5), heads
@@ -125,7 +125,7 @@ def test_a_tiny_temperature_does_not_overflow() -> None:
     # exp(1/0.002) overflows float64; its logarithm is 500.
     student_BD, target_BD, *banks, rows_BK1 = in_float32(random_case(4, 6, 9, 3, 1))
     student_BD.requires_grad_()
-    log_z_2 = log_normalisers(student_BD, target_BD, *banks, rows_BK1, 0.002)
+    log_z_2 = log_normalizers(student_BD, target_BD, *banks, rows_BK1, 0.002)
     loss = contrast.contrast_loss(student_BD, target_BD, *banks, rows_BK1, log_z_2, 0.002)
     loss.backward()
     assert torch.isfinite(loss)
@@ -134,7 +134,7 @@ def test_a_tiny_temperature_does_not_overflow() -> None:
 
 def test_autocast_rounds_negatives_a_little_and_positives_not_at_all() -> None:
     case = random_case(8, 300, 400, 64, 2)
-    log_z_2 = log_normalisers(*case, 0.07)
+    log_z_2 = log_normalizers(*case, 0.07)
     exact = contrast.contrast_loss(*case, log_z_2, 0.07).item()
     single = in_float32(case)
     assert contrast.contrast_loss(*single, log_z_2.float(), 0.07).item() == pytest.approx(exact, rel=3e-6)
@@ -183,7 +183,7 @@ def test_shared_rows_equal_the_loops(
     rows_KD = random_unit(negatives, width, seed + 2)
     excluded_BK = torch.rand(batch, negatives, generator=torch.Generator().manual_seed(seed)) < 0.4
     scores = contrast.shared_log_scores(v_BD, positive_BD, rows_KD, excluded_BK, temperature)
-    log_z = contrast.estimate_log_normaliser(scores, 20).item()
+    log_z = contrast.estimate_log_normalizer(scores, 20).item()
     kept = scores[scores > -math.inf]
     assert log_z == pytest.approx(math.log(kept.exp().mean().item() * 20), rel=1e-9, abs=1e-9)
     shares_B = (~excluded_BK).sum(1).clamp(min=1).double() / negatives
@@ -227,7 +227,7 @@ def test_no_tensor_of_batch_by_negatives_by_width_is_built() -> None:
     student_BD, target_BD, *banks, rows_BK1 = random_case(batch, negatives, images, width, 3)
     heads = (student_BD.requires_grad_(), target_BD.requires_grad_())
     with LargestTensor() as seen:
-        log_z_2 = log_normalisers(*heads, *banks, rows_BK1, 0.07)
+        log_z_2 = log_normalizers(*heads, *banks, rows_BK1, 0.07)
         contrast.contrast_loss(*heads, *banks, rows_BK1, log_z_2, 0.07).backward()
     assert seen.elements <= max(batch * images, images * width, batch * (negatives + 1))
     # The counter does see what is to be avoided.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from richkd.core.errors import ConfigError
-from richkd.losses.features import fuse_features, normalised
+from richkd.losses.features import fuse_features, normalize
 from tests.reference import losses as slow
 
 shapes = st.tuples(st.integers(1, 5), st.integers(2, 9))
@@ -27,22 +27,22 @@ def close(fast: torch.Tensor, expected: slow.Rows) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(shapes, seeds, st.floats(1e-6, 1e6))
-def test_normalised_equals_the_loop(shape: tuple[int, int], seed: int, scale: float) -> None:
+def test_normalized_equals_the_loop(shape: tuple[int, int], seed: int, scale: float) -> None:
     x_BD = scale * random_rows(shape, seed)
-    close(normalised(x_BD), slow.normalised(x_BD))
+    close(normalize(x_BD), slow.normalize(x_BD))
 
 
 @settings(max_examples=30, deadline=None)
 @given(shapes, seeds, st.lists(st.floats(0.05, 1), min_size=1, max_size=4))
 def test_fusion_equals_the_loop(shape: tuple[int, int], seed: int, raw: list[float]) -> None:
     weights = [weight / sum(raw) for weight in raw]
-    feats = [normalised(random_rows(shape, seed + m)) for m in range(len(raw))]
+    feats = [normalize(random_rows(shape, seed + m)) for m in range(len(raw))]
     close(fuse_features(feats, weights), slow.fuse_features(feats, weights))
 
 
 def test_a_row_of_zeros_stays_zero_with_zero_gradient() -> None:
     x_BD = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    unit_BD = normalised(x_BD)
+    unit_BD = normalize(x_BD)
     unit_BD.sum().backward()
     assert unit_BD.tolist() == [[0.0, 0.0], pytest.approx([0.6, 0.8])]
     assert x_BD.grad[0].tolist() == [0.0, 0.0]
@@ -59,9 +59,9 @@ def test_closed_forms() -> None:
     )
 
 
-def test_gradients_reach_every_expert() -> None:
+def test_gradients_reach_every_teacher() -> None:
     feats = [random_rows((3, 4), seed).requires_grad_() for seed in range(2)]
-    assert torch.autograd.gradcheck(normalised, feats[0])
+    assert torch.autograd.gradcheck(normalize, feats[0])
     assert torch.autograd.gradcheck(lambda a, b: fuse_features([a, b], [0.7, 0.3]), tuple(feats))
 
 
@@ -72,14 +72,14 @@ def test_precision_is_float32(dtype: torch.dtype) -> None:
     assert fused_BD.dtype == torch.float32
     expected = torch.tensor(slow.fuse_features(feats, [0.7, 0.3]))
     torch.testing.assert_close(fused_BD, expected, rtol=1e-5, atol=1e-6)
-    assert normalised(feats[0]).norm(dim=1).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
+    assert normalize(feats[0]).norm(dim=1).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("count", "weights", "words"),
     [
-        (2, [0.7], "1 weights for 2 experts"),
-        (0, [], "0 weights for 0 experts"),
+        (2, [0.7], "1 weights for 2 teachers"),
+        (0, [], "0 weights for 0 teachers"),
         (2, [0.7, 0.7], "sum 1.4"),
         (2, [1.5, -0.5], "-0.5"),
         (2, [math.nan, 0.5], "nan"),

@@ -71,8 +71,8 @@ def test_weights_say_how_far_each_image_is_believed(
         float(w) * slow.kd_divergence(s_1C, t_1C, temperature)
         for w, s_1C, t_1C in zip(weight_B, student_BC[:, None], teacher_BC[:, None], strict=True)
     ]
-    found = kd_divergence(student_BC, teacher_BC, temperature, weight_B).item()
-    assert found == pytest.approx(sum(each) / shape[0], rel=1e-9)
+    result = kd_divergence(student_BC, teacher_BC, temperature, weight_B).item()
+    assert result == pytest.approx(sum(each) / shape[0], rel=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
@@ -96,7 +96,7 @@ def test_closed_forms() -> None:
 
 
 def test_at_high_temperature_the_gradient_is_that_of_matched_logits() -> None:
-    # Hinton et al. 2015, section 2.1: T²·∂KL/∂z → (z − v)/C for centred logits, so the factor T² is right.
+    # Hinton et al. 2015, section 2.1: T²·∂KL/∂z → (z − v)/C for centered logits, so the factor T² is right.
     student_BC, teacher_BC = (random_logits((1, 5), seed, 1.0) for seed in (1, 2))
     student_BC, teacher_BC = (x - x.mean() for x in (student_BC, teacher_BC))
     student_BC.requires_grad_()

@@ -34,10 +34,10 @@ def random_records(index_B: Tensor, seed: int = 0) -> tuple[Output, Target, Batc
     def output(width: int) -> Output:
         return Output(*(torch.randn(len(index_B), w, generator=generator) for w in (CLASSES, width)))
 
-    experts = tuple(output(width) for width in WIDTHS)
+    teachers = tuple(output(width) for width in WIDTHS)
     pixels = torch.zeros(len(index_B), 2, 2, 3, dtype=torch.uint8)
     batch = Batch("train", index_B, pixels, LABELS_N[index_B])
-    return output(8), Target(experts[0].logits_BC, experts, (0.7, 0.3)), batch
+    return output(8), Target(teachers[0].logits_BC, teachers, (0.7, 0.3)), batch
 
 
 def test_every_image_has_a_row_and_rows_of_a_class_lie_together() -> None:
@@ -51,7 +51,7 @@ def test_every_image_has_a_row_and_rows_of_a_class_lie_together() -> None:
 
 
 @pytest.mark.parametrize("contrast", ["full", "shared", "queue"])
-def test_an_unlabelled_image_is_a_class_of_its_own(contrast: Literal["full", "shared", "queue"]) -> None:
+def test_an_unlabeled_image_is_a_class_of_its_own(contrast: Literal["full", "shared", "queue"]) -> None:
     labels_N = LABELS_N.clone()
     labels_N[[3, 5]] = UNLABELED
     config = CONFIG.model_copy(update={"contrast": contrast})
@@ -67,15 +67,17 @@ def test_an_unlabelled_image_is_a_class_of_its_own(contrast: Literal["full", "sh
     memory.remember(INDEX_B, {"student": embedded[0].detach(), "target": embedded[1].detach()})
 
 
-def test_embeddings_have_unit_norm_and_experts_are_fused_after_their_heads() -> None:
+def test_embeddings_have_unit_norm_and_teachers_are_fused_after_their_heads() -> None:
     memory = make_memory()
     student, target, _ = random_records(INDEX_B)
     student_BD, target_BD = memory.embed(student, target)
     assert student_BD.shape == target_BD.shape == (4, 6)
-    own = slow.normalised(memory.student_head(student.feats_BF))
+    own = slow.normalize(memory.student_head(student.feats_BF))
     assert torch.allclose(student_BD, torch.tensor(own), atol=1e-6)
-    heads = [head(expert.feats_BF) for head, expert in zip(memory.expert_heads, target.experts, strict=True)]
-    unit = [torch.tensor(slow.normalised(feats)) for feats in heads]
+    heads = [
+        head(teacher.feats_BF) for head, teacher in zip(memory.teacher_heads, target.teachers, strict=True)
+    ]
+    unit = [torch.tensor(slow.normalize(feats)) for feats in heads]
     expected = torch.tensor(slow.fuse_features(unit, [0.7, 0.3]))
     assert torch.allclose(target_BD, expected, atol=1e-6)
 
@@ -83,7 +85,7 @@ def test_embeddings_have_unit_norm_and_experts_are_fused_after_their_heads() -> 
 def expected_loss(
     memory: ContrastMemory, student_BD: Tensor, target_BD: Tensor, step: int
 ) -> tuple[float, Tensor]:
-    """The loss of the rows that (seed, step) draws, with both normalisers of these rows, by loops."""
+    """The loss of the rows that (seed, step) draws, with both normalizers of these rows, by loops."""
     rows_B1 = memory.rows.row_of_image_N[INDEX_B][:, None]
     draws_BK = draw(memory.rows.seed, step, (len(INDEX_B), CONFIG.negatives), "cpu")
     rows_BK1 = torch.cat(
@@ -94,19 +96,19 @@ def expected_loss(
         dim=1,
     )
     banks = (memory.rows.student_ND, memory.rows.target_ND)
-    log_z = memory.log_normalisers
+    log_z = memory.log_normalizers
     if step == 0:
         pairs = ((student_BD, banks[1]), (target_BD, banks[0]))
         scores = [slow.bank_scores(v, bank, rows_BK1, CONFIG.contrast_temperature) for v, bank in pairs]
-        log_z = torch.tensor([math.log(slow.estimate_normaliser(score, IMAGES)) for score in scores])
+        log_z = torch.tensor([math.log(slow.estimate_normalizer(score, IMAGES)) for score in scores])
     z = (math.exp(log_z[0]), math.exp(log_z[1]))
     value = slow.contrast_loss(student_BD, target_BD, *banks, rows_BK1, z, CONFIG.contrast_temperature)
     return value, log_z
 
 
-def test_loss_and_normalisers_equal_the_loops_and_normalisers_stay() -> None:
+def test_loss_and_normalizers_equal_the_loops_and_normalizers_stay() -> None:
     memory = make_memory()
-    assert memory.log_normalisers.isnan().all()
+    assert memory.log_normalizers.isnan().all()
     kept = []
     for step in range(3):
         student, target, batch = random_records(INDEX_B, seed=step)
@@ -114,8 +116,8 @@ def test_loss_and_normalisers_equal_the_loops_and_normalisers_stay() -> None:
         expected, log_z = expected_loss(memory, student_BD, target_BD, step)
         loss = memory.loss(student_BD, target_BD, batch, step)
         assert loss.item() == pytest.approx(expected, rel=1e-5)
-        assert torch.allclose(memory.log_normalisers, log_z, atol=1e-5)
-        kept.append(memory.log_normalisers.clone())
+        assert torch.allclose(memory.log_normalizers, log_z, atol=1e-5)
+        kept.append(memory.log_normalizers.clone())
         assert torch.equal(kept[step], kept[0])
         memory.remember(batch.index_B, {"student": student_BD.detach(), "target": target_BD.detach()})
 
@@ -143,7 +145,7 @@ def test_the_loss_is_a_function_of_seed_and_step() -> None:
     def value(seed: int, step: int) -> float:
         memory = make_memory(0)
         memory.rows.seed = seed
-        memory.log_normalisers.fill_(1.0)
+        memory.log_normalizers.fill_(1.0)
         return memory.loss(*memory.embed(student, target), batch, step).item()
 
     assert value(0, 5) == value(0, 5)
@@ -165,20 +167,20 @@ def test_gradient_flows_to_heads_and_features_but_not_to_banks() -> None:
     assert student.feats_BF.grad is not None
     assert student.feats_BF.grad.abs().sum() > 0
     names = {name for name, parameter in memory.named_parameters() if parameter.grad.abs().sum() > 0}
-    assert {"student_head.weight", "expert_heads.0.weight", "expert_heads.1.weight"} <= names
+    assert {"student_head.weight", "teacher_heads.0.weight", "teacher_heads.1.weight"} <= names
     assert not any(buffer.requires_grad for buffer in memory.buffers())
 
 
-def test_a_checkpoint_carries_banks_and_normalisers_but_nothing_that_labels_give() -> None:
+def test_a_checkpoint_carries_banks_and_normalizers_but_nothing_that_labels_give() -> None:
     memory = make_memory(0)
-    memory.log_normalisers.fill_(2.0)
+    memory.log_normalizers.fill_(2.0)
     state = memory.state_dict()
     buffers = {name for name in state if not name.endswith(("weight", "bias"))}
-    assert buffers == {"rows.student_ND", "rows.target_ND", "log_normalisers"}
+    assert buffers == {"rows.student_ND", "rows.target_ND", "log_normalizers"}
     other = make_memory(1)
     other.load_state_dict(state)
     assert torch.equal(other.rows.student_ND, memory.rows.student_ND)
-    assert torch.equal(other.log_normalisers, memory.log_normalisers)
+    assert torch.equal(other.log_normalizers, memory.log_normalizers)
     assert torch.equal(other.rows.class_starts_C, memory.rows.class_starts_C)
 
 
@@ -208,7 +210,7 @@ def test_shared_negatives_have_the_expectation_of_own_ones() -> None:
     values: dict[str, list[float]] = {"full": [], "shared": []}
     for kind, losses in values.items():
         memory = make_memory(config=CONFIG.model_copy(update={"contrast": kind, "negatives": 40}))
-        memory.log_normalisers.fill_(3.0)
+        memory.log_normalizers.fill_(3.0)
         embedded = [part.detach() for part in memory.embed(student, target)]
         losses += [memory.loss(*embedded, batch, step).item() for step in range(1, 400)]
     means = {kind: torch.tensor(losses).mean().item() for kind, losses in values.items()}

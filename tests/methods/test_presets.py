@@ -35,8 +35,8 @@ def scene() -> tuple[Output, Target, Batch]:
         return torch.randn(3, width, generator=generator)
 
     student = Output(random(CLASSES).requires_grad_(), random(8).requires_grad_())
-    experts = (Output(random(CLASSES), random(7)), Output(random(CLASSES), random(4)))
-    target = Target(3 * random(CLASSES), experts, (0.7, 0.3))
+    teachers = (Output(random(CLASSES), random(7)), Output(random(CLASSES), random(4)))
+    target = Target(3 * random(CLASSES), teachers, (0.7, 0.3))
     batch = Batch("train", index_B, torch.zeros(3, 2, 2, 3, dtype=torch.uint8), LABELS_N[index_B])
     return student, target, batch
 
@@ -83,7 +83,7 @@ def test_what_a_method_needs_is_what_it_declares(name: str) -> None:
     student, target, batch = scene()
     method = METHODS[name]
     memory = context(CONFIG).memory if method.remembers else None
-    terms = method.terms(student, target if method.experts else None, batch, Context(CONFIG, 0, memory))
+    terms = method.terms(student, target if method.teachers else None, batch, Context(CONFIG, 0, memory))
     assert set(terms.memory) == ({"student", "target"} if method.remembers else set())
     for rows_BD in terms.memory.values():
         assert rows_BD.shape == (3, CONFIG.embed_width)
@@ -93,7 +93,7 @@ def test_what_a_method_needs_is_what_it_declares(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_reach_the_student_and_the_heads_and_nothing_else(name: str) -> None:
     student, target, batch = scene()
-    for tensor in (target.logits_BC, *(expert.logits_BC for expert in target.experts)):
+    for tensor in (target.logits_BC, *(teacher.logits_BC for teacher in target.teachers)):
         tensor.requires_grad_()
     here = context(CONFIG)
     assert here.memory is not None
@@ -102,7 +102,7 @@ def test_gradients_reach_the_student_and_the_heads_and_nothing_else(name: str) -
     assert student.logits_BC.grad is not None
     assert student.logits_BC.grad.abs().sum() > 0
     assert target.logits_BC.grad is None
-    assert all(expert.logits_BC.grad is None for expert in target.experts)
+    assert all(teacher.logits_BC.grad is None for teacher in target.teachers)
     with_features = "features" in TERMS[name]
     assert (student.feats_BF.grad is not None) == with_features
     for parameter in here.memory.parameters():
@@ -118,9 +118,9 @@ def test_names_and_variants() -> None:
         assert find_method(MethodConfig(name="richkd", variant=variant)) is METHODS[f"richkd-{variant}"]
     assert find_method(MethodConfig(name="kd")) is METHODS["kd"]
     assert find_method(MethodConfig(name="ce", variant="l")) is METHODS["ce"]
-    assert METHODS["ce"].experts == ()
-    assert METHODS["kd"].experts == ("teacher",)
-    assert METHODS["richkd-l"].experts == METHODS["richkd-lf"].experts == ("teacher", "clip")
+    assert METHODS["ce"].teachers == ()
+    assert METHODS["kd"].teachers == ("teacher",)
+    assert METHODS["richkd-l"].teachers == METHODS["richkd-lf"].teachers == ("teacher", "clip")
     assert [name for name, method in METHODS.items() if method.remembers] == ["richkd-f", "richkd-lf"]
 
 
@@ -140,7 +140,7 @@ def test_a_function_is_all_that_a_new_method_needs(monkeypatch: pytest.MonkeyPat
         distance = (student.logits_BC - target.logits_BC).square().mean()
         return LossTerms({"squared": context.config.logits * distance})
 
-    monkeypatch.setitem(METHODS, "squared", Method(squared, experts=("teacher",)))
+    monkeypatch.setitem(METHODS, "squared", Method(squared, teachers=("teacher",)))
     method = find_method(MethodConfig(name="squared"))
     student, target, batch = scene()
     terms = method.terms(student, target, batch, Context(CONFIG, 0))

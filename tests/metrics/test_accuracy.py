@@ -144,7 +144,7 @@ def test_measure_gathers_the_metrics_at_its_temperature() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.tuples(st.integers(30, 200), st.integers(2, 8), st.floats(0.05, 60), st.integers(0, 9999)))
-def test_fitted_temperature_is_the_minimiser(case: tuple[int, int, float, int]) -> None:
+def test_fitted_temperature_is_the_minimizer(case: tuple[int, int, float, int]) -> None:
     logits_NC, labels_N = random_case(*case)
     fitted = fit_temperature(logits_NC, labels_N)
     z, y = logits_NC.numpy(), labels_N.numpy()
@@ -152,12 +152,12 @@ def test_fitted_temperature_is_the_minimiser(case: tuple[int, int, float, int]) 
     def loss(log_t: float) -> float:
         return -float(special.log_softmax(z / math.exp(log_t), axis=1)[np.arange(len(y)), y].mean())
 
-    found = optimize.minimize_scalar(
+    result = optimize.minimize_scalar(
         loss, bounds=(math.log(0.01), math.log(100)), method="bounded", options={"xatol": 1e-10}
     )
-    assert loss(math.log(fitted)) <= found.fun + 1e-14
+    assert loss(math.log(fitted)) <= result.fun + 1e-14
     # A minimum is flat: its own place is known only to the square root of rounding.
-    assert fitted == pytest.approx(math.exp(found.x), rel=1e-5)
+    assert fitted == pytest.approx(math.exp(result.x), rel=1e-5)
 
     def slope(beta: float) -> float:
         return float(((special.softmax(beta * z, axis=1) * z).sum(1) - z[np.arange(len(y)), y]).mean())

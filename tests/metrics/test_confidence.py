@@ -75,9 +75,9 @@ def test_areas_are_means_over_all_orders_of_tied_images(case: Case) -> None:
     assert augrc(*case) == pytest.approx(reference.over_orders(images, reference.augrc), abs=1e-12)
     curve = risk_coverage(*case, points=50)
     assert curve.coverage == pytest.approx([k / len(images) for k in range(1, len(images) + 1)])
-    for k, (risk, generalised) in enumerate(zip(curve.risk, curve.generalised_risk, strict=True), start=1):
+    for k, (risk, generalized) in enumerate(zip(curve.risk, curve.generalized_risk, strict=True), start=1):
         errors = reference.over_orders(images, lambda e, k=k: sum(e[:k]))  # type: ignore[misc]
-        assert (risk, generalised) == pytest.approx((errors / k, errors / len(images)), abs=1e-12)
+        assert (risk, generalized) == pytest.approx((errors / k, errors / len(images)), abs=1e-12)
     assert (curve.aurc, curve.augrc) == (aurc(*case), augrc(*case))
 
 
@@ -184,7 +184,7 @@ def test_the_curve_has_at_most_as_many_points_as_asked() -> None:
     assert (curve.coverage[0], curve.coverage[-1]) == (1 / 1000, 1.0)
     assert curve.risk[-1] == pytest.approx(1 - accuracy(*case))
     assert curve.aurc == full.aurc == pytest.approx(np.mean(full.risk))
-    assert curve.augrc == full.augrc == pytest.approx(np.mean(full.generalised_risk))
+    assert curve.augrc == full.augrc == pytest.approx(np.mean(full.generalized_risk))
 
 
 @settings(max_examples=30, deadline=None)

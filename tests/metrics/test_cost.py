@@ -15,14 +15,14 @@ def network() -> Network:
 
 
 def test_counts_of_a_small_network() -> None:
-    found = cost_of(network(), torch.device("cpu"))
-    assert found.parameters == sum(p.numel() for p in network().model.parameters())
+    result = cost_of(network(), torch.device("cpu"))
+    assert result.parameters == sum(p.numel() for p in network().model.parameters())
     # Weights and batch statistics in four bytes each, and a head of names.
     stored = sum(t.numel() * t.element_size() for t in network().model.state_dict().values())
-    assert stored / 1e6 < found.megabytes < stored / 1e6 + 0.02
-    assert set(found.milliseconds) == set(BATCHES)
-    assert 0 < found.milliseconds[1] < found.milliseconds[64]
-    assert found.to_dict()["device"] == "cpu"
+    assert stored / 1e6 < result.megabytes < stored / 1e6 + 0.02
+    assert set(result.milliseconds) == set(BATCHES)
+    assert 0 < result.milliseconds[1] < result.milliseconds[64]
+    assert result.to_dict()["device"] == "cpu"
 
 
 def test_flops_count_every_multiply_and_add_of_convolutions() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from richkd.core.errors import DataError
-from richkd.metrics.fidelity import cka, fidelity, hsic
+from richkd.core.types import Output
+from richkd.metrics.fidelity import cka, hsic, measure_fidelity
 from tests.fixtures import refusal
 
 
@@ -49,19 +50,19 @@ def test_unrelated_features_have_nothing_in_common_even_where_images_are_few() -
 
 
 def test_a_student_that_is_its_teacher_and_one_that_is_not() -> None:
-    logits = random_features(50, 4, 0)
-    same = fidelity("itself", logits, logits + 3, random_features(50, 5, 1), random_features(50, 5, 1))
+    logits, feats = random_features(50, 4, 0), random_features(50, 5, 1)
+    same = measure_fidelity("itself", Output(logits, feats), Output(logits + 3, feats))
     assert (same.agreement, same.name) == (1.0, "itself")
     assert same.kl == pytest.approx(0, abs=1e-12)
     assert same.cka == pytest.approx(1)
     teacher = torch.tensor([[0.75, 0.25], [0.5, 0.5]], dtype=torch.float64).log()
     student = torch.tensor([[0.5, 0.5], [0.25, 0.75]], dtype=torch.float64).log()
-    found = fidelity("teacher", student, teacher)
+    result = measure_fidelity("teacher", Output(student, student[:, :0]), Output(teacher, teacher[:, :0]))
     # 0.75 ln 1.5 + 0.25 ln 0.5, and 0.5 ln 2 + 0.5 ln (2/3).
     expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5) + 0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
-    assert found.kl == pytest.approx(expected)
-    assert found.cka is None
-    few = fidelity("few images", student, teacher, random_features(2, 5, 1), random_features(2, 5, 1))
+    assert result.kl == pytest.approx(expected)
+    assert result.cka is None
+    few = measure_fidelity("few images", Output(student, feats[:2]), Output(teacher, feats[:2]))
     assert few.cka is None
 
 

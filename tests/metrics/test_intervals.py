@@ -62,10 +62,10 @@ def test_the_resamples_are_those_of_a_loop_whatever_the_chunk(monkeypatch: pytes
         monkeypatch.setattr(intervals, "CHUNK", chunk)
         draws_RS = resample(53, lambda w_RN: w_RN @ values_NS / 53, seed=5, resamples=70)
         np.testing.assert_allclose(draws_RS.numpy(), expected, atol=1e-12)
-        found = bootstrap_means(values_NS, seed=5, resamples=70, level=0.9)
+        result = bootstrap_means(values_NS, seed=5, resamples=70, level=0.9)
         ends = np.quantile(expected, [0.05, 0.95], axis=0)
-        np.testing.assert_allclose([[i.low for i in found], [i.high for i in found]], ends, atol=1e-12)
-        np.testing.assert_allclose([i.estimate for i in found], values_NS.mean(0), atol=1e-12)
+        np.testing.assert_allclose([[i.low for i in result], [i.high for i in result]], ends, atol=1e-12)
+        np.testing.assert_allclose([i.estimate for i in result], values_NS.mean(0), atol=1e-12)
 
 
 def test_randomness_is_a_function_of_the_seed() -> None:
@@ -78,13 +78,13 @@ def test_randomness_is_a_function_of_the_seed() -> None:
 
 def test_means_agree_with_scipy() -> None:
     values_N = np.random.default_rng(0).exponential(size=400)
-    (found,) = bootstrap_means(torch.from_numpy(values_N)[:, None], seed=0, resamples=20_000)
+    (result,) = bootstrap_means(torch.from_numpy(values_N)[:, None], seed=0, resamples=20_000)
     theirs = stats.bootstrap(
         (values_N,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
     # Twenty thousand resamples know each end to about a fiftieth of the standard error.
     error = values_N.std() / 20
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.1 * error)
+    assert (result.low, result.high) == pytest.approx((theirs.low, theirs.high), abs=0.1 * error)
 
 
 def test_an_interval_holds_the_true_mean_19_times_in_20() -> None:
@@ -106,28 +106,28 @@ def test_pairs_are_resampled_together() -> None:
         assert 0.004 < interval.low < interval.estimate < interval.high < 0.006
     draws = [resample(500, lambda w_RN, x=x: w_RN @ x / 500, seed=3) for x in (a_NS, b_NS)]  # type: ignore[misc]
     expected = percentile_intervals((b_NS - a_NS).mean(0), draws[1] - draws[0])
-    for found, known in zip(paired_bootstrap(a_NS, b_NS, seed=3), expected, strict=True):
-        assert (found.low, found.high) == pytest.approx((known.low, known.high), abs=1e-12)
+    for result, known in zip(paired_bootstrap(a_NS, b_NS, seed=3), expected, strict=True):
+        assert (result.low, result.high) == pytest.approx((known.low, known.high), abs=1e-12)
     (same,) = paired_bootstrap(a_NS[:, :1], a_NS[:, :1], seed=3)
     assert (same.low, same.estimate, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_ece_is_resampled_as_in_a_loop() -> None:
     a, b = calibrated(300, 0, excess=0.1), calibrated(300, 1, excess=0.3)
-    found = bootstrap_ece(*a, seed=5, bins=10, resamples=80)
+    result = bootstrap_ece(*a, seed=5, bins=10, resamples=80)
     draws = reference.resampled_ece(reference.outcomes(*a), 10, 80, KEY)
     low, high = np.quantile(draws, [0.025, 0.975])
-    assert found.estimate == pytest.approx(ece(*a, bins=10), abs=1e-12)
-    centre = 2 * found.estimate
-    assert (found.low, found.high) == pytest.approx((max(0, centre - high), centre - low), abs=1e-12)
+    assert result.estimate == pytest.approx(ece(*a, bins=10), abs=1e-12)
+    center = 2 * result.estimate
+    assert (result.low, result.high) == pytest.approx((max(0, center - high), center - low), abs=1e-12)
 
     labels_N = a[1]
     pair = paired_bootstrap_ece(a[0], b[0], labels_N, seed=5, bins=10, resamples=80)
     others = reference.resampled_ece(reference.outcomes(b[0], labels_N), 10, 80, KEY)
     low, high = np.quantile(np.subtract(others, draws), [0.025, 0.975])
-    centre = 2 * pair.estimate
-    assert pair.estimate == pytest.approx(ece(b[0], labels_N, bins=10) - found.estimate, abs=1e-12)
-    assert (pair.low, pair.high) == pytest.approx((centre - high, centre - low), abs=1e-12)
+    center = 2 * pair.estimate
+    assert pair.estimate == pytest.approx(ece(b[0], labels_N, bins=10) - result.estimate, abs=1e-12)
+    assert (pair.low, pair.high) == pytest.approx((center - high, center - low), abs=1e-12)
 
 
 def test_an_interval_of_ece_holds_the_true_value() -> None:
@@ -218,7 +218,7 @@ def test_selective_intervals_are_those_of_images_drawn_again(ties: bool) -> None
     if ties:
         probs_NC = (probs_NC * 8).round() / 8
         probs_NC[:, 1] += 1 - probs_NC.sum(1)
-    found = bootstrap_selective(probs_NC, labels_N, seed=5, resamples=200)
+    result = bootstrap_selective(probs_NC, labels_N, seed=5, resamples=200)
 
     def again(weights_RN: torch.Tensor) -> torch.Tensor:
         rows = []
@@ -230,7 +230,7 @@ def test_selective_intervals_are_those_of_images_drawn_again(ties: bool) -> None
     draws_RS = resample(len(labels_N), again, seed=5, resamples=200)
     estimates = torch.tensor([aurc(probs_NC, labels_N), augrc(probs_NC, labels_N)], dtype=torch.float64)
     expected = percentile_intervals(estimates, draws_RS)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(result, expected, strict=True):
         assert ours.estimate == pytest.approx(theirs.estimate)
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 

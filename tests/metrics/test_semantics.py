@@ -42,7 +42,7 @@ def random_case(
 @given(st.integers(1, 30), st.integers(0, 999))
 def test_figures_equal_loops_and_scikit_learn(images: int, seed: int) -> None:
     probs_NC, labels_N = random_case(images, 6, seed)
-    found = semantics(probs_NC, labels_N, TREE)
+    result = semantics(probs_NC, labels_N, TREE)
     aurocs, masses, chances, distances = [], [], [], []
     for p_C, y in zip(probs_NC.tolist(), labels_N.tolist(), strict=True):
         rest = [j for j in range(6) if j != y]
@@ -57,15 +57,15 @@ def test_figures_equal_loops_and_scikit_learn(images: int, seed: int) -> None:
         )
     if not aurocs:
         return
-    assert estimate(found.superclass_auroc) == pytest.approx(np.mean(aurocs))
-    assert estimate(found.superclass_mass) == pytest.approx(np.mean(masses))
-    assert found.chance_mass == pytest.approx(np.mean(chances))
-    assert estimate(found.distance) == pytest.approx(np.mean(distances))
+    assert estimate(result.superclass_auroc) == pytest.approx(np.mean(aurocs))
+    assert estimate(result.superclass_mass) == pytest.approx(np.mean(masses))
+    assert result.chance_mass == pytest.approx(np.mean(chances))
+    assert estimate(result.distance) == pytest.approx(np.mean(distances))
     wrong = [d for d in distances if d]
-    assert estimate(found.mistake_severity) == (pytest.approx(np.mean(wrong)) if wrong else None)
-    assert found.distance.low <= found.distance.estimate <= found.distance.high
+    assert estimate(result.mistake_severity) == (pytest.approx(np.mean(wrong)) if wrong else None)
+    assert result.distance.low <= result.distance.estimate <= result.distance.high
     expected = mantel(class_means(others(probs_NC, labels_N), labels_N), SAME, seed=0)
-    assert found.correlation == expected
+    assert result.correlation == expected
 
 
 @settings(max_examples=20, deadline=None)
@@ -91,20 +91,20 @@ def test_anchors_of_random_logits_and_of_ones_that_know_the_superclass() -> None
     assert plain.chance_mass == pytest.approx(4 / 99)
     knowing_NC = logits_NC + (above_C[labels_N, None] == above_C).double()
     for temperature in (0.5, 1.0, 4.0):
-        found = semantics((knowing_NC / temperature).softmax(1), labels_N, CIFAR)
+        result = semantics((knowing_NC / temperature).softmax(1), labels_N, CIFAR)
         # P(a + 1 > b) for two standard normals is Φ(1/√2) = 0.7602.
-        assert estimate(found.superclass_auroc) == pytest.approx(0.7602, abs=0.003)
+        assert estimate(result.superclass_auroc) == pytest.approx(0.7602, abs=0.003)
 
 
 def test_saturated_images_and_perfect_answers() -> None:
     probs_NC = torch.eye(6, dtype=torch.float64)
     labels_N = torch.arange(6)
-    found = semantics(probs_NC, labels_N, TREE)
-    assert found.mistake_severity is None
-    assert estimate(found.distance) == 0
-    assert estimate(found.superclass_auroc) == 0.5
-    assert estimate(found.superclass_mass) == pytest.approx(found.chance_mass)
-    assert estimate(found.consistency) == pytest.approx(1)
+    result = semantics(probs_NC, labels_N, TREE)
+    assert result.mistake_severity is None
+    assert estimate(result.distance) == 0
+    assert estimate(result.superclass_auroc) == 0.5
+    assert estimate(result.superclass_mass) == pytest.approx(result.chance_mass)
+    assert estimate(result.consistency) == pytest.approx(1)
 
 
 @settings(max_examples=15, deadline=None)
@@ -116,9 +116,9 @@ def test_rho_is_scipys(classes: int, seed: int) -> None:
     a_sym, b_sym = ((x + x.T)[upper] / 2 for x in (a, b))
     if len(set(a_sym)) < 2 or len(set(b_sym)) < 2:
         return
-    found = mantel(torch.from_numpy(a), torch.from_numpy(b), seed=0, permutations=19)
-    assert found.rho == pytest.approx(spearmanr(a_sym, b_sym).statistic)
-    assert 1 / 20 <= found.p <= 1
+    result = mantel(torch.from_numpy(a), torch.from_numpy(b), seed=0, permutations=19)
+    assert result.rho == pytest.approx(spearmanr(a_sym, b_sym).statistic)
+    assert 1 / 20 <= result.p <= 1
 
 
 def test_mantel_finds_what_is_there_and_nothing_else() -> None:
@@ -156,8 +156,8 @@ def test_cifars_hierarchy_is_built_in() -> None:
 
     names = sorted(name for listed in SUPERCLASSES.values() for name in listed)
     assert len(set(names)) == 100
-    found = known_hierarchy([name.replace("_", " ") for name in names])
-    assert found is not None
-    assert sorted(found.superclass_of_C) == sorted(list(range(20)) * 5)
-    assert found.names()[names.index("tractor")] == "vehicles_2"
+    result = known_hierarchy([name.replace("_", " ") for name in names])
+    assert result is not None
+    assert sorted(result.superclass_of_C) == sorted(list(range(20)) * 5)
+    assert result.names()[names.index("tractor")] == "vehicles_2"
     assert known_hierarchy(names[:-1]) is None

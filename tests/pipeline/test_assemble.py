@@ -10,7 +10,7 @@ import torch
 
 from richkd.core.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
 from richkd.core.precision import autocast_dtype
-from richkd.fusion.fusion import signal
+from richkd.fusion.fusion import measure_target_shift
 from richkd.pipeline.assemble import Parts, assemble, build_student, open_splits
 from richkd.teachers.predict import outputs_of
 from tests.fixtures import CLASSES, SIZE, World, make_clip, make_teacher, refusal
@@ -23,8 +23,8 @@ def refused(world: World, **changes: Any) -> RichKDError:
 
 
 def test_parts_fit_and_are_announced(world: World) -> None:
-    said: list[str] = []
-    parts = assemble(world.config(Path("unused")), CPU, said.append)
+    outputs: list[str] = []
+    parts = assemble(world.config(Path("unused")), CPU, outputs.append)
     assert parts.data.class_names == CLASSES
     assert {name: len(split) for name, split in parts.data.splits.items()} == {
         "train": 36,
@@ -35,9 +35,9 @@ def test_parts_fit_and_are_announced(world: World) -> None:
     assert [teacher.logit_scale for teacher in parts.teachers] == [1.0, 100.0]
     assert parts.fusion is not None
     assert len(parts.fusion.scales) == 2
-    assert "36 train, 12 val, 12 test" in said[0]
-    assert any("CLIP outputs" in line for line in said[1:])
-    assert "chosen on 12 images of val" in said[-1]
+    assert "36 train, 12 val, 12 test" in outputs[0]
+    assert any("CLIP outputs" in line for line in outputs[1:])
+    assert "chosen on 12 images of val" in outputs[-1]
 
 
 def test_a_student_depends_on_its_seed_alone(world: World) -> None:
@@ -54,7 +54,7 @@ def test_a_student_depends_on_its_seed_alone(world: World) -> None:
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
-def test_a_method_asks_for_the_experts_it_lacks(world: World) -> None:
+def test_a_method_asks_for_the_teachers_it_lacks(world: World) -> None:
     error = refused(world, teacher__name=None)
     assert isinstance(error, ConfigError)
     assert "needs a vision teacher" in error.rule
@@ -90,7 +90,7 @@ def test_a_teacher_with_another_order_of_classes(world: World, tmp_path: Path) -
 
 
 def test_given_clip_outputs_that_lack_images(world: World, tmp_path: Path) -> None:
-    make_clip(tmp_path / "clip.npz", world.images, leave_out=2)
+    make_clip(tmp_path / "clip.npz", world.images, exclude_fold=2)
     error = refused(world, clip__name=f"outputs:{tmp_path / 'clip.npz'}")
     assert isinstance(error, ClipError)
     assert "split 'test'" in error.rule
@@ -107,8 +107,10 @@ def test_fusion_without_held_out_images(world: World) -> None:
     assert parts.fusion.multipliers == pytest.approx((0.7, 30.0))
 
 
-def test_clip_alone_is_the_only_expert(world: World) -> None:
-    parts = assemble(world.config(Path("unused"), teacher__name=None, fusion__alpha=0, fusion__lam=0), CPU)
+def test_clip_alone_is_the_only_teacher(world: World) -> None:
+    parts = assemble(
+        world.config(Path("unused"), teacher__name=None, fusion__alpha=0, fusion__feature_alpha=0), CPU
+    )
     assert [teacher.name for teacher in parts.teachers] == ["CLIP outputs"]
     assert parts.fusion is not None
     assert parts.fusion.feature_weights == (1.0,)
@@ -163,7 +165,7 @@ def test_several_teachers_without_a_clip_share_alike_or_as_held_out_images_say(
     assert fitted is not None
     assert "fitted on 12 images of val" in fitted.origin
     error = refusal(several, world, tmp_path, data__val_fraction=0, **kd)
-    assert all(way in str(error.fix) for way in ("--data.calibration", "--data.held_out_of_test"))
+    assert all(way in str(error.fix) for way in ("--data.calibration", "--data.test_calibration_fraction"))
 
 
 def test_the_control_of_several_teachers_is_all_of_them_without_clip(world: World, tmp_path: Path) -> None:
@@ -183,21 +185,21 @@ def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: Worl
     logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in fused.teachers]
     assert fused.fusion is not None
     assert parts.fusion is not None
-    found = signal(fused.fusion.logits(logits), logits[0], parts.config.method.temperature)
-    assert parts.fusion.multipliers == pytest.approx((found.multiplier,), rel=1e-6)
+    result = measure_target_shift(fused.fusion.logits(logits), logits[0], parts.config.method.temperature)
+    assert parts.fusion.multipliers == pytest.approx((result.multiplier,), rel=1e-6)
     error = refusal(several, world, tmp_path, fusion__control="text-only", **kd)
     assert "stands beside a fusion of a vision teacher with CLIP" in str(error)
 
 
-@pytest.mark.parametrize("scale", ["standardised", "isotropic"])
+@pytest.mark.parametrize("scale", ["standardized", "phi-s"])
 def test_features_of_training_images_are_on_one_scale(world: World, tmp_path: Path, scale: str) -> None:
     parts = several(world, tmp_path, fusion__features=scale, fusion__preset="paper")
     store = parts.stores["train"]
-    said = [outputs_of(teacher, store, CPU) for teacher in parts.teachers]
+    outputs = [outputs_of(teacher, store, CPU) for teacher in parts.teachers]
     assert parts.fusion is not None
-    for expert in parts.fusion(said, store.split.labels_N).experts:
-        alive_F = expert.feats_BF.std(0) > 1e-6
-        assert torch.allclose(expert.feats_BF.mean(0), torch.zeros(expert.feats_BF.shape[1]), atol=1e-4)
+    for teacher in parts.fusion(outputs, store.split.labels_N).teachers:
+        alive_F = teacher.feats_BF.std(0) > 1e-6
+        assert torch.allclose(teacher.feats_BF.mean(0), torch.zeros(teacher.feats_BF.shape[1]), atol=1e-4)
         assert torch.allclose(
-            expert.feats_BF.var(0, correction=0)[alive_F], torch.ones(int(alive_F.sum())), rtol=1e-3
+            teacher.feats_BF.var(0, correction=0)[alive_F], torch.ones(int(alive_F.sum())), rtol=1e-3
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from richkd.core.errors import ConfigError
 from richkd.core.types import Output, Target
-from richkd.fusion.fusion import signal
+from richkd.fusion.fusion import measure_target_shift
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.controls import permutation
 from richkd.teachers.predict import outputs_of
@@ -27,7 +27,7 @@ def parts_of(world: World, control: str | None, **changes: Any) -> Parts:
     return assemble(config, CPU)
 
 
-def said(parts: Parts, split: str) -> tuple[list[Output], Target]:
+def outputs(parts: Parts, split: str) -> tuple[list[Output], Target]:
     outputs = [outputs_of(teacher, parts.stores[split], CPU) for teacher in parts.teachers]
     assert parts.fusion is not None
     return outputs, parts.fusion(outputs, parts.stores[split].split.labels_N)
@@ -58,9 +58,9 @@ def test_shuffles_are_random() -> None:
 
 @pytest.mark.parametrize("control", ["shuffled", "shuffled-in-class"])
 def test_a_shuffled_clip_answers_for_another_training_image(world: World, control: str) -> None:
-    (teacher, clip), _ = said(parts_of(world, None), "train")
+    (teacher, clip), _ = outputs(parts_of(world, None), "train")
     parts = parts_of(world, control)
-    (same_teacher, shuffled), _ = said(parts, "train")
+    (same_teacher, shuffled), _ = outputs(parts, "train")
     assert torch.equal(same_teacher.logits_BC, teacher.logits_BC)
     labels_N = parts.data.splits["train"].labels_N
     other_N = permutation(labels_N, parts.config.train.seed, within_class=control == "shuffled-in-class")
@@ -69,13 +69,13 @@ def test_a_shuffled_clip_answers_for_another_training_image(world: World, contro
     # What fusion is fitted and judged on is untouched.
     for split in ("val", "test"):
         assert torch.equal(
-            said(parts, split)[0][1].logits_BC, said(parts_of(world, None), split)[0][1].logits_BC
+            outputs(parts, split)[0][1].logits_BC, outputs(parts_of(world, None), split)[0][1].logits_BC
         )
 
 
 def test_text_alone_answers_with_the_names_of_classes(world: World) -> None:
     parts = parts_of(world, "text-only")
-    (_, text), _ = said(parts, "train")
+    (_, text), _ = outputs(parts, "train")
     labels_N = parts.data.splits["train"].labels_N
     assert torch.equal(text.logits_BC.argmax(1), labels_N)
     for label in range(3):
@@ -84,13 +84,13 @@ def test_text_alone_answers_with_the_names_of_classes(world: World) -> None:
 
 
 def test_the_teacher_alone_is_as_near_to_the_fusion_as_a_temperature_brings_it(world: World) -> None:
-    outputs, target = said(parts_of(world, None), "train")
+    raw, target = outputs(parts_of(world, None), "train")
     parts = parts_of(world, "teacher-only")
     assert len(parts.teachers) == 1
     assert parts.fusion is not None
     (multiplier,) = parts.fusion.multipliers or ()
-    found = signal(target.logits_BC, outputs[0].logits_BC, parts.config.method.temperature)
-    assert multiplier == pytest.approx(found.multiplier, rel=1e-6)
+    result = measure_target_shift(target.logits_BC, raw[0].logits_BC, parts.config.method.temperature)
+    assert multiplier == pytest.approx(result.multiplier, rel=1e-6)
     assert parts.fusion.feature_weights == (1.0,)
 
 

@@ -1,4 +1,4 @@
-"""Banks filled ahead, listed, verified and removed through the command line."""
+"""Caches filled ahead, listed, verified and removed through the command line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from richkd.cli import main
-from richkd.core.errors import BankError
-from richkd.pipeline.fill_cache import fill_banks, verify_banks
-from richkd.teachers.cache.store import Bank, list_banks
+from richkd.core.errors import CacheError
+from richkd.pipeline.fill_cache import fill_caches, verify_caches
+from richkd.teachers.cache.store import OutputCache, list_caches
 from richkd.training.run import distill
 from tests.fixtures import World, command, one_thread, refusal
 
 KD: dict[str, Any] = {"method__name": "kd", "clip__name": None}
 
 
-def banked(world: World, tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    return KD | {"bank__folder": tmp_path / "bank"} | changes
+def cached(world: World, tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    return KD | {"cache__dir": tmp_path / "cache"} | changes
 
 
 def ask(*words: object) -> int:
@@ -32,8 +32,8 @@ def ask(*words: object) -> int:
 
 
 def test_a_run_after_filling_computes_nothing_and_is_the_online_run(world: World, tmp_path: Path) -> None:
-    settings = banked(world, tmp_path)
-    fill_banks(world.config(tmp_path / "run", **settings), quiet=True)
+    settings = cached(world, tmp_path)
+    fill_caches(world.config(tmp_path / "run", **settings), quiet=True)
     run = distill(world.config(tmp_path / "run", **settings), quiet=True)
     online = distill(world.config(tmp_path / "online", **KD), quiet=True)
     assert list(run.summary["images_through_teachers"].values()) == [0]
@@ -42,28 +42,28 @@ def test_a_run_after_filling_computes_nothing_and_is_the_online_run(world: World
 
 
 def test_filling_twice_computes_once(world: World, tmp_path: Path) -> None:
-    config = world.config(tmp_path / "run", **banked(world, tmp_path))
-    fill_banks(config, quiet=True)
-    before = sorted((tmp_path / "bank").rglob("*"))
-    fill_banks(config, quiet=True)
-    assert sorted((tmp_path / "bank").rglob("*")) == before
+    config = world.config(tmp_path / "run", **cached(world, tmp_path))
+    fill_caches(config, quiet=True)
+    before = sorted((tmp_path / "cache").rglob("*"))
+    fill_caches(config, quiet=True)
+    assert sorted((tmp_path / "cache").rglob("*")) == before
 
 
 def test_two_processes_share_a_filling(world: World, tmp_path: Path) -> None:
-    words = ["bank", "fill", *world.options(tmp_path / "run", **banked(world, tmp_path))]
+    words = ["cache", "fill", *world.options(tmp_path / "run", **cached(world, tmp_path))]
     processes = []
     for rank in (0, 1):
         environment = one_thread() | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531", "ACCELERATE_USE_CPU": "true"}
         processes.append(subprocess.Popen(command(*words), env=environment))
     assert [process.wait() for process in processes] == [0, 0]
-    run = distill(world.config(tmp_path / "run", **banked(world, tmp_path)), quiet=True)
+    run = distill(world.config(tmp_path / "run", **cached(world, tmp_path)), quiet=True)
     assert list(run.summary["images_through_teachers"].values()) == [0]
 
 
 def test_a_filling_that_is_stopped_keeps_what_it_computed(world: World, tmp_path: Path) -> None:
-    changes = banked(world, tmp_path, train__epochs=500)
-    words = command("bank", "fill", *world.options(tmp_path / "run", **changes))
+    changes = cached(world, tmp_path, train__epochs=500)
+    words = command("cache", "fill", *world.options(tmp_path / "run", **changes))
     process = subprocess.Popen(words, env=one_thread(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "epoch 3/" not in process.stdout.readline():
@@ -72,60 +72,60 @@ def test_a_filling_that_is_stopped_keeps_what_it_computed(world: World, tmp_path
     rest, _ = process.communicate()
     assert process.returncode == 130
     assert "Go on with the same command" in rest
-    train = next(folder for folder in list_banks(tmp_path / "bank") if "-train-" in folder.name)
+    train = next(folder for folder in list_caches(tmp_path / "cache") if "-train-" in folder.name)
     assert list(train.glob("*.safetensors"))
 
 
 def test_verifying_agrees_and_names_what_is_damaged(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = world.config(tmp_path / "run", **banked(world, tmp_path))
-    fill_banks(config, quiet=True)
-    results = verify_banks(config, sample=20, quiet=True)
+    config = world.config(tmp_path / "run", **cached(world, tmp_path))
+    fill_caches(config, quiet=True)
+    results = verify_caches(config, sample=20, quiet=True)
     assert {result.images for result in results} == {12, 20}
     # Other batches round differently, by no more than float16 does.
     assert all(result.largest < 1e-2 for result in results)
     assert all(result.agreement == 1 for result in results)
-    assert ask("bank", "verify", tmp_path / "bank") == 0
+    assert ask("cache", "verify", tmp_path / "cache") == 0
     assert capsys.readouterr().out.count("every shard is whole") == 3
-    shard = sorted((tmp_path / "bank").rglob("*.safetensors"))[0]
+    shard = sorted((tmp_path / "cache").rglob("*.safetensors"))[0]
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
     shard.write_bytes(content)
-    assert ask("bank", "verify", tmp_path / "bank") == 1
+    assert ask("cache", "verify", tmp_path / "cache") == 1
     assert shard.name in capsys.readouterr().out
-    assert ask("bank", "ls", tmp_path / "bank") == 0
+    assert ask("cache", "ls", tmp_path / "cache") == 0
     assert shard.exists()
 
 
 def test_rows_of_other_images_are_noticed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = world.config(tmp_path / "run", **banked(world, tmp_path))
-    fill_banks(config, quiet=True)
-    find = Bank.find
-    monkeypatch.setattr(Bank, "find", lambda self, index, number: find(self, index, number).roll(1))
-    assert max(result.largest for result in verify_banks(config, sample=20, quiet=True)) > 0.05
+    config = world.config(tmp_path / "run", **cached(world, tmp_path))
+    fill_caches(config, quiet=True)
+    find = OutputCache.find
+    monkeypatch.setattr(OutputCache, "find", lambda self, index, number: find(self, index, number).roll(1))
+    assert max(result.largest for result in verify_caches(config, sample=20, quiet=True)) > 0.05
 
 
-def test_banks_are_listed_and_removed(
+def test_caches_are_listed_and_removed(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fill_banks(world.config(tmp_path / "run", **banked(world, tmp_path)), quiet=True)
-    root = tmp_path / "bank"
-    assert ask("bank", "ls", root) == 0
+    fill_caches(world.config(tmp_path / "run", **cached(world, tmp_path)), quiet=True)
+    root = tmp_path / "cache"
+    assert ask("cache", "ls", root) == 0
     shown = capsys.readouterr().out
-    for folder in list_banks(root):
+    for folder in list_caches(root):
         assert folder.name in shown
-        assert ask("bank", "rm", root, folder.name) == 0
-    assert list_banks(root) == []
-    assert ask("bank", "ls", root) == 1
-    assert "no banks" in capsys.readouterr().err
+        assert ask("cache", "rm", root, folder.name) == 0
+    assert list_caches(root) == []
+    assert ask("cache", "ls", root) == 1
+    assert "no caches" in capsys.readouterr().err
 
 
 def test_manifests_name_their_ingredients(world: World, tmp_path: Path) -> None:
-    fill_banks(world.config(tmp_path / "run", **banked(world, tmp_path)), quiet=True)
-    train = next(folder for folder in list_banks(tmp_path / "bank") if "-train-" in folder.name)
+    fill_caches(world.config(tmp_path / "run", **cached(world, tmp_path)), quiet=True)
+    train = next(folder for folder in list_caches(tmp_path / "cache") if "-train-" in folder.name)
     ingredients = json.loads((train / "manifest.json").read_text())["ingredients"]
     expected = "teacher, teacher's weights, input, precision, compiled, device, class names, images, views"
     assert sorted(ingredients) == sorted(expected.split(", "))
@@ -134,7 +134,7 @@ def test_manifests_name_their_ingredients(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"bank__folder": None}, "must be named"),
+        ({"cache__dir": None}, "must be named"),
         ({"method__name": "ce"}, "can be stored"),
         (
             {"teacher__name": None, "method__name": "richkd", "method__variant": "l", "fusion__alpha": 0},
@@ -145,9 +145,9 @@ def test_manifests_name_their_ingredients(world: World, tmp_path: Path) -> None:
 def test_what_cannot_be_filled_is_refused(
     world: World, tmp_path: Path, changes: dict[str, Any], rule: str
 ) -> None:
-    settings = banked(world, tmp_path) | changes
+    settings = cached(world, tmp_path) | changes
     if settings["method__name"] == "richkd":
         settings["clip__name"] = f"outputs:{world.clip}"
-    error = refusal(fill_banks, world.config(tmp_path / "run", **settings), quiet=True)
-    assert isinstance(error, BankError)
+    error = refusal(fill_caches, world.config(tmp_path / "run", **settings), quiet=True)
+    assert isinstance(error, CacheError)
     assert rule in error.rule

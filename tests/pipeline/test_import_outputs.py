@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from richkd.cli import main
-from richkd.core.errors import BankError, ClassError, RichKDError
+from richkd.core.errors import CacheError, ClassError, RichKDError
 from richkd.pipeline.import_outputs import import_outputs
-from richkd.teachers.cache.store import list_banks
+from richkd.teachers.cache.store import list_caches
 from tests.fixtures import CLASSES, TEST, TRAIN, World, keys_of, make_outputs, refusal
 
 KD: dict[str, Any] = {"method__name": "kd", "clip__name": None}
@@ -33,27 +33,27 @@ def refused(world: World, root: Path, **changes: Any) -> RichKDError:
     """The error that the import of changed outputs ends with; nothing must be stored."""
     settings = {name: changes.pop(name) for name in list(changes) if "__" in name}
     make_outputs(root / "big.npz", world.images, **changes)
-    settings = KD | {"bank__folder": root / "bank"} | settings
+    settings = KD | {"cache__dir": root / "cache"} | settings
     error = refusal(import_outputs, root / "big.npz", world.config(root / "run", **settings))
-    assert not (root / "bank").exists()
+    assert not (root / "cache").exists()
     return error
 
 
 def test_from_a_file_to_a_run(world: World, tmp_path: Path, capsys: Capture) -> None:
     make_outputs(tmp_path / "big.npz", world.images)
-    bank, options = tmp_path / "bank", world.options(tmp_path / "run", **KD, teacher__name="bank:big")
-    assert ask("bank", "import", tmp_path / "big.npz", "--bank", bank, *options) == 0
+    cache, options = tmp_path / "cache", world.options(tmp_path / "run", **KD, teacher__name="cache:big")
+    assert ask("cache", "import", tmp_path / "big.npz", "--teacher-cache", cache, *options) == 0
     shown = capsys.readouterr().out
     for split, images in (("train", 36), ("val", 12), ("test", 12)):
         assert f"{split}: {images} outputs stored, of {images} of {images} images, " in shown
     assert "warning" not in shown
-    assert f"--teacher bank:big --bank {bank}" in shown
+    assert f"--teacher cache:big --teacher-cache {cache}" in shown
 
-    assert ask("check", "--bank", bank, *options) == 0
+    assert ask("check", "--teacher-cache", cache, *options) == 0
     shown = capsys.readouterr().out
     assert "big: 60 outputs computed elsewhere, of whole images" in shown
     assert "right on 36 imported views" in shown
-    assert ask("distill", "--bank", bank, *options) == 0
+    assert ask("distill", "--teacher-cache", cache, *options) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["images_through_teachers"] == {"big": 0}
     given = np.load(tmp_path / "big.npz")
@@ -63,43 +63,43 @@ def test_from_a_file_to_a_run(world: World, tmp_path: Path, capsys: Capture) -> 
     assert summary["teachers"]["test"]["big"]["top1"] == pytest.approx(right)
     assert ask("evaluate", tmp_path / "run", "--data", world.images) == 0
 
-    assert ask("bank", "ls", bank) == 0
+    assert ask("cache", "ls", cache) == 0
     shown = capsys.readouterr().out
-    assert all(folder.name in shown for folder in list_banks(bank))
-    assert ask("bank", "verify", bank) == 0
-    assert ask("bank", "verify", bank, "-c", tmp_path / "run" / "config.yaml") == 0
+    assert all(folder.name in shown for folder in list_caches(cache))
+    assert ask("cache", "verify", cache) == 0
+    assert ask("cache", "verify", cache, "-c", tmp_path / "run" / "config.yaml") == 0
     assert "computed again" not in capsys.readouterr().out
-    assert ask("bank", "fill", "--bank", bank, *options) == 1
+    assert ask("cache", "fill", "--teacher-cache", cache, *options) == 1
     assert "can be stored" in capsys.readouterr().err
-    for folder in list_banks(bank):
-        assert ask("bank", "rm", bank, folder.name) == 0
-    assert list_banks(bank) == []
+    for folder in list_caches(cache):
+        assert ask("cache", "rm", cache, folder.name) == 0
+    assert list_caches(cache) == []
 
 
 def test_ingredients_and_names(world: World, tmp_path: Path) -> None:
     numbers = np.zeros(IMAGES, dtype=np.uint8)
     numbers[[key.startswith("train/bee") for key in keys_of(world.images)]] = 1
     make_outputs(tmp_path / "my outputs.npz", world.images, views=numbers)
-    free = {"views__recipe": "random-resized-crop", "views__cycle": 2, "data__val_fraction": 0}
-    config = world.config(tmp_path / "run", **free, bank__folder=tmp_path / "bank")
-    banks = import_outputs(tmp_path / "my outputs.npz", config)
+    free = {"augment__policy": "random-resized-crop", "augment__num_views": 2, "data__val_fraction": 0}
+    config = world.config(tmp_path / "run", **free, cache__dir=tmp_path / "cache")
+    caches = import_outputs(tmp_path / "my outputs.npz", config)
     expected = {"teacher", "given arrays", "class names", "images", "views"}
-    by_split = {bank.manifest.name: bank for bank in banks}
+    by_split = {cache.manifest.name: cache for cache in caches}
     assert by_split.keys() == {"my-outputs-train", "my-outputs-test"}
     train, test = (by_split[f"my-outputs-{split}"].manifest for split in ("train", "test"))
     assert set(train.ingredients) == expected | {"seed"}
     assert set(test.ingredients) == expected
-    assert (train.ingredients["views"]["recipe"], train.views) == ("RandomResizedCrop", 2)
-    assert (test.ingredients["views"]["recipe"], test.views) == ("Clean", 1)
+    assert (train.ingredients["views"]["augmentation"], train.views) == ("RandomResizedCrop", 2)
+    assert (test.ingredients["views"]["augmentation"], test.views) == ("Clean", 1)
 
 
 def test_a_file_that_is_imported_twice_is_stored_once(world: World, tmp_path: Path) -> None:
     make_outputs(tmp_path / "big.npz", world.images)
-    config = world.config(tmp_path / "run", bank__folder=tmp_path / "bank")
+    config = world.config(tmp_path / "run", cache__dir=tmp_path / "cache")
     import_outputs(tmp_path / "big.npz", config)
-    before = sorted((tmp_path / "bank").rglob("*"))
+    before = sorted((tmp_path / "cache").rglob("*"))
     import_outputs(tmp_path / "big.npz", config)
-    assert sorted((tmp_path / "bank").rglob("*")) == before
+    assert sorted((tmp_path / "cache").rglob("*")) == before
 
 
 def test_safetensors_gives_the_same_as_npz(world: World, tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_safetensors_gives_the_same_as_npz(world: World, tmp_path: Path) -> None
     save_file(arrays, tmp_path / "big.safetensors", metadata=texts)
     folders = []
     for suffix in ("npz", "safetensors"):
-        config = world.config(tmp_path / "run", bank__folder=tmp_path / suffix)
-        banks = import_outputs(tmp_path / f"big.{suffix}", config)
-        folders.append([bank.folder.name for bank in banks])
+        config = world.config(tmp_path / "run", cache__dir=tmp_path / suffix)
+        caches = import_outputs(tmp_path / f"big.{suffix}", config)
+        folders.append([cache.folder.name for cache in caches])
     assert folders[0] == folders[1]
 
 
@@ -120,8 +120,8 @@ def test_rows_of_other_images_are_passed_over(world: World, tmp_path: Path) -> N
     more = {"logits": np.vstack([given["logits"], np.full((2, 3), np.nan)])}
     more |= {"features": np.vstack([given["features"], given["features"][:2]])}
     make_outputs(tmp_path / "big.npz", world.images, **more, files=[*given["files"], "other", "other"])
-    config = world.config(tmp_path / "run", bank__folder=tmp_path / "bank")
-    assert sum(len(bank) for bank in import_outputs(tmp_path / "big.npz", config)) == IMAGES
+    config = world.config(tmp_path / "run", cache__dir=tmp_path / "cache")
+    assert sum(len(cache) for cache in import_outputs(tmp_path / "big.npz", config)) == IMAGES
 
 
 @pytest.mark.parametrize("turn", [1, 2])
@@ -129,8 +129,8 @@ def test_classes_in_another_order_show_at_once(world: World, tmp_path: Path, tur
     given = make_outputs(tmp_path / "big.npz", world.images)
     make_outputs(tmp_path / "big.npz", world.images, logits=np.roll(given["logits"], turn, axis=1))
     lines: list[str] = []
-    config = world.config(tmp_path / "run", bank__folder=tmp_path / "bank")
-    import_outputs(tmp_path / "big.npz", config, say=lines.append)
+    config = world.config(tmp_path / "run", cache__dir=tmp_path / "cache")
+    import_outputs(tmp_path / "big.npz", config, log=lines.append)
     (warning,) = [line for line in lines if line.startswith("warning")]
     assert "about chance (33.3%) or below" in warning
     assert "another order" in warning
@@ -138,7 +138,7 @@ def test_classes_in_another_order_show_at_once(world: World, tmp_path: Path, tur
 
 def test_a_name_stands_for_one_file(world: World, tmp_path: Path) -> None:
     make_outputs(tmp_path / "big.npz", world.images)
-    config = world.config(tmp_path / "run", bank__folder=tmp_path / "bank")
+    config = world.config(tmp_path / "run", cache__dir=tmp_path / "cache")
     import_outputs(tmp_path / "big.npz", config)
     make_outputs(tmp_path / "big.npz", world.images, features=None)
     error = refusal(import_outputs, tmp_path / "big.npz", config)
@@ -170,7 +170,7 @@ def test_probabilities_are_refused_and_their_logarithms_are_not(world: World, tm
         assert "logits or log-probabilities" in error.rule
         assert "probabilities" in str(error.got)
     make_outputs(tmp_path / "big.npz", world.images, logits=np.log(probs_NC))
-    import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", bank__folder=tmp_path / "bank"))
+    import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", cache__dir=tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_probabilities_are_refused_and_their_logarithms_are_not(world: World, tm
 )
 def test_files_that_are_refused(world: World, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     error = refused(world, tmp_path, **changes)
-    assert isinstance(error, BankError)
+    assert isinstance(error, CacheError)
     assert message in str(error)
 
 
@@ -223,8 +223,8 @@ def test_repeated_rows_are_named(world: World, tmp_path: Path) -> None:
     assert error.got == f"1 repeated: view 0 of {keys[-1]}"
     numbers[-1] = 1
     make_outputs(tmp_path / "big.npz", world.images, **twice, views=numbers)
-    config = world.config(tmp_path / "run", data__val_fraction=0, bank__folder=tmp_path / "bank")
-    assert sum(len(bank) for bank in import_outputs(tmp_path / "big.npz", config)) == IMAGES + 1
+    config = world.config(tmp_path / "run", data__val_fraction=0, cache__dir=tmp_path / "cache")
+    assert sum(len(cache) for cache in import_outputs(tmp_path / "big.npz", config)) == IMAGES + 1
 
 
 @pytest.mark.parametrize("number", [-1, 50])
@@ -240,8 +240,8 @@ def test_numbered_views_belong_to_training(world: World, tmp_path: Path) -> None
     error = refused(world, tmp_path, views=changed(np.zeros(IMAGES, dtype=int), 0, 7))
     assert "split 'test' must be of the whole image, view 0" in error.rule
     numbers = np.zeros(IMAGES, dtype=int)
-    error = refused(world, tmp_path, views=numbers, views__recipe="random-resized-crop")
-    assert "--views.cycle" in str(error.fix)
+    error = refused(world, tmp_path, views=numbers, augment__policy="random-resized-crop")
+    assert "--augment.num_views" in str(error.fix)
     given = make_outputs(tmp_path / "big.npz", world.images)
     tests = {name: given[name][:TESTS] for name in ("logits", "features", "files")}
     error = refused(world, tmp_path, **tests, views=numbers[:TESTS])
@@ -255,5 +255,5 @@ def test_keys_that_name_two_images_are_refused(world: World, tmp_path: Path) -> 
     assert "unique over all splits" in error.rule
 
 
-def test_a_bank_must_be_named(world: World, tmp_path: Path) -> None:
-    assert "--bank" in str(refused(world, tmp_path, bank__folder=None).fix)
+def test_a_cache_must_be_named(world: World, tmp_path: Path) -> None:
+    assert "--teacher-cache" in str(refused(world, tmp_path, cache__dir=None).fix)

@@ -11,10 +11,10 @@ Rows = list[list[float]]
 
 
 def fused(logits: Sequence[Tensor], weights: Sequence[float]) -> Rows:
-    experts = [z_BC.double().tolist() for z_BC in logits]
+    teachers = [z_BC.double().tolist() for z_BC in logits]
     images, classes = logits[0].shape
     return [
-        [sum(w * z[b][c] for w, z in zip(weights, experts, strict=True)) for c in range(classes)]
+        [sum(w * z[b][c] for w, z in zip(weights, teachers, strict=True)) for c in range(classes)]
         for b in range(images)
     ]
 

@@ -45,7 +45,7 @@ def kd_divergence(student_BC: Tensor, teacher_BC: Tensor, temperature: float) ->
     return temperature**2 * sum(divergences) / len(divergences)
 
 
-def normalised(x_BD: Tensor) -> Rows:
+def normalize(x_BD: Tensor) -> Rows:
     result = []
     for row in rows(x_BD):
         length = math.sqrt(sum(value**2 for value in row))
@@ -68,24 +68,24 @@ def fuse_features(feats: list[Tensor], weights: list[float]) -> Rows:
 def bank_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Rows:
     bank = rows(bank_ND)
     result = []
-    for v, chosen in zip(rows(v_BD), rows_BK.tolist(), strict=True):
-        dots = [sum(a * b for a, b in zip(bank[row], v, strict=True)) for row in chosen]
+    for v, selected in zip(rows(v_BD), rows_BK.tolist(), strict=True):
+        dots = [sum(a * b for a, b in zip(bank[row], v, strict=True)) for row in selected]
         result.append([math.exp(dot / temperature) for dot in dots])
     return result
 
 
-def nce_loss(scores_BK1: Rows, normaliser: float, images: int) -> float:
+def nce_loss(scores_BK1: Rows, normalizer: float, images: int) -> float:
     total = 0.0
     for scores in scores_BK1:
         c = (len(scores) - 1) / images
-        positive, *negatives = [score / normaliser for score in scores]
+        positive, *negatives = [score / normalizer for score in scores]
         total += math.log(positive / (positive + c))
         for p in negatives:
             total += math.log(c / (p + c))
     return -total / len(scores_BK1)
 
 
-def estimate_normaliser(scores_BK1: Rows, images: int) -> float:
+def estimate_normalizer(scores_BK1: Rows, images: int) -> float:
     every = [score for scores in scores_BK1 for score in scores]
     return sum(every) / len(every) * images
 
@@ -96,13 +96,13 @@ def contrast_loss(
     student_bank_ND: Tensor,
     target_bank_ND: Tensor,
     rows_BK1: Tensor,
-    normalisers: tuple[float, float],
+    normalizers: tuple[float, float],
     temperature: float,
 ) -> float:
     of_student = bank_scores(student_BD, target_bank_ND, rows_BK1, temperature)
     of_target = bank_scores(target_BD, student_bank_ND, rows_BK1, temperature)
     images = len(student_bank_ND)
-    return nce_loss(of_student, normalisers[0], images) + nce_loss(of_target, normalisers[1], images)
+    return nce_loss(of_student, normalizers[0], images) + nce_loss(of_target, normalizers[1], images)
 
 
 def update_bank(bank_ND: Tensor, rows_B: Tensor, v_BD: Tensor, momentum: float) -> Rows:

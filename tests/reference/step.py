@@ -21,7 +21,7 @@ PAD, SIZE = 4, 32
 
 
 def load_image(pixels_HWC: NDArray[np.uint8], random: np.random.Generator, mean: RGB, std: RGB) -> Tensor:
-    """One augmented, normalised image (3, H, W), through PIL."""
+    """One augmented, normalized image (3, H, W), through PIL."""
     padded = Image.new("RGB", (SIZE + 2 * PAD, SIZE + 2 * PAD))
     padded.paste(Image.fromarray(pixels_HWC), (PAD, PAD))
     top, left = random.integers(2 * PAD + 1, size=2)
@@ -45,7 +45,7 @@ class Contrast(nn.Module):
         bound = 1 / (width / 3) ** 0.5
         self.banks = [torch.empty(images, width).uniform_(-bound, bound) for _ in range(2)]
         self.temperature, self.momentum, self.images = temperature, momentum, images
-        self.normalisers: list[float] = []
+        self.normalizers: list[float] = []
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, rows_BK1: Tensor) -> Tensor:
         """Both directions' loss; column 0 of the rows is the positive."""
@@ -55,12 +55,12 @@ class Contrast(nn.Module):
             gathered_BK1D = gathered_BK1D.view(*rows_BK1.shape, -1)
             dots_BK1 = torch.bmm(gathered_BK1D, v_BD[:, :, None])[..., 0]
             scores.append(torch.exp(dots_BK1 / self.temperature))
-        if not self.normalisers:
-            self.normalisers = [float(score.detach().mean()) * self.images for score in scores]
+        if not self.normalizers:
+            self.normalizers = [float(score.detach().mean()) * self.images for score in scores]
         noise = (rows_BK1.shape[1] - 1) / self.images
         loss = student_BD.new_zeros(())
-        for score_BK1, normaliser in zip(scores, self.normalisers, strict=True):
-            p_BK1 = score_BK1 / normaliser
+        for score_BK1, normalizer in zip(scores, self.normalizers, strict=True):
+            p_BK1 = score_BK1 / normalizer
             positive_B = torch.log(p_BK1[:, 0] / (p_BK1[:, 0] + noise))
             negative_BK = torch.log(noise / (p_BK1[:, 1:] + noise))
             loss = loss - (positive_B.sum() + negative_BK.sum()) / len(rows_BK1)
@@ -103,7 +103,7 @@ class ReferenceStep:
         self.mean, self.std, self.negatives = mean, std, negatives
         self.random = np.random.default_rng(0)
         parameters = [*self.student.parameters(), *self.heads.parameters()]
-        self.optimiser = optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=5e-4)
+        self.optimizer = optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=5e-4)
 
     def load(self, index_B: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented pixels, labels, and rows of the banks: each image's own, then its negatives."""
@@ -115,7 +115,7 @@ class ReferenceStep:
         return torch.stack(images), torch.from_numpy(self.labels_N[index_B]), torch.from_numpy(np.stack(rows))
 
     def __call__(self, index_B: NDArray[np.int64]) -> float:
-        """One optimiser step; returns the loss."""
+        """One optimizer step; returns the loss."""
         pixels_B3HW, labels_B, rows_BK1 = self.load(index_B)
         logits_BC, feats_BF = self.student(pixels_B3HW)
         with torch.no_grad():
@@ -134,7 +134,7 @@ class ReferenceStep:
         )
         loss = functional.cross_entropy(logits_BC, labels_B) + 3 * 9 * logits_loss
         loss = loss + 0.8 * self.contrast(embedded[0], target_BD, rows_BK1)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         return float(loss.detach())

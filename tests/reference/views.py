@@ -36,7 +36,7 @@ def crop_flip(pixels_HWC: NDArray[np.uint8], top: int, left: int, size: int, pad
     return seen
 
 
-def normalise(seen_HWC: NDArray[np.uint8], mean: RGB, std: RGB) -> NDArray[np.float32]:
+def normalize(seen_HWC: NDArray[np.uint8], mean: RGB, std: RGB) -> NDArray[np.float32]:
     """Channels first, in float32: (pixel / 255 − mean) / std."""
     channels = []
     for c in range(3):

@@ -49,27 +49,29 @@ def test_every_image_is_answered_by_one_teacher(world: World, taught: Path, tmp_
     )
     teacher = parts.teachers[0]
     assert isinstance(teacher, FoldTeachers)
-    recipe = CropFlip(SIZE, 2)
+    augmentation = CropFlip(SIZE, 2)
     for name, store in parts.stores.items():
         index_N = torch.arange(len(store.split)).flip(0)
         (batch,) = store.batches([index_N])
-        views = recipe.draw(0, 1, index_N)
-        found = teacher.outputs(batch, views)
+        views = augmentation.draw(0, 1, index_N)
+        result = teacher.outputs(batch, views)
         alone = [one.outputs(batch, views).logits_BC for one in teacher.teachers]
         fold_N = folds_of(store.split.labels_N, FOLDS) if name == "train" else torch.arange(1000) % FOLDS
         for row, place in enumerate(index_N.tolist()):
-            assert torch.allclose(found.logits_BC[row], alone[int(fold_N[place])][row], atol=2e-3)
+            assert torch.allclose(result.logits_BC[row], alone[int(fold_N[place])][row], atol=2e-3)
     assert teacher.feature_width == 0
 
 
-def test_a_student_learns_from_them_and_a_bank_holds_them(world: World, taught: Path, tmp_path: Path) -> None:
+def test_a_student_learns_from_them_and_a_cache_holds_them(
+    world: World, taught: Path, tmp_path: Path
+) -> None:
     runs = []
     for number in range(2):
         config = world.config(
             tmp_path / f"run-{number}",
             teacher__name=f"folds:{taught}",
             method__variant="l",
-            bank__folder=str(tmp_path / "bank"),
+            cache__dir=str(tmp_path / "cache"),
             train__epochs=1,
         )
         runs.append(distill(config, quiet=True).summary)
@@ -90,9 +92,9 @@ def test_finished_folds_are_passed_over(world: World, taught: Path) -> None:
 def test_what_does_not_fit_is_refused(world: World, taught: Path, tmp_path: Path) -> None:
     def error(**changes: object) -> str:
         config = world.config(tmp_path / "run", **({"teacher__name": f"folds:{taught}"} | changes))
-        found = refusal(assemble, config, CPU)
-        assert isinstance(found, (ConfigError, ModelError))
-        return str(found)
+        result = refusal(assemble, config, CPU)
+        assert isinstance(result, (ConfigError, ModelError))
+        return str(result)
 
     assert "features do not compare" in error()
     assert "at least two teachers" in error(teacher__name=f"folds:{tmp_path}", method__variant="l")

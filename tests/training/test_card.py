@@ -19,8 +19,8 @@ def test_a_card_tells_what_the_summary_tells(world: World, tmp_path: Path) -> No
     assert metadata["library_name"] == "timm"
     (model,) = metadata["model-index"]
     assert model["name"] == "cifar_resnet8"
-    found = {result["dataset"]["name"]: result["metrics"][0]["value"] for result in model["results"]}
-    assert found == {
+    result = {result["dataset"]["name"]: result["metrics"][0]["value"] for result in model["results"]}
+    assert result == {
         f"images, {split}": round(figures["top1"], 4) for split, figures in summary["splits"].items()
     }
     for name, figures in summary["teachers"]["test"].items():

@@ -41,11 +41,11 @@ def test_the_plan(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "check must not write"
 
 
-def test_the_plan_is_the_same_with_a_bank(world: World, tmp_path: Path) -> None:
+def test_the_plan_is_the_same_with_a_cache(world: World, tmp_path: Path) -> None:
     def plan(**changes: Any) -> str:
         return report(world.config(tmp_path / "run", **changes)).rpartition("classes  ")[2]
 
-    assert plan(bank__folder=tmp_path / "bank") == plan()
+    assert plan(cache__dir=tmp_path / "cache") == plan()
     assert "teacher" in plan()
 
 
@@ -71,9 +71,9 @@ def test_streamed_images_are_decoded_too(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.images, images)
     (images / "test" / "cow" / "0.png").write_bytes(b"no image")
     changes: dict[str, Any] = {"method__name": "ce", "teacher__name": None, "clip__name": None}
-    for resident_gb in (0, 4):
+    for in_memory_gb in (0, 4):
         config = world.config(
-            tmp_path / "run", data__path=str(images), data__resident_gb=resident_gb, **changes
+            tmp_path / "run", data__path=str(images), data__in_memory_gb=in_memory_gb, **changes
         )
         error = refusal(report, config)
         assert isinstance(error, DataError)

@@ -19,8 +19,8 @@ from richkd.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_module,
-    optimiser_tensors,
-    restore_optimiser,
+    optimizer_tensors,
+    restore_optimizer,
     save_checkpoint,
 )
 from tests.fixtures import refusal
@@ -200,7 +200,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_an_optimiser_goes_on_bit_for_bit_and_in_the_layout_of_its_weights(name: str) -> None:
+def test_an_optimizer_goes_on_bit_for_bit_and_in_the_layout_of_its_weights(name: str) -> None:
     def build() -> tuple[nn.Module, optim.Optimizer]:
         torch.manual_seed(0)
         module = nn.Conv2d(3, 16, 3).to(memory_format=torch.channels_last)
@@ -208,21 +208,21 @@ def test_an_optimiser_goes_on_bit_for_bit_and_in_the_layout_of_its_weights(name:
             return module, optim.SGD(module.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
         return module, optim.AdamW(module.parameters(), 0.1)
 
-    def step(module: nn.Module, optimiser: optim.Optimizer, number: int) -> None:
+    def step(module: nn.Module, optimizer: optim.Optimizer, number: int) -> None:
         pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         module(pixels.to(memory_format=torch.channels_last)).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
 
-    module, optimiser = build()
+    module, optimizer = build()
     for number in range(3):
-        step(module, optimiser, number)
+        step(module, optimizer, number)
     other, resumed = build()
     other.load_state_dict(module.state_dict())
-    tensors = {key: t.contiguous().clone() for key, t in optimiser_tensors(optimiser).items()}
-    restore_optimiser(resumed, tensors)
+    tensors = {key: t.contiguous().clone() for key, t in optimizer_tensors(optimizer).items()}
+    restore_optimizer(resumed, tensors)
     for number in range(3, 6):
-        step(module, optimiser, number)
+        step(module, optimizer, number)
         step(other, resumed, number)
     for a, b in zip(module.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)

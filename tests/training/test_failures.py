@@ -13,7 +13,7 @@ from torch import Tensor
 from richkd.core.errors import DeviceMemoryError, NonFiniteError
 from richkd.core.types import Batch, LossTerms
 from richkd.pipeline.assemble import open_splits
-from richkd.training.failures import LossWatch, memory_advice
+from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_advice
 from richkd.training.run import distill
 from richkd.training.trainer import Task
 from tests.fixtures import World, refusal
@@ -28,13 +28,13 @@ def test_the_first_bad_step_is_named_when_losses_are_read(
 ) -> None:
     config = world.config(tmp_path / "run")
     split = open_splits(config.data, 0).splits["train"]
-    watch = LossWatch(split, 4)
+    watch = NonFiniteDetector(split, 4)
     watch.see(terms(1.0, 2.0), torch.tensor([0, 1]), 0)
     with pytest.raises(NonFiniteError, match=r"step 1 \(epoch 0\) in: logits"):
         watch.see(terms(1.0, math.nan), torch.tensor([0, 1]), 1)
 
     monkeypatch.setattr("richkd.training.failures.STEPS_BETWEEN_READINGS", {"cpu": 10})
-    watch = LossWatch(split, 4)
+    watch = NonFiniteDetector(split, 4)
     for step, loss in enumerate((1.0, 2.0, 3.0, 4.0, 5.0, math.inf, 7.0, math.nan)):
         watch.see(terms(loss, 1.0), torch.tensor([step, step + 1]), step)
     with pytest.raises(NonFiniteError, match=r"step 5 \(epoch 1\) in: ce") as caught:
@@ -79,9 +79,9 @@ def test_exhausted_memory_names_the_setting_that_fits(
     assert asked == [12, 6, 3]
     assert "12 images" in error.rule
     assert "Tried to allocate" in str(error.got)
-    assert "--train.accumulate 4:" in str(error.fix)
+    assert "--train.grad_accum_steps 4:" in str(error.fix)
     # The advice is right.
-    distill(world.config(tmp_path / "again", train__batch_size=12, train__accumulate=4), quiet=True)
+    distill(world.config(tmp_path / "again", train__batch_size=12, train__grad_accum_steps=4), quiet=True)
     assert asked[3:7] == [3, 3, 3, 3]
 
 
@@ -101,7 +101,7 @@ def test_other_errors_pass_by() -> None:
     def attempt(part: Batch) -> None:
         raise AssertionError("must not be tried")
 
-    memory_advice(RuntimeError("shapes do not match"), batch, 1, attempt)
+    raise_with_batch_size_advice(RuntimeError("shapes do not match"), batch, 1, attempt)
 
 
 def test_another_error_of_a_smaller_part_is_not_hidden() -> None:
@@ -111,4 +111,4 @@ def test_another_error_of_a_smaller_part_is_not_hidden() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        memory_advice(torch.OutOfMemoryError("out of memory"), batch, 1, attempt)
+        raise_with_batch_size_advice(torch.OutOfMemoryError("out of memory"), batch, 1, attempt)

@@ -20,18 +20,18 @@ from tests.fixtures import STEPS, World, command, one_thread
 
 EPOCHS = 3
 SAME = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.jsonl", "student/model.safetensors")
-OPTIMISERS: dict[str, dict[str, Any]] = {
-    "sgd": {"train__ema": 0.9, "optim__schedule": "cosine"},
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"train__ema_decay": 0.9, "optim__schedule": "cosine"},
     "adamw": {
-        "train__ema": 0.9,
+        "train__ema_decay": 0.9,
         "optim__name": "adamw",
         "optim__lr": 1e-3,
         "train__save_every": 1,
-        "views__mixup": 0.4,
+        "augment__mixup_alpha": 0.4,
     },
 }
 LONG: dict[str, Any] = {
-    "train__ema": 0.9,
+    "train__ema_decay": 0.9,
     "train__epochs": 30,
     "train__save_every": 1,
     "train__eval_every": 10,
@@ -41,9 +41,9 @@ LONG: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs that were never stopped."""
-    folders = {name: tmp_path_factory.mktemp(name) / "run" for name in OPTIMISERS}
+    folders = {name: tmp_path_factory.mktemp(name) / "run" for name in OPTIMIZERS}
     for name, folder in folders.items():
-        distill(world.config(folder, **OPTIMISERS[name]), quiet=True)
+        distill(world.config(folder, **OPTIMIZERS[name]), quiet=True)
     return folders
 
 
@@ -70,12 +70,12 @@ def assert_same(a: Path, b: Path) -> None:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("steps", [1, STEPS - 1, STEPS, STEPS + 2, EPOCHS * STEPS])
 def test_a_stopped_run_goes_on_bit_for_bit(
     world: World, whole: dict[str, Path], tmp_path: Path, name: str, steps: int
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMISERS[name])
+    config = world.config(tmp_path / "run", **OPTIMIZERS[name])
     with pytest.MonkeyPatch.context() as monkeypatch:
         stop_after(monkeypatch, steps)
         with pytest.raises(Interrupted):
@@ -94,17 +94,17 @@ def test_a_checkpoint_holds_all_that_the_comparison_is_about(whole: dict[str, Pa
         assert checkpoint.scalars["step"] == EPOCHS * STEPS
         trained = [key for key in checkpoint.part("task") if key.startswith("student.")]
         assert {f"average.{key.removeprefix('student.')}" for key in trained} <= checkpoint.tensors.keys()
-        assert {"memory.rows.student_ND", "memory.rows.target_ND", "memory.log_normalisers"} <= set(
+        assert {"memory.rows.student_ND", "memory.rows.target_ND", "memory.log_normalizers"} <= set(
             checkpoint.part("task")
         )
-        assert any(key.endswith(moment) for key in checkpoint.part("optimiser"))
+        assert any(key.endswith(moment) for key in checkpoint.part("optimizer"))
         assert set(checkpoint.part("sums")) == {"ce", "logits", "features"}
 
 
 def test_stopping_again_and_again_changes_nothing(
     world: World, whole: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMISERS["sgd"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["sgd"])
     for steps in (2, 3, 7, 8, 9):
         with pytest.MonkeyPatch.context() as monkeypatch:
             stop_after(monkeypatch, steps)
@@ -117,7 +117,7 @@ def test_stopping_again_and_again_changes_nothing(
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
     world: World, whole: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMISERS["adamw"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["adamw"])
     first = distill(config, quiet=True)
     again = distill(config, resume=True, quiet=True)
     assert_same(tmp_path / "run", whole["adamw"])
@@ -127,7 +127,7 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
 def test_a_crash_between_validation_and_its_checkpoint_is_undone(
     world: World, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMISERS["sgd"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["sgd"])
     save = Trainer.save
 
     def crash_in_second_epoch(self: Trainer) -> None:
@@ -148,7 +148,7 @@ def test_a_crash_between_validation_and_its_checkpoint_is_undone(
 def test_a_damaged_checkpoint_is_gone_round_with_a_warning(
     world: World, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMISERS["sgd"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["sgd"])
     with pytest.MonkeyPatch.context() as monkeypatch:
         stop_after(monkeypatch, 2 * STEPS + 1)
         with pytest.raises(Interrupted):

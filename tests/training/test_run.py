@@ -54,7 +54,7 @@ def test_another_seed_gives_others(world: World, plain: dict[str, bytes], tmp_pa
 
 
 def with_more_images(world: World, folder: Path, count: int = 24) -> dict[str, Any]:
-    """Settings of a run with unlabelled images, of which the CLIP outputs know as well."""
+    """Settings of a run with unlabeled images, of which the CLIP outputs know as well."""
     random = np.random.default_rng(8)
     (folder / "more").mkdir(parents=True)
     for number in range(count):
@@ -69,19 +69,19 @@ def with_more_images(world: World, folder: Path, count: int = 24) -> dict[str, A
     return {"data__unlabeled": str(folder / "more"), "clip__name": f"outputs:{folder / 'clip.npz'}"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"data__unlabeled_share": 0.5, "method__contrast": "shared"}])
-def test_unlabelled_images_are_learnt_from_and_interrupted_like_others(
+@pytest.mark.parametrize("changes", [{}, {"data__unlabeled_fraction": 0.5, "method__contrast": "shared"}])
+def test_unlabeled_images_are_learned_from_and_interrupted_like_others(
     world: World, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = with_more_images(world, tmp_path) | changes
-    whole = run(world, tmp_path / "whole", **chosen)
+    selected = with_more_images(world, tmp_path) | changes
+    whole = run(world, tmp_path / "whole", **selected)
     record = read_lines(tmp_path / "whole" / "metrics.jsonl")[-1]
     assert {"train/ce", "train/logits", "train/features"} <= record.keys()
-    # 36 labelled images and 24 more, in batches of 8.
+    # 36 labeled images and 24 more, in batches of 8.
     assert record["step"] == 2 * (60 // 8 if not changes else 36 // 4)
     assert run(world, tmp_path / "without")["metrics.jsonl"] != whole["metrics.jsonl"]
     stop_after(monkeypatch, 9)
-    config = world.config(tmp_path / "stopped", train__epochs=2, **chosen)
+    config = world.config(tmp_path / "stopped", train__epochs=2, **selected)
     with pytest.raises(Interrupted):
         distill(config, quiet=True)
     monkeypatch.undo()
@@ -89,19 +89,19 @@ def test_unlabelled_images_are_learnt_from_and_interrupted_like_others(
     assert all((tmp_path / "stopped" / name).read_bytes() == whole[name] for name in SAME)
 
 
-def test_the_controls_of_a_run_with_unlabelled_images(world: World, tmp_path: Path) -> None:
-    chosen = with_more_images(world, tmp_path)
+def test_the_controls_of_a_run_with_unlabeled_images(world: World, tmp_path: Path) -> None:
+    selected = with_more_images(world, tmp_path)
     for control in ("teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"):
-        config = world.config(tmp_path / control, fusion__control=control, train__epochs=1, **chosen)
+        config = world.config(tmp_path / control, fusion__control=control, train__epochs=1, **selected)
         parts = assemble(config, torch.device("cpu"))
         assert parts.fusion is not None
         (batch,) = parts.stores["train"].batches([torch.tensor([0, 40, 50])])
-        views = parts.recipe.draw(0, 0, batch.index_B)
+        views = parts.augmentation.draw(0, 0, batch.index_B)
         target = parts.fusion([teacher.outputs(batch, views) for teacher in parts.teachers], batch.labels_B)
         assert bool(target.logits_BC.isfinite().all()), control
 
 
-def test_an_unlabelled_image_of_the_test_split_is_refused(world: World, tmp_path: Path) -> None:
+def test_an_unlabeled_image_of_the_test_split_is_refused(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "x.png").write_bytes((world.images / "test" / "bee" / "1.png").read_bytes())
@@ -113,7 +113,7 @@ def test_an_unlabelled_image_of_the_test_split_is_refused(world: World, tmp_path
 def test_streaming_and_workers_change_no_bit(
     world: World, plain: dict[str, bytes], tmp_path: Path, workers: int
 ) -> None:
-    assert run(world, tmp_path / "run", data__resident_gb=0, train__workers=workers) == plain
+    assert run(world, tmp_path / "run", data__in_memory_gb=0, train__workers=workers) == plain
 
 
 def test_threads_that_decode_change_no_bit(world: World, plain: dict[str, bytes], tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def weights(out: Path, part: str = "task") -> dict[str, Tensor]:
 
 
 def test_accumulation_is_exact_up_to_rounding_where_images_do_not_meet(world: World, tmp_path: Path) -> None:
-    # Batch normalisation mixes a part's images and the contrastive term draws anew for each part, so the
+    # Batch normalization mixes a part's images and the contrastive term draws anew for each part, so the
     # equality is one of networks without the first and of methods without the second.
-    fixed = {"student__name": "tests.fixtures:PlainNet", "method__variant": "l", "optim__clip_grad": 1.0}
+    fixed = {"student__name": "tests.fixtures:PlainNet", "method__variant": "l", "optim__max_grad_norm": 1.0}
     for parts in (1, 2, 3):
-        run(world, tmp_path / str(parts), train__accumulate=parts, **fixed)
+        run(world, tmp_path / str(parts), train__grad_accum_steps=parts, **fixed)
     whole = weights(tmp_path / "1")
     for parts in (2, 3):
         for name, tensor in weights(tmp_path / str(parts)).items():
@@ -141,7 +141,7 @@ def test_accumulation_is_exact_up_to_rounding_where_images_do_not_meet(world: Wo
 
 
 def test_accumulation_runs_with_everything_on(world: World, plain: dict[str, bytes], tmp_path: Path) -> None:
-    files = run(world, tmp_path / "run", train__accumulate=2, train__ema=0.9)
+    files = run(world, tmp_path / "run", train__grad_accum_steps=2, train__ema_decay=0.9)
     assert files["student/model.safetensors"] != plain["student/model.safetensors"]
     assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run").values())
     # Each image's rows move once an epoch, in whichever part it was.
@@ -176,7 +176,7 @@ def test_training_learns_and_says_so(world: World, tmp_path: Path) -> None:
         f"local-dir:{world.teacher}",
         "CLIP outputs",
         "target",
-        "signal_nats",
+        "target_shift_nats",
         "control_multiplier",
     }
     assert len(list((tmp_path / "run" / "events").rglob("events.out.tfevents.*"))) >= 1
@@ -197,7 +197,7 @@ def test_validation_and_the_best_checkpoint_follow_eval_every(world: World, tmp_
         {"method__name": "kd", "clip__name": None},
         {"method__variant": "l"},
         {"method__variant": "f", "fusion__preset": "paper"},
-        {"teacher__name": None, "fusion__alpha": 0, "fusion__lam": 0},
+        {"teacher__name": None, "fusion__alpha": 0, "fusion__feature_alpha": 0},
     ],
     ids=["ce", "kd", "l", "f", "clip alone"],
 )

@@ -81,7 +81,7 @@ def test_resume_with_overwrite_is_refused_before_anything_is_lost(tmp_path: Path
     [
         ({"optim.lr": 0.25}, "optim.lr 0.25 where the run has 0.05"),
         # A setting that was unset is no line of the saved file.
-        ({"train.ema": 0.5}, "train.ema 0.5 where the run has None"),
+        ({"train.ema_decay": 0.5}, "train.ema_decay 0.5 where the run has None"),
         ({"student.name": "resnet34", "train.seed": 1}, "student.name resnet34 where the run has resnet18"),
     ],
 )

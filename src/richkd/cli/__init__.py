@@ -12,10 +12,10 @@ from cyclopts.exceptions import CycloptsError
 from rich.console import Console
 from rich.table import Table
 
-from richkd.cli.bank import bank
+from richkd.cli.cache import cache
 from richkd.cli.evaluate import evaluate
 from richkd.cli.options import (
-    Bank,
+    Augmentation,
     Clip,
     Data,
     Epochs,
@@ -23,11 +23,11 @@ from richkd.cli.options import (
     Out,
     Overrides,
     Overwrite,
-    Recipe,
     Resume,
     Seed,
     Student,
     Teacher,
+    TeacherCache,
     TeacherWeights,
     Unlabeled,
     config_of,
@@ -44,7 +44,7 @@ app = App(
     version_flags=["--version"],
 )
 
-app.command(bank)
+app.command(cache)
 app.command(evaluate)
 app.command(report)
 app.command(probe)
@@ -59,14 +59,14 @@ def distill(
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
     unlabeled: Unlabeled = None,
-    bank: Bank = None,
+    teacher_cache: TeacherCache = None,
     method: Method = None,
     variant: Annotated[str | None, Parameter(help="richkd: l, f or lf (default)")] = None,
     preset: Annotated[str | None, Parameter(help="fusion: default, paper or as-released")] = None,
     epochs: Epochs = None,
     seed: Seed = None,
     out: Out = None,
-    config: Recipe = None,
+    config: Augmentation = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -86,7 +86,7 @@ def distill(
         "teacher-weights": teacher_weights,
         "clip": clip,
         "unlabeled": unlabeled,
-        "bank": bank,
+        "teacher-cache": teacher_cache,
         "method": method,
         "variant": variant,
         "preset": preset,
@@ -110,14 +110,14 @@ def teach(
     epochs: Epochs = None,
     seed: Seed = None,
     out: Out = None,
-    config: Recipe = None,
+    config: Augmentation = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a teacher from labels alone: the same loop with plain cross-entropy.
 
     The result serves as --teacher local-dir:OUT/student; that of --folds K as --teacher folds:OUT, where
-    each image is answered by the teacher that has not learnt from it. Settings of the model are those of
+    each image is answered by the teacher that has not learned from it. Settings of the model are those of
     --student.*.
 
     For example:
@@ -145,9 +145,9 @@ def check(
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
     unlabeled: Unlabeled = None,
-    bank: Bank = None,
+    teacher_cache: TeacherCache = None,
     method: Method = None,
-    config: Recipe = None,
+    config: Augmentation = None,
 ) -> None:
     """Open and try everything a run needs, without training, and print the plan.
 
@@ -168,7 +168,7 @@ def check(
         "teacher-weights": teacher_weights,
         "clip": clip,
         "unlabeled": unlabeled,
-        "bank": bank,
+        "teacher-cache": teacher_cache,
         "method": method,
     }
     check_run(config_of(config, options, overrides), Console(highlight=False))

@@ -24,7 +24,7 @@ def evaluate(
     weights: Annotated[Path | None, Parameter(help="checkpoint of the only MODEL, a name")] = None,
     split: Annotated[str, Parameter(help="train, val, test or calibration")] = "test",
     label_column: Annotated[str | None, Parameter(help="column of the labels")] = None,
-    held_out_of_test: Annotated[
+    test_calibration_fraction: Annotated[
         float | None, Parameter(help="share of test that runs were fitted on (a run's own is known)")
     ] = None,
     hierarchy: Annotated[Path | None, Parameter(help="file {superclass: [class, …]}")] = None,
@@ -60,24 +60,24 @@ def evaluate(
 
     if not models:
         raise ConfigError("Name what to evaluate", got="no model", fix="richkd evaluate RUN --data DATA")
-    found = evaluate_models(
+    result = evaluate_models(
         models,
         data,
         weights=weights,
         split=split,
         label_column=label_column,
-        held_out_of_test=held_out_of_test,
+        test_calibration_fraction=test_calibration_fraction,
         hierarchy=hierarchy,
         teachers=teachers,
         corruptions=chosen_corruptions(test=corruptions, validation=validation_corruptions),
         published=cifar_c,
         shifts=shifts_of(shift or []),
-        say=lambda message: print(message, file=sys.stderr, flush=True),
+        log=lambda message: print(message, file=sys.stderr, flush=True),
     ).evaluation
     if json:
-        print(json_module.dumps(found.to_dict()))
+        print(json_module.dumps(result.to_dict()))
         return
-    _print(found, f"{data}, {found.judgements[0].own.n:,} images of {split}")
+    _print(result, f"{data}, {result.model_reports[0].own.n:,} images of {split}")
 
 
 def shifts_of(words: list[str]) -> dict[str, str]:
@@ -93,20 +93,20 @@ def shifts_of(words: list[str]) -> dict[str, str]:
     return named
 
 
-def _print(found: Evaluation, title: str) -> None:
+def _print(result: Evaluation, title: str) -> None:
     from rich.console import Console
 
     # Piped, a table is as wide as it needs to be.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     tables = (
-        _accuracy(found, title),
-        _confidence(found),
-        _meaning(found),
-        _pairs(found),
-        _followed(found),
-        _corrupted(found),
-        _shifted(found),
-        _costs(found),
+        _accuracy(result, title),
+        _confidence(result),
+        _meaning(result),
+        _pairs(result),
+        _followed(result),
+        _corrupted(result),
+        _shifted(result),
+        _costs(result),
     )
     for table in tables:
         if table.row_count:
@@ -124,14 +124,16 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _accuracy(found: Evaluation, title: str) -> Table:
+def _accuracy(result: Evaluation, title: str) -> Table:
     table = _table(title, "top-1", "95 %", "top-5", "NLL", "ECE", "95 %", "adaptive", "MCE", "Brier")
-    for judgement in found.judgements:
-        rows = [(judgement.name, judgement.own, "ece", 0)]
-        if judgement.temperature != 1.0:
-            rows.append((f"  at T = {judgement.temperature:.3f}", judgement.calibrated, "calibrated ece", 1))
+    for model_report in result.model_reports:
+        rows = [(model_report.name, model_report.own, "ece", 0)]
+        if model_report.temperature != 1.0:
+            rows.append(
+                (f"  at T = {model_report.temperature:.3f}", model_report.calibrated, "calibrated ece", 1)
+            )
         for name, figures, key, calibrated in rows:
-            top1, ece = judgement.intervals["top1"], judgement.intervals[key]
+            top1, ece = model_report.intervals["top1"], model_report.intervals[key]
             table.add_row(
                 name,
                 f"{figures.top1:.2%}",
@@ -140,26 +142,26 @@ def _accuracy(found: Evaluation, title: str) -> Table:
                 f"{figures.nll:.4f}",
                 f"{figures.ece:.4f}",
                 f"{ece.low:.3f}–{ece.high:.3f}",
-                f"{judgement.adaptive_ece[calibrated]:.4f}",
-                f"{judgement.reliability[calibrated].mce:.4f}",
+                f"{model_report.adaptive_ece[calibrated]:.4f}",
+                f"{model_report.reliability[calibrated].mce:.4f}",
                 f"{figures.brier:.4f}",
             )
     return table
 
 
-def _confidence(found: Evaluation) -> Table:
+def _confidence(result: Evaluation) -> Table:
     from richkd.metrics.confidence import COVERAGES
 
     surest = [f"wrong in surest {coverage:.0%}" for coverage in COVERAGES]
     table = _table("confidence, calibrated", "right > 0.7", "wrong > 0.7", *surest, "AURC", "AUGRC")
-    for judgement in found.judgements:
-        row = judgement.confidence
+    for model_report in result.model_reports:
+        row = model_report.confidence
         shares = [f"{share:.1%}" for share in (*row.calibrated, *row.wrong_at)]
-        table.add_row(judgement.name, *shares, f"{row.aurc:.4f}", f"{row.augrc:.4f}")
+        table.add_row(model_report.name, *shares, f"{row.aurc:.4f}", f"{row.augrc:.4f}")
     return table
 
 
-def _meaning(found: Evaluation) -> Table:
+def _meaning(result: Evaluation) -> Table:
     columns = (
         "superclass AUROC",
         "95 %",
@@ -170,11 +172,11 @@ def _meaning(found: Evaluation) -> Table:
         "Mantel ρ",
     )
     table = _table("wrong classes, calibrated", *columns)
-    for judgement in found.judgements:
-        row = judgement.semantics
+    for model_report in result.model_reports:
+        row = model_report.semantics
         if row is not None:
             table.add_row(
-                judgement.name,
+                model_report.name,
                 _estimate(row.superclass_auroc),
                 _range(row.superclass_auroc, 3),
                 _estimate(row.superclass_mass),
@@ -196,9 +198,9 @@ def _range(interval: Interval | None, digits: int, scale: float = 1) -> str:
     return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
 
 
-def _pairs(found: Evaluation) -> Table:
-    table = _table(f"less {found.judgements[0].name}", "top-1", "95 %", "NLL", "95 %", "McNemar's p")
-    for pair in found.comparisons:
+def _pairs(result: Evaluation) -> Table:
+    table = _table(f"less {result.model_reports[0].name}", "top-1", "95 %", "NLL", "95 %", "McNemar's p")
+    for pair in result.comparisons:
         table.add_row(
             pair.b,
             f"{100 * pair.top1.estimate:+.2f}",
@@ -210,22 +212,22 @@ def _pairs(found: Evaluation) -> Table:
     return table
 
 
-def _followed(found: Evaluation) -> Table:
+def _followed(result: Evaluation) -> Table:
     table = _table("how closely it follows", "same answer", "KL, nats", "CKA of features")
-    for model, rows in found.fidelity.items():
+    for model, rows in result.fidelity.items():
         for row in rows:
             likeness = "" if row.cka is None else f"{row.cka:.3f}"
             table.add_row(f"{model} → {row.name}", f"{row.agreement:.2%}", f"{row.kl:.4f}", likeness)
     return table
 
 
-def _corrupted(found: Evaluation) -> Table:
+def _corrupted(result: Evaluation) -> Table:
     from richkd.evaluate.corruptions.corrupt import GROUPS
 
-    source = found.robustness[0].source if found.robustness else ""
+    source = result.robustness[0].source if result.robustness else ""
     columns = ("clean", "wrong", "95 %", *GROUPS, "mCE", "relative", "ECE clean", "ECE")
     table = _table(f"share of wrong answers on images that are {source}", *columns)
-    for row in found.robustness:
+    for row in result.robustness:
         by_group = [row.group_error(group) for group in GROUPS]
         beside = (row.mce, row.relative_mce)
         table.add_row(
@@ -241,10 +243,10 @@ def _corrupted(found: Evaluation) -> Table:
     return table
 
 
-def _shifted(found: Evaluation) -> Table:
+def _shifted(result: Evaluation) -> Table:
     columns = ("images", "classes", "top-1", "95 %", "at home", "95 %", "ECE", "at home")
     table = _table("other pictures of the same classes", *columns)
-    for row in found.shifts:
+    for row in result.shifts:
         home = row.home_accuracy
         table.add_row(
             f"{row.name} on {row.shift}",
@@ -260,12 +262,12 @@ def _shifted(found: Evaluation) -> Table:
     return table
 
 
-def _costs(found: Evaluation) -> Table:
+def _costs(result: Evaluation) -> Table:
     from richkd.metrics.cost import BATCHES
 
     times = [f"ms, batch {batch}" for batch in BATCHES]
     table = _table("cost here", "parameters", "MFLOPs an image", "MB", "MB at work", *times)
-    for name, cost in found.costs.items():
+    for name, cost in result.costs.items():
         milliseconds = [f"{cost.milliseconds[batch]:.1f}" for batch in BATCHES]
         size = (
             f"{cost.parameters:,}",

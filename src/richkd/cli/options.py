@@ -13,13 +13,15 @@ from richkd.config.loading import dotted_overrides, load_config
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 
-Recipe = Annotated[Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")]
+Augmentation = Annotated[
+    Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")
+]
 Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]
 Student = Annotated[str | None, Parameter(help="timm name or package.module:callable")]
 Teacher = Annotated[
     list[str] | None,
     Parameter(
-        help="the big classifier: timm name, local-dir:FOLDER, callable, folds:FOLDER or bank:NAME; "
+        help="the big classifier: timm name, local-dir:FOLDER, callable, folds:FOLDER or cache:NAME; "
         "given again, a further one",
         negative="",
     ),
@@ -30,7 +32,9 @@ TeacherWeights = Annotated[
 ]
 Unlabeled = Annotated[str | None, Parameter(help="further images to learn from, without labels")]
 Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
-Bank = Annotated[Path | None, Parameter(help="folder where teachers' outputs are kept and read again")]
+TeacherCache = Annotated[
+    Path | None, Parameter(help="folder where teachers' outputs are kept and read again")
+]
 Method = Annotated[str | None, Parameter(help="richkd (default), kd or ce")]
 Epochs = Annotated[int | None, Parameter(help="passes over the training images")]
 Seed = Annotated[int | None, Parameter(help="everything random is a function of it and the step")]
@@ -46,7 +50,7 @@ DOTTED = {
     "weights": "student.weights",
     "unlabeled": "data.unlabeled",
     "clip": "clip.name",
-    "bank": "bank.folder",
+    "teacher-cache": "cache.dir",
     "method": "method.name",
     "variant": "method.variant",
     "preset": "fusion.preset",
@@ -64,9 +68,9 @@ def config_of(recipe: Path | None, options: Mapping[str, Any], overrides: Iterab
             told to belong to a teacher.
     """
     own = {option: value for option, value in options.items() if value is not None}
-    chosen = _teachers(own.pop("teacher", []), own.pop("teacher-weights", []))
-    chosen |= {DOTTED[option]: value for option, value in own.items()}
-    return load_config(recipe, chosen | dotted_overrides(list(overrides), options))
+    selected = _teachers(own.pop("teacher", []), own.pop("teacher-weights", []))
+    selected |= {DOTTED[option]: value for option, value in own.items()}
+    return load_config(recipe, selected | dotted_overrides(list(overrides), options))
 
 
 def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
@@ -77,13 +81,13 @@ def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
             got=f"{len(names)} of --teacher, {len(weights)} of --teacher-weights",
             fix="give as many, in one order, or put the teachers into a recipe.",
         )
-    chosen: dict[str, Any] = {}
+    selected: dict[str, Any] = {}
     if names:
-        chosen["teacher.name"] = names[0]
+        selected["teacher.name"] = names[0]
     if weights:
-        chosen["teacher.weights"] = str(weights[0])
+        selected["teacher.weights"] = str(weights[0])
     if len(names) > 1:
         files = list(map(str, weights)) or itertools.repeat(None)
         pairs = itertools.islice(zip(names, files, strict=False), 1, None)
-        chosen["more_teachers"] = [{"name": name, "weights": file} for name, file in pairs]
-    return chosen
+        selected["more_teachers"] = [{"name": name, "weights": file} for name, file in pairs]
+    return selected

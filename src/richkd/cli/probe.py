@@ -8,14 +8,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.options import (
-    Bank,
+    Augmentation,
     Clip,
     Data,
     Overrides,
-    Recipe,
     Seed,
     Student,
     Teacher,
+    TeacherCache,
     TeacherWeights,
     Unlabeled,
     config_of,
@@ -29,11 +29,11 @@ def probe(
     teacher: Teacher = None,
     teacher_weights: TeacherWeights = None,
     clip: Clip = None,
-    bank: Bank = None,
+    teacher_cache: TeacherCache = None,
     seed: Seed = None,
     unlabeled: Unlabeled = None,
     out: Annotated[Path | None, Parameter(help="folder for probe.html, a page, and probe.json")] = None,
-    config: Recipe = None,
+    config: Augmentation = None,
 ) -> None:
     """Say before any training whether CLIP will make a better teacher of your classes.
 
@@ -50,7 +50,7 @@ def probe(
 
     from richkd.pipeline.assemble import assemble
     from richkd.reporting.probe.page import write_probe
-    from richkd.reporting.probe.probe import probe as compare
+    from richkd.reporting.probe.probe import run_probe
     from richkd.reporting.probe.terminal import print_probe
 
     options = {
@@ -60,7 +60,7 @@ def probe(
         "teacher-weights": teacher_weights,
         "clip": clip,
         "unlabeled": unlabeled,
-        "bank": bank,
+        "teacher-cache": teacher_cache,
         "seed": seed,
         # All presets are compared; this one costs nothing to assemble.
         "method": "richkd",
@@ -69,11 +69,11 @@ def probe(
     }
     console = Console(highlight=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = config_of(config, options, overrides)
-    parts = assemble(chosen, device, lambda line: console.print(line, markup=False, soft_wrap=True))
-    found = compare(parts)
-    parts.flush_banks()
-    print_probe(found, console)
+    selected = config_of(config, options, overrides)
+    parts = assemble(selected, device, lambda line: console.print(line, markup=False, soft_wrap=True))
+    result = run_probe(parts)
+    parts.flush_caches()
+    print_probe(result, console)
     if out is not None:
-        page = write_probe(found, out, Path(chosen.data.path).name)
+        page = write_probe(result, out, Path(selected.data.path).name)
         console.print(f"page: {page}", markup=False, soft_wrap=True)

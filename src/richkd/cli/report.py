@@ -39,16 +39,16 @@ def report(
 
     if not runs:
         raise ConfigError("Name what to report on", got="no run", fix="richkd report RUN")
-    found = collect(
+    result = collect(
         runs,
         split=split,
         hierarchy=hierarchy,
         corruptions=chosen_corruptions(test=corruptions, validation=False),
         published=cifar_c,
         shifts=shifts_of(shift or []),
-        say=lambda message: print(message, file=sys.stderr, flush=True),
+        log=lambda message: print(message, file=sys.stderr, flush=True),
     )
-    page = write_report(found, Path(runs[0]) / "report" if out is None else out)
-    for sentence in sentences(found):
+    page = write_report(result, Path(runs[0]) / "report" if out is None else out)
+    for sentence in sentences(result):
         print(sentence)
     print(f"page: {page}")

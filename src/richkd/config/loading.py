@@ -53,7 +53,7 @@ def load_config(recipe: Path | None = None, overrides: Mapping[str, Any] | None 
 
 
 def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict[str, str]:
-    """Read ``--optim.lr 0.1 --views.flip=false`` into ``{"optim.lr": "0.1", "views.flip": "false"}``.
+    """Read ``--optim.lr 0.1 --augment.flip=false`` into ``{"optim.lr": "0.1", "augment.flip": "false"}``.
 
     ``options`` are a command's own, which a mistyped name may have meant.
 

@@ -27,46 +27,46 @@ class DataConfig(Section):
         0.2, ge=0, lt=1, description="share kept for test where data have no test split"
     )
     calibration: Path | None = Field(None, description="held-out images that no model was trained on")
-    held_out_of_test: float = Field(
+    test_calibration_fraction: float = Field(
         0.0, ge=0, lt=1, description="share of test to fit on instead, left out of every evaluation"
     )
-    leave_out: tuple[int, int] | None = Field(
+    exclude_fold: tuple[int, int] | None = Field(
         None, description="fold J of K of train that a teacher does not learn from"
     )
     unlabeled: str | None = Field(None, description="further training images, without labels")
-    unlabeled_share: float | None = Field(
-        None, gt=0, lt=1, description="share of each batch that is unlabelled (default: as they come)"
+    unlabeled_fraction: float | None = Field(
+        None, gt=0, lt=1, description="share of each batch that is unlabeled (default: as they come)"
     )
     size: int | None = Field(
         None, ge=4, description="pixels of the square source images (default: the student's)"
     )
-    resident_gb: float = Field(
+    in_memory_gb: float = Field(
         4.0, ge=0, description="decode once into memory up to this size, stream above it"
     )
 
 
-class ViewConfig(Section):
-    recipe: Literal["crop-flip", "random-resized-crop", "clean"] = Field(
+class AugmentConfig(Section):
+    policy: Literal["crop-flip", "random-resized-crop", "clean"] = Field(
         "crop-flip", description="how training images are augmented"
     )
     pad: int | None = Field(None, ge=0, description="crop-flip: black border in pixels (default: size / 8)")
     flip: bool = Field(True, description="mirror half of the views; wrong for digits, text or signs")
     scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: share of the area")
     ratio: tuple[float, float] = Field((0.75, 1.333), description="random-resized-crop: width ÷ height")
-    colour: float = Field(0.0, ge=0, lt=1, description="random-resized-crop: strength of colour jitter")
-    mixup: float = Field(
+    color_jitter: float = Field(0.0, ge=0, lt=1, description="random-resized-crop: strength of color jitter")
+    mixup_alpha: float = Field(
         0.0, ge=0, description="blend pairs of images and their targets, shares from Beta(m, m); 0: do not"
     )
-    cycle: int | None = Field(
+    num_views: int | None = Field(
         None,
         ge=1,
-        description="random-resized-crop: epochs after which views repeat, so that a bank can hold them",
+        description="random-resized-crop: epochs after which views repeat, so that a cache can hold them",
     )
 
 
 class ModelConfig(Section):
     name: str = Field(
-        description="timm name, local-dir:FOLDER, or package.module:callable; a teacher: also bank:NAME"
+        description="timm name, local-dir:FOLDER, or package.module:callable; a teacher: also cache:NAME"
     )
     weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
     pretrained: bool = Field(False, description="load timm's pretrained weights for the name")
@@ -83,7 +83,7 @@ class ClipConfig(Section):
     name: str = Field(description="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE computed elsewhere")
     prompts: str = Field("paper", description="simple, paper (12), openai (80), or a file of templates")
     class_prompts: Path | None = Field(None, description="YAML file with prompts of single classes")
-    class_names: Path | None = Field(None, description="YAML file with names that CLIP is to read instead")
+    rename_classes: Path | None = Field(None, description="YAML file with names that CLIP is to read instead")
     prompt_weights: str = Field(
         "equal", description="equal, fitted on held-out images, or a YAML file {template: weight}"
     )
@@ -92,11 +92,11 @@ class ClipConfig(Section):
     )
 
 
-class BankConfig(Section):
-    folder: Path | None = Field(
+class CacheConfig(Section):
+    dir: Path | None = Field(
         None, description="folder where teachers' outputs are kept (default: computed at each step)"
     )
-    top: int | None = Field(
+    top_k: int | None = Field(
         None, ge=1, description="keep only the largest logits, and the mass of the others"
     )
 
@@ -106,29 +106,31 @@ class FusionConfig(Section):
         "default",
         description="default is fitted on held-out images; paper is ×100, α 0.7; as-released raw",
     )
-    scale: Literal["raw", "logit-scale", "zscore", "calibrated"] | None = Field(
-        None, description="how experts are brought to one scale (default: the preset's)"
+    scale: Literal["raw", "logit-scale", "zscore", "temperature"] | None = Field(
+        None, description="how teachers are brought to one scale (default: the preset's)"
     )
     mixing: (
-        Literal["alpha", "simplex", "log-pool", "linear", "gate", "confidence", "per-class", "chosen"] | None
-    ) = Field(None, description="how experts on one scale are mixed (default: the preset's)")
+        Literal["alpha", "simplex", "log-pool", "linear", "gate", "confidence", "per-class", "auto"] | None
+    ) = Field(None, description="how teachers on one scale are mixed (default: the preset's)")
     alpha: float | None = Field(None, ge=0, le=1, description="weight α of the vision teacher's logits")
-    lam: float | None = Field(None, ge=0, le=1, description="weight λ of the vision teacher's features")
-    features: Literal["raw", "standardised", "isotropic"] = Field(
+    feature_alpha: float | None = Field(
+        None, ge=0, le=1, description="weight λ of the vision teacher's features"
+    )
+    features: Literal["raw", "standardized", "phi-s"] = Field(
         "raw", description="scale of features before they are embedded: own, each dimension's, or one"
     )
     control: Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"] | None = (
         Field(None, description="replace what CLIP knows of the image, and keep all else")
     )
-    distrust: float = Field(
+    ood_quantile: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="share of held-out images as strange to an expert as it takes for it to count less on an "
-        "unlabelled one; 0: it always counts in full",
+        description="share of held-out images as strange to a teacher as it takes for it to count less on an "
+        "unlabeled one; 0: it always counts in full",
     )
     weights: tuple[float, ...] | None = Field(
-        None, description="multiplier of each expert's logits (teacher, CLIP); overrules α and scale"
+        None, description="multiplier of each teacher's logits (teacher, CLIP); overrules α and scale"
     )
 
 
@@ -151,7 +153,7 @@ class MethodConfig(Section):
 
 
 class OptimConfig(Section):
-    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
     lr: float = Field(0.05, gt=0, description="peak learning rate, for the whole batch")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
@@ -161,13 +163,15 @@ class OptimConfig(Section):
     )
     gamma: float = Field(0.1, gt=0, le=1, description="step: factor at each milestone")
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up at the start")
-    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    max_grad_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
 
 
 class TrainConfig(Section):
     epochs: int = Field(240, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=2, description="images in a step, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts that a step's batch is computed in, to save memory")
+    grad_accum_steps: int = Field(
+        1, ge=1, description="parts that a step's batch is computed in, to save memory"
+    )
     seed: int = Field(0, ge=0, description="everything random is a function of this and the step")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it"
@@ -177,7 +181,7 @@ class TrainConfig(Section):
         "auto", description="compile the student; auto: where the run is long enough to repay it"
     )
     compile_teacher: bool = Field(False, description="compile the frozen teacher; pays in long runs")
-    ema: float | None = Field(
+    ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of an average of weights, which is then kept"
     )
     eval_every: int = Field(1, ge=1, description="epochs between validations")
@@ -198,8 +202,8 @@ class Config(Section):
         (), description="further vision teachers, each as a teacher: {name: …, weights: …}"
     )
     clip: ClipConfig | None = None
-    bank: BankConfig = BankConfig()
-    views: ViewConfig = ViewConfig()
+    cache: CacheConfig = CacheConfig()
+    augment: AugmentConfig = AugmentConfig()
     fusion: FusionConfig = FusionConfig()
     method: MethodConfig = MethodConfig()
     optim: OptimConfig = OptimConfig()

@@ -39,7 +39,7 @@ class ClipError(RichKDError):
     """A CLIP model, its prompts or its stored outputs cannot be used."""
 
 
-class BankError(RichKDError):
+class CacheError(RichKDError):
     """Stored outputs of a teacher that cannot be used, or cannot be kept."""
 
 

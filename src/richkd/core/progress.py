@@ -45,7 +45,7 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self.console.print(message, markup=False, soft_wrap=True)
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
@@ -81,16 +81,16 @@ class Progress:
         if "val/top1" in record:
             parts.append(f"val {record['val/top1']:.2%}")
         parts += [f"{speed:,.0f} images/s", f"{_clock(left)} left"]
-        self.say(f"{self._title}  " + "  ".join(parts))
+        self.log(f"{self._title}  " + "  ".join(parts))
         return {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
 
     def say_summary(self, summary: Mapping[str, Any]) -> None:
         for name, figures in summary["splits"].items():
-            self.say(
+            self.log(
                 f"{name}: top-1 {figures['top1']:.2%}  NLL {figures['nll']:.4f}  ECE {figures['ece']:.4f}"
                 f"  ({figures['n']:,} images)"
             )
-        self.say(f"student: {summary['student_folder']} ({summary['seconds']:,} s)")
+        self.log(f"student: {summary['student_folder']} ({summary['seconds']:,} s)")
 
 
 def _clock(seconds: float) -> str:

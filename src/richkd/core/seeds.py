@@ -20,7 +20,7 @@ def splitmix64(state: int) -> int:
     """One output in [0, 2⁶⁴) of the SplitMix64 generator whose state is ``state`` modulo 2⁶⁴.
 
     A bijection of 64-bit words in which each input bit flips about half of the output bits, so that
-    neighbouring states (step 7, step 8) give unrelated words. Source: Steele, Lea and Flood, "Fast
+    neighboring states (step 7, step 8) give unrelated words. Source: Steele, Lea and Flood, "Fast
     splittable pseudorandom number generators", OOPSLA 2014.
     """
     word = (state + _GOLDEN) & _MASK

@@ -6,10 +6,10 @@ Tensors are named with a suffix that spells their shape, one letter for each dim
     C  classes                      D  width of a shared embedding
     H  height in pixels             K  contrastive negatives for each image
     W  width in pixels              N  images in a data set
-    P  prompts of a class           M  experts that are fused
+    P  prompts of a class           M  teachers that are fused
     L  tokens of a prompt
 
-So ``logits_BC`` has a row of class logits for each image, and ``pixels_BHWC`` is a batch of colour
+So ``logits_BC`` has a row of class logits for each image, and ``pixels_BHWC`` is a batch of color
 images whose last ``C`` holds the three channels.
 """
 
@@ -59,22 +59,22 @@ class Output:
 
 @dataclass(frozen=True)
 class Target:
-    """What the student is to learn: the fused logits, and the experts whose features are to be fused.
+    """What the student is to learn: the fused logits, and the teachers whose features are to be fused.
 
-    Features are fused after trained projections to one width, so the target carries the experts'
+    Features are fused after trained projections to one width, so the target carries the teachers'
     own features with the weight of each; ``feature_weights`` sums to one. ``weight_B``, where there is
     one, says how far the fused logits are to be believed of each image, from 0 to 1.
     """
 
     logits_BC: Tensor
-    experts: tuple[Output, ...]
+    teachers: tuple[Output, ...]
     feature_weights: tuple[float, ...]
     weight_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Named, weighted loss terms; their sum is minimised.
+    """Named, weighted loss terms; their sum is argmin_lbfgs.
 
     ``memory`` holds embedded rows that a method's state keeps for later batches, by name; the trainer
     hands them back to that state after the step without knowing what they are.

@@ -126,16 +126,16 @@ def open_store(
     split: Split,
     size: int,
     *,
-    resident_gb: float = 4.0,
+    in_memory_gb: float = 4.0,
     workers: int = 2,
     device: torch.device | None = None,
 ) -> Store:
-    """The split's images at ``size`` pixels: resident on a device up to ``resident_gb`` GiB, streamed above.
+    """The split's images at ``size`` pixels: resident on a device up to ``in_memory_gb`` GiB, streamed above.
 
     Raises:
         DataError: naming images that cannot be read (resident stores find all of them at once).
     """
-    if len(split) * size * size * 3 <= resident_gb * BYTES_PER_GB:
+    if len(split) * size * size * 3 <= in_memory_gb * BYTES_PER_GB:
         return Resident(split, size, decode_all(split, size, workers=workers).to(device))
     return Streamed(split, size, workers)
 

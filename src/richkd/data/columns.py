@@ -123,16 +123,16 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
     where = f"label column '{column}' of {where}"
     if isinstance(feature, datasets.ClassLabel):
         names = tuple(feature.names)
-        unlabelled = sum(value is None or not 0 <= value < len(names) for value in values)
+        unlabeled = sum(value is None or not 0 <= value < len(names) for value in values)
     elif isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype):
-        unlabelled = sum(value is None for value in values)
+        unlabeled = sum(value is None for value in values)
     else:
         raise DataError(
             f"The {where} must hold classes", got=str(feature), fix="name it with --data.label_column."
         )
-    if unlabelled:
+    if unlabeled:
         rule = f"Every image must have a class: {where}"
-        raise DataError(rule, got=f"{unlabelled} of {len(values)} without one", fix="take these rows out.")
+        raise DataError(rule, got=f"{unlabeled} of {len(values)} without one", fix="take these rows out.")
     if not isinstance(feature, datasets.ClassLabel):
         present = sorted(set(values))
         position = {value: place for place, value in enumerate(present)}

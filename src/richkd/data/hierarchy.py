@@ -43,13 +43,13 @@ def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
         ClassError: the file cannot be read, or has another form; a superclass without classes; a class that
             is unknown, twice or missing.
     """
-    found = parse_file(path, ClassError, "The hierarchy", "{superclass: [class, …]}")
+    result = parse_file(path, ClassError, "The hierarchy", "{superclass: [class, …]}")
     form = "write superclass: [class, class, …] for each."
-    if not isinstance(found, dict) or not found:
-        raise ClassError(f"{path} must map superclasses to classes", got=repr(found)[:80], fix=form)
+    if not isinstance(result, dict) or not result:
+        raise ClassError(f"{path} must map superclasses to classes", got=repr(result)[:80], fix=form)
     place_of = {clean_name(name): place for place, name in enumerate(class_names)}
     owner: dict[int, int] = {}
-    for number, (superclass, members) in enumerate(found.items()):
+    for number, (superclass, members) in enumerate(result.items()):
         if not isinstance(members, list) or not members:
             raise ClassError(
                 f"Superclass '{superclass}' of {path} must list its classes", got=repr(members), fix=form
@@ -63,7 +63,7 @@ def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
                     fix=nearest(str(member), class_names),
                 )
             if place in owner:
-                first = list(found)[owner[place]]
+                first = list(result)[owner[place]]
                 raise ClassError(
                     f"A class belongs to one superclass: '{class_names[place]}' of {path} has two",
                     got=f"'{first}' and '{superclass}'",
@@ -77,4 +77,4 @@ def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
             got=f"{len(missing)} in none, first '{missing[0]}'",
             fix="add them.",
         )
-    return Hierarchy(tuple(map(str, found)), tuple(owner[place] for place in range(len(class_names))))
+    return Hierarchy(tuple(map(str, result)), tuple(owner[place] for place in range(len(class_names))))

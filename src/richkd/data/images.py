@@ -39,7 +39,7 @@ REPAIR = "replace the file by a readable image, or take it out of the data set."
 def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
     """Decode an image file, as bytes or as a path, to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Transparent pixels are laid over white, 16-bit greyscale is scaled by 1/257 to 8 bits, and greyscale,
+    Transparent pixels are laid over white, 16-bit grayscale is scaled by 1/257 to 8 bits, and grayscale,
     palette and CMYK become RGB. Of an animation the first frame counts. ``name`` is for errors.
 
     Raises:
@@ -78,7 +78,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Greyscale with the range [0, 65535] as greyscale with the range [0, 255], rounded to the nearest."""
+    """Grayscale with the range [0, 65535] as grayscale with the range [0, 255], rounded to the nearest."""
     pixels_HW = np.asarray(image).astype(np.int64)
     if pixels_HW.min() < 0 or pixels_HW.max() > 65535:
         raise ValueError("32-bit pixels, whose white is not known; save it with 8 or 16 bits")
@@ -86,7 +86,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """Resize the short side to ``size`` pixels (PIL's bicubic, antialiased), then crop the centre square.
+    """Resize the short side to ``size`` pixels (PIL's bicubic, antialiased), then crop the center square.
 
     An image that is ``size`` × ``size`` already is returned untouched. Lengths and offsets are rounded as in
     torchvision's ``Resize`` and ``CenterCrop``.

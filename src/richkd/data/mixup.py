@@ -37,9 +37,9 @@ class Mix:
         other = batch.at(self.partner_B)
         if target is None:
             return None, other
-        experts = tuple(Output(e.logits_BC[at_B], e.feats_BF[at_B]) for e in target.experts)
+        teachers = tuple(Output(e.logits_BC[at_B], e.feats_BF[at_B]) for e in target.teachers)
         weight_B = None if target.weight_B is None else target.weight_B[at_B]
-        return replace(target, logits_BC=target.logits_BC[at_B], experts=experts, weight_B=weight_B), other
+        return replace(target, logits_BC=target.logits_BC[at_B], teachers=teachers, weight_B=weight_B), other
 
     def terms(self, first: LossTerms, second: LossTerms) -> LossTerms:
         """Both losses in the blend's shares; what is remembered is remembered of the larger share."""

@@ -36,9 +36,9 @@ def open_data(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     calibration: Path | None = None,
-    held_out_of_test: float = 0.0,
+    test_calibration_fraction: float = 0.0,
     beside: Sequence[Path] = (),
-    leave_out: tuple[int, int] | None = None,
+    exclude_fold: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Data:
     """Open a folder of class folders, a folder or file of parquet, or a data set of the Hugging Face hub.
@@ -47,9 +47,9 @@ def open_data(
     validation split then gives ``val_fraction`` of each class of "train" to "val". See :func:`held_out`.
     ``class_names_file`` has one name a line, in label order, and replaces the source's names. ``calibration``
     is a source of its own with the same classes, in any order, and becomes the split "calibration"; without
-    one, ``held_out_of_test`` of each class of "test" becomes it, and is no longer in "test". Folders
-    ``beside`` the data may lie inside of them without being a part. ``leave_out`` (j, k) moves the fold j of
-    k of "train" to a split of its own, "left-out".
+    one, ``test_calibration_fraction`` of each class of "test" becomes it, and is no longer in "test". Folders
+    ``beside`` the data may lie inside of them without being a part. ``exclude_fold`` (j, k) moves the fold j
+    of k of "train" to a split of its own, "left-out".
 
     Raises:
         ConfigError: a fraction that does not lie in [0, 1).
@@ -60,7 +60,7 @@ def open_data(
     fractions = {
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
-        "held_out_of_test": held_out_of_test,
+        "test_calibration_fraction": test_calibration_fraction,
     }
     for option, fraction in fractions.items():
         if not 0 <= fraction < 1:
@@ -88,15 +88,18 @@ def open_data(
             _divide(splits, "train", "test", test_N)
         if "train" in splits and "val" not in splits:
             _divide(splits, "train", "val", held_out(splits["train"].labels_N, val_fraction, seed))
-        if held_out_of_test:
+        if test_calibration_fraction:
             _check_divisible(splits, calibration, path)
             _divide(
-                splits, "test", "calibration", held_out(splits["test"].labels_N, held_out_of_test, TEST_SEED)
+                splits,
+                "test",
+                "calibration",
+                held_out(splits["test"].labels_N, test_calibration_fraction, TEST_SEED),
             )
         if calibration is not None:
             splits["calibration"] = _open_calibration(calibration, source_names, class_names)
-    if leave_out is not None:
-        fold, folds = leave_out
+    if exclude_fold is not None:
+        fold, folds = exclude_fold
         members_N = (folds_of(splits["train"].labels_N, folds) == fold).nonzero()[:, 0]
         _divide(splits, "train", LEFT_OUT, members_N.numpy())
     order = [name for name in ORDER if name in splits]
@@ -116,13 +119,13 @@ def _divide(splits: dict[str, Split], source: str, name: str, index_N: NDArray[n
 def _check_divisible(splits: dict[str, Split], calibration: Path | None, path: str) -> None:
     if calibration is not None:
         raise ConfigError(
-            "data.held_out_of_test stands in for a calibration folder",
+            "data.test_calibration_fraction stands in for a calibration folder",
             got=f"both, with data.calibration {calibration}",
             fix="leave one of them out.",
         )
     if "test" not in splits:
         raise DataError(
-            f"data.held_out_of_test takes images of a test split of {path}",
+            f"data.test_calibration_fraction takes images of a test split of {path}",
             got=f"only {', '.join(splits)}",
             fix="leave it out; validation images serve.",
         )

@@ -17,7 +17,7 @@ from richkd.data.images import decode_cell
 
 @dataclass(frozen=True)
 class Split:
-    """The labelled, still encoded images of one split.
+    """The labeled, still encoded images of one split.
 
     ``rows`` has an image column whose cells hold the bytes or the path of a file; ``labels_N`` (int64) holds
     positions in ``class_names``, or `UNLABELED`. ``origin`` and ``origin_N`` say which rows of which split
@@ -96,13 +96,13 @@ def held_out(labels_N: Tensor, fraction: float, seed: int) -> NDArray[np.int64]:
     PCG64([seed, c]) draws. So the outcome is a function of (seed, labels) alone.
     """
     labels = labels_N.numpy()
-    chosen = [np.empty(0, dtype=np.int64)]
+    selected = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
         count = 0 if fraction == 0 else max(1, int(fraction * len(members) + 0.5))
         rank = np.random.Generator(np.random.PCG64([seed, label])).permutation(len(members))
-        chosen.append(members[rank[: min(count, len(members) - 1)]])
-    return np.sort(np.concatenate(chosen))
+        selected.append(members[rank[: min(count, len(members) - 1)]])
+    return np.sort(np.concatenate(selected))
 
 
 def folds_of(labels_N: Tensor, folds: int) -> Tensor:

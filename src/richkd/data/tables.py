@@ -135,18 +135,18 @@ def _open_folder(folder: Path, classes: list[Path], root: Path) -> datasets.Data
 def _parquet_splits(place: Path, folders: list[Path], apart: set[Path]) -> dict[str, list[Path]]:
     """Parquet files by split, told by their names (``train-00000-of-00003``) or by their folders."""
     inner = [folder for folder in folders if folder.name.lower() in (*SPLIT_NAMES, "data")]
-    found: dict[str, list[Path]] = {}
+    result: dict[str, list[Path]] = {}
     for folder in [place, *inner]:
         for file in sorted(folder.glob("*.parquet")):
             words = re.findall(r"[a-z]+", file.stem.lower())[:1] + [folder.name.lower()] * (folder != place)
             name = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), WHOLE)
             if file.resolve() not in apart:
-                found.setdefault(name, []).append(file)
-    if WHOLE in found and len(found) > 1:
+                result.setdefault(name, []).append(file)
+    if WHOLE in result and len(result) > 1:
         rule = f"Either all parquet files of {place} or none must be named by their split"
-        got = some([file.name for file in found[WHOLE]])
+        got = some([file.name for file in result[WHOLE]])
         raise DataError(rule, got=got, fix="begin every name with train-, validation- or test-.")
-    return found
+    return result
 
 
 def _open_parquet(files: list[Path]) -> datasets.Dataset:
@@ -185,13 +185,13 @@ def _open_parquet(files: list[Path]) -> datasets.Dataset:
 
 
 def _open_hub(path: str) -> dict[str, datasets.Dataset]:
-    found = load_hub(path)
-    if len(found) == 1 and not SPLIT_NAMES.get(next(iter(found)).lower()):
-        return {WHOLE: next(iter(found.values()))}
-    splits = {SPLIT_NAMES.get(name.lower(), ""): rows for name, rows in found.items()}
+    result = load_hub(path)
+    if len(result) == 1 and not SPLIT_NAMES.get(next(iter(result)).lower()):
+        return {WHOLE: next(iter(result.values()))}
+    splits = {SPLIT_NAMES.get(name.lower(), ""): rows for name, rows in result.items()}
     if splits.pop("", None) is not None:
         logger.warning(
-            "Of %s only the train, validation and test splits are used, of: %s", path, ", ".join(found)
+            "Of %s only the train, validation and test splits are used, of: %s", path, ", ".join(result)
         )
     return splits
 

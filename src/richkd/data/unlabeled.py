@@ -1,6 +1,6 @@
 """Images without labels: opened from anywhere, and joined to the training images.
 
-They follow the labelled images in the training split, with `UNLABELED` for a label. The student learns what
+They follow the labeled images in the training split, with `UNLABELED` for a label. The student learns what
 teachers say of them, and has no cross-entropy there.
 """
 
@@ -21,7 +21,7 @@ from richkd.data.tables import WHOLE, load_hub, open_tables, quiet, some
 
 NAME = "unlabeled"
 # What the hub calls the splits without labels; a data set without such a one gives its training split.
-HUB_SPLITS = ("unlabeled", "unlabelled", "unsupervised", "train")
+HUB_SPLITS = ("unlabeled", "unlabeled", "unsupervised", "train")
 KEY = "key"
 
 
@@ -31,7 +31,7 @@ def with_unlabeled(
     """The data with the images of ``path`` at the end of their training split.
 
     ``path`` is a folder of images, nested as they may be, a folder or file of parquet, or a name on the hub.
-    Labels that it has are not read. Every image keeps its key; where one of them is also a labelled image's,
+    Labels that it has are not read. Every image keeps its key; where one of them is also a labeled image's,
     all of theirs begin with ``unlabeled/``.
 
     Raises:
@@ -39,7 +39,7 @@ def with_unlabeled(
     """
     if "train" not in data.splits:
         raise DataError(
-            "Unlabelled images are added to a training split",
+            "Unlabeled images are added to a training split",
             got=f"only {', '.join(data.splits)} in {data.path}",
             fix="give --data a source with training images.",
         )
@@ -47,8 +47,8 @@ def with_unlabeled(
     with quiet():
         rows = _open(path)
         if not len(rows):
-            raise DataError(f"{path} must hold unlabelled images", got="none", fix="name another folder.")
-        found_image, found_key = image_and_key_columns(rows, f"unlabelled {path}", image_column, key_column)
+            raise DataError(f"{path} must hold unlabeled images", got="none", fix="name another folder.")
+        found_image, found_key = image_and_key_columns(rows, f"unlabeled {path}", image_column, key_column)
         added = Split(NAME, rows, torch.full((len(rows),), UNLABELED), (), found_image, found_key)
         keys, added_keys = train.keys(), added.keys()
         if set(keys) & set(added_keys):
@@ -68,7 +68,7 @@ def with_unlabeled(
 
 
 def refuse_tested(data: Data, workers: int) -> None:
-    """Make sure that no unlabelled image is one that something is fitted or judged on.
+    """Make sure that no unlabeled image is one that something is fitted or judged on.
 
     Compares decoded pixels, so a copy is found under any name and in any lossless format.
 
@@ -82,7 +82,7 @@ def refuse_tested(data: Data, workers: int) -> None:
         pairs = duplicates(unlabeled, data.splits[name], workers)
         if pairs:
             raise DataError(
-                f"An unlabelled image must not be one of {name}, or its figures flatter the student",
+                f"An unlabeled image must not be one of {name}, or its figures flatter the student",
                 got=f"{len(pairs)} that are: {some([f'{a} = {b}' for a, b in pairs])}",
                 fix="take them out of --unlabeled.",
             )
@@ -91,8 +91,8 @@ def refuse_tested(data: Data, workers: int) -> None:
 def _open(path: str) -> datasets.Dataset:
     place = Path(path).expanduser()
     if not place.exists():
-        found = load_hub(path)
-        return found[next((name for name in HUB_SPLITS if name in found), next(iter(found)))]
+        result = load_hub(path)
+        return result[next((name for name in HUB_SPLITS if name in result), next(iter(result)))]
     if place.is_file() or any(place.glob("*.parquet")):
         tables = open_tables(path, beside=())
         return tables.get(WHOLE) or tables["train"]

@@ -1,7 +1,7 @@
-"""A view is a value: the pixels of image i at epoch e are a pure function of (seed, recipe, i, e).
+"""A view is a value: the pixels of image i at epoch e are a pure function of (seed, augmentation, i, e).
 
-A *recipe* draws views; :func:`render` turns views and source pixels into a network's input. Student,
-teacher and CLIP each render the same view at their own resolution and normalisation, so they see the
+A *augmentation* draws views; :func:`render` turns views and source pixels into a network's input. Student,
+teacher and CLIP each render the same view at their own resolution and normalization, so they see the
 same crop of the same image, mirrored alike.
 """
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.config.schema import ViewConfig
+from richkd.config.schema import AugmentConfig
 from richkd.core.seeds import mix_seed
 
 RGB = tuple[float, float, float]
-# ITU-R BT.601 luma, what "greyscale" means to PIL and torchvision.
+# ITU-R BT.601 luma, what "grayscale" means to PIL and torchvision.
 LUMA: RGB = (0.299, 0.587, 0.114)
 
 
@@ -28,16 +28,16 @@ class Views:
     """One view for each image of a batch.
 
     ``box_B4`` is (top, left, height, width) in source pixels and may reach ``border`` pixels past the
-    source, where everything is black. ``flip_B`` mirrors left and right after the crop. ``colour_B3``
-    are factors of brightness, contrast and saturation (1 changes nothing), or None. ``recipe`` and
-    ``number_B`` say which of a recipe's countable views these are, for who stores what was seen of them.
+    source, where everything is black. ``flip_B`` mirrors left and right after the crop. ``color_B3``
+    are factors of brightness, contrast and saturation (1 changes nothing), or None. ``augmentation`` and
+    ``number_B`` say which of an augmentation's countable views these are; caches use them as keys.
     """
 
     box_B4: Tensor
     flip_B: Tensor
     border: int = 0
-    colour_B3: Tensor | None = None
-    recipe: Recipe | None = None
+    color_B3: Tensor | None = None
+    augmentation: Augmentation | None = None
     number_B: Tensor | None = None
 
     def at(self, places: Tensor) -> Views:
@@ -46,15 +46,15 @@ class Views:
             self,
             box_B4=self.box_B4[places],
             flip_B=self.flip_B[places],
-            colour_B3=None if self.colour_B3 is None else self.colour_B3[places],
+            color_B3=None if self.color_B3 is None else self.color_B3[places],
             number_B=None if self.number_B is None else self.number_B[places],
         )
 
 
-class Recipe(Protocol):
+class Augmentation(Protocol):
     """Draws the views of an epoch; must depend on nothing but its arguments and its own settings.
 
-    ``count`` is the number of views that an image has, None where they are endless. A *seeded* recipe's
+    ``count`` is the number of views that an image has, None where they are endless. A *seeded* augmentation's
     view of one number is another one at another seed.
     """
 
@@ -98,7 +98,7 @@ class CropFlip:
         top_B, left_B = offset_B // span - self.pad, offset_B % span - self.pad
         side_B = torch.full_like(top_B, self.size)
         box_B4 = torch.stack([top_B, left_B, side_B, side_B], dim=1).float()
-        return Views(box_B4, number_B % mirrors == 1, border=self.pad, recipe=self, number_B=number_B)
+        return Views(box_B4, number_B % mirrors == 1, border=self.pad, augmentation=self, number_B=number_B)
 
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views:
         return self.numbered(self.numbers(seed, epoch, index_B))
@@ -109,10 +109,10 @@ class CropFlip:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Crops of a random share and shape of the image, half of them mirrored, with optional colour jitter.
+    """Crops of a random share and shape of the image, half of them mirrored, with optional color jitter.
 
     Area share uniform in ``scale``, width ÷ height log-uniform in ``ratio`` (Szegedy et al. 2015); a
-    side that would pass the source's is cut to it. Colour factors are uniform in 1 ± ``colour``. With
+    side that would pass the source's is cut to it. Color factors are uniform in 1 ± ``color``. With
     ``cycle`` V, epoch e shows the views of epoch e mod V again, so that an image has V views and no more.
     """
 
@@ -120,7 +120,7 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (0.75, 1.333)
     flip: bool = True
-    colour: float = 0.0
+    color: float = 0.0
     cycle: int | None = None
     seeded: ClassVar[bool] = True
 
@@ -141,12 +141,12 @@ class RandomResizedCrop:
         top_B = (self.size - height_B) * between(2, 0, 1)
         left_B = (self.size - width_B) * between(3, 0, 1)
         flip_B = between(4, 0, 1) < (0.5 if self.flip else 0.0)
-        jitter = [between(5 + channel, 1 - self.colour, 1 + self.colour) for channel in range(3)]
+        jitter = [between(5 + channel, 1 - self.color, 1 + self.color) for channel in range(3)]
         return Views(
             torch.stack([top_B, left_B, height_B, width_B], dim=1).float(),
             flip_B,
-            colour_B3=torch.stack(jitter, dim=1).float() if self.colour else None,
-            recipe=self,
+            color_B3=torch.stack(jitter, dim=1).float() if self.color else None,
+            augmentation=self,
             number_B=torch.full_like(index_B, epoch) if self.cycle else None,
         )
 
@@ -165,18 +165,20 @@ class Clean:
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views:
         box_B4 = torch.tensor([0, 0, self.size, self.size], device=index_B.device).expand(len(index_B), 4)
         number_B = torch.zeros_like(index_B)
-        return Views(box_B4.float(), number_B.bool(), recipe=self, number_B=number_B)
+        return Views(box_B4.float(), number_B.bool(), augmentation=self, number_B=number_B)
 
     def view(self, seed: int, number: int, index_B: Tensor) -> Views:
         return self.draw(seed, number, index_B)
 
 
-def recipe(config: ViewConfig, size: int) -> Recipe:
-    """The recipe that the settings describe, for square source images of ``size`` pixels."""
-    if config.recipe == "clean":
+def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
+    """The augmentation that the settings describe, for square source images of ``size`` pixels."""
+    if config.policy == "clean":
         return Clean(size)
-    if config.recipe == "random-resized-crop":
-        return RandomResizedCrop(size, config.scale, config.ratio, config.flip, config.colour, config.cycle)
+    if config.policy == "random-resized-crop":
+        return RandomResizedCrop(
+            size, config.scale, config.ratio, config.flip, config.color_jitter, config.num_views
+        )
     return CropFlip(size, size // 8 if config.pad is None else config.pad, config.flip)
 
 
@@ -195,7 +197,7 @@ def uniform(stream: int, index_B: Tensor) -> Tensor:
 
 
 def render(pixels_BHWC: Tensor, views: Views, size: int, mean: RGB, std: RGB) -> Tensor:
-    """Render views for a network: crop, mirror, resize to ``size``, colour, normalise.
+    """Render views for a network: crop, mirror, resize to ``size``, color, normalize.
 
     Crops that need no resizing are copied pixel for pixel; all others go through one separable,
     antialiased resampling (:func:`resampling_matrix`), batched over boxes of any size.
@@ -223,8 +225,8 @@ def render(pixels_BHWC: Tensor, views: Views, size: int, mean: RGB, std: RGB) ->
         )
         cols_BOW = torch.where(views.flip_B[:, None, None], cols_BOW.flip(1), cols_BOW)
         seen_BHWC = torch.einsum("boh,bhwc,bpw->bopc", rows_BOH, pixels_BHWC.float() / 255, cols_BOW)
-    if views.colour_B3 is not None:
-        seen_BHWC = _colour(seen_BHWC, views.colour_B3)
+    if views.color_B3 is not None:
+        seen_BHWC = _color(seen_BHWC, views.color_B3)
     # Whole rows of pixels at a time: a last axis of three is too short for vector instructions.
     mean_W3 = torch.tensor(mean, device=seen_BHWC.device).repeat(size)
     std_W3 = torch.tensor(std, device=seen_BHWC.device).repeat(size)
@@ -239,7 +241,7 @@ def resampling_matrix(start_B: Tensor, length_B: Tensor, source: int, size: int,
 
     Output pixel o looks at source position s = start + (o + ½)·length/size − ½ through a triangle of
     half-width max(1, length/size): bilinear when enlarging, antialiased when reducing. Weights are
-    normalised over the source and its black border; the border's own share is then dropped.
+    normalized over the source and its black border; the border's own share is then dropped.
 
     Returns:
         (B, size, source); each row sums to one where the triangle does not reach into the border.
@@ -254,12 +256,12 @@ def resampling_matrix(start_B: Tensor, length_B: Tensor, source: int, size: int,
 
 
 def _on(views: Views, device: torch.device) -> Views:
-    colour_B3 = views.colour_B3
+    color_B3 = views.color_B3
     return replace(
         views,
         box_B4=views.box_B4.to(device, non_blocking=True),
         flip_B=views.flip_B.to(device, non_blocking=True),
-        colour_B3=None if colour_B3 is None else colour_B3.to(device, non_blocking=True),
+        color_B3=None if color_B3 is None else color_B3.to(device, non_blocking=True),
     )
 
 
@@ -286,11 +288,11 @@ def _crop(pixels_BHWC: Tensor, views: Views, size: int) -> Tensor:
     return seen_PC.view(batch, size, size, channels)
 
 
-def _colour(seen_BHWC: Tensor, colour_B3: Tensor) -> Tensor:
-    brightness, contrast, saturation = (colour_B3[:, i, None, None, None] for i in range(3))
+def _color(seen_BHWC: Tensor, color_B3: Tensor) -> Tensor:
+    brightness, contrast, saturation = (color_B3[:, i, None, None, None] for i in range(3))
     luma_C = torch.tensor(LUMA, device=seen_BHWC.device)
     bright_BHWC = (seen_BHWC * brightness).clamp(0, 1)
     mean_B111 = (bright_BHWC @ luma_C).mean(dim=(1, 2))[:, None, None, None]
     contrasted_BHWC = torch.lerp(mean_B111, bright_BHWC, contrast).clamp(0, 1)
-    grey_BHW1 = (contrasted_BHWC @ luma_C)[..., None]
-    return torch.lerp(grey_BHW1.expand_as(contrasted_BHWC), contrasted_BHWC, saturation).clamp(0, 1)
+    gray_BHW1 = (contrasted_BHWC @ luma_C)[..., None]
+    return torch.lerp(gray_BHW1.expand_as(contrasted_BHWC), contrasted_BHWC, saturation).clamp(0, 1)

@@ -22,7 +22,7 @@ def write_digits(
 ) -> Path:
     """Write scikit-learn's handwritten digits as ``folder/train|val|test/<zero…nine>/NNNN.png``.
 
-    Strokes are white on black. The 8×8 counts c in [0, 16] become grey levels round(255·c/16) and are
+    Strokes are white on black. The 8×8 counts c in [0, 16] become gray levels round(255·c/16) and are
     enlarged to ``size`` × ``size`` pixels by PIL's bicubic filter. Of each class, ``train_per_class`` and
     ``val_per_class`` images are drawn without replacement under ``seed``; all others are the test split.
     NNNN is the image's position in scikit-learn's data, so every image has one name for ever. Images that
@@ -93,8 +93,8 @@ def _divide(labels_N: NDArray[np.int64], train: int, val: int, seed: int) -> NDA
 
 
 def _enlarge(counts_HW: NDArray[np.float64], size: int) -> Image.Image:
-    grey_HW = np.rint(counts_HW * (255 / LEVELS)).astype(np.uint8)
-    return Image.fromarray(grey_HW).resize((size, size), Image.Resampling.BICUBIC)
+    gray_HW = np.rint(counts_HW * (255 / LEVELS)).astype(np.uint8)
+    return Image.fromarray(gray_HW).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _existing(folder: Path) -> Iterator[Path]:
@@ -118,9 +118,11 @@ def _is_written(path: Path, image: Image.Image) -> bool:
     if not path.is_file():
         return False
     try:
-        with Image.open(path) as found:
+        with Image.open(path) as result:
             return (
-                found.mode == image.mode and found.size == image.size and found.tobytes() == image.tobytes()
+                result.mode == image.mode
+                and result.size == image.size
+                and result.tobytes() == image.tobytes()
             )
     except OSError:
         return False

@@ -24,8 +24,8 @@ SIZE, LABELS = 16, 5
 SETTINGS: dict[str, Any] = {
     "student.size": SIZE,
     # A mirrored digit is another sign, or none.
-    "views.flip": False,
-    "views.pad": 2,
+    "augment.flip": False,
+    "augment.pad": 2,
     "method.negatives": 64,
     "optim.schedule": "cosine",
     "optim.warmup_epochs": 5,
@@ -38,7 +38,7 @@ EPOCHS = 150
 STUDENTS: dict[str, dict[str, Any]] = {
     "student alone": {"method.name": "ce"},
     "KD from the teacher": {"method.name": "kd"},
-    "KD from CLIP alone": {"method.variant": "l", "fusion.alpha": 0, "fusion.lam": 0},
+    "KD from CLIP alone": {"method.variant": "l", "fusion.alpha": 0, "fusion.feature_alpha": 0},
     "RichKD L": {"method.variant": "l"},
     "RichKD F": {"method.variant": "f"},
     "RichKD L+F": {"method.variant": "lf"},
@@ -59,7 +59,7 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     """
     console = Console(highlight=False)
     console.print(
-        f"Real handwritten digits, {LABELS} labels a class, and a tiny CLIP that learnt from printed glyphs.",
+        f"Real handwritten digits, {LABELS} labels per class, and a tiny CLIP trained on printed glyphs.",
         soft_wrap=True,
     )
     data = write_digits(out / "digits", size=SIZE, train_per_class=LABELS, val_per_class=10, seed=0)
@@ -70,17 +70,17 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         common | {"student.name": TEACHER, "method.name": "ce", "train.epochs": EPOCHS},
         out / "teacher",
     )
-    experts = {
+    teachers = {
         "student.name": STUDENT,
         "teacher.name": f"local-dir:{teacher.folder / 'student'}",
         "clip.name": f"local-dir:{TINY_CLIP}",
         "clip.cache": str(out / "cache"),
-        "bank.folder": str(out / "bank"),
+        "cache.dir": str(out / "cache"),
         "train.epochs": EPOCHS,
     }
     summaries = {}
-    for name, chosen in STUDENTS.items():
-        summaries[name] = _train(console, name, common | experts | chosen, out / folder_of(name)).summary
+    for name, selected in STUDENTS.items():
+        summaries[name] = _train(console, name, common | teachers | selected, out / folder_of(name)).summary
     _print_table(console, summaries)
     console.print(f"\nThe students are in {out}/*/student; try one on a digit of the test split:")
     console.print(

@@ -43,7 +43,7 @@ CURVE_POINTS = 100
 
 @dataclass(frozen=True)
 class Confidence(Figures):
-    """How often one expert is certain and right, or certain and wrong: shares of all images.
+    """How often one teacher is certain and right, or certain and wrong: shares of all images.
 
     ``raw`` counts answers of its own probabilities beyond `CERTAIN`, which a temperature alone can change;
     ``calibrated`` does so after calibration; ``wrong_at`` is the share that is wrong among the most
@@ -60,7 +60,7 @@ class Confidence(Figures):
 
 @dataclass(frozen=True)
 class Confusion(Figures):
-    """Of a class's images, the share that an expert calls by the name of another class, most often this."""
+    """Of a class's images, the share that a teacher calls by the name of another class, most often this."""
 
     name: str
     called: str
@@ -69,8 +69,8 @@ class Confusion(Figures):
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Everything that one model's logits say of it on labelled images.
+class ModelReport:
+    """Everything that one model's logits say of it on labeled images.
 
     Attributes:
         temperature: what its logits are divided by for all that is called calibrated; never fitted here.
@@ -115,7 +115,7 @@ class Comparison(Figures):
     mcnemar: McNemar
 
 
-def judge(
+def measure_model(
     name: str,
     logits_NC: Tensor,
     labels_N: Tensor,
@@ -123,7 +123,7 @@ def judge(
     *,
     temperature: float = 1.0,
     hierarchy: Hierarchy | None = None,
-) -> Judgement:
+) -> ModelReport:
     """Judge a model by its logits.
 
     Args:
@@ -144,7 +144,7 @@ def judge(
     }
     selective = bootstrap_selective(calibrated, labels_N, seed=SEED, resamples=RESAMPLES)
     intervals |= dict(zip(("aurc", "augrc"), selective, strict=True))
-    return Judgement(
+    return ModelReport(
         name,
         temperature,
         measure(logits_NC, labels_N),
@@ -231,15 +231,15 @@ def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Ten
 def confusions_of(logits_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]) -> tuple[Confusion, ...]:
     """For each class the wrong name that a model gives it most often, where it does, the worst first."""
     guess_N = logits_NC.argmax(dim=1)
-    found = []
+    result = []
     for label, name in enumerate(class_names):
         guesses_K = guess_N[labels_N == label]
         counts_C = torch.bincount(guesses_K, minlength=len(class_names))
         counts_C[label] = 0
         if int(counts_C.max()):
             called, images = int(counts_C.argmax()), len(guesses_K)
-            found.append(Confusion(name, class_names[called], int(counts_C[called]) / images, images))
-    return tuple(sorted(found, key=lambda confusion: -confusion.share))
+            result.append(Confusion(name, class_names[called], int(counts_C[called]) / images, images))
+    return tuple(sorted(result, key=lambda confusion: -confusion.share))
 
 
 def _confusion(logits_NC: Tensor, labels_N: Tensor, classes: int) -> tuple[tuple[int, ...], ...]:

@@ -1,7 +1,7 @@
 """Who is evaluated: saved students, networks with a checkpoint, a run's teachers and their fusion.
 
-Models that share their work answer together: a run's teachers and their fused teacher are one panel, so that
-nobody looks twice at a picture.
+Models that share computation are one predictor: a run's teachers and their fusion, for example, so that every
+image goes through each network once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from richkd.config.loading import load_config
-from richkd.config.schema import BankConfig, Config, ModelConfig
+from richkd.config.schema import CacheConfig, Config, ModelConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store, in_order
@@ -26,7 +26,7 @@ from richkd.export.student import load_student
 from richkd.fusion.fusion import Fusion
 from richkd.models.build import Network, build_network
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.teachers.cache.cached import BankedTeacher, unbanked, with_banks
+from richkd.teachers.cache.cached import CachedTeacher, uncached, with_cache
 from richkd.teachers.folds import FoldTeachers
 from richkd.teachers.precomputed.vision import PREFIX
 from richkd.teachers.predict import BATCH, batch_on
@@ -38,7 +38,7 @@ FUSED = "fused"
 AT_ONCE = 64
 
 
-class Panel(Protocol):
+class Predictor(Protocol):
     """Models that answer together, by name, each with the temperature that is stored with it.
 
     ``size`` is that of the square source images they are shown. Answers are logits of own probabilities.
@@ -55,13 +55,13 @@ class Panel(Protocol):
 
     def answer(self, batch: Batch, views: Views) -> Sequence[Output]: ...
 
-    def of_any_image(self) -> Panel | None:
-        """Those of the panel who look at pixels, and so can judge images that nobody has seen before."""
+    def for_any_image(self) -> Predictor | None:
+        """Those of the predictor who look at pixels, and so can judge images that nobody has seen before."""
         ...
 
 
 @dataclass(frozen=True)
-class NetworkPanel:
+class NetworkPredictor:
     """One network, in float32."""
 
     name: str
@@ -87,21 +87,21 @@ class NetworkPanel:
         parts = [network(part) for part in torch.split(pixels, at_once)]
         return [Output(_joined([o.logits_BC for o in parts]), _joined([o.feats_BF for o in parts]))]
 
-    def of_any_image(self) -> Panel:
+    def for_any_image(self) -> Predictor:
         return self
 
 
 @dataclass(frozen=True)
-class TeacherPanel:
+class TeachersPredictor:
     """A run's teachers, each at its own scale, and their fusion where all of them answer.
 
-    What they say of the splits of ``class_names`` is read from ``bank``, and added to it.
+    What they say of the splits of ``class_names`` is read from ``cache``, and added to it.
     """
 
     teachers: tuple[Teacher, ...]
     fusion: Fusion | None
     size: int
-    bank: BankConfig | None = None
+    cache: CacheConfig | None = None
     class_names: tuple[str, ...] = ()
 
     @property
@@ -125,23 +125,23 @@ class TeacherPanel:
         # The fused teacher has no features of one space.
         return [*own, Output(fused_BC, fused_BC[:, :0])]
 
-    def beside(self, store: Store) -> TeacherPanel:
-        """The same, reading and filling the bank of a store's clean images."""
-        if self.bank is None:
+    def beside(self, store: Store) -> TeachersPredictor:
+        """The same, reading and filling the cache of a store's clean images."""
+        if self.cache is None:
             return self
         name = store.split.name
         return replace(
             self,
             teachers=tuple(
-                with_banks(
+                with_cache(
                     teacher,
-                    self.bank,
+                    self.cache,
                     {name: store},
                     {name: Clean(store.size)},
                     self.class_names,
                     seed=0,
                     features=True,
-                    say=lambda message: None,
+                    log=lambda message: None,
                 )
                 for teacher in self.teachers
             ),
@@ -149,33 +149,38 @@ class TeacherPanel:
 
     def flush(self) -> None:
         for teacher in self.teachers:
-            if isinstance(teacher, BankedTeacher):
+            if isinstance(teacher, CachedTeacher):
                 teacher.flush()
 
-    def of_any_image(self) -> Panel | None:
-        # Banks, outputs computed elsewhere and out-of-fold teachers go by an image's number in a split.
-        computing = (unbanked(teacher) for teacher in self.teachers)
+    def for_any_image(self) -> Predictor | None:
+        # Caches, outputs computed elsewhere and out-of-fold teachers go by an image's number in a split.
+        computing = (uncached(teacher) for teacher in self.teachers)
         seeing = tuple(t for t in computing if isinstance(t, Storable) and not isinstance(t, FoldTeachers))
         if not seeing:
             return None
-        return TeacherPanel(seeing, self.fusion if len(seeing) == len(self.teachers) else None, self.size)
+        return TeachersPredictor(
+            seeing, self.fusion if len(seeing) == len(self.teachers) else None, self.size
+        )
 
 
-def answers_of(panels: Sequence[Panel], store: Store, device: torch.device) -> dict[str, Output]:
-    """What each model of some panels says of every image of a store: clean view, in the store's order."""
-    panels = [panel.beside(store) if isinstance(panel, TeacherPanel) else panel for panel in panels]
+def predict_all(predictors: Sequence[Predictor], store: Store, device: torch.device) -> dict[str, Output]:
+    """What each model of some predictors says of every image of a store: clean view, in the store's order."""
+    predictors = [
+        predictor.beside(store) if isinstance(predictor, TeachersPredictor) else predictor
+        for predictor in predictors
+    ]
     clean = Clean(store.size)
-    parts: dict[str, list[Output]] = {name: [] for panel in panels for name in panel.names}
+    parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
     with torch.inference_mode():
         for batch in store.batches(in_order(len(store.split), BATCH)):
             batch = batch_on(batch, device)
             views = clean.draw(0, 0, batch.index_B)
-            for panel in panels:
-                for name, output in zip(panel.names, panel.answer(batch, views), strict=True):
+            for predictor in predictors:
+                for name, output in zip(predictor.names, predictor.answer(batch, views), strict=True):
                     parts[name].append(Output(output.logits_BC.float().cpu(), output.feats_BF.float().cpu()))
-    for panel in panels:
-        if isinstance(panel, TeacherPanel):
-            panel.flush()
+    for predictor in predictors:
+        if isinstance(predictor, TeachersPredictor):
+            predictor.flush()
     return {
         name: Output(_joined([o.logits_BC for o in outputs]), _joined([o.feats_BF for o in outputs]))
         for name, outputs in parts.items()
@@ -184,7 +189,7 @@ def answers_of(panels: Sequence[Panel], store: Store, device: torch.device) -> d
 
 def open_network(
     model: str, weights: Path | None, data: Data, where: str, device: torch.device
-) -> NetworkPanel:
+) -> NetworkPredictor:
     """A saved student or run, or a network's name with a checkpoint.
 
     Raises:
@@ -198,10 +203,10 @@ def open_network(
         check_same_classes(data.class_names, student.class_names, where=f"student {model}", reference=where)
         network, temperature = student.network, student.temperature
     network = network.to(device).to(memory_format=torch.channels_last).eval()
-    return NetworkPanel(model, network, temperature)
+    return NetworkPredictor(model, network, temperature)
 
 
-def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel, Parts]:
+def open_teachers(run: Path, data: str, device: torch.device) -> tuple[Predictor, Parts]:
     """A run's teachers and their fusion, for its own data or any others that they see; and its parts.
 
     Raises:
@@ -221,14 +226,14 @@ def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel,
             f"The run {run} has no teachers", got=f"method {config.method.name}", fix="leave --teachers out."
         )
     fusion = parts.fusion if len(parts.teachers) > 1 else None
-    panel = TeacherPanel(parts.teachers, fusion, parts.stores["train"].size)
+    predictor = TeachersPredictor(parts.teachers, fusion, parts.stores["train"].size)
     if Path(config.data.path).resolve() == Path(data).resolve():
         # Rows of the largest logits alone are not what a teacher says.
-        whole = config.bank.folder is not None and config.bank.top is None
+        whole = config.cache.dir is not None and config.cache.top_k is None
         return (
-            replace(panel, bank=config.bank, class_names=parts.data.class_names) if whole else panel
+            replace(predictor, cache=config.cache, class_names=parts.data.class_names) if whole else predictor
         ), parts
-    elsewhere = panel.of_any_image()
+    elsewhere = predictor.for_any_image()
     if elsewhere is None:
         raise DataError(
             f"The teachers of {run} are outputs that were stored for {config.data.path}",
@@ -239,18 +244,18 @@ def open_teachers_of(run: Path, data: str, device: torch.device) -> tuple[Panel,
 
 
 def _for_judging(config: Config) -> Config:
-    """A run's settings without what only training repays: images in memory, compiled networks, all banks.
+    """A run's settings without what only training repays: images in memory, compiled networks, all caches.
 
-    Teachers of a run with a bank stay as they were when it was filled: compiling changes their last bits.
+    Teachers of a run with a cache stay as they were when it was filled: compiling changes their last bits.
     """
     teachers = [config.teacher, *config.more_teachers]
     imported = any(teacher is not None and teacher.name.startswith(PREFIX) for teacher in teachers)
-    data = config.data.model_copy(update={"unlabeled": None} | ({} if imported else {"resident_gb": 0.0}))
-    compiled = config.train.compile_teacher and config.bank.folder is not None
+    data = config.data.model_copy(update={"unlabeled": None} | ({} if imported else {"in_memory_gb": 0.0}))
+    compiled = config.train.compile_teacher and config.cache.dir is not None
     train = config.train.model_copy(update={"compile": "never", "compile_teacher": compiled})
-    # Teachers that were imported into banks are nowhere else, and belong to images as training opened them.
-    bank = config.bank if imported else config.bank.model_copy(update={"folder": None})
-    return config.model_copy(update={"data": data, "train": train, "bank": bank})
+    # Teachers that were imported into caches are nowhere else, and belong to images as training opened them.
+    cache = config.cache if imported else config.cache.model_copy(update={"dir": None})
+    return config.model_copy(update={"data": data, "train": train, "cache": cache})
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

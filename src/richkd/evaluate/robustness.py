@@ -23,7 +23,7 @@ from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.severity import SEVERITIES
 from richkd.evaluate.corruptions.stores import CorruptedStore, published_stores
-from richkd.evaluate.predictors import Panel, answers_of
+from richkd.evaluate.predictors import Predictor, predict_all
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
 from richkd.metrics.intervals import Interval, bootstrap_means, paired_bootstrap
@@ -32,7 +32,7 @@ SEED, RESAMPLES = 0, 1000
 OWN = "corrupted by richkd (not CIFAR-C or ImageNet-C)"
 
 Cells = dict[str, tuple[float, ...]]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Tally:
 
 
 def measure_corrupted(
-    panels: Sequence[Panel],
+    predictors: Sequence[Predictor],
     split: Split,
     clean: Mapping[str, Tensor],
     temperatures: Mapping[str, float],
@@ -97,7 +97,7 @@ def measure_corrupted(
     *,
     published: Path | None = None,
     corruptions: Sequence[str] = TEST,
-    say: Say = lambda message: None,
+    log: Log = lambda message: None,
 ) -> tuple[Robustness, ...]:
     """All models that look at pixels, on each corruption and severity; the first is everybody's reference.
 
@@ -111,16 +111,20 @@ def measure_corrupted(
         DataError: published files that are missing or of other images.
     """
     labels_N = split.labels_N
-    seeing = [name for panel in panels for name in panel.names]
+    seeing = [name for predictor in predictors for name in predictor.names]
     tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in seeing}
-    originals = {size: open_store(split, size) for size in sorted({panel.size for panel in panels})}
+    originals = {
+        size: open_store(split, size) for size in sorted({predictor.size for predictor in predictors})
+    }
     for number, name in enumerate(corruptions):
         for stores in _severities(name, originals, split, published):
             for size, store in stores.items():
-                alike = [panel for panel in panels if published is not None or panel.size == size]
-                for model, output in answers_of(alike, store, device).items():
+                alike = [
+                    predictor for predictor in predictors if published is not None or predictor.size == size
+                ]
+                for model, output in predict_all(alike, store, device).items():
                     tallies[model].add(name, output.logits_BC, labels_N, temperatures[model])
-        say(f"{name}, {number + 1} of {len(corruptions)} corruptions")
+        log(f"{name}, {number + 1} of {len(corruptions)} corruptions")
     source = OWN if published is None else f"the files in {published}"
     return _summed(tallies, clean, labels_N, temperatures, source)
 
@@ -161,7 +165,7 @@ def _summed(
     reference, first = next(iter(tallies.items()))
     wrong = {name: float((clean[name].argmax(dim=1) != labels_N).double().mean()) for name in tallies}
     first_cells = _cells(first.errors)
-    found = []
+    result = []
     for name, tally in tallies.items():
         cells = _cells(tally.errors)
         count = sum(map(len, cells.values()))
@@ -169,7 +173,7 @@ def _summed(
         (error,) = bootstrap_means(mean_N1, seed=SEED, resamples=RESAMPLES)
         (less,) = paired_bootstrap(first_N1, mean_N1, seed=SEED, resamples=RESAMPLES)
         probs_NC = (clean[name].double() / temperatures[name]).softmax(dim=1)
-        found.append(
+        result.append(
             Robustness(
                 name,
                 source,
@@ -184,7 +188,7 @@ def _summed(
                 relative_mce(cells, wrong[name], first_cells, wrong[reference]),
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def _cells(values: dict[str, list[float]]) -> Cells:

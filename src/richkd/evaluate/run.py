@@ -17,13 +17,13 @@ from richkd.data.batches import open_store
 from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
 from richkd.data.split import Data, Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
-from richkd.evaluate.model_report import Comparison, Judgement, compare, judge
-from richkd.evaluate.predictors import Panel, answers_of, open_network, open_teachers_of
+from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
+from richkd.evaluate.predictors import Predictor, open_network, open_teachers, predict_all
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
 from richkd.metrics.calibration import fit_temperature
 from richkd.metrics.cost import Cost, cost_of
-from richkd.metrics.fidelity import Fidelity, fidelity
+from richkd.metrics.fidelity import Fidelity, measure_fidelity
 from richkd.pipeline.assemble import Parts, open_splits
 
 
@@ -37,7 +37,7 @@ class Evaluation:
 
     split: str
     class_names: tuple[str, ...]
-    judgements: tuple[Judgement, ...]
+    model_reports: tuple[ModelReport, ...]
     comparisons: tuple[Comparison, ...]
     costs: dict[str, Cost]
     fidelity: dict[str, tuple[Fidelity, ...]]
@@ -49,7 +49,7 @@ class Evaluation:
         return {
             "split": self.split,
             "classes": list(self.class_names),
-            "models": {judgement.name: judgement.to_dict() for judgement in self.judgements},
+            "models": {model_report.name: model_report.to_dict() for model_report in self.model_reports},
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
             "costs": {name: cost.to_dict() for name, cost in self.costs.items()},
             "fidelity": {name: [row.to_dict() for row in rows] for name, rows in self.fidelity.items()},
@@ -59,7 +59,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationRun:
     """An evaluation, and what it is made from: images, their SHA-256, each model's answers, the first run."""
 
     evaluation: Evaluation
@@ -76,19 +76,19 @@ def evaluate_models(
     weights: Path | None = None,
     split: str = "test",
     label_column: str | None = None,
-    held_out_of_test: float | None = None,
+    test_calibration_fraction: float | None = None,
     hierarchy: Path | None = None,
     teachers: bool = False,
     corruptions: Sequence[str] = (),
     published: Path | None = None,
     shifts: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda message: None,
-) -> Judged:
+    log: Callable[[str], None] = lambda message: None,
+) -> EvaluationRun:
     """Figures of models on one split, in float32, own and at the temperature stored with a student.
 
-    What a run has held out of test (`data.held_out_of_test`) is left out for its student, and for any model
-    where ``held_out_of_test`` says how much. On these images, or on a calibration folder, a temperature is
-    fitted for each model that comes without one.
+    Test images that a run was fitted on (`data.test_calibration_fraction`) are excluded, for its student and
+    for all other models. On these images, or on a calibration folder, a temperature is fitted for each model
+    that comes without one.
 
     Args:
         models: folders of students or runs, and networks as NAME=FILE, the file being a checkpoint.
@@ -114,27 +114,27 @@ def evaluate_models(
         raise ConfigError("Models are told apart by name", got=", ".join(models), fix="name each once.")
     models = list(checkpoints)
     settings, seed = _as_trained(Path(models[0]), data)
-    changes = {"label_column": label_column, "held_out_of_test": held_out_of_test}
+    changes = {"label_column": label_column, "test_calibration_fraction": test_calibration_fraction}
     settings = settings.model_copy(
         update={name: value for name, value in changes.items() if value is not None}
     )
     opened = open_splits(settings, seed)
     if split not in opened.splits:
         raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
-    chosen = opened.splits[split]
+    selected = opened.splits[split]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = [open_network(model, file, opened, data, device) for model, file in checkpoints.items()]
-    panels: list[Panel] = [*networks]
+    predictors: list[Predictor] = [*networks]
     parts: Parts | None = None
     if teachers:
-        panel, parts = open_teachers_of(Path(models[0]), data, device)
-        panels.append(panel)
-    outputs, fingerprint = _all_answers(panels, chosen, device)
-    temperatures = _temperatures(panels, opened, device)
+        predictor, parts = open_teachers(Path(models[0]), data, device)
+        predictors.append(predictor)
+    outputs, fingerprint = _all_answers(predictors, selected, device)
+    temperatures = _temperatures(predictors, opened, device)
     clean = {name: output.logits_BC for name, output in outputs.items()}
-    labels_N, tree = chosen.labels_N, _hierarchy(hierarchy, opened)
-    judgements = tuple(
-        judge(
+    labels_N, tree = selected.labels_N, _hierarchy(hierarchy, opened)
+    model_reports = tuple(
+        measure_model(
             name,
             logits_NC,
             labels_N,
@@ -145,13 +145,13 @@ def evaluate_models(
         for name, logits_NC in clean.items()
     )
     first, *others = ((name, logits_NC, temperatures[name]) for name, logits_NC in clean.items())
-    say(f"{len(outputs)} models judged on {len(chosen):,} images of {split}")
-    seeing = [able for panel in panels if (able := panel.of_any_image()) is not None]
+    log(f"{len(outputs)} models judged on {len(selected):,} images of {split}")
+    seeing = [able for predictor in predictors if (able := predictor.for_any_image()) is not None]
     robustness: tuple[Robustness, ...] = ()
     if published is not None or corruptions:
         names = corruptions or TEST
         robustness = measure_corrupted(
-            seeing, chosen, clean, temperatures, device, published=published, corruptions=names, say=say
+            seeing, selected, clean, temperatures, device, published=published, corruptions=names, log=log
         )
     moved: list[Shift] = []
     for name, path in (shifts or {}).items():
@@ -159,14 +159,14 @@ def evaluate_models(
     evaluation = Evaluation(
         split,
         opened.class_names,
-        judgements,
+        model_reports,
         tuple(compare(first, other, labels_N) for other in others),
-        {panel.name: cost_of(panel.network, device) for panel in networks},
+        {predictor.name: cost_of(predictor.network, device) for predictor in networks},
         _followed(models, outputs) if teachers else {},
         robustness,
         tuple(moved),
     )
-    return Judged(evaluation, chosen, outputs, fingerprint, parts)
+    return EvaluationRun(evaluation, selected, outputs, fingerprint, parts)
 
 
 def chosen_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
@@ -174,13 +174,15 @@ def chosen_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
     return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
 
 
-def _temperatures(panels: Sequence[Panel], data: Data, device: torch.device) -> dict[str, float]:
+def _temperatures(predictors: Sequence[Predictor], data: Data, device: torch.device) -> dict[str, float]:
     """The temperature stored with each model; for others one that is fitted on calibration images."""
-    stored = {n: t for panel in panels for n, t in zip(panel.names, panel.temperatures, strict=True)}
+    stored = {
+        n: t for predictor in predictors for n, t in zip(predictor.names, predictor.temperatures, strict=True)
+    }
     held_out = data.splits.get("calibration")
     if held_out is None:
         return stored
-    outputs, _ = _all_answers(panels, held_out, device)
+    outputs, _ = _all_answers(predictors, held_out, device)
     return {
         name: fit_temperature(outputs[name].logits_BC, held_out.labels_N)
         if temperature == 1.0
@@ -190,40 +192,37 @@ def _temperatures(panels: Sequence[Panel], data: Data, device: torch.device) -> 
 
 
 def _all_answers(
-    panels: Sequence[Panel], split: Split, device: torch.device
+    predictors: Sequence[Predictor], split: Split, device: torch.device
 ) -> tuple[dict[str, Output], str]:
-    """Every model's answers, in the order of the panels, and the SHA-256 of what the first one was shown."""
+    """Every model's outputs, in the predictors' order, and the SHA-256 of the first one's images."""
     outputs: dict[str, Output] = {}
     fingerprints = {}
-    for size in sorted({panel.size for panel in panels}):
-        alike = [panel for panel in panels if panel.size == size]
+    for size in sorted({predictor.size for predictor in predictors}):
+        alike = [predictor for predictor in predictors if predictor.size == size]
         store = open_store(split, size)
-        outputs |= answers_of(alike, store, device)
+        outputs |= predict_all(alike, store, device)
         fingerprints[size] = store.fingerprint()
-    ordered = {name: outputs[name] for panel in panels for name in panel.names}
-    return ordered, fingerprints[panels[0].size]
+    ordered = {name: outputs[name] for predictor in predictors for name in predictor.names}
+    return ordered, fingerprints[predictors[0].size]
 
 
 def _checkpoints(models: Sequence[str]) -> dict[str, Path | None]:
     """Each model's checkpoint, where it is written as NAME=FILE; a folder that exists is never that."""
-    found: dict[str, Path | None] = {}
+    result: dict[str, Path | None] = {}
     for model in models:
         name, equals, file = model.partition("=")
         if equals and not Path(model).exists():
-            found[name] = Path(file)
+            result[name] = Path(file)
         else:
-            found[model] = None
-    return found
+            result[model] = None
+    return result
 
 
 def _followed(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
     """How closely each model that was named follows each of the others, which are teachers."""
     teachers = {name: output for name, output in outputs.items() if name not in models}
     return {
-        model: tuple(
-            fidelity(name, outputs[model].logits_BC, said.logits_BC, outputs[model].feats_BF, said.feats_BF)
-            for name, said in teachers.items()
-        )
+        model: tuple(measure_fidelity(name, outputs[model], output) for name, output in teachers.items())
         for model in models
     }
 
@@ -233,7 +232,7 @@ def _hierarchy(path: Path | None, data: Data) -> Hierarchy | None:
 
 
 def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
-    """How the run that made a student split these data: it is not to be tested on what it learnt from."""
+    """How the run that made a student split these data: it is not to be tested on what it learned from."""
     for folder in (model, model.parent):
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")

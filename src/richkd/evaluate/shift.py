@@ -18,7 +18,7 @@ from richkd.data.columns import as_split
 from richkd.data.split import Split
 from richkd.data.tables import WHOLE, open_tables, quiet
 from richkd.evaluate.model_report import right_of
-from richkd.evaluate.predictors import Panel, answers_of
+from richkd.evaluate.predictors import Predictor, predict_all
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
 from richkd.metrics.intervals import Interval, bootstrap_means
@@ -77,7 +77,7 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
 def measure_shift(
     shift: str,
     path: str,
-    panels: Sequence[Panel],
+    predictors: Sequence[Predictor],
     home: Mapping[str, Tensor],
     temperatures: Mapping[str, float],
     home_labels_N: Tensor,
@@ -95,14 +95,14 @@ def measure_shift(
     """
     split = open_shift(path, class_names)
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
-    found = []
-    for size in sorted({panel.size for panel in panels}):
-        alike = [panel for panel in panels if panel.size == size]
-        for name, output in answers_of(alike, open_store(split, size), device).items():
+    result = []
+    for size in sorted({predictor.size for predictor in predictors}):
+        alike = [predictor for predictor in predictors if predictor.size == size]
+        for name, output in predict_all(alike, open_store(split, size), device).items():
             away = _judged(output.logits_BC, split.labels_N, kept_K, temperatures[name])
             assert away is not None
             at_home = _judged(home[name], home_labels_N, kept_K, temperatures[name])
-            found.append(
+            result.append(
                 Shift(
                     shift,
                     name,
@@ -114,8 +114,8 @@ def measure_shift(
                     None if at_home is None else at_home[1],
                 )
             )
-    order = [name for panel in panels for name in panel.names]
-    return tuple(sorted(found, key=lambda row: order.index(row.name)))
+    order = [name for predictor in predictors for name in predictor.names]
+    return tuple(sorted(result, key=lambda row: order.index(row.name)))
 
 
 def _judged(

@@ -1,4 +1,4 @@
-"""The student as an artefact: a folder with weights, classes, preprocessing and temperature.
+"""The student as an artifact: a folder with weights, classes, preprocessing and temperature.
 
 ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it. Its ``config.json`` is timm's own
 format; what timm has no place for (the fitted temperature, where the model came from) stands under

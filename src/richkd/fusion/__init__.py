@@ -1,1 +1,1 @@
-"""Fusion of experts: a common scale, a way of mixing, and what held-out images say of both."""
+"""Fusion of teachers: a common scale, a way of mixing, and what held-out images say of both."""

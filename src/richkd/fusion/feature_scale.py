@@ -1,7 +1,7 @@
-"""One scale for experts' features, before they are mixed.
+"""One scale for teachers' features, before they are mixed.
 
 A classifier's pooled features are positive and differ widely in size, a CLIP's lie on a sphere, bunched
-around their mean. Standardised, no expert and no dimension outweighs another by its units alone.
+around their mean. Standardized, no teacher and no dimension outweighs another by its units alone.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
 
     Not ``isotropic``, each dimension is divided by its own standard deviation, which also raises dimensions
     that hardly vary. ``isotropic``, all are rotated until their variances are equal and divided by one
-    number, so that distances keep their proportions: the standardisation that Ranzinger et al. 2024
-    (arXiv 2410.01680) call PHI-S. They rotate by a Hadamard matrix, which few widths have; `equalising` finds
+    number, so that distances keep their proportions: the standardization that Ranzinger et al. 2024
+    (arXiv 2410.01680) call PHI-S. They rotate by a Hadamard matrix, which few widths have; `equalizing` finds
     a rotation of any width. Dimensions without variance become zero.
     """
     exact_NF = feats_NF.double()
@@ -50,11 +50,11 @@ def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
     mean_variance = float(variance_F.mean())
     if mean_variance == 0:
         return FeatureScale(mean_F, torch.zeros_like(covariance_FF))
-    rotation_FF = torch.from_numpy(equalising(covariance_FF.numpy()))
+    rotation_FF = torch.from_numpy(equalizing(covariance_FF.numpy()))
     return FeatureScale(mean_F, rotation_FF.T / mean_variance**0.5)
 
 
-def equalising(covariance_FF: NDArray[np.float64]) -> NDArray[np.float64]:
+def equalizing(covariance_FF: NDArray[np.float64]) -> NDArray[np.float64]:
     """A rotation Q for which all entries of the diagonal of ``Q Σ Qᵀ`` are equal.
 
     Each of at most F − 1 plane rotations takes a dimension of too little variance and one of too much, and

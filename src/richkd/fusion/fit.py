@@ -1,7 +1,7 @@
-"""Weights of experts that minimise the fused negative log-likelihood (NLL) on held-out images.
+"""Weights of teachers that minimize the fused negative log-likelihood (NLL) on held-out images.
 
-Held-out means that no expert was trained on them: an expert's own training images flatter it.
-All in float64, without randomness, and never worse on these images than the best expert alone.
+Held-out means that no teacher was trained on them: a teacher's own training images flatter it.
+All in float64, without randomness, and never worse on these images than the best teacher alone.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def fit_multipliers(logits: Sequence[Tensor], labels_N: Tensor) -> tuple[float, 
     """The non-negative multipliers with the least NLL: ``argmin_{w ≥ 0} mean −log softmax(Σ_m w_m z_m)[y]``.
 
     The problem is convex. Solved by projected Newton steps with backtracking in float64, from the best
-    single expert, so the result is never worse than any expert at its best temperature.
+    single teacher, so the result is never worse than any teacher at its best temperature.
     """
     stack_MNC = torch.stack([z_NC.double() for z_NC in logits])
     largest_M = stack_MNC.abs().amax(dim=(1, 2))
-    # Centred logits change no probability and condition the Hessian well.
+    # Centered logits change no probability and condition the Hessian well.
     stack_MNC = stack_MNC - stack_MNC.mean(dim=2, keepdim=True)
     spread_M = stack_MNC.std(dim=(1, 2))
-    # An expert whose logits are equal within each image says nothing: what is left of them is rounding,
+    # A teacher whose logits are equal within each image says nothing: what is left of them is rounding,
     # which a division by its spread would blow up. Its multiplier is zero.
     speaks_M = spread_M > FLAT * largest_M
     spread_M = spread_M.where(speaks_M, 1.0)
@@ -109,14 +109,14 @@ def fit_simplex(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
     def loss(theta_M: Tensor) -> Tensor:
         return functional.cross_entropy(torch.einsum("m,mnc->nc", theta_M.softmax(0), stack_MNC), labels_N)
 
-    weights_M = minimised(loss, torch.zeros(len(logs), dtype=torch.float64)).softmax(0)
+    weights_M = argmin_lbfgs(loss, torch.zeros(len(logs), dtype=torch.float64)).softmax(0)
     return _best(
         [LogPool(_numbers(weights_M)), *(LogPool(one) for one in _corners(len(logs)))], logs, labels_N
     )
 
 
 def fit_linear_pool(logs: Sequence[Tensor], labels_N: Tensor) -> LinearPool:
-    """The linear pool with the least NLL, by expectation maximisation from equal weights (concave)."""
+    """The linear pool with the least NLL, by expectation maximization from equal weights (concave)."""
     truth_MN = torch.stack([log_NC.double().gather(1, labels_N[:, None])[:, 0] for log_NC in logs])
     weights_M = torch.full((len(logs),), 1 / len(logs), dtype=torch.float64)
     for _ in range(EM_STEPS):
@@ -128,7 +128,7 @@ def fit_linear_pool(logs: Sequence[Tensor], labels_N: Tensor) -> LinearPool:
 def fit_per_class(logs: Sequence[Tensor], labels_N: Tensor) -> PerClass:
     """Weights ``w_mc = w_m · exp d_mc`` with a normal prior on d, from the pool that is fitted without d.
 
-    Minimises ``NLL + Σ d² / (2 v N)``, so that few images leave the weights of a class near the shared
+    Minimizes ``NLL + Σ d² / (2 v N)``, so that few images leave the weights of a class near the shared
     ones. Never worse on these images than the shared weights.
     """
     shared = fit_multipliers(logs, labels_N)
@@ -141,13 +141,13 @@ def fit_per_class(logs: Sequence[Tensor], labels_N: Tensor) -> PerClass:
         return functional.cross_entropy(fused_NC, labels_N) + prior
 
     start_MC = torch.zeros(len(logs), stack_MNC.shape[2], dtype=torch.float64)
-    weights_MC = shared_M1 * minimised(loss, start_MC).exp()
+    weights_MC = shared_M1 * argmin_lbfgs(loss, start_MC).exp()
     same = PerClass(tuple((w,) * stack_MNC.shape[2] for w in shared))
     return _best([PerClass(tuple(map(_numbers, weights_MC))), same], logs, labels_N)
 
 
 def fit_gate(logs: Sequence[Tensor], labels_N: Tensor) -> Gate:
-    """The gate whose weights and slopes minimise ``NLL + Σ b² / (2 v N)``, from a pool without slopes."""
+    """The gate whose weights and slopes minimize ``NLL + Σ b² / (2 v N)``, from a pool without slopes."""
     shared = fit_multipliers(logs, labels_N)
     stack_MNC = torch.stack([log_NC.double() for log_NC in logs])
     sureness_MN = torch.stack([sureness(log_NC) for log_NC in stack_MNC]) - 0.5
@@ -160,12 +160,12 @@ def fit_gate(logs: Sequence[Tensor], labels_N: Tensor) -> Gate:
             2 * SLOPE_VARIANCE * len(labels_N)
         )
 
-    a_M, b_M = minimised(loss, torch.zeros(2, len(logs), dtype=torch.float64))
+    a_M, b_M = argmin_lbfgs(loss, torch.zeros(2, len(logs), dtype=torch.float64))
     fitted = Gate(_numbers(shared_M * a_M.exp()), _numbers(b_M))
     return _best([fitted, Gate(shared, (0.0,) * len(logs))], logs, labels_N)
 
 
-def tempered(logits_NC: Tensor, target_NC: Tensor) -> float:
+def fit_inverse_temperature(logits_NC: Tensor, target_NC: Tensor) -> float:
     """The β ≥ 0 whose ``softmax(β z)`` is nearest to target probabilities in mean KL; convex in β."""
     spread = float((logits_NC - logits_NC.mean(dim=1, keepdim=True)).std())
     if spread <= FLAT * float(logits_NC.abs().max()):
@@ -175,23 +175,23 @@ def tempered(logits_NC: Tensor, target_NC: Tensor) -> float:
     def loss(log_beta: Tensor) -> Tensor:
         return functional.cross_entropy(log_beta.exp() * logits_NC, target_NC)
 
-    log_beta = minimised(loss, torch.zeros((), dtype=torch.float64))
+    log_beta = argmin_lbfgs(loss, torch.zeros((), dtype=torch.float64))
     return float(log_beta.exp()) / spread
 
 
-def minimised(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def argmin_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """Where a smooth loss is least, by L-BFGS from ``start``; that itself where the search goes astray."""
     point = start.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([point], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([point], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss(point)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return point.detach() if bool(point.isfinite().all()) else start
 
 
@@ -200,8 +200,8 @@ def _best(candidates: Sequence[M], logs: Sequence[Tensor], labels_N: Tensor) -> 
     return min(candidates, key=lambda mixing: float(nll_of(mixing, exact, labels_N).mean()))
 
 
-def _corners(experts: int) -> list[tuple[float, ...]]:
-    return [tuple(float(m == k) for m in range(experts)) for k in range(experts)]
+def _corners(num_teachers: int) -> list[tuple[float, ...]]:
+    return [tuple(float(m == k) for m in range(num_teachers)) for k in range(num_teachers)]
 
 
 def _numbers(values: Tensor) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Fusion: several experts' logits and features become one target; presets of the paper, and ours."""
+"""Fusion: several teachers' logits and features become one target; presets of the paper, and ours."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from richkd.core.types import UNLABELED, Output, Target
 from richkd.fusion.feature_scale import FeatureScale
 from richkd.fusion.fit import (
     fit_gate,
+    fit_inverse_temperature,
     fit_linear_pool,
     fit_log_pool,
     fit_multipliers,
     fit_per_class,
     fit_simplex,
-    tempered,
 )
 from richkd.fusion.mixing import Gate, LogPool, Mixing
-from richkd.fusion.ood import Trust
+from richkd.fusion.ood import OodWeights
 from richkd.fusion.scale import Scale, on_scales
 from richkd.fusion.select import Fit, choose
 
@@ -43,50 +43,50 @@ FITS: Mapping[str, Fit] = {
 
 @dataclass(frozen=True)
 class Fusion:
-    """Each expert's scale, how they are mixed, and the shares of their features.
+    """Each teacher's scale, how they are mixed, and the shares of their features.
 
     Attributes:
-        scales: brings each expert's logits (a CLIP's are cosines) to log-probabilities.
+        scales: brings each teacher's logits (a CLIP's are cosines) to log-probabilities.
         mixing: from these to fused logits.
-        feature_weights: share of each expert's embedded features, summing to one (paper: λ, 1 − λ).
+        feature_weights: share of each teacher's embedded features, summing to one (paper: λ, 1 − λ).
         origin: where the numbers came from, for the log and the summary.
-        trust: how far experts are believed of unlabelled images; None: in full.
-        features: brings each expert's features to one scale; None: they stay as they are.
+        trust: how far teachers are believed of unlabeled images; None: in full.
+        features: brings each teacher's features to one scale; None: they stay as they are.
     """
 
     scales: tuple[Scale, ...]
     mixing: Mixing
     feature_weights: tuple[float, ...]
     origin: str
-    trust: Trust | None = None
+    trust: OodWeights | None = None
     features: tuple[FeatureScale, ...] | None = None
 
-    def __call__(self, experts: Sequence[Output], labels_B: Tensor) -> Target:
+    def __call__(self, teachers: Sequence[Output], labels_B: Tensor) -> Target:
         """The target of images, of which some may be `UNLABELED`."""
-        logits = [expert.logits_BC for expert in experts]
+        logits = [teacher.logits_BC for teacher in teachers]
         if self.features is not None:
-            scaled = zip(logits, self.features, experts, strict=True)
-            experts = [Output(z_BC, scale(expert.feats_BF)) for z_BC, scale, expert in scaled]
+            scaled = zip(logits, self.features, teachers, strict=True)
+            teachers = [Output(z_BC, scale(teacher.feats_BF)) for z_BC, scale, teacher in scaled]
         if self.trust is None:
-            return Target(self.logits(logits), tuple(experts), self.feature_weights)
+            return Target(self.logits(logits), tuple(teachers), self.feature_weights)
         trusts = self.trust(self.scales, logits, labels_B != UNLABELED)
-        # Tempered log-probabilities are normalised again, for pools that need probabilities.
+        # Tempered log-probabilities are normalized again, for pools that need probabilities.
         logs = [
             (trust_B[:, None] * log_BC).log_softmax(dim=1)
             for trust_B, log_BC in zip(trusts, on_scales(self.scales, logits), strict=True)
         ]
         weight_B = torch.stack(trusts).amax(dim=0)
-        return Target(self.mixing(logs), tuple(experts), self.feature_weights, weight_B)
+        return Target(self.mixing(logs), tuple(teachers), self.feature_weights, weight_B)
 
     def logits(self, logits: Sequence[Tensor]) -> Tensor:
-        """The fused logits (B, C) of the experts' own."""
+        """The fused logits (B, C) of the teachers' own."""
         assert len(logits) == len(self.scales)
         return self.mixing(on_scales(self.scales, logits))
 
     @property
     def multipliers(self) -> tuple[float, ...] | None:
-        """What each expert's own logits are multiplied by, where that is all that fusion does."""
-        if isinstance(self.mixing, LogPool) and not any(scale.standardised for scale in self.scales):
+        """What each teacher's own logits are multiplied by, where that is all that fusion does."""
+        if isinstance(self.mixing, LogPool) and not any(scale.standardized for scale in self.scales):
             return tuple(w * s.multiplier for w, s in zip(self.mixing.weights, self.scales, strict=True))
         return None
 
@@ -105,10 +105,10 @@ class Fusion:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Each expert's name and logits (N, C) of images that none was trained on, labels, and their split.
+    """Each teacher's name and logits (N, C) of images that none was trained on, labels, and their split.
 
     Raises:
-        DataError: no image, or an expert whose numbers are not finite or are probabilities.
+        DataError: no image, or a teacher whose numbers are not finite or are probabilities.
     """
 
     names: Sequence[str]
@@ -128,14 +128,14 @@ class HeldOut:
             bad_N = ~logits_NC.isfinite().all(dim=1)
             if bad_N.any():
                 raise DataError(
-                    f"What an expert says of {self.split} must be finite; expert '{name}' is not",
+                    f"What a teacher says of {self.split} must be finite; teacher '{name}' is not",
                     got=f"NaN or infinity for {int(bad_N.sum())} of {len(bad_N)} images",
                     fix="check its weights, or compute it with --train.teacher_precision fp32.",
                 )
             sums_N = logits_NC.double().sum(dim=1)
             if bool((logits_NC >= 0).all()) and bool(((sums_N - 1).abs() < SUM_TOLERANCE).all()):
                 raise DataError(
-                    f"An expert must give logits or log-probabilities; expert '{name}' does not",
+                    f"A teacher must give logits or log-probabilities; teacher '{name}' does not",
                     got="probabilities: no number is negative, and each row sums to one",
                     fix="give what comes before its softmax, or the logarithm of what comes after.",
                 )
@@ -144,15 +144,15 @@ class HeldOut:
         return f"{len(self.labels_N)} images of {self.split}"
 
 
-def alone() -> Fusion:
-    """The target of a single expert: its logits as they are."""
-    return Fusion((Scale(),), LogPool((1.0,)), (1.0,), "one expert, as it is")
+def identity_fusion() -> Fusion:
+    """The target of a single teacher: its logits as they are."""
+    return Fusion((Scale(),), LogPool((1.0,)), (1.0,), "one teacher, as it is")
 
 
 def needs_held_out(config: FusionConfig) -> bool:
     """Whether anything in a fusion has to be fitted."""
     scale, mixing = _ways(config)
-    fitted = scale in ("calibrated", "zscore") or mixing not in ("alpha", "confidence")
+    fitted = scale in ("temperature", "zscore") or mixing not in ("alpha", "confidence")
     return fitted and config.weights is None
 
 
@@ -161,44 +161,44 @@ def fuse(
 ) -> Fusion:
     """The fusion that the settings describe, fitted where they ask for it.
 
-    Presets are a scale and a way of mixing, either of which can be set by itself. ``paper``: each expert
+    Presets are a scale and a way of mixing, either of which can be set by itself. ``paper``: each teacher
     at its own logit scale, α 0.7. ``as-released``: the same α on raw cosines, as the published code
-    computes it. ``default``: each expert calibrated, and mixed as held-out images speak for (`choose`).
+    computes it. ``default``: each teacher calibrated, and mixed as held-out images speak for (`choose`).
 
     Args:
         config: preset, scale, mixing, α, λ, or given multipliers.
-        logit_scales: what turns each expert's logits into those of its own probabilities.
+        logit_scales: what turns each teacher's logits into those of its own probabilities.
         held_out: needed where `needs_held_out`.
-        clip: whether the last expert is a CLIP, with which the others share by α and λ; without one all
+        clip: whether the last teacher is a CLIP, with which the others share by α and λ; without one all
             share alike.
 
     Raises:
-        ConfigError: a number of weights that is not the number of experts.
+        ConfigError: a number of weights that is not the number of teachers.
     """
-    experts = len(logit_scales)
-    features = alpha_shares(config.lam, experts, clip=clip)
+    teachers = len(logit_scales)
+    features = alpha_shares(config.feature_alpha, teachers, clip=clip)
     if config.weights is not None:
-        if len(config.weights) != experts:
+        if len(config.weights) != teachers:
             raise ConfigError(
-                "fusion.weights must hold one multiplier for each expert (teacher, then CLIP)",
-                got=f"{len(config.weights)} for {experts} experts",
-                fix="give as many numbers as there are experts.",
+                "fusion.weights must hold one multiplier for each teacher (teacher, then CLIP)",
+                got=f"{len(config.weights)} for {teachers} teachers",
+                fix="give as many numbers as there are teachers.",
             )
-        return Fusion((Scale(),) * experts, LogPool(config.weights), features, "given multipliers")
+        return Fusion((Scale(),) * teachers, LogPool(config.weights), features, "given multipliers")
     scale, mixing = _ways(config)
     scales = _scales(scale, logit_scales, held_out)
     if mixing == "alpha":
-        shares = alpha_shares(config.alpha, experts, clip=clip)
+        shares = alpha_shares(config.alpha, teachers, clip=clip)
         how = f"α {1 - shares[-1]:.4g}" if clip else "in equal parts"
         origin = f"{how}, {_SCALE_WORDS[scale]}"
         return Fusion(scales, LogPool(shares), features, origin)
     if mixing == "confidence":
-        equal = (1 / experts,) * experts
-        rule = Gate(equal, (1.0,) * experts)
-        return Fusion(scales, rule, features, f"by each expert's sureness, {_SCALE_WORDS[scale]}")
+        equal = (1 / teachers,) * teachers
+        rule = Gate(equal, (1.0,) * teachers)
+        return Fusion(scales, rule, features, f"by each teacher's sureness, {_SCALE_WORDS[scale]}")
     assert held_out is not None
     logs = on_scales(scales, held_out.logits)
-    if mixing == "chosen":
+    if mixing == "auto":
         choice = choose(logs, held_out.labels_N, held_out.names)
         return Fusion(scales, choice.mixing, features, f"{choice.name}, chosen on {held_out}")
     fitted = FITS[mixing](logs, held_out.labels_N)
@@ -207,12 +207,12 @@ def fuse(
 
 _SCALE_WORDS = {
     "raw": "on raw logits and cosines",
-    "logit-scale": "each expert at its own logit scale",
-    "zscore": "standardised within each image",
-    "calibrated": "each expert calibrated",
+    "logit-scale": "each teacher at its own logit scale",
+    "zscore": "standardized within each image",
+    "temperature": "each teacher calibrated",
 }
 _PRESETS = {
-    "default": ("calibrated", "chosen"),
+    "default": ("temperature", "auto"),
     "paper": ("logit-scale", "alpha"),
     "as-released": ("raw", "alpha"),
 }
@@ -231,24 +231,24 @@ def _scales(scale: str, logit_scales: Sequence[float], held_out: HeldOut | None)
     if scale == "logit-scale":
         return tuple(map(Scale, logit_scales))
     assert held_out is not None
-    plain = Scale(standardised=scale == "zscore")
+    plain = Scale(standardized=scale == "zscore")
     return tuple(
-        Scale(fit_multipliers([plain.prepared(logits_NC)], held_out.labels_N)[0], plain.standardised)
+        Scale(fit_multipliers([plain.prepared(logits_NC)], held_out.labels_N)[0], plain.standardized)
         for logits_NC in held_out.logits
     )
 
 
-def alpha_shares(alpha: float | None, experts: int, *, clip: bool = True) -> tuple[float, ...]:
+def alpha_shares(alpha: float | None, num_teachers: int, *, clip: bool = True) -> tuple[float, ...]:
     """α among the vision teachers in equal parts, and 1 − α for the CLIP at their end; without it, equal."""
-    if experts == 1 or not clip:
-        return (1 / experts,) * experts
+    if num_teachers == 1 or not clip:
+        return (1 / num_teachers,) * num_teachers
     alpha = PAPER_ALPHA if alpha is None else alpha
-    return (*(alpha / (experts - 1),) * (experts - 1), 1 - alpha)
+    return (*(alpha / (num_teachers - 1),) * (num_teachers - 1), 1 - alpha)
 
 
 @dataclass(frozen=True)
-class Signal:
-    """How much of a fused target is not the first expert's, or not that of all experts but the CLIP.
+class TargetShift:
+    """How much of a fused target is not the first teacher's, or not that of all teachers but the CLIP.
 
     ``nats`` is the mean KL from the first alone, at the temperature that brings it nearest, to the
     fused target; ``multiplier`` is what its logits are multiplied by there, which makes it the control.
@@ -258,16 +258,16 @@ class Signal:
     multiplier: float
 
 
-def first_alone(fusion: Fusion, logits: Sequence[Tensor], count: int) -> Tensor:
-    """Logits (B, C) of the first ``count`` experts: of one as they are, of several the mean of their
+def teacher_only_logits(fusion: Fusion, logits: Sequence[Tensor], count: int) -> Tensor:
+    """Logits (B, C) of the first ``count`` teachers: of one as they are, of several the mean of their
     log-probabilities."""
     if count == 1:
         return logits[0]
     return torch.stack(on_scales(fusion.scales[:count], logits[:count])).mean(dim=0)
 
 
-def signal(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> Signal:
-    """``min_β mean KL(softmax(z_F / T) ‖ softmax(β z_1 / T))``: what no temperature of expert 1 gives."""
+def measure_target_shift(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> TargetShift:
+    """``min_β mean KL(softmax(z_F / T) ‖ softmax(β z_1 / T))``: what no temperature of teacher 1 gives."""
     fused_NC, first_NC = fused_NC.double() / temperature, first_NC.double() / temperature
-    multiplier = tempered(first_NC, fused_NC.softmax(dim=1))
-    return Signal(float(kl_nats(fused_NC, multiplier * first_NC).mean()), multiplier)
+    multiplier = fit_inverse_temperature(first_NC, fused_NC.softmax(dim=1))
+    return TargetShift(float(kl_nats(fused_NC, multiplier * first_NC).mean()), multiplier)

@@ -1,6 +1,6 @@
-"""Ways of mixing experts' log-probabilities ℓ_m into fused logits; pure, and fitted elsewhere.
+"""Ways of mixing teachers' log-probabilities ℓ_m into fused logits; pure, and fitted elsewhere.
 
-Fused logits are log-probabilities up to a constant of each image. A logarithmic pool multiplies experts'
+Fused logits are log-probabilities up to a constant of each image. A logarithmic pool multiplies teachers'
 probabilities, so that each can veto; a linear pool averages them, so that each can vouch.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Mixing(Protocol):
-    """From the log-probabilities (B, C) of each expert to fused logits (B, C)."""
+    """From the log-probabilities (B, C) of each teacher to fused logits (B, C)."""
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor: ...
 
@@ -38,7 +38,7 @@ class LinearPool:
     weights: tuple[float, ...]
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor:
-        # An expert of no weight must not turn log 0 + −∞ into NaN.
+        # A teacher of no weight must not turn log 0 + −∞ into NaN.
         heard = [(w, log_BC) for w, log_BC in zip(self.weights, logs, strict=True) if w > 0]
         return torch.stack([log_BC + math.log(w) for w, log_BC in heard]).logsumexp(dim=0)
 
@@ -57,7 +57,7 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Gate:
-    """``Σ_m w_m · exp(b_m · (h_m − ½)) · ℓ_m``: an expert that is sure of an image counts for more there.
+    """``Σ_m w_m · exp(b_m · (h_m − ½)) · ℓ_m``: a teacher that is sure of an image counts for more there.
 
     h_m is `sureness`, 0 for a uniform answer and 1 for a certain one. With all b zero it is a
     logarithmic pool; ``b_m = 1, w_m = 1/M`` is the rule that nothing has to be fitted for.

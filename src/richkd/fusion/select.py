@@ -49,22 +49,22 @@ class Choice:
 def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Choice:
     """The simplest mixing whose cross-fitted NLL is within one standard error of the least.
 
-    Candidates, from simple to rich: the best expert alone at its best temperature, the logarithmic pool,
+    Candidates, from simple to rich: the best teacher alone at its best temperature, the logarithmic pool,
     the linear pool, a gate, weights for each class. With few held-out images errors are large and the
-    choice falls back towards the best expert. Cross-fitting takes at most `FIT_IMAGES`, and what is chosen is
-    then fitted on all. The result is never worse on the held-out images than the best expert: if it is,
-    that expert is chosen.
+    choice falls back towards the best teacher. Cross-fitting takes at most `FIT_IMAGES`, and what is chosen
+    is then fitted on all. The result is never worse on the held-out images than the best teacher: if it is,
+    that teacher is chosen.
 
     Args:
-        logs: each expert's log-probabilities (N, C) of images that no expert was trained on.
+        logs: each teacher's log-probabilities (N, C) of images that no teacher was trained on.
         labels_N: their labels.
-        names: the experts' names.
+        names: the teachers' names.
     """
     exact = [log_NC.double() for log_NC in logs]
-    alone = fit_best_expert(exact, labels_N)
-    # Which expert is best is part of what is fitted, but its name is that of all images.
+    alone = fit_best_teacher(exact, labels_N)
+    # Which teacher is best is part of what is fitted, but its name is that of all images.
     best = max(range(len(logs)), key=alone.weights.__getitem__)
-    ways: dict[str, Fit] = {f"{names[best]} alone": fit_best_expert, **ways_of_mixing(len(logs))}
+    ways: dict[str, Fit] = {f"{names[best]} alone": fit_best_teacher, **ways_of_mixing(len(logs))}
     fused = {name: cross_fitted(fit, exact, labels_N) for name, fit in ways.items()}
     losses = {name: nll_of(LogPool((1.0,)), [fused_NC], labels_N) for name, fused_NC in fused.items()}
     least = min(losses, key=lambda name: float(losses[name].mean()))
@@ -77,16 +77,16 @@ def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Ch
         )
         for name, loss_N in losses.items()
     )
-    chosen = next(c for c in candidates if c.behind <= c.error).name
-    mixing = ways[chosen](exact, labels_N)
+    selected = next(c for c in candidates if c.behind <= c.error).name
+    mixing = ways[selected](exact, labels_N)
     if float(nll_of(mixing, exact, labels_N).mean()) > float(nll_of(alone, exact, labels_N).mean()):
-        chosen, mixing = next(iter(ways)), alone
-    return Choice(chosen, mixing, fused[chosen], candidates)
+        selected, mixing = next(iter(ways)), alone
+    return Choice(selected, mixing, fused[selected], candidates)
 
 
-def ways_of_mixing(experts: int) -> Mapping[str, Fit]:
-    """What more than one expert can be mixed by, from simple to rich."""
-    if experts == 1:
+def ways_of_mixing(num_teachers: int) -> Mapping[str, Fit]:
+    """What more than one teacher can be mixed by, from simple to rich."""
+    if num_teachers == 1:
         return {}
     return {
         "logarithmic pool": fit_log_pool,
@@ -96,8 +96,8 @@ def ways_of_mixing(experts: int) -> Mapping[str, Fit]:
     }
 
 
-def fit_best_expert(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
-    """The expert with the least NLL, each at its best temperature; the others have weight zero."""
+def fit_best_teacher(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
+    """The teacher with the least NLL, each at its best temperature; the others have weight zero."""
     pools = []
     for m, log_NC in enumerate(logs):
         weight = fit_log_pool([log_NC], labels_N).weights[0]

@@ -7,7 +7,7 @@ numbers (537 MB at 64 × 16384 × 128, in float32); here the whole bank is score
 at τ = 0.07, so its exponential loses digits that the loss needs, and overflows for a smaller τ.
 
 Source: Tian, Krishnan and Isola, "Contrastive representation distillation", ICLR 2020, equations 11 to 18,
-with the normaliser estimated once, as in memory-bank NCE (Wu et al., CVPR 2018).
+with the normalizer estimated once, as in memory-bank NCE (Wu et al., CVPR 2018).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _one_each(v_BD: Tensor, row_BD: Tensor, temperature: float) -> Tensor:
     return (v_BD * row_BD.to(v_BD.dtype)).sum(dim=1, keepdim=True) / temperature
 
 
-def estimate_log_normaliser(log_scores_BK: Tensor, images: int) -> Tensor:
+def estimate_log_normalizer(log_scores_BK: Tensor, images: int) -> Tensor:
     """log Z of the NCE distribution P = score/Z over a bank of ``images`` rows: log(mean(score)·N).
 
     A scalar without gradient, estimated once on the first batch and then kept. Scores of −∞ are none.
@@ -86,13 +86,13 @@ def estimate_log_normaliser(log_scores_BK: Tensor, images: int) -> Tensor:
     return torch.logsumexp(log_scores_BK.flatten(), dim=0) + math.log(images) - scored.log()
 
 
-def estimate_normaliser(scores_BK: Tensor, images: int) -> Tensor:
-    """Z = mean(score)·N, for scores as the paper writes them; see `estimate_log_normaliser`."""
+def estimate_normalizer(scores_BK: Tensor, images: int) -> Tensor:
+    """Z = mean(score)·N, for scores as the paper writes them; see `estimate_log_normalizer`."""
     return scores_BK.detach().mean() * images
 
 
 def nce_loss(
-    log_scores_BK1: Tensor, log_normaliser: Tensor | float, images: int, shares_B: Tensor | None = None
+    log_scores_BK1: Tensor, log_normalizer: Tensor | float, images: int, shares_B: Tensor | None = None
 ) -> Tensor:
     """Noise-contrastive loss, in nats, of log scores (B × (K+1)) whose column 0 is the positive.
 
@@ -104,7 +104,7 @@ def nce_loss(
     """
     negatives = log_scores_BK1.shape[1] - 1
     assert negatives > 0, "column 0 is the positive; at least one negative must follow"
-    margin_BK1 = at_least_fp32(log_scores_BK1) - log_normaliser - math.log(negatives / images)
+    margin_BK1 = at_least_fp32(log_scores_BK1) - log_normalizer - math.log(negatives / images)
     positive_B = F.logsigmoid(margin_BK1[:, 0])
     negative_B = F.logsigmoid(-margin_BK1[:, 1:]).sum(dim=1)
     if shares_B is not None:
@@ -112,18 +112,18 @@ def nce_loss(
     return -(positive_B + negative_B).mean()
 
 
-def log_normalisers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:
+def log_normalizers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:
     """Both directions' log Z, shape (2), estimated from the first batch's log scores."""
-    return torch.stack([estimate_log_normaliser(log_scores_BK1, images) for log_scores_BK1 in scores])
+    return torch.stack([estimate_log_normalizer(log_scores_BK1, images) for log_scores_BK1 in scores])
 
 
 def nce_both_ways(
-    scores: tuple[Tensor, Tensor], log_normalisers: Tensor, images: int, shares_B: Tensor | None = None
+    scores: tuple[Tensor, Tensor], log_normalizers: Tensor, images: int, shares_B: Tensor | None = None
 ) -> Tensor:
     """The NCE losses of student against targets and of target against students, added up."""
     student_BK1, target_BK1 = scores
-    return nce_loss(student_BK1, log_normalisers[0], images, shares_B) + nce_loss(
-        target_BK1, log_normalisers[1], images, shares_B
+    return nce_loss(student_BK1, log_normalizers[0], images, shares_B) + nce_loss(
+        target_BK1, log_normalizers[1], images, shares_B
     )
 
 
@@ -148,16 +148,16 @@ def contrast_loss(
     student_bank_ND: Tensor,
     target_bank_ND: Tensor,
     rows_BK1: Tensor,
-    log_normalisers: Tensor,
+    log_normalizers: Tensor,
     temperature: float,
 ) -> Tensor:
     """The feature-matching term of RichKD: NCE loss of student against target bank, plus the reverse.
 
     ``student_BD`` and ``target_BD`` are unit-norm embeddings, ``target_BD`` the fused one; both receive
     gradients, since both heads are trained, and the banks receive none. ``rows_BK1[:, 0]`` is each image's
-    own row, the other K columns are rows of other classes (`negative_rows`). ``log_normalisers`` holds
+    own row, the other K columns are rows of other classes (`negative_rows`). ``log_normalizers`` holds
     log Z of student against target bank, then of target against student bank
-    (`log_normalisers_of`). Source: CRD (Tian et al. 2020, equations 17 and 18) in both directions.
+    (`log_normalizers_of`). Source: CRD (Tian et al. 2020, equations 17 and 18) in both directions.
 
     Raises:
         ConfigError: where the temperature is not a positive finite number.
@@ -165,4 +165,4 @@ def contrast_loss(
     scores = both_bank_log_scores(
         student_BD, target_BD, student_bank_ND, target_bank_ND, rows_BK1, temperature
     )
-    return nce_both_ways(scores, log_normalisers, len(target_bank_ND))
+    return nce_both_ways(scores, log_normalizers, len(target_bank_ND))

@@ -1,4 +1,4 @@
-"""Unit-norm embeddings, and their fusion across experts."""
+"""Unit-norm embeddings, and their fusion across teachers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from richkd.core.numerics import at_least_fp32
 _SHORTEST = 1e-12
 
 
-def normalised(x_BD: Tensor) -> Tensor:
+def normalize(x_BD: Tensor) -> Tensor:
     """Rows scaled to unit L2 norm, x/‖x‖, in float32 or higher.
 
     A row shorter than 1e-12 has no direction: it becomes a row of zeros and receives a gradient of zero,
@@ -28,10 +28,10 @@ def normalised(x_BD: Tensor) -> Tensor:
 
 
 def fuse_features(feats: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """One unit-norm target embedding (B × D) from the experts' unit-norm embeddings (each B × D).
+    """One unit-norm target embedding (B × D) from the teachers' unit-norm embeddings (each B × D).
 
-    normalised(Σ_m λ_m · f_m): the paper's f_F = λ·f_T + (1−λ)·f_C after a projection to one width, for any
-    number of experts. ``weights`` are the λ_m, in [0, 1] and summing to one. The re-normalisation puts the
+    normalized(Σ_m λ_m · f_m): the paper's f_F = λ·f_T + (1−λ)·f_C after a projection to one width, for any
+    number of teachers. ``weights`` are the λ_m, in [0, 1] and summing to one. The re-normalization puts the
     target back on the sphere on which contrast compares it. Source: RichKD (arXiv 2511.09286), fusion of
     features.
 
@@ -41,26 +41,26 @@ def fuse_features(feats: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """
     if not feats or len(feats) != len(weights):
         raise ConfigError(
-            "Argument 'weights' must hold one weight for each expert's features",
-            got=f"{len(weights)} weights for {len(feats)} experts",
-            fix="give as many feature weights as there are experts, at least one.",
+            "Argument 'weights' must hold one weight for each teacher's features",
+            got=f"{len(weights)} weights for {len(feats)} teachers",
+            fix="give as many feature weights as there are teachers, at least one.",
         )
     # Written so that NaN fails too.
     if not all(weight >= 0.0 for weight in weights) or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
         raise ConfigError(
             "Argument 'weights' must hold weights in [0, 1] that sum to one",
             got=f"{list(weights)}, with the sum {sum(weights):.6g}",
-            fix="divide each weight by their sum; for two experts use λ and 1 − λ.",
+            fix="divide each weight by their sum; for two teachers use λ and 1 − λ.",
         )
     shapes = [tuple(feat.shape) for feat in feats]
     if len(set(shapes)) > 1:
         raise ConfigError(
             "Argument 'feats' must hold features of one shape (images × width)",
             got=", ".join(str(shape) for shape in shapes),
-            fix="project each expert's features to one width before fusing them.",
+            fix="project each teacher's features to one width before fusing them.",
         )
     fused_BD = sum(
         (weight * at_least_fp32(feat) for weight, feat in zip(weights[1:], feats[1:], strict=True)),
         start=weights[0] * at_least_fp32(feats[0]),
     )
-    return normalised(fused_BD)
+    return normalize(fused_BD)

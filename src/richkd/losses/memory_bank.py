@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from richkd.config.schema import MethodConfig
 from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED, Batch, Output, Target
-from richkd.losses.contrast import both_bank_log_scores, log_normalisers_of, nce_both_ways, shared_log_scores
-from richkd.losses.features import fuse_features, normalised
+from richkd.losses.contrast import both_bank_log_scores, log_normalizers_of, nce_both_ways, shared_log_scores
+from richkd.losses.features import fuse_features, normalize
 from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class, update_bank
 
 Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
 
 
 class ContrastMemory(nn.Module):
-    """Embedding heads, remembered embeddings and normalisers of the contrastive loss.
+    """Embedding heads, remembered embeddings and normalizers of the contrastive loss.
 
-    One linear head projects each network's features (student and every expert) to ``embed_width``. The
-    two normalisers Z are estimated on the first batch and then kept (paper: settings of the reference
+    One linear head projects each network's features (student and every teacher) to ``embed_width``. The
+    two normalizers Z are estimated on the first batch and then kept (paper: settings of the reference
     code). Where negatives come from is ``config.contrast``: :class:`Banks` or :class:`Queues`.
 
     Args:
         student_width: width F of the student's feature.
-        expert_widths: width of each expert's feature.
+        teacher_widths: width of each teacher's feature.
         labels_N: labels of the training images. One without a label is a class of its own: which others are
             of its class is not known.
         classes: how many classes there are.
@@ -34,12 +34,12 @@ class ContrastMemory(nn.Module):
         seed: what negatives and initial embeddings are drawn from.
     """
 
-    log_normalisers: Tensor
+    log_normalizers: Tensor
 
     def __init__(
         self,
         student_width: int,
-        expert_widths: Sequence[int],
+        teacher_widths: Sequence[int],
         labels_N: Tensor,
         classes: int,
         config: MethodConfig,
@@ -48,28 +48,30 @@ class ContrastMemory(nn.Module):
         super().__init__()
         width = config.embed_width
         self.student_head = nn.Linear(student_width, width)
-        self.expert_heads = nn.ModuleList(nn.Linear(expert_width, width) for expert_width in expert_widths)
+        self.teacher_heads = nn.ModuleList(
+            nn.Linear(teacher_width, width) for teacher_width in teacher_widths
+        )
         kind = Queues if config.contrast == "queue" else Banks
         groups_N, groups = with_own_classes(labels_N, classes)
         self.rows: Banks | Queues = kind(groups_N, groups, config, seed)
-        self.register_buffer("log_normalisers", torch.full((2,), torch.nan))
+        self.register_buffer("log_normalizers", torch.full((2,), torch.nan))
         self.images = len(labels_N)
 
     def embed(self, student: Output, target: Target) -> tuple[Tensor, Tensor]:
-        """The student's embedding and the fused, re-normalised embedding of the experts, both unit-norm."""
-        student_BD = normalised(self.student_head(student.feats_BF).float())
-        experts = [
-            normalised(head(expert.feats_BF).float())
-            for head, expert in zip(self.expert_heads, target.experts, strict=True)
+        """The student's embedding and the fused, re-normalized embedding of the teachers, both unit-norm."""
+        student_BD = normalize(self.student_head(student.feats_BF).float())
+        teachers = [
+            normalize(head(teacher.feats_BF).float())
+            for head, teacher in zip(self.teacher_heads, target.teachers, strict=True)
         ]
-        return student_BD, fuse_features(experts, target.feature_weights)
+        return student_BD, fuse_features(teachers, target.feature_weights)
 
     def loss(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Tensor:
         """The contrastive loss of a batch, its negatives a function of (seed, step)."""
         scores, shares_B = self.rows(student_BD, target_BD, batch, step)
         if step == 0:
-            self.log_normalisers.copy_(log_normalisers_of(scores, self.images))
-        return nce_both_ways(scores, self.log_normalisers, self.images, shares_B)
+            self.log_normalizers.copy_(log_normalizers_of(scores, self.images))
+        return nce_both_ways(scores, self.log_normalizers, self.images, shares_B)
 
     def remember(self, index_B: Tensor, memory: dict[str, Tensor]) -> None:
         """Keep the new embeddings of these images."""
@@ -139,7 +141,7 @@ class Banks(nn.Module):
                 target_BD, self.student_ND[rows_B], self.student_ND[rows_K], excluded_BK, temperature
             ),
         )
-        return scores, share_that_counts(excluded_BK)
+        return scores, valid_negative_fraction(excluded_BK)
 
 
 class Queues(nn.Module):
@@ -173,7 +175,7 @@ class Queues(nn.Module):
             shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),
             shared_log_scores(target_BD, student_BD, self.student_KD, excluded_BK, self.temperature),
         )
-        return scores, share_that_counts(excluded_BK)
+        return scores, valid_negative_fraction(excluded_BK)
 
     def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
         """Put the embeddings in the oldest ones' places; a batch longer than the queue gives its end."""
@@ -195,7 +197,7 @@ def with_own_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
     return groups_N, classes + count
 
 
-def share_that_counts(excluded_BK: Tensor) -> Tensor:
+def valid_negative_fraction(excluded_BK: Tensor) -> Tensor:
     """The share of each image's scores that are negatives; where there is none, as if there were one."""
     counted_B = (~excluded_BK).sum(dim=1)
     return counted_B.clamp(min=1) / excluded_BK.shape[1]

@@ -14,7 +14,7 @@ from torch import Tensor
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.numerics import at_least_fp32
 from richkd.core.seeds import mix_seed
-from richkd.losses.features import normalised
+from richkd.losses.features import normalize
 
 
 def rows_by_class(labels_N: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +87,7 @@ def initial_bank(images: int, width: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def update_bank(bank_ND: Tensor, rows_B: Tensor, v_BD: Tensor, momentum: float) -> None:
-    """Move the rows of a batch towards its embeddings, in place: row ← normalised(m·row + (1−m)·v).
+    """Move the rows of a batch towards its embeddings, in place: row ← normalized(m·row + (1−m)·v).
 
     ``rows_B`` must not name a row twice. Call it after the backward pass, which still needs the old rows.
 
@@ -101,4 +101,4 @@ def update_bank(bank_ND: Tensor, rows_B: Tensor, v_BD: Tensor, momentum: float) 
             fix="use 0.5, as CRD does; 0 keeps the newest embedding alone.",
         )
     moved_BD = momentum * at_least_fp32(bank_ND[rows_B]) + (1.0 - momentum) * at_least_fp32(v_BD)
-    bank_ND[rows_B] = normalised(moved_BD).to(bank_ND.dtype)
+    bank_ND[rows_B] = normalize(moved_BD).to(bank_ND.dtype)

@@ -1,7 +1,7 @@
 """Methods: pure functions from (student, target, batch, context) to named loss terms.
 
 To add one, write a function below from the losses in ``richkd/losses``, list it in :data:`METHODS`
-with the experts that it needs, and describe it in ``docs/methods/``. The trainer knows none by name.
+with the teachers that it needs, and describe it in ``docs/methods/``. The trainer knows none by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from richkd.core.types import Batch, LossTerms, Output, Target
 from richkd.losses.logits import cross_entropy, kd_divergence
 from richkd.losses.memory_bank import ContrastMemory
 
-Expert = Literal["teacher", "clip"]
+Teacher = Literal["teacher", "clip"]
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,24 @@ def richkd_lf(student: Output, target: Target | None, batch: Batch, context: Con
 
 @dataclass(frozen=True)
 class Method:
-    """A method's function, the experts whose fusion is its target, and whether it keeps a memory."""
+    """A method's function, the teachers whose fusion is its target, and whether it keeps a memory."""
 
     terms: Callable[[Output, Target | None, Batch, Context], LossTerms]
-    experts: tuple[Expert, ...] = ()
+    teachers: tuple[Teacher, ...] = ()
     remembers: bool = False
 
-    def in_control(self, experts: int) -> int:
-        """How many experts, the first ones, stand alone beside their fusion: all but CLIP, or one."""
-        return experts - 1 if "clip" in self.experts else 1
+    def in_control(self, num_teachers: int) -> int:
+        """How many teachers, the first ones, stand alone beside their fusion: all but CLIP, or one."""
+        return num_teachers - 1 if "clip" in self.teachers else 1
 
 
 METHODS: dict[str, Method] = {
     "ce": Method(ce),
-    "kd": Method(kd, experts=("teacher",)),
+    "kd": Method(kd, teachers=("teacher",)),
     # RichKD L is KD whose target is fused.
-    "richkd-l": Method(kd, experts=("teacher", "clip")),
-    "richkd-f": Method(richkd_f, experts=("teacher", "clip"), remembers=True),
-    "richkd-lf": Method(richkd_lf, experts=("teacher", "clip"), remembers=True),
+    "richkd-l": Method(kd, teachers=("teacher", "clip")),
+    "richkd-f": Method(richkd_f, teachers=("teacher", "clip"), remembers=True),
+    "richkd-lf": Method(richkd_lf, teachers=("teacher", "clip"), remembers=True),
 }
 
 

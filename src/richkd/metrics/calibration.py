@@ -103,7 +103,7 @@ def ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
 
 
 def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
-    """The T in [0.01, 100] that minimises NLL(z/T): fit it on held-out images, never on the test set.
+    """The T in [0.01, 100] that minimizes NLL(z/T): fit it on held-out images, never on the test set.
 
     The NLL is convex in β = 1/T, with the derivative mean E_p[z − z_y] for p = softmax(βz), whose root is
     found by Newton steps inside a shrinking bracket, to 1e-10 relative. Where every image is right the NLL

@@ -47,13 +47,13 @@ class ConfidentRates(Figures):
 class RiskCoverage(Figures):
     """Risk among the most confident images, at most as many points as were asked for, coverage rising.
 
-    ``risk`` is errors / covered images, ``generalised_risk`` errors / all images (errors that are made and
+    ``risk`` is errors / covered images, ``generalized_risk`` errors / all images (errors that are made and
     not withheld); ``aurc`` and ``augrc`` are their means over all N coverages, whatever the points.
     """
 
     coverage: tuple[float, ...]
     risk: tuple[float, ...]
-    generalised_risk: tuple[float, ...]
+    generalized_risk: tuple[float, ...]
     aurc: float
     augrc: float
 
@@ -139,7 +139,7 @@ def aurc(probs_NC: Tensor, labels_N: Tensor) -> float:
 
 
 def augrc(probs_NC: Tensor, labels_N: Tensor) -> float:
-    """Area under the generalised risk-coverage curve, (1/N) Σ_k (1/N) Σ_{i≤k} e_(i); lower is better.
+    """Area under the generalized risk-coverage curve, (1/N) Σ_k (1/N) Σ_{i≤k} e_(i); lower is better.
 
     With error rate ε and the probability A that an error is less confident than a right answer (AUROC) it
     is (1 − A)·ε·(1 − ε) + ε²/2 + ε/(2N), so within [0, (1 + 1/N)/2]. Source: Traub et al. 2024, "Overcoming
@@ -165,7 +165,7 @@ def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> Risk
     return RiskCoverage(
         coverage=tuple((ranks / ranking.n).tolist()),
         risk=tuple((errors / ranks).tolist()),
-        generalised_risk=tuple((errors / ranking.n).tolist()),
+        generalized_risk=tuple((errors / ranking.n).tolist()),
         aurc=ranking.aurc(),
         augrc=ranking.augrc(),
     )

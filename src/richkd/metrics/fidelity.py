@@ -8,6 +8,7 @@ from torch import Tensor
 
 from richkd.core.errors import DataError
 from richkd.core.numerics import kl_nats
+from richkd.core.types import Output
 from richkd.metrics.accuracy import agreement
 from richkd.metrics.checks import Figures
 
@@ -31,23 +32,21 @@ class Fidelity(Figures):
     cka: float | None
 
 
-def fidelity(
-    name: str,
-    student_NC: Tensor,
-    teacher_NC: Tensor,
-    student_NF: Tensor | None = None,
-    teacher_NF: Tensor | None = None,
-) -> Fidelity:
+def measure_fidelity(name: str, student: Output, teacher: Output) -> Fidelity:
     """A student's and a teacher's logits, each of its own probabilities, on the same images; and features.
 
     Raises:
         RichKDError: logits of two shapes, or not finite; features of other images.
     """
-    alike = agreement(student_NC, teacher_NC)
     likeness = None
-    if student_NF is not None and teacher_NF is not None and _comparable(student_NF, teacher_NF):
-        likeness = cka(student_NF[:CKA_IMAGES], teacher_NF[:CKA_IMAGES])
-    return Fidelity(name, alike, float(kl_nats(teacher_NC, student_NC).mean()), likeness)
+    if _comparable(student.feats_BF, teacher.feats_BF):
+        likeness = cka(student.feats_BF[:CKA_IMAGES], teacher.feats_BF[:CKA_IMAGES])
+    return Fidelity(
+        name,
+        agreement(student.logits_BC, teacher.logits_BC),
+        float(kl_nats(teacher.logits_BC, student.logits_BC).mean()),
+        likeness,
+    )
 
 
 def _comparable(a_NF: Tensor, b_NF: Tensor) -> bool:
@@ -56,7 +55,7 @@ def _comparable(a_NF: Tensor, b_NF: Tensor) -> bool:
 
 
 def cka(a_NF: Tensor, b_NF: Tensor) -> float:
-    """Linear centred kernel alignment, ``HSIC(A, B) / √(HSIC(A, A) · HSIC(B, B))``, of two sets of features.
+    """Linear centered kernel alignment, ``HSIC(A, B) / √(HSIC(A, A) · HSIC(B, B))``, of two sets of features.
 
     With the unbiased HSIC of Song et al. 2012, so that it does not grow where images are few and features
     wide (Nguyen, Raghu and Kornblith 2021): 0 in expectation for features that have nothing in common, 1 for
@@ -85,7 +84,7 @@ def hsic(a_NN: Tensor, b_NN: Tensor) -> float:
 
 def _gram(feats_NF: Tensor) -> Tensor:
     # An offset cancels in exact arithmetic; taken off first it costs no digits.
-    centred_NF = feats_NF - feats_NF.mean(dim=0)
-    gram_NN = centred_NF @ centred_NF.T
+    centered_NF = feats_NF - feats_NF.mean(dim=0)
+    gram_NN = centered_NF @ centered_NF.T
     gram_NN.fill_diagonal_(0.0)
     return gram_NN

@@ -216,8 +216,8 @@ def bootstrap_selective(
         share_RG = own_RG / size_RG.clamp(min=1)
         spread_RG = harmonic_N1[covered_RG.long()] - harmonic_N1[before_RG.long()]
         risk_R = (own_RG + (earlier_RG - before_RG * share_RG) * spread_RG).sum(1)
-        generalised_R = (size_RG * earlier_RG + (size_RG + 1) / 2 * own_RG).sum(1) / images
-        return torch.stack([risk_R, generalised_R], dim=1) / images
+        generalized_R = (size_RG * earlier_RG + (size_RG + 1) / 2 * own_RG).sum(1) / images
+        return torch.stack([risk_R, generalized_R], dim=1) / images
 
     draws_RS = resample(images, statistic, seed=seed, resamples=resamples)
     estimates = torch.tensor([ranking.aurc(), ranking.augrc()], dtype=torch.float64)

@@ -139,8 +139,8 @@ def mantel(
         )
     a_CC, b_CC = ((x + x.T).double().numpy() / 2 for x in (means_CC, similarity_CC))
     upper = np.triu_indices(len(a_CC), 1)
-    ranks_a, ranks_b = np.zeros_like(a_CC), _centred(b_CC[upper])
-    ranks_a[upper] = _centred(a_CC[upper])
+    ranks_a, ranks_b = np.zeros_like(a_CC), _centered(b_CC[upper])
+    ranks_a[upper] = _centered(a_CC[upper])
     ranks_a += ranks_a.T
     random = np.random.default_rng(mix_seed(seed, "mantel"))
     norm = np.linalg.norm(ranks_a[upper]) * np.linalg.norm(ranks_b)
@@ -177,7 +177,7 @@ def same_superclass(hierarchy: Hierarchy, classes: int) -> Tensor:
 
 def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Tensor:
     """For each image that has relatives, how often one has more than a stranger; ties count half."""
-    found = []
+    result = []
     everyone_C = torch.arange(len(same_CC))
     for label in torch.unique(labels_N).tolist():
         relatives, strangers = same_CC[label], ~same_CC[label] & (everyone_C != label)
@@ -185,8 +185,8 @@ def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Tensor:
             of_class_KC = probs_NC[labels_N == label]
             near_KP1, far_K1S = of_class_KC[:, relatives][:, :, None], of_class_KC[:, strangers][:, None]
             wins = (near_KP1 > far_K1S).double() + 0.5 * (near_KP1 == far_K1S).double()
-            found.append(wins.mean(dim=(1, 2)))
-    return torch.cat(found) if found else probs_NC.new_zeros(0)
+            result.append(wins.mean(dim=(1, 2)))
+    return torch.cat(result) if result else probs_NC.new_zeros(0)
 
 
 def _mean(values_M: Tensor) -> Interval | None:
@@ -201,9 +201,9 @@ def _entropy(probs_NC: Tensor) -> Tensor:
     return entropy_N
 
 
-def _centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _centered(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ranks, ties sharing their mean, less their mean."""
     _, place, size = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(size) - (size - 1) / 2)[place]
-    centred: NDArray[np.float64] = ranks - ranks.mean()
-    return centred
+    centered: NDArray[np.float64] = ranks - ranks.mean()
+    return centered

@@ -32,7 +32,7 @@ class Network(nn.Module):
 
     Attributes:
         model: the timm-like module itself; its state dict carries no wrapper prefix.
-        size, mean, std: input resolution in pixels and normalisation of values in 0..1.
+        size, mean, std: input resolution in pixels and normalization of values in 0..1.
         class_names: the classes in output order where the weights came with them, else None.
     """
 

@@ -16,7 +16,7 @@ The mobile networks are in ``cifar_mobile.py``.
 
 Sources: He et al. 2016, "Deep residual learning for image recognition" (section 4.2, here with projection
 shortcuts); Zagoruyko & Komodakis 2016, "Wide residual networks"; Simonyan & Zisserman 2015, "Very deep
-convolutional networks" (here with batch normalisation and a single linear layer). The choice of depths and
+convolutional networks" (here with batch normalization and a single linear layer). The choice of depths and
 widths, and the counts, are those of Tian et al. 2020, "Contrastive representation distillation".
 """
 
@@ -36,7 +36,7 @@ Block = Callable[[int, int, int], nn.Module]
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    """A normalised 1x1 convolution where the shape changes, else None (the identity)."""
+    """A normalized 1x1 convolution where the shape changes, else None (the identity)."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -81,7 +81,7 @@ class Bottleneck(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Zagoruyko & Komodakis 2016: normalise and activate before each of two 3x3 convolutions.
+    """Zagoruyko & Komodakis 2016: normalize and activate before each of two 3x3 convolutions.
 
     Where the width changes, the 1x1 projection reads the activated input.
     """

@@ -18,13 +18,13 @@ from richkd.data.batches import Store, TrainingOrder, open_store
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.data.unlabeled import refuse_tested, with_unlabeled
-from richkd.data.views import Clean, Recipe, recipe
+from richkd.data.views import Augmentation, Clean, build_augmentation
 from richkd.fusion.fusion import Fusion
 from richkd.methods.presets import Method, find_method
 from richkd.models.build import Network, build_network
 from richkd.pipeline.controls import controlled
-from richkd.pipeline.teachers import Say, fit_fusion, open_teachers, weigh_prompts
-from richkd.teachers.cache.cached import BankedTeacher, with_banks
+from richkd.pipeline.teachers import Log, fit_fusion, open_teachers, weigh_prompts
+from richkd.teachers.cache.cached import CachedTeacher, with_cache
 from richkd.teachers.vision import Teacher
 
 
@@ -39,7 +39,7 @@ class Parts:
     teachers: tuple[Teacher, ...]
     fusion: Fusion | None
     method: Method
-    recipe: Recipe
+    augmentation: Augmentation
     device: torch.device
     autocast: torch.dtype | None
 
@@ -47,17 +47,17 @@ class Parts:
         """Which images make up each step, for one of ``world`` processes."""
         labels_N, settings = self.data.splits["train"].labels_N, self.config.train
         unlabeled = int((labels_N == UNLABELED).sum())
-        share = self.config.data.unlabeled_share
+        share = self.config.data.unlabeled_fraction
         return TrainingOrder(len(labels_N), settings.batch_size, settings.seed, rank, world, unlabeled, share)
 
-    def flush_banks(self) -> None:
-        """Write what teachers' banks have not yet written."""
+    def flush_caches(self) -> None:
+        """Write what teachers' caches have not yet written."""
         for teacher in self.teachers:
-            if isinstance(teacher, BankedTeacher):
+            if isinstance(teacher, CachedTeacher):
                 teacher.flush()
 
 
-def assemble(config: Config, device: torch.device, say: Say = lambda message: None) -> Parts:
+def assemble(config: Config, device: torch.device, log: Log = lambda message: None) -> Parts:
     """Open and build everything that a run needs.
 
     Args:
@@ -71,41 +71,41 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
     method = find_method(config.method)
     data = open_splits(config.data, config.train.seed)
     classes = len(data.class_names)
-    say(
+    log(
         f"data: {data.path}, {classes} classes, "
         + ", ".join(f"{len(s):,} {n}" for n, s in data.splits.items())
     )
     if config.data.unlabeled is not None:
         refuse_tested(data, config.train.workers)
         count = int((data.splits["train"].labels_N == UNLABELED).sum())
-        say(f"unlabelled: {count:,} of the training images, from {config.data.unlabeled}")
+        log(f"unlabeled: {count:,} of the training images, from {config.data.unlabeled}")
     student = build_student(config, data)
     source_size = config.data.size or student.size
     stores = open_stores(config, data, source_size, device)
     autocast = autocast_dtype(config.train.precision, device)
-    training = recipe(config.views, source_size)
-    recipes = {name: training if name == "train" else Clean(source_size) for name in stores}
+    training = build_augmentation(config.augment, source_size)
+    augmentations = {name: training if name == "train" else Clean(source_size) for name in stores}
     teachers = tuple(
-        with_banks(
+        with_cache(
             teacher,
-            config.bank,
+            config.cache,
             stores,
-            recipes,
+            augmentations,
             data.class_names,
             seed=config.train.seed,
             features=method.remembers,
-            say=say,
+            log=log,
         )
-        for teacher in open_teachers(config, method, data, stores, recipes, device, say)
+        for teacher in open_teachers(config, method, data, stores, augmentations, device, log)
     )
-    if "clip" in method.experts:
-        weigh_prompts(config, teachers[-1], stores, device, say)
+    if "clip" in method.teachers:
+        weigh_prompts(config, teachers[-1], stores, device, log)
     for teacher in teachers:
-        say(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
-    fused = fit_fusion(config, method, teachers, stores, device, say) if teachers else None
+        log(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
+    fused = fit_fusion(config, method, teachers, stores, device, log) if teachers else None
     if fused is not None and config.fusion.control is not None:
         teachers, fused = controlled(config, method, teachers, fused, stores["train"], device)
-        say(f"control: {config.fusion.control} ({fused.origin})")
+        log(f"control: {config.fusion.control} ({fused.origin})")
     return Parts(
         config,
         data,
@@ -121,7 +121,7 @@ def assemble(config: Config, device: torch.device, say: Say = lambda message: No
 
 
 def open_splits(config: DataConfig, seed: int) -> Data:
-    """The data that the settings name, with their splits; unlabelled images are at the end of train.
+    """The data that the settings name, with their splits; unlabeled images are at the end of train.
 
     Raises:
         RichKDError: as `open_data` and `with_unlabeled`.
@@ -135,8 +135,8 @@ def open_splits(config: DataConfig, seed: int) -> Data:
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         calibration=config.calibration,
-        held_out_of_test=config.held_out_of_test,
-        leave_out=config.leave_out,
+        test_calibration_fraction=config.test_calibration_fraction,
+        exclude_fold=config.exclude_fold,
         beside=() if config.unlabeled is None else (Path(config.unlabeled),),
         seed=seed,
     )
@@ -150,15 +150,15 @@ def open_stores(
     config: Config, data: Data, size: int, device: torch.device | None = None
 ) -> dict[str, Store]:
     """The source images of each split at ``size`` pixels, in memory or streamed as the settings say."""
-    room, workers = config.data.resident_gb, config.train.workers
+    room, workers = config.data.in_memory_gb, config.train.workers
     return {
-        name: open_store(split, size, resident_gb=room, workers=workers, device=device)
+        name: open_store(split, size, in_memory_gb=room, workers=workers, device=device)
         for name, split in data.splits.items()
     }
 
 
 def build_student(config: Config, data: Data) -> Network:
-    """The student, initialised from the run's seed alone."""
+    """The student, initialized from the run's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return build_network(config.student, len(data.class_names), role="student")

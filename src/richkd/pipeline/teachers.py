@@ -18,13 +18,13 @@ from richkd.data.classes import check_same_classes
 from richkd.data.held_out import HELD_OUT
 from richkd.data.hierarchy import read_hierarchy
 from richkd.data.split import Data
-from richkd.data.views import Recipe
+from richkd.data.views import Augmentation
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
-from richkd.fusion.fusion import Fusion, HeldOut, alone, fuse, needs_held_out
-from richkd.fusion.ood import fit_trust
+from richkd.fusion.fusion import Fusion, HeldOut, fuse, identity_fusion, needs_held_out
+from richkd.fusion.ood import fit_ood_weights
 from richkd.methods.presets import Method
 from richkd.models.build import Network, build_network
-from richkd.teachers.cache.cached import unbanked
+from richkd.teachers.cache.cached import uncached
 from richkd.teachers.clip.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights
 from richkd.teachers.folds import PREFIX as FOLDS
 from richkd.teachers.folds import open_folds
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from richkd.teachers.clip.model import ClipTeacher
     from richkd.teachers.precomputed.clip import GivenClip
 
-Say = Callable[[str], None]
-# Training images that say on what scale an expert's features are.
+Log = Callable[[str], None]
+# Training images that say on what scale a teacher's features are.
 FEATURE_IMAGES = 4096
 
 
@@ -47,43 +47,43 @@ def open_teachers(
     method: Method,
     data: Data,
     stores: dict[str, Store],
-    recipes: Mapping[str, Recipe],
+    augmentations: Mapping[str, Augmentation],
     device: torch.device,
-    say: Say,
+    log: Log,
 ) -> tuple[Teacher, ...]:
-    """The experts that a method needs: vision teachers in the order of the settings, then the CLIP.
+    """The teachers that a method needs: vision teachers in the order of the settings, then the CLIP.
 
     Raises:
-        ConfigError: an expert that the method needs and the settings lack.
+        ConfigError: a teacher that the method needs and the settings lack.
         RichKDError: one that cannot be opened, or whose classes are not the data's.
     """
-    clip_only = config.fusion.alpha == 0 and (config.fusion.lam == 0 or not method.remembers)
-    chosen = () if config.teacher is None else (config.teacher, *config.more_teachers)
+    clip_only = config.fusion.alpha == 0 and (config.fusion.feature_alpha == 0 or not method.remembers)
+    selected = () if config.teacher is None else (config.teacher, *config.more_teachers)
     teachers: list[Teacher] = []
-    if "teacher" in method.experts and not (clip_only and not chosen):
-        if not chosen:
+    if "teacher" in method.teachers and not (clip_only and not selected):
+        if not selected:
             raise ConfigError(
                 f"Method {config.method.name} needs a vision teacher",
                 got="no teacher",
                 fix="add --teacher NAME --teacher-weights FILE (make one with `richkd teach`), "
-                "or distil from CLIP alone with --fusion.alpha 0 --fusion.lam 0.",
+                "or distil from CLIP alone with --fusion.alpha 0 --fusion.feature_alpha 0.",
             )
-        for one in chosen:
+        for one in selected:
             if one.name.startswith(IMPORTED):
                 name = one.name.removeprefix(IMPORTED)
                 teachers.append(
-                    open_imported(name, config, stores, recipes, features=method.remembers, say=say)
+                    open_imported(name, config, stores, augmentations, features=method.remembers, log=log)
                 )
             else:
                 teachers.append(_vision(one, config, method, data, device))
-        _tell_apart(teachers, chosen)
-    if "clip" in method.experts:
+        _tell_apart(teachers, selected)
+    if "clip" in method.teachers:
         teachers.append(_clip(config, data, device))
     return tuple(teachers)
 
 
 def weigh_prompts(
-    config: Config, clip: Teacher, stores: Mapping[str, Store], device: torch.device, say: Say
+    config: Config, clip: Teacher, stores: Mapping[str, Store], device: torch.device, log: Log
 ) -> None:
     """Give a CLIP's prompt templates the weights that the settings ask for.
 
@@ -92,39 +92,40 @@ def weigh_prompts(
         DataError: weights are to be fitted, and there are no held-out images.
     """
     assert config.clip is not None
-    chosen = config.clip.prompt_weights
-    if chosen == "equal":
+    selected = config.clip.prompt_weights
+    if selected == "equal":
         return
-    teacher: ClipTeacher | GivenClip = unbanked(clip)  # type: ignore[assignment]
+    teacher: ClipTeacher | GivenClip = uncached(clip)  # type: ignore[assignment]
     prompts = teacher.prompts
     if prompts is None:
         raise ClipError(
             f"Weights of prompts need what each prompt makes of each class; {teacher.name} have class "
             "embeddings alone",
-            got=f"clip.prompt_weights {chosen}",
+            got=f"clip.prompt_weights {selected}",
             fix="add 'prompt_features' and 'prompts' to the file, or leave the weights equal.",
         )
-    if chosen == "fitted":
+    if selected == "fitted":
         split = next((name for name in HELD_OUT if name in stores), None)
         if split is None:
             raise DataError(
                 "Weights of prompts are fitted on held-out images",
                 got="neither a calibration folder nor a validation split",
-                fix="give --data.calibration DIR, --data.val_fraction 0.1 or --data.held_out_of_test 0.2.",
+                fix="give --data.calibration DIR, --data.val_fraction 0.1 or "
+                "--data.test_calibration_fraction 0.2.",
             )
         labels_N = stores[split].split.labels_N
         feats_ND = outputs_of(clip, stores[split], device).feats_BF
         weights_P = fit_prompt_weights(prompts, feats_ND, labels_N, teacher.logit_scale)
         fitted, equal = cross_fitted_nll(prompts, feats_ND, labels_N, teacher.logit_scale)
-        say(
+        log(
             f"prompts: weights fitted on {len(labels_N)} images of {split}; NLL {fitted:.4f} (cross-fitted), "
             f"with equal weights {equal:.4f}"
         )
     else:
-        weights_P = read_prompt_weights(Path(chosen).expanduser(), prompts.templates)
+        weights_P = read_prompt_weights(Path(selected).expanduser(), prompts.templates)
     order = weights_P.argsort(descending=True)[:3].tolist()
     largest = (f"{float(weights_P[place]):.2f} × '{prompts.templates[place]}'" for place in order)
-    say(f"prompts: {', '.join(largest)}, …")
+    log(f"prompts: {', '.join(largest)}, …")
     teacher.class_embeddings_CD = prompts.class_embeddings(weights_P).float().to(teacher.class_embeddings_CD)
 
 
@@ -134,47 +135,49 @@ def fit_fusion(
     teachers: tuple[Teacher, ...],
     stores: dict[str, Store],
     device: torch.device,
-    say: Say,
+    log: Log,
 ) -> Fusion:
     """The fusion that the settings describe, fitted on held-out images where it asks for them.
 
     Raises:
         DataError: it asks for them, and there are none.
     """
-    clip = "clip" in method.experts
+    clip = "clip" in method.teachers
     scales = [teacher.logit_scale for teacher in teachers]
     if len(teachers) == 1 and config.fusion.weights is None and scales[0] == 1.0:
-        return alone()
+        return identity_fusion()
     # α says how vision teachers and a CLIP share; nobody else shares by it.
     shared = clip and len(teachers) > 1
-    unshared = config.fusion.model_copy(update={"alpha": None, "lam": None})
+    unshared = config.fusion.model_copy(update={"alpha": None, "feature_alpha": None})
     settings = config.fusion if shared else unshared
     split = next((name for name in HELD_OUT if name in stores), None)
-    doubts = config.data.unlabeled is not None and config.fusion.distrust > 0
+    doubts = config.data.unlabeled is not None and config.fusion.ood_quantile > 0
     held_out = None
     if needs_held_out(settings) or (doubts and split is not None):
         if split is None:
             raise DataError(
                 f"Fusion preset '{settings.preset}' is fitted on held-out images",
                 got="neither a calibration folder nor a validation split",
-                fix="give --data.calibration DIR, --data.val_fraction 0.1, --data.held_out_of_test 0.2, or "
-                "--fusion.preset paper.",
+                fix="give --data.calibration DIR, --data.val_fraction 0.1, "
+                "--data.test_calibration_fraction 0.2, or --fusion.preset paper.",
             )
         logits = [outputs_of(teacher, stores[split], device).logits_BC for teacher in teachers]
         names = [teacher.name for teacher in teachers]
         held_out = HeldOut(names, logits, stores[split].split.labels_N, split)
     fused = fuse(settings, scales, held_out, clip=clip)
     if doubts and held_out is not None:
-        fused = replace(fused, trust=fit_trust(fused.scales, held_out.logits, config.fusion.distrust))
+        fused = replace(
+            fused, trust=fit_ood_weights(fused.scales, held_out.logits, config.fusion.ood_quantile)
+        )
     elif doubts:
-        say("unlabelled images are believed in full: no held-out images say what is strange to an expert")
+        log("unlabeled images are believed in full: no held-out images say what is strange to a teacher")
     if method.remembers and config.fusion.features != "raw":
         fused = replace(fused, features=_feature_scales(config, teachers, stores["train"], device))
     multipliers = fused.multipliers
     names = [teacher.name for teacher in teachers]
     if multipliers:
         names = [f"{w:.4g} × {name}" for w, name in zip(multipliers, names, strict=True)]
-    say(f"fusion: {', '.join(names)} ({fused.origin})")
+    log(f"fusion: {', '.join(names)} ({fused.origin})")
     return fused
 
 
@@ -191,10 +194,10 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
     return network
 
 
-def _tell_apart(teachers: list[Teacher], chosen: tuple[ModelConfig, ...]) -> None:
+def _tell_apart(teachers: list[Teacher], selected: tuple[ModelConfig, ...]) -> None:
     """Name teachers of one network by their weights too, or by number: figures are kept by name."""
     counts = Counter(teacher.name for teacher in teachers)
-    for number, (teacher, one) in enumerate(zip(teachers, chosen, strict=True), start=1):
+    for number, (teacher, one) in enumerate(zip(teachers, selected, strict=True), start=1):
         if counts[teacher.name] > 1:
             teacher.name += f" ({one.weights.stem if one.weights else number})"
     if len({teacher.name for teacher in teachers}) < len(teachers):
@@ -202,18 +205,20 @@ def _tell_apart(teachers: list[Teacher], chosen: tuple[ModelConfig, ...]) -> Non
             teacher.name += f" #{number}"
 
 
-def _vision(chosen: ModelConfig, config: Config, method: Method, data: Data, device: torch.device) -> Teacher:
+def _vision(
+    selected: ModelConfig, config: Config, method: Method, data: Data, device: torch.device
+) -> Teacher:
     autocast = autocast_dtype(config.train.teacher_precision, device)
     compiled = config.train.compile_teacher
-    if not chosen.name.startswith(FOLDS):
-        return VisionTeacher(build_teacher(chosen, data), device, autocast, compiled=compiled)
+    if not selected.name.startswith(FOLDS):
+        return VisionTeacher(build_teacher(selected, data), device, autocast, compiled=compiled)
     if method.remembers:
         raise ConfigError(
             "Out-of-fold teachers are several networks, whose features do not compare",
-            got=f"{chosen.name} and a method that learns from features",
+            got=f"{selected.name} and a method that learns from features",
             fix="add --variant l.",
         )
-    return open_folds(Path(chosen.name.removeprefix(FOLDS)), data, device, autocast, compiled=compiled)
+    return open_folds(Path(selected.name.removeprefix(FOLDS)), data, device, autocast, compiled=compiled)
 
 
 def _clip(config: Config, data: Data, device: torch.device) -> Teacher:
@@ -240,6 +245,6 @@ def _feature_scales(
 ) -> tuple[FeatureScale, ...]:
     count = min(FEATURE_IMAGES, len(training.split))
     places_N = torch.linspace(0, len(training.split) - 1, count).long()
-    isotropic = config.fusion.features == "isotropic"
-    said = (outputs_of(teacher, training, device, places_N).feats_BF for teacher in teachers)
-    return tuple(fit_feature_scale(feats_NF, isotropic=isotropic) for feats_NF in said)
+    isotropic = config.fusion.features == "phi-s"
+    outputs = (outputs_of(teacher, training, device, places_N).feats_BF for teacher in teachers)
+    return tuple(fit_feature_scale(feats_NF, isotropic=isotropic) for feats_NF in outputs)

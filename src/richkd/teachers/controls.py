@@ -1,7 +1,7 @@
 """Stand-ins for a CLIP that show what its place in a fusion is worth without its knowledge of the image.
 
 A student that gains as much from one of these as from CLIP gained from something else: softer targets,
-more regularisation, or the names of the classes. Fusion is fitted with the true outputs, and only what
+more regularization, or the names of the classes. Fusion is fitted with the true outputs, and only what
 the student learns from is replaced.
 """
 
@@ -23,7 +23,7 @@ from richkd.teachers.vision import Teacher
 class Shuffled:
     """A teacher that answers for another training image: any, or another of the same class.
 
-    The permutation is a function of the seed; within classes, unlabelled images are permuted among
+    The permutation is a function of the seed; within classes, unlabeled images are permuted among
     themselves. Answers to all other splits are the teacher's own.
     """
 
@@ -39,8 +39,8 @@ class Shuffled:
             return self.teacher.outputs(batch, views)
         (other,) = self.training.batches([self.other_N[batch.index_B]])
         pixels_BHWC = other.pixels_BHWC.to(batch.pixels_BHWC.device)
-        # The view is this image's, so its number says nothing of what a bank holds of the other one.
-        views = replace(views, recipe=None, number_B=None)
+        # The view is this image's, so its number says nothing of what a cache holds of the other one.
+        views = replace(views, augmentation=None, number_B=None)
         return self.teacher.outputs(replace(batch, index_B=other.index_B, pixels_BHWC=pixels_BHWC), views)
 
 
@@ -48,7 +48,7 @@ class TextOnly:
     """A teacher that has read the labels and never sees an image: it answers how alike class names are.
 
     Logits of an image of class y are the cosines of y's text embedding with all classes', so non-target
-    mass is that of the names; of an unlabelled image it has nothing to say. It answers for training images
+    mass is that of the names; of an unlabeled image it has nothing to say. It answers for training images
     alone; other splits, which fusion is fitted on, are answered by the teacher.
     """
 

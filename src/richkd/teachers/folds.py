@@ -1,4 +1,4 @@
-"""Out-of-fold teachers: several classifiers, each silent on the training images that it learnt from.
+"""Out-of-fold teachers: several classifiers, each silent on the training images that it learned from.
 
 A classifier is right on nearly all images that it was trained on, and says little more than the label there.
 Trained without a fold of them, it says of that fold what it would say of new images.
@@ -53,10 +53,10 @@ class FoldTeachers:
         for fold, teacher in enumerate(self.teachers):
             places = (fold_B == fold).nonzero()[:, 0]
             if len(places):
-                said = teacher.outputs(batch.at(places), views.at(places)).logits_BC
+                outputs = teacher.outputs(batch.at(places), views.at(places)).logits_BC
                 if logits_BC is None:
-                    logits_BC = said.new_empty(len(fold_B), said.shape[1])
-                logits_BC[places.to(said.device, non_blocking=True)] = said
+                    logits_BC = outputs.new_empty(len(fold_B), outputs.shape[1])
+                logits_BC[places.to(outputs.device, non_blocking=True)] = outputs
         assert logits_BC is not None
         return Output(logits_BC, logits_BC[:, :0])
 
@@ -84,7 +84,7 @@ def open_folds(
 
     Raises:
         ModelError: no such teachers, ones that left out other images than these, or a training image that
-            all of them have learnt from.
+            all of them have learned from.
         ClassError: teachers of other classes.
     """
     students = sorted(folder.glob(f"fold-*/student/{CONFIG}"), key=lambda path: path.parent.parent.name)
@@ -115,14 +115,14 @@ def open_folds(
 
 def _folds_of(split: Split, fold_of_key: Mapping[str, int], folds: int, folder: Path) -> Tensor:
     keys = split.keys()
-    found = [fold_of_key.get(key, place % folds) for place, key in enumerate(keys)]
+    result = [fold_of_key.get(key, place % folds) for place, key in enumerate(keys)]
     labeled = [key for key, label in zip(keys, split.labels_N.tolist(), strict=True) if label >= 0]
     known = sum(key in fold_of_key for key in labeled)
     if split.name == "train" and known < len(labeled):
         missing = next(key for key in labeled if key not in fold_of_key)
         raise ModelError(
-            f"Each labelled training image must be one that a teacher of {folder} was trained without",
+            f"Each labeled training image must be one that a teacher of {folder} was trained without",
             got=f"{len(labeled) - known} of {len(labeled)} that are not, first {missing}",
             fix="train these teachers on the same --data, with the same seed and data.val_fraction.",
         )
-    return torch.tensor(found)
+    return torch.tensor(result)

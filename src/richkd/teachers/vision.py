@@ -32,7 +32,7 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class Storable(Teacher, Protocol):
-    """A teacher whose outputs are a function of image and view, so that a bank can keep them.
+    """A teacher whose outputs are a function of image and view, so that a cache can keep them.
 
     ``rows`` says what has to be kept of an output, ``restored`` makes an output of it again, and
     ``ingredients`` names all that an output depends on besides image and view. ``computed`` counts

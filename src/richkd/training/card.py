@@ -36,9 +36,11 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
             std=tuple(student.std),
             lesson=_lesson(parts),
             splits=summary["splits"],
-            experts={
-                split: {_short(name): figures for name, figures in found.items() if isinstance(figures, dict)}
-                for split, found in summary["teachers"].items()
+            teachers={
+                split: {
+                    _short(name): figures for name, figures in result.items() if isinstance(figures, dict)
+                }
+                for split, result in summary["teachers"].items()
             },
             seed=summary["seed"],
             temperature=summary["temperature"],

@@ -19,7 +19,7 @@ from richkd.metrics.accuracy import measure
 from richkd.metrics.cost import flops
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.teachers.cache.cached import unbanked
+from richkd.teachers.cache.cached import uncached
 from richkd.teachers.precomputed.vision import ImportedTeacher
 from richkd.teachers.predict import batch_on
 from richkd.teachers.vision import Teacher, VisionTeacher
@@ -98,9 +98,9 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     # Images of the run's own first step: imported outputs need not hold the views of any others.
     first = parts.order().epoch(0)[0][:8]
     (batch,) = (batch_on(batch, parts.device) for batch in store.batches([first]))
-    views = parts.recipe.draw(parts.config.train.seed, 0, batch.index_B)
-    said = [teacher.outputs(batch, views) for teacher in parts.teachers]
-    target = parts.fusion(said, batch.labels_B) if parts.fusion else None
+    views = parts.augmentation.draw(parts.config.train.seed, 0, batch.index_B)
+    outputs = [teacher.outputs(batch, views) for teacher in parts.teachers]
+    target = parts.fusion(outputs, batch.labels_B) if parts.fusion else None
     student = parts.student
     pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def _print_plan(parts: Parts, console: Console) -> None:
         ("source size", f"{parts.stores['train'].size} px"),
         ("student", _describe(parts.student)),
     ]
-    for teacher in map(unbanked, parts.teachers):
+    for teacher in map(uncached, parts.teachers):
         if isinstance(teacher, VisionTeacher):
             rows.append(("teacher", _describe(teacher.network)))
         elif isinstance(teacher, ImportedTeacher):
@@ -123,7 +123,7 @@ def _print_plan(parts: Parts, console: Console) -> None:
         else:
             rows.append(("CLIP", f"{teacher.name}, width {teacher.feature_width}"))
     rows += [
-        ("memory", f"{_si(_bytes(parts))}B for images, weights, optimiser and banks, without activations"),
+        ("memory", f"{_si(_bytes(parts))}B for images, weights, optimizer and caches, without activations"),
         ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
         ("precision", "bfloat16 autocast" if parts.autocast else "float32"),
     ]
@@ -141,7 +141,7 @@ def _bytes(parts: Parts) -> int:
     images = sum(store.pixels_NHWC.numel() for store in parts.stores.values() if isinstance(store, Resident))
     state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
     copies = 3 if parts.config.optim.name == "sgd" else 4  # weights, gradient, and one or two moments
-    networks = [t.network for t in map(unbanked, parts.teachers) if isinstance(t, VisionTeacher)]
+    networks = [t.network for t in map(uncached, parts.teachers) if isinstance(t, VisionTeacher)]
     teachers = sum(4 * network.parameters_count for network in networks)
     return int(images + copies * state + teachers)
 

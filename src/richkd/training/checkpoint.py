@@ -87,24 +87,24 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
     )
 
 
-def optimiser_tensors(optimiser: optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as flat tensors: ``<parameter>.<name>``."""
-    state = optimiser.state_dict()["state"]
+def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors: ``<parameter>.<name>``."""
+    state = optimizer.state_dict()["state"]
     return {
         f"{i}.{name}": t for i, entry in state.items() for name, t in entry.items() if isinstance(t, Tensor)
     }
 
 
-def restore_optimiser(optimiser: optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimiser_tensors` took out."""
+def restore_optimizer(optimizer: optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` took out."""
     state: dict[int, dict[str, Tensor]] = {}
     for dotted, tensor in tensors.items():
         number, _, name = dotted.partition(".")
         state.setdefault(int(number), {})[name] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     # Checkpoints are contiguous. Moments in another layout than their weights take other kernels, which
     # are slower and may round differently.
-    for parameter, entry in optimiser.state.items():
+    for parameter, entry in optimizer.state.items():
         for name, tensor in entry.items():
             if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
                 entry[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)

@@ -18,7 +18,7 @@ STEPS_BETWEEN_READINGS_ELSEWHERE = 50
 
 
 @dataclass
-class LossWatch:
+class NonFiniteDetector:
     """Remembers the loss terms of the latest steps on the device, and reads them together.
 
     A loss that was no number shows at the latest before the next checkpoint, so that none is written
@@ -57,12 +57,14 @@ class LossWatch:
             f"The loss became NaN or infinite at step {step} (epoch {step // self.steps_in_epoch})"
             f" in: {', '.join(bad)}",
             got=f"images {', '.join(images)} and {max(0, len(index_B) - 5)} more",
-            fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5, "
+            fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5, "
             "or look at these images; the last checkpoint is from before and intact.",
         )
 
 
-def memory_advice(error: RuntimeError, batch: Batch, parts: int, attempt: Callable[[Batch], None]) -> None:
+def raise_with_batch_size_advice(
+    error: RuntimeError, batch: Batch, parts: int, attempt: Callable[[Batch], None]
+) -> None:
     """Turn an exhausted memory into advice: into how many parts a batch must be cut to fit.
 
     Parts are tried by ``attempt``, each half as large as the last. Other errors pass by.
@@ -87,8 +89,8 @@ def memory_advice(error: RuntimeError, batch: Batch, parts: int, attempt: Callab
         raise DeviceMemoryError(
             f"A step's batch of {images} images must fit in the device's memory",
             got=str(error).splitlines()[0],
-            fix=f"add --train.accumulate {parts}: parts of {size} images fit, and the step stays the same "
-            "but for batch norm, which sees parts. Or use a smaller --train.batch_size.",
+            fix=f"add --train.grad_accum_steps {parts}: parts of {size} images fit, and the step stays the "
+            "same but for batch norm, which sees parts. Or use a smaller --train.batch_size.",
         ) from error
     raise DeviceMemoryError(
         "Two images of a batch must fit in the device's memory",

@@ -8,7 +8,7 @@ from richkd.data.batches import Store
 from richkd.data.held_out import HELD_OUT
 from richkd.data.sources import LEFT_OUT
 from richkd.export.student import save_student
-from richkd.fusion.fusion import first_alone, signal
+from richkd.fusion.fusion import measure_target_shift, teacher_only_logits
 from richkd.metrics.accuracy import agreement, measure
 from richkd.metrics.calibration import fit_temperature
 from richkd.models.build import Network
@@ -57,12 +57,12 @@ def finish(
         "parameters": student.parameters_count,
         "temperature": temperature,
         "temperature_fitted_on": fitted_on,
-        "held_out_of_test": parts.config.data.held_out_of_test,
+        "test_calibration_fraction": parts.config.data.test_calibration_fraction,
         "splits": splits,
         "teachers": teachers,
         "fusion": parts.fusion.to_dict() if parts.fusion else None,
         "student_folder": str(folder.student),
-        # Outputs that came from a bank went through no network.
+        # Outputs that came from a cache went through no network.
         "images_through_teachers": {
             teacher.name: teacher.computed for teacher in parts.teachers if hasattr(teacher, "computed")
         },
@@ -83,7 +83,7 @@ def finish(
 
 
 def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
-    """Figures of each expert at its own scale, of the fused target, and how much signal CLIP adds to it."""
+    """Figures of each teacher at its own scale, of the fused target, and how much signal CLIP adds to it."""
     assert parts.fusion is not None
     labels_N = store.split.labels_N
     logits = [outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers]
@@ -93,9 +93,9 @@ def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
     target_NC = parts.fusion.logits(logits)
     figures["target"] = measure(target_NC, labels_N).to_dict()
     if len(logits) > 1:
-        alone_NC = first_alone(parts.fusion, logits, parts.method.in_control(len(logits)))
-        found = signal(target_NC, alone_NC, parts.config.method.temperature)
-        figures["signal_nats"] = found.nats
-        figures["control_multiplier"] = found.multiplier
+        alone_NC = teacher_only_logits(parts.fusion, logits, parts.method.in_control(len(logits)))
+        result = measure_target_shift(target_NC, alone_NC, parts.config.method.temperature)
+        figures["target_shift_nats"] = result.nats
+        figures["control_multiplier"] = result.multiplier
     figures["logits"] = target_NC
     return figures

@@ -43,13 +43,13 @@ def teach_folds(
         raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="try --folds 5.")
     runs = []
     for fold in range(folds):
-        data = config.data.model_copy(update={"leave_out": (fold, folds)})
-        chosen = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
-        if resume and (summary := RunFolder(chosen.out).summary()):
-            runs.append(Run(chosen.out, summary))
+        data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
+        selected = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
+        if resume and (summary := RunFolder(selected.out).summary()):
+            runs.append(Run(selected.out, summary))
         else:
-            started = RunFolder(chosen.out).last.exists()
-            runs.append(distill(chosen, resume=resume and started, overwrite=overwrite, quiet=quiet))
+            started = RunFolder(selected.out).last.exists()
+            runs.append(distill(selected, resume=resume and started, overwrite=overwrite, quiet=quiet))
     return runs
 
 
@@ -75,7 +75,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     if accelerator.is_main_process:
         folder.accept(config, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet or not accelerator.is_main_process)
-    parts = assemble(config, accelerator.device, progress.say)
+    parts = assemble(config, accelerator.device, progress.log)
     if "train" not in parts.stores:
         raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
     if accelerator.is_main_process:
@@ -84,12 +84,12 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     trainer = Trainer(parts, accelerator, folder)
     accelerator.init_trackers("events")
     if resume and (warning := trainer.resume()):
-        progress.say(f"warning: {warning}")
+        progress.log(f"warning: {warning}")
     began, meter = time.perf_counter(), EnergyMeter()
     with ExitStack() as end, stop_request() as stop, progress:
         # Curves are flushed to disk however the run ends.
         end.callback(accelerator.end_training)
-        end.callback(parts.flush_banks)
+        end.callback(parts.flush_caches)
         for epoch in range(trainer.epoch, config.train.epochs):
             progress.start_epoch(
                 epoch, config.train.epochs, trainer.order.steps, trainer.step % trainer.order.steps
@@ -110,6 +110,6 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         {"steps": trainer.step, "seconds": round(seconds, 1), "joules": meter.joules},
         write=accelerator.is_main_process,
     )
-    parts.flush_banks()
+    parts.flush_caches()
     progress.say_summary(summary)
     return Run(config.out, summary)

@@ -8,7 +8,7 @@
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
     checkpoints/       last and best
-    student/           the artefact
+    student/           the artifact
     summary.json       the figures at the end
 """
 

@@ -29,11 +29,11 @@ from richkd.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_module,
-    optimiser_tensors,
-    restore_optimiser,
+    optimizer_tensors,
+    restore_optimizer,
     save_checkpoint,
 )
-from richkd.training.failures import LossWatch, memory_advice
+from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_advice
 from richkd.training.run_folder import RunFolder
 from richkd.training.schedule import learning_rate
 
@@ -74,20 +74,20 @@ class Task(nn.Module):
 
 
 class Trainer:
-    """The state of a run between two steps: weights, optimiser, memory, averages, and the step's number."""
+    """The state of a run between two steps: weights, optimizer, memory, averages, and the step's number."""
 
     def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
         self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
         self.device = parts.device
         self.task = Task(parts).to(self.device).to(memory_format=torch.channels_last)
         self.wrapped = accelerator.prepare_model(self.task) if accelerator.num_processes > 1 else self.task
-        self.optimiser = build_optimiser(self.task, self.config.optim)
-        decay = self.config.train.ema
+        self.optimizer = build_optimizer(self.task, self.config.optim)
+        decay = self.config.train.ema_decay
         self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
         self.order = parts.order(accelerator.process_index, accelerator.num_processes)
         if compile_repays(self.config.train.compile, self.total_steps, self.device):
             self.task.compile_student()
-        self.watch = LossWatch(parts.data.splits["train"], self.order.steps)
+        self.watch = NonFiniteDetector(parts.data.splits["train"], self.order.steps)
         self.step = 0
         self.best_top1 = -1.0
         # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
@@ -131,7 +131,7 @@ class Trainer:
                 raise Interrupted
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimiser step; returns the detached loss terms.
+        """One optimizer step; returns the detached loss terms.
 
         Raises:
             NonFiniteError: a loss that is NaN or infinite.
@@ -139,28 +139,28 @@ class Trainer:
         """
         config = self.config
         rate = learning_rate(config.optim, self.step, self.order.steps, config.train.epochs)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Dropout and its kin draw from torch's global stream, which thus depends on the step alone.
         torch.manual_seed(mix_seed(config.train.seed, "step", self.step, self.accelerator.process_index))
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         remembered: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for number, part in enumerate(split_batch(batch, config.train.accumulate)):
+        for number, part in enumerate(split_batch(batch, config.train.grad_accum_steps)):
             share = len(part.labels_B) / len(batch.labels_B)
             try:
-                terms = self._forward(part, self.step * config.train.accumulate + number)
+                terms = self._forward(part, self.step * config.train.grad_accum_steps + number)
                 self.watch.see(terms, part.index_B, self.step)
                 self.accelerator.backward(terms.total * share)
             except RuntimeError as error:
-                memory_advice(error, batch, config.train.accumulate, self._try)
+                raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, self._try)
                 raise
             remembered.append((part.index_B.to(self.device), terms.memory))
             for name, value in terms.terms.items():
                 totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share
-        if config.optim.clip_grad:
-            nn.utils.clip_grad_norm_(self.task.parameters(), config.optim.clip_grad)
-        self.optimiser.step()
+        if config.optim.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.task.parameters(), config.optim.max_grad_norm)
+        self.optimizer.step()
         if self.task.memory is not None:
             for index_B, memory in remembered:
                 self.task.memory.remember(
@@ -182,7 +182,7 @@ class Trainer:
         record: dict[str, Any] = {
             "epoch": epoch,
             "step": self.step,
-            "lr": self.optimiser.param_groups[0]["lr"],
+            "lr": self.optimizer.param_groups[0]["lr"],
         }
         record |= {f"train/{name}": float(value) for name, value in self.means().items()}
         validate = "val" in self.parts.stores and (
@@ -209,7 +209,7 @@ class Trainer:
     def save(self) -> None:
         self.watch.read()
         # Epochs before a checkpoint are not walked again, so what they computed has to be stored by then.
-        self.parts.flush_banks()
+        self.parts.flush_caches()
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder.last, self._checkpoint())
 
@@ -219,7 +219,7 @@ class Trainer:
         load_module(self.task, checkpoint.part("task"), what="student or method")
         if self.average is not None:
             load_module(self.average.module, checkpoint.part("average"), what="average of weights")
-        restore_optimiser(self.optimiser, checkpoint.part("optimiser"))
+        restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
         sums = checkpoint.part("sums")
         # Files keep no order of names, and the lines of metrics.jsonl do.
         self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
@@ -232,13 +232,13 @@ class Trainer:
         parts, student, device = self.parts, self.task.student, self.device
         epoch = self.step // self.order.steps
         batch = batch_on(batch, device)
-        views = parts.recipe.draw(self.config.train.seed, epoch, batch.index_B)
+        views = parts.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
         target = None
         if parts.fusion is not None:
-            said = [teacher.outputs(batch, views) for teacher in parts.teachers]
-            target = parts.fusion(said, batch.labels_B)
+            outputs = [teacher.outputs(batch, views) for teacher in parts.teachers]
+            target = parts.fusion(outputs, batch.labels_B)
         pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
-        mix, strength = None, self.config.views.mixup
+        mix, strength = None, self.config.augment.mixup_alpha
         if strength:
             seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
             mix = draw_mix(strength, len(pixels), seed, draw_step)
@@ -246,12 +246,12 @@ class Trainer:
             return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step, mix))
 
     def _try(self, batch: Batch) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(self._forward(batch, self.step).total)
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"task.{name}": t for name, t in self.task.state_dict().items()}
-        tensors |= {f"optimiser.{name}": t for name, t in optimiser_tensors(self.optimiser).items()}
+        tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         tensors |= {f"sums.{name}": t for name, t in self.sums.items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
@@ -261,14 +261,14 @@ class Trainer:
             raise NonFiniteError(
                 f"Weights became NaN or infinite before step {self.step} (epoch {self.epoch})",
                 got=f"{len(bad)} of {len(tensors)} tensors, first {bad[0]}",
-                fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.clip_grad 5; "
+                fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5; "
                 "the last checkpoint is from before and intact.",
             )
         scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
         return Checkpoint(tensors, scalars)
 
 
-def build_optimiser(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
+def build_optimizer(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
     """SGD with momentum, or AdamW, over all parameters of student and method."""
     if config.name == "adamw":
         return optim.AdamW(task.parameters(), config.lr, weight_decay=config.weight_decay)

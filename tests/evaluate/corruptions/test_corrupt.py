@@ -18,7 +18,7 @@ NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
 
 
 def pictures(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
-    """Smooth pictures with edges and a little noise, black and grey pixels among them."""
+    """Smooth pictures with edges and a little noise, black and gray pixels among them."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.random((count, 3, 5, 5)))
     smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
@@ -35,28 +35,28 @@ def one_by_one(name: str, severity: int, images: torch.Tensor) -> np.ndarray:
     draws = draws_for(images, name, severity, seed=0)
     out = []
     for number, image in enumerate(images.numpy() / 255):
-        chosen: dict = {}
+        selected: dict = {}
         if name == "glass_blur":
             shift, inner = round(c[1]), size - 2 * round(c[1])
             words = draws.uniform((round(c[2]) * inner * inner, 2))[number]
-            chosen["moves"] = ((words * 2 * shift).long() - shift).numpy()
+            selected["moves"] = ((words * 2 * shift).long() - shift).numpy()
         elif name == "motion_blur":
-            chosen["degrees"] = float(draws.uniform(())[number] * 90 - 45)
+            selected["degrees"] = float(draws.uniform(())[number] * 90 - 45)
         elif name == "snow":
-            chosen["flakes"] = draws.normal((1, size, size))[number, 0].double().numpy()
-            chosen["degrees"] = float(draws.uniform((), number=1)[number] * 90 - 135)
+            selected["flakes"] = draws.normal((1, size, size))[number, 0].double().numpy()
+            selected["degrees"] = float(draws.uniform((), number=1)[number] * 90 - 135)
         elif name == "frost":
-            chosen["noises"] = [
+            selected["noises"] = [
                 draws.uniform((size, size), k)[number].double().numpy() * 2 - 1 for k in (0, 1)
             ]
         elif name == "fog":
-            chosen["noise"] = draws.uniform((size, size))[number].double().numpy() * 2 - 1
+            selected["noise"] = draws.uniform((size, size))[number].double().numpy() * 2 - 1
         elif name == "spatter":
-            chosen["noise"] = draws.normal((1, size, size))[number, 0].double().numpy()
+            selected["noise"] = draws.normal((1, size, size))[number, 0].double().numpy()
         elif name == "elastic_transform":
-            chosen["moves"] = draws.uniform((3, 2))[number].double().numpy() * 2 - 1
-            chosen["fields"] = draws.uniform((2, size, size), 1)[number].double().numpy() * 2 - 1
-        out.append(getattr(slow, name)(image, np.random.default_rng(number), *c, **chosen))
+            selected["moves"] = draws.uniform((3, 2))[number].double().numpy() * 2 - 1
+            selected["fields"] = draws.uniform((2, size, size), 1)[number].double().numpy() * 2 - 1
+        out.append(getattr(slow, name)(image, np.random.default_rng(number), *c, **selected))
     return np.stack(out).clip(0, 1) * 255
 
 

@@ -58,7 +58,7 @@ def test_published_files_are_read_severity_by_severity(tmp_path: Path, split: Sp
 
 def test_a_share_of_the_test_images_is_found_in_the_files(tmp_path: Path, world: World, split: Split) -> None:
     pixels = write_published(tmp_path, split)
-    rest = open_splits(DataConfig(path=str(world.images), held_out_of_test=0.5), 0).splits["test"]
+    rest = open_splits(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits["test"]
     assert 0 < len(rest) < len(split)
     (batch,) = published_stores(tmp_path, "fog", rest)[0].batches([torch.arange(len(rest))])
     assert rest.origin_N is not None
@@ -67,24 +67,24 @@ def test_a_share_of_the_test_images_is_found_in_the_files(tmp_path: Path, world:
 
 
 def test_files_of_another_kind_are_named(tmp_path: Path, split: Split) -> None:
-    def told(name: str = "fog") -> str:
+    def messages(name: str = "fog") -> str:
         error = refusal(published_stores, tmp_path, name, split)
         assert isinstance(error, DataError)
         return str(error)
 
     write_published(tmp_path, split)
-    assert "snow.npy does not exist" in told("snow")
+    assert "snow.npy does not exist" in messages("snow")
     good = np.load(tmp_path / "fog.npy")
     np.save(tmp_path / "fog.npy", good[:-1])
-    assert "fog.npy must hold five severities of 12 RGB images" in told()
+    assert "fog.npy must hold five severities of 12 RGB images" in messages()
     np.save(tmp_path / "fog.npy", good.astype(np.float32))
-    assert "float32" in told()
+    assert "float32" in messages()
     (tmp_path / "fog.npy").write_bytes(b"no array at all")
-    assert "fog.npy cannot be read" in told()
+    assert "fog.npy cannot be read" in messages()
     np.save(tmp_path / "labels.npy", np.roll(split.labels_N.numpy(), 1))
-    assert "in their order" in told()
+    assert "in their order" in messages()
     np.save(tmp_path / "labels.npy", split.labels_N.numpy()[:5])
-    assert "5 labels" in told()
+    assert "5 labels" in messages()
 
 
 class Bomb:

@@ -22,7 +22,7 @@ VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
 @pytest.fixture(scope="module")
-def found(parts: Parts) -> Probe:
+def result(parts: Parts) -> Probe:
     return probed(parts, 1.5, 1.2)
 
 
@@ -46,8 +46,8 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_alone(found: Probe) -> None:
-    page = render(found, "my <data>")
+def test_the_page_is_whole_and_alone(result: Probe) -> None:
+    page = render(result, "my <data>")
     tags = Tags()
     tags.feed(page)
     assert not tags.open
@@ -60,11 +60,15 @@ def test_the_page_is_whole_and_alone(found: Probe) -> None:
     assert len(page) < 200_000
 
 
-def test_numbers_of_the_figures_are_on_the_page(found: Probe, tmp_path: Path) -> None:
-    page = write_probe(found, tmp_path, "data").read_text(encoding="utf-8")
+def test_numbers_of_the_figures_are_on_the_page(result: Probe, tmp_path: Path) -> None:
+    page = write_probe(result, tmp_path, "data").read_text(encoding="utf-8")
     figures = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
-    for expert in (*figures["experts"].values(), *figures["fusions"].values()):
-        for text in (f"{expert['top1']:.1%}", f"{expert['nll']:.3f}", f"{expert['calibrated']['nll']:.3f}"):
+    for teacher in (*figures["teachers"].values(), *figures["fusions"].values()):
+        for text in (
+            f"{teacher['top1']:.1%}",
+            f"{teacher['nll']:.3f}",
+            f"{teacher['calibrated']['nll']:.3f}",
+        ):
             assert f"<td>{text}</td>" in page
     for point in figures["alpha"]:
         assert f"<td>{point['nll']:.4f}</td>" in page
@@ -76,15 +80,15 @@ def test_numbers_of_the_figures_are_on_the_page(found: Probe, tmp_path: Path) ->
     assert figures["verdict"]["headline"] in page
 
 
-def test_a_no_is_as_plain_as_a_yes(found: Probe) -> None:
-    page = render(replace(found, gain=0.0, error=0.1), "data")
+def test_a_no_is_as_plain_as_a_yes(result: Probe) -> None:
+    page = render(replace(result, gain=0.0, error=0.1), "data")
     assert "No: do not use CLIP here" in page
     assert 'class="verdict no"' in page
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
-def test_a_browser_opens_it_at_any_width_without_a_word(found: Probe, tmp_path: Path) -> None:
-    page = write_probe(found, tmp_path, "data")
+def test_a_browser_opens_it_at_any_width_without_a_word(result: Probe, tmp_path: Path) -> None:
+    page = write_probe(result, tmp_path, "data")
     for width in (390, 1200):
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
         command += ["--dump-dom", f"--window-size={width},800", f"--user-data-dir={tmp_path / 'profile'}"]

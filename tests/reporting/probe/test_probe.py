@@ -23,7 +23,7 @@ from richkd.data.views import Views
 from richkd.evaluate.model_report import confusions_of
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.reporting.probe.figures import alike_names, gains_by_class
-from richkd.reporting.probe.probe import Probe, probe
+from richkd.reporting.probe.probe import Probe, run_probe
 from richkd.reporting.probe.terminal import print_probe
 from richkd.reporting.probe.verdict import explanation, headline, warnings
 
@@ -52,86 +52,86 @@ def parts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     """The small world with many validation images, for a probe to have something to go by."""
     images = tmp_path_factory.mktemp("probe") / "images"
     for split, count in (("train", 4), ("val", 150), ("test", 2)):
-        for colour, name in enumerate(CLASSES):
+        for color, name in enumerate(CLASSES):
             folder = images / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (16, 16), (i, colour, len(split))).save(folder / f"{i}.png")
+                Image.new("RGB", (16, 16), (i, color, len(split))).save(folder / f"{i}.png")
     config = world.config(Path("unused"), data__path=str(images), method__name="ce")
     return assemble(config, CPU)
 
 
 def probed(parts: Parts, teacher: float, clip: float) -> Probe:
-    experts = (Said("teacher", parts, teacher, 0, 3.0), Said("CLIP", parts, clip, 1, 0.01))
-    return probe(replace(parts, teachers=experts))
+    teachers = (Said("teacher", parts, teacher, 0, 3.0), Said("CLIP", parts, clip, 1, 0.01))
+    return run_probe(replace(parts, teachers=teachers))
 
 
-def test_experts_that_complement_each_other_are_worth_fusing(parts: Parts) -> None:
-    found = probed(parts, 1.5, 1.5)
-    assert headline(found).startswith("Yes")
-    assert found.fusions[-1].metrics.top1 > max(e.metrics.top1 for e in found.experts)
-    assert found.gain > 5 * found.error
+def test_teachers_that_complement_each_other_are_worth_fusing(parts: Parts) -> None:
+    result = probed(parts, 1.5, 1.5)
+    assert headline(result).startswith("Yes")
+    assert result.fusions[-1].metrics.top1 > max(e.metrics.top1 for e in result.teachers)
+    assert result.gain > 5 * result.error
     # As released, what CLIP says does not reach the student.
-    assert found.signals["as-released"].nats < 1e-3 < found.signals["default"].nats
+    assert result.signals["as-released"].nats < 1e-3 < result.signals["default"].nats
 
 
 def test_a_clip_at_chance_is_not_used(parts: Parts) -> None:
-    found = probed(parts, 1.5, 0.0)
-    assert headline(found).startswith("No: do not use CLIP here")
-    assert "--method kd" in headline(found)
-    assert any("near chance" in line for line in warnings(found))
-    assert found.choice.name == "teacher alone"
+    result = probed(parts, 1.5, 0.0)
+    assert headline(result).startswith("No: do not use CLIP here")
+    assert "--method kd" in headline(result)
+    assert any("near chance" in line for line in warnings(result))
+    assert result.choice.name == "teacher alone"
 
 
 def test_figures_add_up(parts: Parts) -> None:
-    found = probed(parts, 1.5, 1.0)
-    assert found.images == 450
-    assert found.both + found.teacher_only + found.clip_only + found.neither == pytest.approx(1)
-    assert found.both + found.teacher_only == pytest.approx(found.experts[0].metrics.top1)
-    assert found.both + found.clip_only == pytest.approx(found.experts[1].metrics.top1)
-    curve = {alpha: (top1, nll) for alpha, top1, nll in found.curve}
-    assert curve[1.0][0] == pytest.approx(found.experts[0].metrics.top1)
-    assert curve[0.0][0] == pytest.approx(found.experts[1].metrics.top1)
-    weighted = sum(gain.images * gain.fused for gain in found.classes) / found.images
-    assert weighted == pytest.approx(found.fusions[-1].metrics.top1)
-    gains = [gain.fused - gain.teacher for gain in found.classes]
+    result = probed(parts, 1.5, 1.0)
+    assert result.images == 450
+    assert result.both + result.teacher_only + result.clip_only + result.neither == pytest.approx(1)
+    assert result.both + result.teacher_only == pytest.approx(result.teachers[0].metrics.top1)
+    assert result.both + result.clip_only == pytest.approx(result.teachers[1].metrics.top1)
+    curve = {alpha: (top1, nll) for alpha, top1, nll in result.curve}
+    assert curve[1.0][0] == pytest.approx(result.teachers[0].metrics.top1)
+    assert curve[0.0][0] == pytest.approx(result.teachers[1].metrics.top1)
+    weighted = sum(gain.images * gain.fused for gain in result.classes) / result.images
+    assert weighted == pytest.approx(result.fusions[-1].metrics.top1)
+    gains = [gain.fused - gain.teacher for gain in result.classes]
     assert gains == sorted(gains, reverse=True)
     # NLL by its definition, on logits at CLIP's own scale.
     clip = Said("CLIP", parts, 1.0, 1, 0.01)
     z_NC = 100 * clip.logits["val"].double()
     labels_N = parts.data.splits["val"].labels_N
     expected = -z_NC.log_softmax(1)[np.arange(450), labels_N].mean().item()
-    assert found.experts[1].metrics.nll == pytest.approx(expected, rel=1e-5)
+    assert result.teachers[1].metrics.nll == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_teacher_that_knows_the_held_out_images_is_doubted(parts: Parts) -> None:
-    text = told(probed(parts, 40.0, 1.0))
+    text = messages(probed(parts, 40.0, 1.0))
     assert "was it trained on these images?" in text
 
 
 def test_confident_answers_and_moves_add_up(parts: Parts) -> None:
-    found = probed(parts, 1.5, 1.0)
-    for row, expert in zip(found.confidence, (*found.experts, found.fused), strict=True):
+    result = probed(parts, 1.5, 1.0)
+    for row, teacher in zip(result.confidence, (*result.teachers, result.fused), strict=True):
         # Confidence beyond which answers count is the same, so both parts are of all that are right or wrong.
-        assert 0 <= row.raw[0] <= expert.metrics.top1
-        assert 0 <= row.raw[1] <= 1 - expert.metrics.top1 + 1e-9
+        assert 0 <= row.raw[0] <= teacher.metrics.top1
+        assert 0 <= row.raw[1] <= 1 - teacher.metrics.top1 + 1e-9
         assert row.wrong_at[0] <= row.wrong_at[1] + 0.05
-    counts = np.array(found.moves.counts)
+    counts = np.array(result.moves.counts)
     assert counts.sum() == pytest.approx(450)
-    assert counts[:2].sum() == pytest.approx(450 * found.teacher.metrics.top1)
-    assert counts[:, :2].sum() == pytest.approx(450 * found.fused.metrics.top1)
+    assert counts[:2].sum() == pytest.approx(450 * result.teacher.metrics.top1)
+    assert counts[:, :2].sum() == pytest.approx(450 * result.fused.metrics.top1)
     assert counts[[0, 2]].sum() == pytest.approx(0.8 * 450)
-    for bins, expert in zip(found.reliability.values(), (*found.experts, found.fused), strict=True):
+    for bins, teacher in zip(result.reliability.values(), (*result.teachers, result.fused), strict=True):
         assert sum(bins.count) == 450
-        assert bins.ece == pytest.approx(expert.metrics.ece, abs=1e-5)
+        assert bins.ece == pytest.approx(teacher.metrics.ece, abs=1e-5)
 
 
 def test_intervals_hold_their_figures_and_are_as_wide_as_shares_vary(parts: Parts) -> None:
-    found = probed(parts, 1.5, 1.0)
-    for expert in (*found.experts, *found.fusions):
-        top1, nll = expert.intervals["top1"], expert.intervals["nll"]
-        assert top1.estimate == pytest.approx(expert.metrics.top1)
-        assert nll.estimate == pytest.approx(expert.calibrated.nll, rel=1e-4)
+    result = probed(parts, 1.5, 1.0)
+    for teacher in (*result.teachers, *result.fusions):
+        top1, nll = teacher.intervals["top1"], teacher.intervals["nll"]
+        assert top1.estimate == pytest.approx(teacher.metrics.top1)
+        assert nll.estimate == pytest.approx(teacher.calibrated.nll, rel=1e-4)
         assert top1.low < top1.estimate < top1.high
         assert nll.low < nll.estimate < nll.high
         # The normal interval of a share, which 450 images come close to.
@@ -141,12 +141,12 @@ def test_intervals_hold_their_figures_and_are_as_wide_as_shares_vary(parts: Part
 
 def test_several_vision_teachers_stand_together_beside_clip(parts: Parts) -> None:
     vision = [Said(name, parts, 1.5, seed, 3.0) for seed, name in enumerate(("one", "two", "three"))]
-    found = probe(replace(parts, teachers=(*vision, Said("CLIP", parts, 1.0, 7, 0.01))))
-    assert [expert.name for expert in found.experts] == ["one", "two", "three", "teacher", "CLIP"]
-    assert found.teacher.metrics.top1 > max(expert.metrics.top1 for expert in found.experts[:3])
-    assert found.both + found.teacher_only == pytest.approx(found.teacher.metrics.top1)
-    alpha, top1, _ = found.curve[-1]
-    assert (alpha, top1) == (1.0, pytest.approx(found.teacher.metrics.top1))
+    result = run_probe(replace(parts, teachers=(*vision, Said("CLIP", parts, 1.0, 7, 0.01))))
+    assert [teacher.name for teacher in result.teachers] == ["one", "two", "three", "teacher", "CLIP"]
+    assert result.teacher.metrics.top1 > max(teacher.metrics.top1 for teacher in result.teachers[:3])
+    assert result.both + result.teacher_only == pytest.approx(result.teacher.metrics.top1)
+    alpha, top1, _ = result.curve[-1]
+    assert (alpha, top1) == (1.0, pytest.approx(result.teacher.metrics.top1))
 
 
 def test_classes_confusions_and_names_that_are_alike() -> None:
@@ -158,8 +158,8 @@ def test_classes_confusions_and_names_that_are_alike() -> None:
     # Three images changed, all for the better: mid-p is twice half the probability of 3 of 3.
     assert gains["ant"].p == pytest.approx(0.5**3)
     assert [gain.fused - gain.teacher for gain in gains.values()] == [0.75, 0.0, -0.5]
-    found = [(c.name, c.called, c.share) for c in confusions_of(before_NC, labels_N, CLASSES)]
-    assert found == [("cow", "ant", 1.0), ("ant", "bee", 0.5)]
+    result = [(c.name, c.called, c.share) for c in confusions_of(before_NC, labels_N, CLASSES)]
+    assert result == [("cow", "ant", 1.0), ("ant", "bee", 0.5)]
     text_CD = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.3]])
     (first, second, cosine), *rest = alike_names(text_CD, CLASSES, 9)
     assert (first, second) == ("ant", "cow")
@@ -168,27 +168,27 @@ def test_classes_confusions_and_names_that_are_alike() -> None:
 
 
 def test_a_class_without_held_out_images_and_few_images_are_told(parts: Parts) -> None:
-    found = replace(probed(parts, 1.5, 1.0), bare=("cow",), images=50)
-    lines = warnings(found)
+    result = replace(probed(parts, 1.5, 1.0), bare=("cow",), images=50)
+    lines = warnings(result)
     assert any(line.startswith("50 held-out images are few") for line in lines)
     assert any("no held-out image, first cow" in line for line in lines)
 
 
-def test_what_to_expect_of_a_student_hangs_on_unlabelled_images(parts: Parts) -> None:
-    found = probed(parts, 1.5, 1.5)
-    assert "--fusion.control teacher-only" in explanation(found)
-    assert "expect a better student too" in explanation(replace(found, unlabeled=9 * found.labeled))
+def test_what_to_expect_of_a_student_hangs_on_unlabeled_images(parts: Parts) -> None:
+    result = probed(parts, 1.5, 1.5)
+    assert "--fusion.control teacher-only" in explanation(result)
+    assert "expect a better student too" in explanation(replace(result, unlabeled=9 * result.labeled))
 
 
-def told(found: Probe) -> str:
+def messages(result: Probe) -> str:
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    print_probe(found, console)
+    print_probe(result, console)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_the_report_begins_with_the_verdict(parts: Parts) -> None:
-    found = probed(parts, 1.5, 1.5)
-    text = told(found)
+    result = probed(parts, 1.5, 1.5)
+    text = messages(result)
     assert text.strip().startswith("Yes")
     for words in ("← default", "helped most", "CLIP only", "numerically nothing", "fused, paper"):
         assert words in text, words
@@ -207,10 +207,10 @@ def test_the_command(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_what_a_probe_needs(world: World, parts: Parts) -> None:
-    error = refusal(probe, parts)
+    error = refusal(run_probe, parts)
     assert isinstance(error, ConfigError)
     assert "--clip" in str(error.fix)
     config = world.config(Path("unused"), fusion__preset="paper", data__val_fraction=0)
-    error = refusal(probe, assemble(config, CPU))
+    error = refusal(run_probe, assemble(config, CPU))
     assert isinstance(error, DataError)
     assert "--data.calibration" in str(error.fix)

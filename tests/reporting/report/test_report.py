@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def found(runs: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Report:
+def result(runs: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Report:
     world, folders = runs
     tree = tmp_path_factory.mktemp("tree") / "tree.yaml"
     tree.write_text("insect: [ant, bee]\nmammal: [cow]")
@@ -46,11 +46,11 @@ def found(runs: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def page(found: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(found, tmp_path_factory.mktemp("page"))
+def page(result: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(result, tmp_path_factory.mktemp("page"))
 
 
-def test_the_page_is_whole_and_asks_nobody(page: Path, found: Report) -> None:
+def test_the_page_is_whole_and_asks_nobody(page: Path, result: Report) -> None:
     text = page.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(text)
@@ -63,14 +63,14 @@ def test_the_page_is_whole_and_asks_nobody(page: Path, found: Report) -> None:
     assert len(text) < LIMIT
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert len(headings) == 13
-    for sentence in sentences(found):
+    for sentence in sentences(result):
         assert sentence[:60] in text.replace("&#39;", "'")
 
 
-def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, found: Report) -> None:
+def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, result: Report) -> None:
     text = page.read_text(encoding="utf-8")
     figures = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
-    assert list(figures["models"]) == [judgement.name for judgement in found.evaluation.judgements]
+    assert list(figures["models"]) == [model_report.name for model_report in result.evaluation.model_reports]
     files = {
         name: list(csv.reader(io.StringIO(base64.b64decode(content).decode())))
         for name, content in re.findall(r'download="(\S+?)" href="data:text/csv;base64,([^"]*)"', text)
@@ -79,9 +79,9 @@ def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, found: Repo
     assert {"corruptions.csv", "fusion.csv"} < set(files)
     heads, *rows = files["models.csv"]
     assert tuple(heads) == MODEL_HEADS
-    for row, judgement in zip(rows, found.evaluation.judgements, strict=True):
-        assert float(row[1]) == pytest.approx(judgement.own.top1)
-        assert f'<td data-v="{judgement.own.top1}">{judgement.own.top1:.1%}</td>' in text
+    for row, model_report in zip(rows, result.evaluation.model_reports, strict=True):
+        assert float(row[1]) == pytest.approx(model_report.own.top1)
+        assert f'<td data-v="{model_report.own.top1}">{model_report.own.top1:.1%}</td>' in text
     for name, count, *shares in files["classes.csv"][1:]:
         assert (name in CLASSES, int(count), len(shares)) == (True, TEST, 5)
     assert len(files["corruptions.csv"]) == 1 + 3 * 2 * 5
@@ -89,25 +89,25 @@ def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, found: Repo
     assert len(files["training.csv"]) == 1 + 5
 
 
-def test_mistakes_show_what_everybody_said(found: Report) -> None:
-    shipped = found.shipped
+def test_mistakes_show_what_everybody_said(result: Report) -> None:
+    shipped = result.shipped
     wrong = round((1 - shipped.own.top1) * shipped.own.n)
-    assert len(found.mistakes) == min(wrong, 12)
-    for mistake in found.mistakes:
-        assert mistake.said[0].answer != mistake.truth
-        assert [one.model for one in mistake.said] == list(found.names.values())
+    assert len(result.mistakes) == min(wrong, 12)
+    for mistake in result.mistakes:
+        assert mistake.answers[0].answer != mistake.truth
+        assert [one.model for one in mistake.answers] == list(result.names.values())
         assert mistake.picture.address.startswith("data:image/jpeg;base64,")
         assert mistake.truth in mistake.picture.key
-    sure = [mistake.said[0].confidence for mistake in found.mistakes]
+    sure = [mistake.answers[0].confidence for mistake in result.mistakes]
     assert sure == sorted(sure, reverse=True)
 
 
-def test_the_text_has_the_same_figures(page: Path, found: Report) -> None:
+def test_the_text_has_the_same_figures(page: Path, result: Report) -> None:
     text = (page.parent / "report.md").read_text(encoding="utf-8")
-    for judgement in found.evaluation.judgements:
-        assert f"| {found.names[judgement.name]} | {judgement.own.top1:.1%} |" in text
+    for model_report in result.evaluation.model_reports:
+        assert f"| {result.names[model_report.name]} | {model_report.own.top1:.1%} |" in text
     assert "## Corruptions" in text
-    assert found.fingerprint in text
+    assert result.fingerprint in text
     assert "{{" not in text
 
 
@@ -194,9 +194,9 @@ def test_a_browser_opens_sorts_and_turns_it_dark_and_sends_nothing(
     command += ["--dump-dom", f"--window-size={width},800", f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run([*command, acted.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
-    found = re.search(r'data-seen="(.*?)"', done.stdout)
-    assert found is not None
-    seen = json.loads(found[1].replace("&quot;", '"'))
+    result = re.search(r'data-seen="(.*?)"', done.stdout)
+    assert result is not None
+    seen = json.loads(result[1].replace("&quot;", '"'))
     assert seen["rising"] == sorted(seen["rising"])
     assert seen["falling"] == seen["rising"][::-1] or seen["falling"] == sorted(seen["falling"], reverse=True)
     assert seen["before"] != seen["after"]

@@ -1,4 +1,4 @@
-"""Banked teachers: the same targets as online, to the bit, and no forward pass for what is stored."""
+"""Cached teachers: the same targets as online, to the bit, and no forward pass for what is stored."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from richkd.core.errors import BankError
+from richkd.core.errors import CacheError
 from richkd.core.types import Batch, Output
-from richkd.data.views import CropFlip, Recipe
+from richkd.data.views import Augmentation, CropFlip
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.teachers.cache.cached import BankedTeacher
-from richkd.teachers.cache.store import list_banks
+from richkd.teachers.cache.cached import CachedTeacher
+from richkd.teachers.cache.store import list_caches
 from richkd.training.run import distill
 from richkd.training.trainer import Trainer
 from tests.fixtures import CLASSES, STEPS, TEST, TRAIN, World, make_teacher
@@ -34,9 +34,9 @@ def run(world: World, out: Path, **changes: Any) -> tuple[bytes, dict[str, Any]]
 
 def test_online_filling_and_banked_runs_end_with_identical_weights(world: World, tmp_path: Path) -> None:
     online, _ = run(world, tmp_path / "online")
-    filling, first = run(world, tmp_path / "filling", bank__folder=tmp_path / "bank")
-    banked, second = run(world, tmp_path / "banked", bank__folder=tmp_path / "bank")
-    assert online == filling == banked
+    filling, first = run(world, tmp_path / "filling", cache__dir=tmp_path / "cache")
+    cached, second = run(world, tmp_path / "cached", cache__dir=tmp_path / "cache")
+    assert online == filling == cached
     (forwards,) = first["images_through_teachers"].values()
     # Three epochs of training, a pass for the fit of the fusion and one over the test images.
     held_out = len(CLASSES) * TRAIN // 4
@@ -45,7 +45,7 @@ def test_online_filling_and_banked_runs_end_with_identical_weights(world: World,
 
 
 def test_another_seed_reads_what_it_shares(world: World, tmp_path: Path) -> None:
-    changes = KD | {"views__pad": 0, "bank__folder": tmp_path / "bank"}
+    changes = KD | {"augment__pad": 0, "cache__dir": tmp_path / "cache"}
     run(world, tmp_path / "a", **changes, train__seed=0, train__epochs=6)
     _, summary = run(world, tmp_path / "b", **changes, train__seed=1, train__epochs=2)
     (forwards,) = summary["images_through_teachers"].values()
@@ -54,51 +54,55 @@ def test_another_seed_reads_what_it_shares(world: World, tmp_path: Path) -> None
 
 
 def test_free_crops_repeat_after_a_cycle(world: World, tmp_path: Path) -> None:
-    changes = KD | {"views__recipe": "random-resized-crop", "views__colour": 0.2, "train__epochs": 6}
-    with pytest.raises(BankError, match=r"--views\.cycle"):
-        run(world, tmp_path / "endless", **changes, bank__folder=tmp_path / "bank")
-    changes |= {"views__cycle": 2, "train__batch_size": 12}
+    changes = KD | {
+        "augment__policy": "random-resized-crop",
+        "augment__color_jitter": 0.2,
+        "train__epochs": 6,
+    }
+    with pytest.raises(CacheError, match=r"--augment\.num_views"):
+        run(world, tmp_path / "endless", **changes, cache__dir=tmp_path / "cache")
+    changes |= {"augment__num_views": 2, "train__batch_size": 12}
     online, _ = run(world, tmp_path / "online", **changes)
-    banked, summary = run(world, tmp_path / "banked", **changes, bank__folder=tmp_path / "bank")
-    assert online == banked
+    cached, summary = run(world, tmp_path / "cached", **changes, cache__dir=tmp_path / "cache")
+    assert online == cached
     (forwards,) = summary["images_through_teachers"].values()
     assert forwards == 2 * 36 + len(CLASSES) * TEST
-    (manifest,) = [folder for folder in list_banks(tmp_path / "bank") if "-train-" in folder.name]
+    (manifest,) = [folder for folder in list_caches(tmp_path / "cache") if "-train-" in folder.name]
     assert json.loads((manifest / "manifest.json").read_text())["ingredients"]["seed"] == 0
 
 
-def test_sparse_banks_train_the_same_first_and_second(world: World, tmp_path: Path) -> None:
-    changes = KD | {"bank__folder": tmp_path / "bank", "bank__top": 2}
+def test_sparse_caches_train_the_same_first_and_second(world: World, tmp_path: Path) -> None:
+    changes = KD | {"cache__dir": tmp_path / "cache", "cache__top_k": 2}
     first, _ = run(world, tmp_path / "a", **changes)
     second, summary = run(world, tmp_path / "b", **changes)
     assert first == second
     assert list(summary["images_through_teachers"].values()) == [0]
 
 
-def test_a_run_that_was_stopped_goes_on_with_its_bank(world: World, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_with_its_cache(world: World, tmp_path: Path) -> None:
     whole, _ = run(world, tmp_path / "whole", **KD)
-    folder = {"bank__folder": tmp_path / "bank"}
+    folder = {"cache__dir": tmp_path / "cache"}
     run(world, tmp_path / "short", **KD, **folder, train__epochs=1)
-    banked, _ = run(world, tmp_path / "banked", **KD, **folder)
-    assert whole == banked
+    cached, _ = run(world, tmp_path / "cached", **KD, **folder)
+    assert whole == cached
 
 
 def test_what_a_checkpoint_has_behind_it_is_stored(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = world.config(tmp_path / "run", **KD, bank__folder=tmp_path / "bank")
+    config = world.config(tmp_path / "run", **KD, cache__dir=tmp_path / "cache")
 
     def killed(self: Trainer) -> None:
         raise KeyboardInterrupt
 
     epoch = Trainer.end_epoch
     monkeypatch.setattr(Trainer, "end_epoch", lambda self: epoch(self) if self.epoch < 2 else killed(self))
-    monkeypatch.setattr(Parts, "flush_banks", once_saved(Parts.flush_banks))
+    monkeypatch.setattr(Parts, "flush_caches", once_saved(Parts.flush_caches))
     with pytest.raises(KeyboardInterrupt):
         distill(config, quiet=True)
     monkeypatch.undo()
     distill(config, resume=True, quiet=True)
-    again = distill(world.config(tmp_path / "again", **KD, bank__folder=tmp_path / "bank"), quiet=True)
+    again = distill(world.config(tmp_path / "again", **KD, cache__dir=tmp_path / "cache"), quiet=True)
     assert list(again.summary["images_through_teachers"].values()) == [0]
 
 
@@ -112,7 +116,7 @@ def once_saved(flush: Callable[[Parts], None]) -> Callable[[Parts], None]:
     return flushed
 
 
-def said(world: World, out: Path, **changes: Any) -> str:
+def outputs(world: World, out: Path, **changes: Any) -> str:
     lines: list[str] = []
     assemble(world.config(out, **changes), CPU, lines.append)
     return "\n".join(lines)
@@ -121,29 +125,31 @@ def said(world: World, out: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "differs"),
     [
-        ({"views__pad": 1}, "views"),
-        ({"views__flip": False}, "views"),
+        ({"augment__pad": 1}, "views"),
+        ({"augment__flip": False}, "views"),
         ({"train__teacher_precision": "bf16"}, "precision"),
         ({"data__val_fraction": 0.5}, "images"),
-        ({"bank__top": 1}, "what a row keeps"),
+        ({"cache__top_k": 1}, "what a row keeps"),
     ],
 )
-def test_a_bank_of_other_settings_is_explained_and_not_used(
+def test_a_cache_of_other_settings_is_explained_and_not_used(
     world: World, tmp_path: Path, changes: dict[str, Any], differs: str
 ) -> None:
-    settings = KD | {"bank__folder": tmp_path / "bank", "train__teacher_precision": "fp32"}
+    settings = KD | {"cache__dir": tmp_path / "cache", "train__teacher_precision": "fp32"}
     run(world, tmp_path / "run", **settings, train__epochs=1)
-    log = said(world, tmp_path / "other", **settings | changes)
+    log = outputs(world, tmp_path / "other", **settings | changes)
     (line,) = [line for line in log.splitlines() if "not used" in line and "-train-" in line]
     assert line.endswith(f"differs in {differs}")
     assert "0 of" in log
 
 
 def test_another_teacher_of_the_same_name_is_explained(world: World, tmp_path: Path) -> None:
-    settings = KD | {"bank__folder": tmp_path / "bank"}
+    settings = KD | {"cache__dir": tmp_path / "cache"}
     make_teacher(tmp_path / "teacher", seed=9)
-    said(world, tmp_path / "run", **settings)
-    log = said(world, tmp_path / "run", **settings | {"teacher__name": f"local-dir:{tmp_path / 'teacher'}"})
+    outputs(world, tmp_path / "run", **settings)
+    log = outputs(
+        world, tmp_path / "run", **settings | {"teacher__name": f"local-dir:{tmp_path / 'teacher'}"}
+    )
     assert "differs in teacher, teacher's weights" in log
 
 
@@ -167,21 +173,21 @@ class Counting:
 
 def test_a_batch_with_one_new_image_is_computed_whole_and_stored_once(tmp_path: Path) -> None:
     from richkd.teachers.cache.row_format import RowFormat
-    from richkd.teachers.cache.store import Bank, Manifest
+    from richkd.teachers.cache.store import Manifest, OutputCache
 
-    recipe: Recipe = CropFlip(8, 0, flip=False)
+    augmentation: Augmentation = CropFlip(8, 0, flip=False)
     inner = Counting()
-    bank = Bank(tmp_path, Manifest("counting-train", {}, 10, 1, RowFormat(3, 2)))
-    teacher = BankedTeacher(inner, {("train", recipe): bank})  # type: ignore[arg-type]
+    cache = OutputCache(tmp_path, Manifest("counting-train", {}, 10, 1, RowFormat(3, 2)))
+    teacher = CachedTeacher(inner, {("train", augmentation): cache})  # type: ignore[arg-type]
 
     def ask(*images: int, split: str = "train") -> Output:
         index = torch.tensor(images)
         batch = Batch(split, index, torch.zeros(len(images), 8, 8, 3, dtype=torch.uint8), index)
-        return teacher.outputs(batch, recipe.draw(0, 0, index))
+        return teacher.outputs(batch, augmentation.draw(0, 0, index))
 
     ask(1, 2, 3)
     assert ask(3, 4, 1).logits_BC[:, 0].tolist() == [3, 4, 1]
-    assert (inner.batches, len(bank), teacher.read) == ([3, 3], 4, 0)
+    assert (inner.batches, len(cache), teacher.read) == ([3, 3], 4, 0)
     assert ask(4, 2, 1, 3).logits_BC[:, 0].tolist() == [4, 2, 1, 3]
     assert (inner.batches, teacher.read) == ([3, 3], 4)
     ask(1, 2, split="test")

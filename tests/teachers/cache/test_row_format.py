@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from richkd.core.errors import BankError
+from richkd.core.errors import CacheError
 from richkd.core.types import Output
 from richkd.teachers.cache.row_format import RowFormat, as_stored
 
@@ -85,11 +85,11 @@ def test_rows_of_features_alone_have_no_logits() -> None:
 def test_what_float16_cannot_hold_is_refused(bad: float, rows: RowFormat) -> None:
     output = some(4, 3)
     output.logits_BC[2, 1] = bad
-    with pytest.raises(BankError, match="finite"):
+    with pytest.raises(CacheError, match="finite"):
         rows.pack(output)
 
 
 @pytest.mark.parametrize(("classes", "top"), [(5, 0), (5, 6), (40_000, 3)])
 def test_impossible_sparse_rows_are_refused(classes: int, top: int) -> None:
-    with pytest.raises(BankError, match=r"bank\.top"):
+    with pytest.raises(CacheError, match=r"cache\.top"):
         RowFormat(classes, 0, top)

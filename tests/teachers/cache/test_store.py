@@ -1,4 +1,4 @@
-"""Banks on disk: found by image and view, whole after kills, full disks, other writers and flipped bits."""
+"""Caches on disk: found by image and view, whole after kills, full disks, other writers and flipped bits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from richkd.core.errors import BankError, CheckpointError
+from richkd.core.errors import CacheError, CheckpointError
 from richkd.core.types import Output
-from richkd.teachers.cache import store as bank_module
+from richkd.teachers.cache import store as cache_module
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.cache.store import (
     MANIFEST,
-    Bank,
     Manifest,
+    OutputCache,
     explain_miss,
-    list_banks,
+    list_caches,
     read_manifest,
-    remove_bank,
+    remove_cache,
     shard_problem,
 )
 
@@ -45,64 +45,64 @@ def everything() -> tuple[Tensor, Tensor]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def fill(bank: Bank, index: Tensor, number: Tensor, batch: int = 7) -> None:
+def fill(cache: OutputCache, index: Tensor, number: Tensor, batch: int = 7) -> None:
     for i, n in zip(index.split(batch), number.split(batch), strict=True):
-        bank.add(i, n, output_of(i, n))
+        cache.add(i, n, output_of(i, n))
 
 
-def assert_holds(bank: Bank, index: Tensor, number: Tensor) -> None:
-    read, expected = bank.read(bank.find(index, number)), output_of(index, number)
+def assert_holds(cache: OutputCache, index: Tensor, number: Tensor) -> None:
+    read, expected = cache.read(cache.find(index, number)), output_of(index, number)
     assert torch.equal(read.logits_BC, expected.logits_BC)
     assert torch.equal(read.feats_BF, expected.feats_BF)
 
 
 def test_what_was_added_is_read_before_and_after_it_is_written(tmp_path: Path) -> None:
     index, number = everything()
-    bank = Bank(tmp_path, MANIFEST_OF)
-    assert (bank.find(index, number) == -1).all()
-    fill(bank, index[:50], number[:50])
-    assert_holds(bank, index[:50], number[:50])
-    bank.flush()
-    assert_holds(bank, index[:50], number[:50])
-    fill(bank, index[50:], number[50:])
-    bank.flush()
-    assert_holds(bank, index, number)
-    again = Bank(tmp_path, MANIFEST_OF)
-    assert len(again) == len(bank) == IMAGES * VIEWS
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    assert (cache.find(index, number) == -1).all()
+    fill(cache, index[:50], number[:50])
+    assert_holds(cache, index[:50], number[:50])
+    cache.flush()
+    assert_holds(cache, index[:50], number[:50])
+    fill(cache, index[50:], number[50:])
+    cache.flush()
+    assert_holds(cache, index, number)
+    again = OutputCache(tmp_path, MANIFEST_OF)
+    assert len(again) == len(cache) == IMAGES * VIEWS
     assert_holds(again, index.flip(0), number.flip(0))
 
 
 def test_shards_are_written_when_they_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_module, "SHARD_BYTES", 16 * 20)
+    monkeypatch.setattr(cache_module, "SHARD_BYTES", 16 * 20)
     index, number = everything()
-    bank = Bank(tmp_path, MANIFEST_OF)
-    fill(bank, index, number)
-    assert len(list(bank.folder.glob("*.safetensors"))) == 120 // 21
-    assert_holds(bank, index, number)
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    fill(cache, index, number)
+    assert len(list(cache.folder.glob("*.safetensors"))) == 120 // 21
+    assert_holds(cache, index, number)
 
 
 def test_an_output_costs_two_bytes_a_number_and_eight_for_its_key(tmp_path: Path) -> None:
     manifest = replace(MANIFEST_OF, images=5000, views=1, rows=RowFormat(100, 64))
-    bank = Bank(tmp_path, manifest)
-    bank.add(torch.arange(5000), torch.zeros(5000), Output(torch.randn(5000, 100), torch.randn(5000, 64)))
-    bank.flush()
-    assert bank.bytes_on_disk / 5000 <= 2 * (100 + 64) + 8 + 0.1
+    cache = OutputCache(tmp_path, manifest)
+    cache.add(torch.arange(5000), torch.zeros(5000), Output(torch.randn(5000, 100), torch.randn(5000, 64)))
+    cache.flush()
+    assert cache.bytes_on_disk / 5000 <= 2 * (100 + 64) + 8 + 0.1
 
 
 def test_flushing_nothing_writes_nothing(tmp_path: Path) -> None:
-    bank = Bank(tmp_path, MANIFEST_OF)
-    bank.flush()
-    assert [path.name for path in bank.folder.iterdir()] == [MANIFEST]
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    cache.flush()
+    assert [path.name for path in cache.folder.iterdir()] == [MANIFEST]
 
 
-def test_two_writers_of_one_bank_leave_one_valid_bank(tmp_path: Path) -> None:
+def test_two_writers_of_one_cache_leave_one_valid_cache(tmp_path: Path) -> None:
     index, number = everything()
-    a, b = Bank(tmp_path, MANIFEST_OF), Bank(tmp_path, MANIFEST_OF)
+    a, b = OutputCache(tmp_path, MANIFEST_OF), OutputCache(tmp_path, MANIFEST_OF)
     fill(a, index[:80], number[:80])
     fill(b, index[40:], number[40:])
     a.flush()
     b.flush()
-    both = Bank(tmp_path, MANIFEST_OF)
+    both = OutputCache(tmp_path, MANIFEST_OF)
     assert len(both) == IMAGES * VIEWS
     assert_holds(both, index, number)
 
@@ -110,27 +110,27 @@ def test_two_writers_of_one_bank_leave_one_valid_bank(tmp_path: Path) -> None:
 def test_two_processes_with_the_same_rows_write_the_same_file(tmp_path: Path) -> None:
     index, number = everything()
     for _ in range(2):
-        bank = Bank(tmp_path, MANIFEST_OF)
-        bank._row_P.fill_(-1)
-        fill(bank, index, number)
-        bank.flush()
-    assert len(list(bank.folder.glob("*.safetensors"))) == 1
+        cache = OutputCache(tmp_path, MANIFEST_OF)
+        cache._row_P.fill_(-1)
+        fill(cache, index, number)
+        cache.flush()
+    assert len(list(cache.folder.glob("*.safetensors"))) == 1
 
 
 WRITER = """
 import sys, torch
 from pathlib import Path
 from tests.teachers.cache.test_store import *
-bank_module.SHARD_BYTES = 64
-bank = Bank(Path(sys.argv[1]), MANIFEST_OF)
+cache_module.SHARD_BYTES = 64
+cache = OutputCache(Path(sys.argv[1]), MANIFEST_OF)
 print("ready", flush=True)
 index, number = everything()
 while True:
-    fill(bank, index, number, batch=2)
+    fill(cache, index, number, batch=2)
 """
 
 
-def test_a_kill_at_any_moment_leaves_a_valid_bank(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_leaves_a_valid_cache(tmp_path: Path) -> None:
     for wait in (0.01, 0.05, 0.15):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)],
@@ -142,25 +142,25 @@ def test_a_kill_at_any_moment_leaves_a_valid_bank(tmp_path: Path) -> None:
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        bank = Bank(tmp_path, MANIFEST_OF)
-        assert not bank.damaged
+        cache = OutputCache(tmp_path, MANIFEST_OF)
+        assert not cache.damaged
         index, number = everything()
-        there = bank.find(index, number) >= 0
+        there = cache.find(index, number) >= 0
         assert there.any()
-        assert_holds(bank, index[there], number[there])
+        assert_holds(cache, index[there], number[there])
 
 
 def test_a_flipped_bit_is_found_removed_and_told(tmp_path: Path) -> None:
     index, number = everything()
-    bank = Bank(tmp_path, MANIFEST_OF)
+    cache = OutputCache(tmp_path, MANIFEST_OF)
     for half in (slice(0, 60), slice(60, 120)):
-        fill(bank, index[half], number[half])
-        bank.flush()
-    damaged = sorted(bank.folder.glob("*.safetensors"))[0]
+        fill(cache, index[half], number[half])
+        cache.flush()
+    damaged = sorted(cache.folder.glob("*.safetensors"))[0]
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    again = Bank(tmp_path, MANIFEST_OF)
+    again = OutputCache(tmp_path, MANIFEST_OF)
     assert len(again) == 60
     assert len(again.damaged) == 1
     assert damaged.name[:12] in again.damaged[0]
@@ -172,13 +172,13 @@ def test_a_flipped_bit_is_found_removed_and_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"nonsense"])
 def test_what_is_no_shard_is_not_used(tmp_path: Path, content: bytes) -> None:
-    bank = Bank(tmp_path, MANIFEST_OF)
-    (bank.folder / ("0" * 64 + ".safetensors")).write_bytes(content)
-    assert Bank(tmp_path, MANIFEST_OF).damaged
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    (cache.folder / ("0" * 64 + ".safetensors")).write_bytes(content)
+    assert OutputCache(tmp_path, MANIFEST_OF).damaged
 
 
-def test_a_whole_shard_of_another_bank_does_not_fit(tmp_path: Path) -> None:
-    wide = Bank(tmp_path, replace(MANIFEST_OF, rows=RowFormat(6, 3)))
+def test_a_whole_shard_of_another_cache_does_not_fit(tmp_path: Path) -> None:
+    wide = OutputCache(tmp_path, replace(MANIFEST_OF, rows=RowFormat(6, 3)))
     wide.add(torch.tensor([1]), torch.tensor([1]), Output(torch.zeros(1, 6), torch.zeros(1, 3)))
     wide.flush()
     (shard,) = wide.folder.glob("*.safetensors")
@@ -190,19 +190,19 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, number = everything()
-    bank = Bank(tmp_path, MANIFEST_OF)
-    fill(bank, index[:30], number[:30])
-    bank.flush()
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    fill(cache, index[:30], number[:30])
+    cache.flush()
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("richkd.training.checkpoint.os.fsync", full)
-    fill(bank, index[30:], number[30:])
+    fill(cache, index[30:], number[30:])
     with pytest.raises(CheckpointError, match="No space left"):
-        bank.flush()
+        cache.flush()
     monkeypatch.undo()
-    assert len(Bank(tmp_path, MANIFEST_OF)) == 30
+    assert len(OutputCache(tmp_path, MANIFEST_OF)) == 30
 
 
 @pytest.mark.parametrize(
@@ -214,23 +214,23 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(
         {"rows": RowFormat(5, 3, top=2)},
     ],
 )
-def test_a_changed_ingredient_is_another_bank(tmp_path: Path, changes: dict[str, object]) -> None:
-    bank = Bank(tmp_path, MANIFEST_OF)
-    fill(bank, torch.tensor([1]), torch.tensor([1]))
-    bank.flush()
+def test_a_changed_ingredient_is_another_cache(tmp_path: Path, changes: dict[str, object]) -> None:
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    fill(cache, torch.tensor([1]), torch.tensor([1]))
+    cache.flush()
     other = replace(MANIFEST_OF, **changes)  # type: ignore[arg-type]
-    assert len(Bank(tmp_path, other)) == 0
-    assert len(list_banks(tmp_path)) == 2
+    assert len(OutputCache(tmp_path, other)) == 0
+    assert len(list_caches(tmp_path)) == 2
 
 
-def test_a_miss_is_explained_by_the_most_similar_bank(tmp_path: Path) -> None:
+def test_a_miss_is_explained_by_the_most_similar_cache(tmp_path: Path) -> None:
     assert explain_miss(tmp_path, MANIFEST_OF) is None
-    Bank(tmp_path, MANIFEST_OF)
+    OutputCache(tmp_path, MANIFEST_OF)
     assert explain_miss(tmp_path, MANIFEST_OF) is None
     near = replace(MANIFEST_OF, ingredients={"weights": "other", "views": [1, 2]})
     far = replace(MANIFEST_OF, ingredients={"weights": "x", "views": [3], "seed": 1})
     assert str(explain_miss(tmp_path, near)).endswith("differs in weights")
-    Bank(tmp_path, near)
+    OutputCache(tmp_path, near)
     assert "differs in weights, views, seed" in str(explain_miss(tmp_path, far))
     sparse = replace(MANIFEST_OF, rows=RowFormat(5, 3, top=1))
     assert str(explain_miss(tmp_path, sparse)).endswith("differs in what a row keeps")
@@ -238,20 +238,20 @@ def test_a_miss_is_explained_by_the_most_similar_bank(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_was_edited_is_refused(tmp_path: Path) -> None:
-    bank = Bank(tmp_path, MANIFEST_OF)
-    assert read_manifest(bank.folder) == MANIFEST_OF
-    path = bank.folder / MANIFEST
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    assert read_manifest(cache.folder) == MANIFEST_OF
+    path = cache.folder / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | {"images": 7}))
-    with pytest.raises(BankError, match="what its name says"):
-        Bank(tmp_path, MANIFEST_OF)
+    with pytest.raises(CacheError, match="what its name says"):
+        OutputCache(tmp_path, MANIFEST_OF)
     path.write_text("{")
-    with pytest.raises(BankError, match=r"manifest\.json"):
-        Bank(tmp_path, MANIFEST_OF)
+    with pytest.raises(CacheError, match=r"manifest\.json"):
+        OutputCache(tmp_path, MANIFEST_OF)
 
 
 def test_removing_names_the_nearest(tmp_path: Path) -> None:
-    bank = Bank(tmp_path, MANIFEST_OF)
-    with pytest.raises(BankError, match=bank.folder.name):
-        remove_bank(tmp_path, "net-trian")
-    remove_bank(tmp_path, bank.folder.name)
-    assert list_banks(tmp_path) == []
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    with pytest.raises(CacheError, match=cache.folder.name):
+        remove_cache(tmp_path, "net-trian")
+    remove_cache(tmp_path, cache.folder.name)
+    assert list_caches(tmp_path) == []

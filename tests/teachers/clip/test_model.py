@@ -94,15 +94,15 @@ def test_class_embeddings_equal_a_loop_over_single_prompts(clip: Clip) -> None:
     prompts = class_prompts(
         NAMES, templates("paper"), {"apple": ["a red fruit", "a {}"], "watch": ["a watch"]}
     )
-    found = clip.embed_prompts(prompts, batch_size=7)
+    result = clip.embed_prompts(prompts, batch_size=7)
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     for c, sentences in enumerate(prompts):
         total = torch.zeros(16)
         for sentence in sentences:
             embedding = clip.model.encode_text(tokenizer([sentence]))[0]
             total += embedding / embedding.norm()
-        assert torch.allclose(found[c], total / total.norm(), atol=1e-6)
-    assert torch.allclose(found, clip.embed_prompts(prompts), atol=1e-6)
+        assert torch.allclose(result[c], total / total.norm(), atol=1e-6)
+    assert torch.allclose(result, clip.embed_prompts(prompts), atol=1e-6)
 
 
 def test_prompts_are_embedded_in_large_batches_and_once_each(clip: Clip, text_calls: list[int]) -> None:
@@ -170,7 +170,7 @@ def test_teacher_gives_cosines_and_features(clip: Clip) -> None:
     teacher = ClipTeacher(clip, embeddings)
     pixels = torch.randn(4, 3, 32, 32)
     out = teacher.cosines(pixels)
-    # Rounded to float16, as a bank keeps it.
+    # Rounded to float16, as a cache keeps it.
     reference = functional.normalize(clip.model.encode_image(pixels), dim=1).half().float()
     expected = functional.cosine_similarity(reference[:, None], embeddings[None], dim=2)
     assert torch.allclose(out.logits_BC, expected, atol=1e-6)

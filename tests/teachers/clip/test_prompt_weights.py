@@ -55,7 +55,7 @@ def nll(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, weights: list[fl
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 99), st.lists(st.floats(0, 1), min_size=1, max_size=4))
-def test_class_embeddings_are_normalised_weighted_means(seed: int, noises: list[float]) -> None:
+def test_class_embeddings_are_normalized_weighted_means(seed: int, noises: list[float]) -> None:
     prompts, _, _ = world_of(tuple(noises), 5, seed)
     weights_P = torch.rand(len(noises), generator=torch.Generator().manual_seed(seed)) + 0.1
     found_CD = prompts.class_embeddings(weights_P)
@@ -93,21 +93,21 @@ def test_a_useless_template_is_left_out_and_weighs_little() -> None:
 
 def test_greedy_choice_equals_the_loop() -> None:
     prompts, feats_ND, labels_N = world_of((0.3, 0.4, 0.5, 0.6), 100, 3)
-    chosen: list[int] = []
+    selected: list[int] = []
     least = float("inf")
     while True:
         losses = {
-            p: nll(prompts, feats_ND, labels_N, [float(q in (*chosen, p)) for q in range(4)])
+            p: nll(prompts, feats_ND, labels_N, [float(q in (*selected, p)) for q in range(4)])
             for p in range(4)
-            if p not in chosen
+            if p not in selected
         }
         best = min(losses, key=losses.__getitem__, default=None)
         if best is None or losses[best] > least - 1e-4:
             break
         least = losses[best]
-        chosen.append(best)
-    assert list(choose_templates(prompts, feats_ND, labels_N, SCALE)) == chosen
-    assert len(chosen) > 1
+        selected.append(best)
+    assert list(choose_templates(prompts, feats_ND, labels_N, SCALE)) == selected
+    assert len(selected) > 1
 
 
 def test_a_table_counts_right_answers() -> None:

@@ -44,10 +44,10 @@ def test_clean_name_settles_in_one_step(name: str) -> None:
     ],
 )
 def test_presets(spec: str, count: int, first: str) -> None:
-    found = templates(spec)
-    assert len(set(found)) == len(found) == count
-    assert found[0] == first
-    assert all(template.count("{}") == 1 for template in found)
+    result = templates(spec)
+    assert len(set(result)) == len(result) == count
+    assert result[0] == first
+    assert all(template.count("{}") == 1 for template in result)
 
 
 def test_templates_from_a_file(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_class_prompts_fill_every_template_in_order() -> None:
 
 def test_prompts_of_one_class_replace_the_templates() -> None:
     own = {"aquarium_fish": ["a goldfish in a tank", "a {} at home"]}
-    found = class_prompts(NAMES, ["a {}."], own)
-    assert found[0] == ["a goldfish in a tank", "a aquarium fish at home"]
-    assert found[1] == ["a apple."]
+    result = class_prompts(NAMES, ["a {}."], own)
+    assert result[0] == ["a goldfish in a tank", "a aquarium fish at home"]
+    assert result[1] == ["a apple."]
 
 
 def test_classes_that_cannot_be_told_apart_are_refused() -> None:
@@ -106,10 +106,10 @@ def test_class_prompts_from_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"prompts{suffix}"
     content = {"aquarium fish": ["a goldfish", "a {}"], "Sea_Horse": ["a fish  that stands\nupright"]}
     path.write_text(json.dumps(content) if suffix == ".json" else "aquarium fish:\n- a goldfish\n- a {}\n")
-    found = load_class_prompts(path, NAMES)
-    assert found["aquarium_fish"] == ["a goldfish", "a {}"]
+    result = load_class_prompts(path, NAMES)
+    assert result["aquarium_fish"] == ["a goldfish", "a {}"]
     if suffix == ".json":
-        assert found["Sea_Horse"] == ["a fish that stands upright"]
+        assert result["Sea_Horse"] == ["a fish that stands upright"]
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,12 @@ def test_json_is_as_strict_as_yaml(tmp_path: Path) -> None:
 def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
     file = tmp_path / "names.yaml"
     file.write_text("crane: crane bird\n", encoding="utf-8")
-    said = load_names(file, ["crane", "red_fox"])
-    assert said == {"crane": "crane bird"}
-    found = class_prompts(["crane", "red_fox"], ["a {}, a kind of {super}"], {}, said, ["big_bird", "mammal"])
-    assert found == [["a crane bird, a kind of big bird"], ["a red fox, a kind of mammal"]]
+    outputs = load_names(file, ["crane", "red_fox"])
+    assert outputs == {"crane": "crane bird"}
+    result = class_prompts(
+        ["crane", "red_fox"], ["a {}, a kind of {super}"], {}, outputs, ["big_bird", "mammal"]
+    )
+    assert result == [["a crane bird, a kind of big bird"], ["a red fox, a kind of mammal"]]
     with pytest.raises(ClipError, match="superclasses"):
         class_prompts(["crane"], ["a {}, a kind of {super}"])
     with pytest.raises(ClassError, match="must differ"):

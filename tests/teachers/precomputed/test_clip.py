@@ -132,7 +132,7 @@ def bad_row(rows: np.ndarray[Any, Any], row: int, value: float) -> np.ndarray[An
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_rows_that_cannot_be_normalised_are_named(tmp_path: Path, value: float) -> None:
+def test_rows_that_cannot_be_normalized_are_named(tmp_path: Path, value: float) -> None:
     images, texts = arrays()["image_features"], arrays()["text_features"]
     path = saved(tmp_path, image_features=bad_row(images, 2, value))
     with pytest.raises(ClipError, match="1 others in split 'train': img2"):

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from richkd.core.errors import BankError, RichKDError
+from richkd.core.errors import CacheError, RichKDError
 from richkd.core.types import Output
 from richkd.data.batches import TrainingOrder
 from richkd.data.views import Clean
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.import_outputs import import_outputs
-from richkd.teachers.cache.store import list_banks
+from richkd.teachers.cache.store import list_caches
 from richkd.teachers.precomputed.vision import ImportedTeacher
 from richkd.teachers.predict import outputs_of
 from richkd.training.run import distill
@@ -25,7 +25,11 @@ from tests.fixtures import CLASSES, WIDTH, World, keys_of, make_outputs, refusal
 
 CPU = torch.device("cpu")
 KD: dict[str, Any] = {"method__name": "kd", "clip__name": None}
-FREE: dict[str, Any] = {"views__recipe": "random-resized-crop", "views__colour": 0.2, "views__cycle": 2}
+FREE: dict[str, Any] = {
+    "augment__policy": "random-resized-crop",
+    "augment__color_jitter": 0.2,
+    "augment__num_views": 2,
+}
 WEIGHTS = "student/model.safetensors"
 
 
@@ -39,8 +43,8 @@ class Rows:
         for row, pair in enumerate(zip(keys, numbers, strict=True)):
             self.rows[pair] = (output.logits_BC[row].numpy(), output.feats_BF[row].numpy())
 
-    def save(self, path: Path, *, numbered: bool, leave_out: int = 0) -> Path:
-        rows = dict(list(self.rows.items())[leave_out:])
+    def save(self, path: Path, *, numbered: bool, exclude_fold: int = 0) -> Path:
+        rows = dict(list(self.rows.items())[exclude_fold:])
         arrays = {
             "logits": np.stack([logits for logits, _ in rows.values()]),
             "features": np.stack([feats for _, feats in rows.values()]),
@@ -66,7 +70,7 @@ def said_in_training(parts: Parts) -> Rows:
     order = TrainingOrder(len(store.split), train.batch_size, train.seed)
     for epoch in range(train.epochs):
         for batch in store.batches(order.epoch(epoch)):
-            views = parts.recipe.draw(train.seed, epoch, batch.index_B)
+            views = parts.augmentation.draw(train.seed, epoch, batch.index_B)
             assert views.number_B is not None
             keys = [store.split.key(index) for index in batch.index_B.tolist()]
             rows.add(keys, views.number_B.tolist(), parts.teachers[0].outputs(batch, views))
@@ -76,9 +80,9 @@ def said_in_training(parts: Parts) -> Rows:
 def imported(world: World, root: Path, **changes: Any) -> dict[str, Any]:
     """Settings of a run from made-up outputs of whole images, which are imported."""
     make_outputs(root / "big.npz", world.images)
-    settings = KD | {"bank__folder": root / "bank"} | changes
+    settings = KD | {"cache__dir": root / "cache"} | changes
     import_outputs(root / "big.npz", world.config(root / "run", **settings))
-    return settings | {"teacher__name": "bank:big"}
+    return settings | {"teacher__name": "cache:big"}
 
 
 def opened(world: World, root: Path, **settings: Any) -> tuple[Parts, ImportedTeacher]:
@@ -98,8 +102,8 @@ def test_whole_images_serve_for_whatever_view_is_seen(world: World, tmp_path: Pa
     for name, store in parts.stores.items():
         (batch,) = store.batches([torch.tensor([5, 0, 7])])
         rows = [row_of[store.split.key(index)] for index in (5, 0, 7)]
-        for recipe in (parts.recipe, Clean(store.size)):
-            output = teacher.outputs(batch, recipe.draw(0, 3, batch.index_B))
+        for augmentation in (parts.augmentation, Clean(store.size)):
+            output = teacher.outputs(batch, augmentation.draw(0, 3, batch.index_B))
             assert output.logits_BC.dtype == output.feats_BF.dtype == torch.float32
             assert np.array_equal(output.logits_BC.numpy(), given["logits"][rows].astype(np.float32)), name
             stored = given["features"][rows].astype(np.float16).astype(np.float32)
@@ -108,14 +112,14 @@ def test_whole_images_serve_for_whatever_view_is_seen(world: World, tmp_path: Pa
 
 
 def test_a_run_on_whole_images_is_the_run_with_the_teacher_online(world: World, tmp_path: Path) -> None:
-    settings = KD | {"views__recipe": "clean"}
+    settings = KD | {"augment__policy": "clean"}
     online = distill(world.config(tmp_path / "online", **settings), quiet=True)
     parts = assemble(world.config(tmp_path / "online", **settings), CPU)
     rows = said_of_whole_images(parts, Rows(), {"train", "val", "test"})
     path = rows.save(tmp_path / "big.npz", numbered=False)
-    settings["bank__folder"] = tmp_path / "bank"
+    settings["cache__dir"] = tmp_path / "cache"
     import_outputs(path, world.config(tmp_path / "run", **settings))
-    settings["teacher__name"] = "bank:big"
+    settings["teacher__name"] = "cache:big"
     run = distill(world.config(tmp_path / "run", **settings), quiet=True)
     assert (run.folder / WEIGHTS).read_bytes() == (online.folder / WEIGHTS).read_bytes()
     summary = json.loads((run.folder / "summary.json").read_text())
@@ -131,9 +135,9 @@ def test_a_run_on_numbered_views_is_the_run_with_the_teacher_online(
     parts = assemble(config, CPU)
     rows = said_of_whole_images(parts, said_in_training(parts), {"val", "test"})
     path = rows.save(tmp_path / "outputs.npz", numbered=True)
-    settings = changes | {"bank__folder": tmp_path / "bank"}
+    settings = changes | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings), name="big")
-    run = distill(world.config(tmp_path / "run", **settings, teacher__name="bank:big"), quiet=True)
+    run = distill(world.config(tmp_path / "run", **settings, teacher__name="cache:big"), quiet=True)
     assert (run.folder / WEIGHTS).read_bytes() == (online.folder / WEIGHTS).read_bytes()
     assert run.summary["images_through_teachers"]["big"] == 0
 
@@ -142,12 +146,12 @@ def test_a_view_that_was_not_imported_is_named(world: World, tmp_path: Path) -> 
     parts = assemble(world.config(tmp_path / "run", **KD), CPU)
     rows = said_of_whole_images(parts, said_in_training(parts), {"val", "test"})
     key, number = next(iter(rows.rows))
-    path = rows.save(tmp_path / "big.npz", numbered=True, leave_out=1)
-    settings = KD | {"bank__folder": tmp_path / "bank"}
+    path = rows.save(tmp_path / "big.npz", numbered=True, exclude_fold=1)
+    settings = KD | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings))
-    settings["teacher__name"] = "bank:big"
+    settings["teacher__name"] = "cache:big"
     error = refusal(distill, world.config(tmp_path / "run", **settings), quiet=True)
-    assert isinstance(error, BankError)
+    assert isinstance(error, CacheError)
     assert error.got == f"1 of 8 missing in split 'train': view {number} of {key}"
     assert "--name" in str(error.fix)
     _, teacher = opened(world, tmp_path, **settings)
@@ -161,20 +165,20 @@ def test_a_view_that_was_not_imported_is_named(world: World, tmp_path: Path) -> 
 def test_splits_that_are_evaluated_must_be_whole_before_the_first_step(world: World, tmp_path: Path) -> None:
     parts = assemble(world.config(tmp_path / "run", **KD), CPU)
     path = said_in_training(parts).save(tmp_path / "big.npz", numbered=True)
-    settings = KD | {"bank__folder": tmp_path / "bank"}
+    settings = KD | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings))
-    error = refused(world, tmp_path, **settings, teacher__name="bank:big")
+    error = refused(world, tmp_path, **settings, teacher__name="cache:big")
     assert str(error.got).startswith("12 of 12 missing in split 'val': train/")
 
 
 def test_features_are_asked_for_by_methods_that_need_them(world: World, tmp_path: Path) -> None:
     make_outputs(tmp_path / "big.npz", world.images, features=None)
-    folder = {"bank__folder": tmp_path / "bank"}
+    folder = {"cache__dir": tmp_path / "cache"}
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **folder))
-    error = refused(world, tmp_path, **folder, teacher__name="bank:big")
+    error = refused(world, tmp_path, **folder, teacher__name="cache:big")
     assert "variant lf, needs the teacher's features" in error.rule
     assert "--method.variant l" in str(error.fix)
-    _, teacher = opened(world, tmp_path, **folder, teacher__name="bank:big", method__variant="l")
+    _, teacher = opened(world, tmp_path, **folder, teacher__name="cache:big", method__variant="l")
     assert teacher.feature_width == 0
 
 
@@ -184,14 +188,14 @@ def test_features_are_asked_for_by_methods_that_need_them(world: World, tmp_path
         ({"data__val_fraction": 0.5}, "images"),
         ({"train__seed": 1}, "images"),
         ({"student__size": 12}, "images, views"),
-        ({"bank__top": 2}, "what a row keeps"),
+        ({"cache__top_k": 2}, "what a row keeps"),
     ],
 )
 def test_outputs_of_other_settings_are_refused_in_words(
     world: World, tmp_path: Path, changes: dict[str, Any], differs: str
 ) -> None:
     error = refused(world, tmp_path, **imported(world, tmp_path) | changes)
-    assert isinstance(error, BankError)
+    assert isinstance(error, CacheError)
     assert "this run's images, classes and views" in error.rule
     assert str(error.got).endswith(f"which differs in {differs}")
 
@@ -199,8 +203,8 @@ def test_outputs_of_other_settings_are_refused_in_words(
 @pytest.mark.parametrize(
     ("before", "changes", "differs"),
     [
-        ({}, {"views__pad": 1}, "views"),
-        ({}, {"views__flip": False}, "views"),
+        ({}, {"augment__pad": 1}, "views"),
+        ({}, {"augment__flip": False}, "views"),
         (FREE, {"train__seed": 1}, "seed"),
     ],
 )
@@ -208,11 +212,11 @@ def test_numbered_views_of_other_settings_are_refused_in_words(
     world: World, tmp_path: Path, before: dict[str, Any], changes: dict[str, Any], differs: str
 ) -> None:
     # Without held-out images the seed decides nothing but the views.
-    settings = KD | {"data__val_fraction": 0, "bank__folder": tmp_path / "bank"} | before
+    settings = KD | {"data__val_fraction": 0, "cache__dir": tmp_path / "cache"} | before
     numbers = np.zeros(len(keys_of(world.images)), dtype=int)
     make_outputs(tmp_path / "big.npz", world.images, views=numbers)
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **settings))
-    settings["teacher__name"] = "bank:big"
+    settings["teacher__name"] = "cache:big"
     opened(world, tmp_path, **settings)
     error = refused(world, tmp_path, **settings | changes)
     assert str(error.got).endswith(f"which differs in {differs}")
@@ -226,20 +230,20 @@ def test_other_class_names_are_refused_in_words(world: World, tmp_path: Path) ->
     assert str(error.got).endswith("which differs in class names")
 
 
-def test_a_bank_must_be_named_and_there(world: World, tmp_path: Path) -> None:
+def test_a_cache_must_be_named_and_there(world: World, tmp_path: Path) -> None:
     settings = imported(world, tmp_path)
-    error = refused(world, tmp_path, **settings | {"bank__folder": None})
-    assert "--bank" in str(error.fix)
-    error = refused(world, tmp_path, **settings | {"teacher__name": "bank:bigg"})
+    error = refused(world, tmp_path, **settings | {"cache__dir": None})
+    assert "--teacher-cache" in str(error.fix)
+    error = refused(world, tmp_path, **settings | {"teacher__name": "cache:bigg"})
     assert "'bigg' for split 'train'" in error.rule
     assert error.fix == "Did you mean 'big'?"
-    error = refused(world, tmp_path, **settings | {"bank__folder": tmp_path / "none"})
-    assert (error.got, "richkd bank import" in str(error.fix)) == ("no imported outputs", True)
+    error = refused(world, tmp_path, **settings | {"cache__dir": tmp_path / "none"})
+    assert (error.got, "richkd cache import" in str(error.fix)) == ("no imported outputs", True)
 
 
 def test_damage_is_refused_and_mended_by_importing_again(world: World, tmp_path: Path) -> None:
     settings = imported(world, tmp_path)
-    before = sorted((tmp_path / "bank").rglob("*"))
+    before = sorted((tmp_path / "cache").rglob("*"))
     shard = next(path for path in before if path.suffix == ".safetensors")
     shard.write_bytes(shard.read_bytes()[:-1])
     error = refused(world, tmp_path, **settings)
@@ -247,7 +251,7 @@ def test_damage_is_refused_and_mended_by_importing_again(world: World, tmp_path:
     assert shard.exists()
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **settings))
     opened(world, tmp_path, **settings)
-    assert sorted((tmp_path / "bank").rglob("*")) == before
+    assert sorted((tmp_path / "cache").rglob("*")) == before
 
 
 def test_two_files_of_one_name_are_not_guessed_between(world: World, tmp_path: Path) -> None:
@@ -255,10 +259,10 @@ def test_two_files_of_one_name_are_not_guessed_between(world: World, tmp_path: P
     make_outputs(tmp_path / "big.npz", world.images, features=None)
     import_outputs(
         tmp_path / "big.npz",
-        world.config(tmp_path / "run", **settings | {"bank__folder": tmp_path / "other"}),
+        world.config(tmp_path / "run", **settings | {"cache__dir": tmp_path / "other"}),
     )
-    for folder in list_banks(tmp_path / "other"):
-        shutil.copytree(folder, tmp_path / "bank" / folder.name)
+    for folder in list_caches(tmp_path / "other"):
+        shutil.copytree(folder, tmp_path / "cache" / folder.name)
     error = refused(world, tmp_path, **settings)
     assert "must stand for one file's outputs" in error.rule
     assert str(error.got).count("big-train-") == 2

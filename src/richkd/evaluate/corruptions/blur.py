@@ -56,7 +56,7 @@ def disk(radius: float, rim: float) -> Tensor:
 
 
 def glass_blur(picture_BCHW: Tensor, draws: Draws, sigma: float, shift: float, rounds: float) -> Tensor:
-    """Blur, let each pixel take the colour of a near one, blur again.
+    """Blur, let each pixel take the color of a near one, blur again.
 
     From the last pixel to the first, and ``rounds`` times, each pixel of the interior becomes what one
     at most ``shift`` away is by then, drawn from [−shift, shift) in both directions. The published code means

@@ -47,7 +47,7 @@ def contrast(picture_B3HW: Tensor, factor: float) -> Tensor:
 def saturate(picture_B3HW: Tensor, factor: float, added: float) -> Tensor:
     """``S ← factor · S + added`` in HSV, within 0..1; hue and value stay.
 
-    A channel is V − (V − channel), and its distance from V is proportional to S. Grey has the hue of red.
+    A channel is V − (V − channel), and its distance from V is proportional to S. Gray has the hue of red.
     """
     value_B1HW = picture_B3HW.amax(dim=1, keepdim=True)
     below_B3HW = value_B1HW - picture_B3HW
@@ -90,7 +90,7 @@ def elastic_transform(
 
 
 def jpeg_compression(picture_B3HW: Tensor, quality: float) -> Tensor:
-    """What JPEG leaves of a picture: colours at half the resolution, and 8 × 8 cosine coefficients rounded.
+    """What JPEG leaves of a picture: colors at half the resolution, and 8 × 8 cosine coefficients rounded.
 
     As libjpeg does it by default, but for the rounding inside its integer transforms.
     """
@@ -104,14 +104,14 @@ def jpeg_compression(picture_B3HW: Tensor, quality: float) -> Tensor:
     halved_B2HW = separable(ycc_B3HW[:, 1:], _halving(rows), _halving(cols))
     # Means of four whole numbers are rounded by adding a quarter and a half in turn.
     bias_W = torch.tensor((0.25, 0.5), device=picture_B3HW.device).repeat(cols // 4)
-    colour_B2HW = _coded((halved_B2HW + bias_W).floor(), CHROMINANCE, quality)
-    colour_B2HW = separable(colour_B2HW, _doubling(rows // 2), _doubling(cols // 2))
-    seen_B3HW = torch.cat([luma_B1HW + 128, colour_B2HW], dim=1)
+    color_B2HW = _coded((halved_B2HW + bias_W).floor(), CHROMINANCE, quality)
+    color_B2HW = separable(color_B2HW, _doubling(rows // 2), _doubling(cols // 2))
+    seen_B3HW = torch.cat([luma_B1HW + 128, color_B2HW], dim=1)
     back_B3HW = torch.einsum("rc,bchw->brhw", torch.linalg.inv(forth_33), seen_B3HW)
     return back_B3HW[:, :, :height, :width] / 255
 
 
-def quantisation(table: tuple[tuple[int, ...], ...], quality: float) -> Tensor:
+def quantization(table: tuple[tuple[int, ...], ...], quality: float) -> Tensor:
     """The step of each coefficient (8, 8) at a quality of 1 to 100, by libjpeg's rule."""
     quality = round(quality)
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -121,7 +121,7 @@ def quantisation(table: tuple[tuple[int, ...], ...], quality: float) -> Tensor:
 
 def _coded(values_BCHW: Tensor, table: tuple[tuple[int, ...], ...], quality: float) -> Tensor:
     height, width = values_BCHW.shape[2:]
-    steps_HW = quantisation(table, quality).repeat(height // BLOCK, width // BLOCK).to(values_BCHW.device)
+    steps_HW = quantization(table, quality).repeat(height // BLOCK, width // BLOCK).to(values_BCHW.device)
     rows, cols = _cosines(height), _cosines(width)
     coefficients = (separable(values_BCHW, rows, cols) / steps_HW).round() * steps_HW
     return separable(coefficients, rows.T, cols.T).round().clamp(-128, 127)

@@ -67,6 +67,6 @@ def quantile_table(kind: str, strength: float) -> Tensor:
 def _poisson_quantiles(rates_V1: Tensor, middles_W: Tensor) -> Tensor:
     most = float(rates_V1.max())
     counts_K = torch.arange(int(most + 12 * most**0.5 + 12)).double()
-    # P(X ≤ k) is the upper regularised gamma function of (k + 1, rate), and 1 at rate 0.
+    # P(X ≤ k) is the upper regularized gamma function of (k + 1, rate), and 1 at rate 0.
     below_VK = torch.special.gammaincc(counts_K + 1, rates_V1)
     return torch.searchsorted(below_VK, middles_W.expand(len(rates_V1), -1).contiguous()).double()

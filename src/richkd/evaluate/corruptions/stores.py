@@ -73,7 +73,7 @@ def published_stores(folder: Path, name: str, split: Split) -> list[PublishedSto
     """The five severities of one corruption from CIFAR-C files, for the test images of ``split``.
 
     Severity s is in rows [(s − 1)·N, s·N). A split that gave some of its images away for fitting
-    (``data.held_out_of_test``) is matched by the rows that are left.
+    (``data.test_calibration_fraction``) is matched by the rows that are left.
 
     Raises:
         DataError: naming a file that is missing, is no plain array, or is not of this split's images.

@@ -37,7 +37,7 @@ def snow(
     flakes_B1HW = separable(flakes_B1HW, zoom_matrix(height, zoom), zoom_matrix(width, zoom))
     flakes_B1HW = torch.where(flakes_B1HW < threshold, 0.0, flakes_B1HW).clamp(0, 1)
     falling_B1HW = moved(flakes_B1HW, draws.uniform((), number=1) * 90 - 135, radius, sigma)
-    white_B1HW = grey(picture_B3HW) * 1.5 + 0.5
+    white_B1HW = gray(picture_B3HW) * 1.5 + 0.5
     whitened_B3HW = torch.lerp(torch.maximum(picture_B3HW, white_B1HW), picture_B3HW, share)
     return whitened_B3HW + falling_B1HW + falling_B1HW.flip(2, 3)
 
@@ -68,7 +68,7 @@ def brightness(picture_B3HW: Tensor, added: float) -> Tensor:
     """Add to the value of HSV, and keep hue and saturation: all channels are multiplied alike."""
     value_B1HW = picture_B3HW.amax(dim=1, keepdim=True)
     brighter_B1HW = (value_B1HW + added).clamp(0, 1)
-    # Black has no hue: it becomes grey.
+    # Black has no hue: it becomes gray.
     return torch.where(value_B1HW > 0, picture_B3HW * brighter_B1HW / value_B1HW, brighter_B1HW)
 
 
@@ -86,23 +86,23 @@ def spatter(
 
     Mud is as in the original: the cover, blurred by ``strength`` and cut off below 0.8, hides the picture.
     Water is simpler here: pale drops whose brightness rises with their thickness to ``strength``, where the
-    original also draws their rims by edge detection and histogram equalisation.
+    original also draws their rims by edge detection and histogram equalization.
     """
     height, width = picture_B3HW.shape[2:]
     liquid_B1HW = gaussian_blur(mean + deviation * draws.normal((1, height, width)), sigma)
     if mud > 0.5:
         cover_B1HW = gaussian_blur((liquid_B1HW > threshold).float(), strength)
         cover_B1HW = torch.where(cover_B1HW < MUD_COVER, 0.0, cover_B1HW)
-        return torch.lerp(picture_B3HW, _colour(MUD, picture_B3HW), cover_B1HW)
+        return torch.lerp(picture_B3HW, _color(MUD, picture_B3HW), cover_B1HW)
     drops_B1HW = (liquid_B1HW - threshold).clamp(min=0)
     thickest_B111 = drops_B1HW.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-    return picture_B3HW + strength * drops_B1HW / thickest_B111 * _colour(WATER, picture_B3HW)
+    return picture_B3HW + strength * drops_B1HW / thickest_B111 * _color(WATER, picture_B3HW)
 
 
 def fractal(draws: Draws, size: int, decay: float, number: int = 0) -> Tensor:
     """A cloudy map (B, 1, S, S) in [0, 1] by the diamond-square algorithm; S is the next power of two.
 
-    Middles of squares and then of edges become the mean of their four neighbours, around the edge of the map,
+    Middles of squares and then of edges become the mean of their four neighbors, around the edge of the map,
     plus uniform noise whose range falls by decay² from each level to the next finer one. Source: Fournier,
     Fussell and Carpenter, "Computer rendering of stochastic models", 1982.
     """
@@ -125,11 +125,11 @@ def fractal(draws: Draws, size: int, decay: float, number: int = 0) -> Tensor:
     return (map_BSS / map_BSS.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12))[:, None]
 
 
-def grey(picture_B3HW: Tensor) -> Tensor:
+def gray(picture_B3HW: Tensor) -> Tensor:
     """Luma (B, 1, H, W) by BT.601."""
     luma_3 = torch.tensor(LUMA, device=picture_B3HW.device)
     return (picture_B3HW * luma_3[:, None, None]).sum(dim=1, keepdim=True)
 
 
-def _colour(rgb: tuple[int, int, int], like: Tensor) -> Tensor:
+def _color(rgb: tuple[int, int, int], like: Tensor) -> Tensor:
     return (torch.tensor(rgb, device=like.device) / 255)[:, None, None].expand_as(like)

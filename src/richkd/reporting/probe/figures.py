@@ -1,4 +1,4 @@
-"""Figures of a probe, each a pure function of what experts say of held-out images."""
+"""Figures of a probe, each a pure function of what teachers say of held-out images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BINS = 15
 
 
 @dataclass(frozen=True)
-class Expert:
-    """One expert, or one fusion, on the held-out images.
+class TeacherFigures:
+    """One teacher, or one fusion, on the held-out images.
 
     ``metrics`` are those of its own probabilities, ``calibrated`` at a temperature that is fitted, for each
     image, without the image's fold. ``intervals`` are at 95 %, by ``top1``, ``nll`` (calibrated) and ``ece``.
@@ -63,18 +63,22 @@ def calibrated(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
     return cross_fitted(fit_log_pool, [logits_NC], labels_N)
 
 
-def judged(named: Mapping[str, Tensor], scaled: Mapping[str, Tensor], labels_N: Tensor) -> tuple[Expert, ...]:
-    """Experts by name from their logits (N, C), own and `calibrated`; intervals from the same resamples."""
+def judged(
+    named: Mapping[str, Tensor], scaled: Mapping[str, Tensor], labels_N: Tensor
+) -> tuple[TeacherFigures, ...]:
+    """Teachers by name from their logits (N, C), own and `calibrated`; intervals from the same resamples."""
     columns = []
     for name, z_NC in named.items():
         columns += [(z_NC.argmax(dim=1) == labels_N).double(), losses_of(scaled[name], labels_N)]
     intervals = bootstrap_means(torch.stack(columns, dim=1), seed=SEED, resamples=RESAMPLES)
-    experts = []
+    teachers = []
     for place, (name, z_NC) in enumerate(named.items()):
         ece = bootstrap_ece(z_NC.softmax(dim=1), labels_N, seed=SEED, resamples=ECE_RESAMPLES)
         bounds = {"top1": intervals[2 * place], "nll": intervals[2 * place + 1], "ece": ece}
-        experts.append(Expert(name, measure(z_NC, labels_N), measure(scaled[name].float(), labels_N), bounds))
-    return tuple(experts)
+        teachers.append(
+            TeacherFigures(name, measure(z_NC, labels_N), measure(scaled[name].float(), labels_N), bounds)
+        )
+    return tuple(teachers)
 
 
 def moved(before_NC: Tensor, after_NC: Tensor, labels_N: Tensor) -> Moves:
@@ -83,7 +87,7 @@ def moved(before_NC: Tensor, after_NC: Tensor, labels_N: Tensor) -> Moves:
 
 
 def diagram(logits_NC: Tensor, labels_N: Tensor) -> Reliability:
-    """The reliability diagram of an expert's own probabilities."""
+    """The reliability diagram of a teacher's own probabilities."""
     return reliability(logits_NC.double().softmax(dim=1), labels_N, BINS)
 
 

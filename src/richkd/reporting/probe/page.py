@@ -11,7 +11,7 @@ from richkd.core.pages import environment
 from richkd.evaluate.model_report import CERTAIN
 from richkd.metrics.calibration import Reliability
 from richkd.metrics.confidence import COVERAGES, State
-from richkd.reporting.probe.figures import MATCHED, Expert
+from richkd.reporting.probe.figures import MATCHED, TeacherFigures
 from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER, Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, warnings
 
@@ -25,7 +25,7 @@ STATES = {
 }
 
 
-def write_probe(found: Probe, folder: Path, data: str) -> Path:
+def write_probe(result: Probe, folder: Path, data: str) -> Path:
     """Write ``probe.html`` and ``probe.json`` into a folder; returns the page's path.
 
     Args:
@@ -34,76 +34,76 @@ def write_probe(found: Probe, folder: Path, data: str) -> Path:
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    verdict = {"headline": headline(found), "explanation": explanation(found), "warnings": warnings(found)}
-    figures = json.dumps({"verdict": verdict} | found.to_dict(), indent=2, ensure_ascii=False)
+    verdict = {"headline": headline(result), "explanation": explanation(result), "warnings": warnings(result)}
+    figures = json.dumps({"verdict": verdict} | result.to_dict(), indent=2, ensure_ascii=False)
     write_atomically(folder / "probe.json", f"{figures}\n".encode())
     page = folder / "probe.html"
-    write_atomically(page, render(found, data).encode())
+    write_atomically(page, render(result, data).encode())
     return page
 
 
-def render(found: Probe, data: str) -> str:
+def render(result: Probe, data: str) -> str:
     """The page's HTML."""
     return (
         environment("richkd.reporting")
         .get_template("probe.html")
         .render(
-            found=found,
+            result=result,
             data=data,
-            headline=headline(found),
-            explanation=explanation(found),
-            shaky=warnings(found),
-            **_experts(found),
-            **alpha_curves(found),
-            **_right(found),
-            diagrams=[(name, KINDS[name], bins_of(bins)) for name, bins in found.reliability.items()],
+            headline=headline(result),
+            explanation=explanation(result),
+            shaky=warnings(result),
+            **_teachers(result),
+            **alpha_curves(result),
+            **_right(result),
+            diagrams=[(name, KINDS[name], bins_of(bins)) for name, bins in result.reliability.items()],
             certain=CERTAIN,
             coverages=COVERAGES,
             matched=MATCHED,
             states=list(STATES.values()),
-            moves=_moves(found),
-            helped=[gain for gain in found.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher],
-            hurt=[gain for gain in found.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher],
-            confusions=found.confusions[:SHOWN_CONFUSIONS],
-            prompts=sorted(found.prompts.rows, key=lambda row: -row[1]) if found.prompts else [],
+            moves=_moves(result),
+            helped=[gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher],
+            hurt=[gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher],
+            confusions=result.confusions[:SHOWN_CONFUSIONS],
+            prompts=sorted(result.prompts.rows, key=lambda row: -row[1]) if result.prompts else [],
             nothing=NO_SIGNAL,
         )
     )
 
 
-def expert_rows(found: Probe) -> list[tuple[str, Expert, str]]:
-    """Every expert and every fusion, as it is called, with its colour; the default fusion comes last."""
-    rows = [(e.name, e, KINDS.get(e.name, "teacher")) for e in found.experts]
-    return rows + [(f"fused, {e.name}", e, "fused" if e is found.fused else "other") for e in found.fusions]
+def teacher_rows(result: Probe) -> list[tuple[str, TeacherFigures, str]]:
+    """Every teacher and every fusion, as it is called, with its color; the default fusion comes last."""
+    rows = [(e.name, e, KINDS.get(e.name, "teacher")) for e in result.teachers]
+    return rows + [(f"fused, {e.name}", e, "fused" if e is result.fused else "other") for e in result.fusions]
 
 
-def _experts(found: Probe) -> dict[str, Any]:
-    rows = expert_rows(found)
+def _teachers(result: Probe) -> dict[str, Any]:
+    rows = teacher_rows(result)
     bounds = [(e.intervals["top1"].low, e.intervals["top1"].high) for _, e, _ in rows]
     bars = [
-        (name, expert.metrics.top1, low, high, kind)
-        for (name, expert, kind), (low, high) in zip(rows, bounds, strict=True)
+        (name, teacher.metrics.top1, low, high, kind)
+        for (name, teacher, kind), (low, high) in zip(rows, bounds, strict=True)
     ]
-    return {"experts": rows, "accuracy": bars}
+    return {"teachers": rows, "accuracy": bars}
 
 
-def alpha_curves(found: Probe) -> dict[str, Any]:
+def alpha_curves(result: Probe) -> dict[str, Any]:
     """Accuracy and NLL over α as points, and the range of each axis."""
-    curves: dict[str, Any] = {"best": max(found.curve, key=lambda point: point[1])}
+    curves: dict[str, Any] = {"best": max(result.curve, key=lambda point: point[1])}
     for name, column in (("top1", 1), ("nll", 2)):
-        points = [(point[0], point[column]) for point in found.curve]
+        points = [(point[0], point[column]) for point in result.curve]
         lowest, highest = min(y for _, y in points), max(y for _, y in points)
         margin = 0.05 * (highest - lowest) or 0.01
         curves |= {f"{name}_curve": points, f"{name}_range": (lowest - margin, highest + margin)}
     return curves
 
 
-def _right(found: Probe) -> dict[str, Any]:
+def _right(result: Probe) -> dict[str, Any]:
     words = [
-        ("fused", found.both, 0.9, "both right"),
-        ("teacher", found.teacher_only, 0.9, "only the teacher"),
-        ("clip", found.clip_only, 0.9, "only CLIP"),
-        ("other", found.neither, 0.6, "neither"),
+        ("fused", result.both, 0.9, "both right"),
+        ("teacher", result.teacher_only, 0.9, "only the teacher"),
+        ("clip", result.clip_only, 0.9, "only CLIP"),
+        ("other", result.neither, 0.6, "neither"),
     ]
     return {"right_words": words, "right": [part[:3] for part in words]}
 
@@ -117,13 +117,13 @@ def bins_of(bins: Reliability) -> list[tuple[float, float, int]]:
     ]
 
 
-def _moves(found: Probe) -> list[tuple[str, list[tuple[str, float, float]]]]:
-    """Each row's state and its cells: colour, strength of the colour in percent, number of images."""
+def _moves(result: Probe) -> list[tuple[str, list[tuple[str, float, float]]]]:
+    """Each row's state and its cells: color, strength of the color in percent, number of images."""
     rows = []
-    for before, counts in zip(State, found.moves.counts, strict=True):
+    for before, counts in zip(State, result.moves.counts, strict=True):
         cells = []
         for after, count in zip(State, counts, strict=True):
             kind = "fused" if after < before else "wrong" if after > before else "other"
-            cells.append((kind, round(55 * (count / found.images) ** 0.5, 1), count))
+            cells.append((kind, round(55 * (count / result.images) ** 0.5, 1), count))
         rows.append((STATES[before], cells))
     return rows

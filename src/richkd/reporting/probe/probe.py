@@ -1,6 +1,6 @@
 """``richkd probe``: before any training, whether CLIP will make the teacher of these classes better.
 
-Everything is computed from what the experts say of held-out images; nothing is trained but a fusion.
+Everything is computed from what the teachers say of held-out images; nothing is trained but a fusion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from richkd.core.types import UNLABELED
 from richkd.data.held_out import HELD_OUT
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confidence, Confusion, confidence_of, confusions_of, losses_of
-from richkd.fusion.fusion import HeldOut, Signal, alpha_shares, signal
+from richkd.fusion.fusion import HeldOut, TargetShift, alpha_shares, measure_target_shift
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale, on_scales
 from richkd.fusion.select import Choice, choose
@@ -27,7 +27,7 @@ from richkd.metrics.confidence import Moves
 from richkd.pipeline.assemble import Parts
 from richkd.reporting.probe.figures import (
     ClassGain,
-    Expert,
+    TeacherFigures,
     alike_names,
     calibrated,
     diagram,
@@ -36,7 +36,7 @@ from richkd.reporting.probe.figures import (
     moved,
     share,
 )
-from richkd.teachers.cache.cached import unbanked
+from richkd.teachers.cache.cached import uncached
 from richkd.teachers.clip.class_name_advice import NameAdvice, advise_on_names
 from richkd.teachers.clip.prompt_weights import PromptTable, prompt_table
 from richkd.teachers.predict import outputs_of
@@ -56,11 +56,11 @@ class Probe:
     Attributes:
         split, images, bare: the held-out images, and the classes that have none of them.
         labeled, unlabeled: the training images, and how many of the former a class has at least.
-        experts: the vision teacher (several ones, and their mean as "teacher"), then CLIP.
+        teachers: the vision teacher (several ones, and their mean as "teacher"), then CLIP.
         fusions: the presets, ``default`` cross-fitted.
         both, teacher_only, clip_only, neither: shares of images by who is right.
         choice: how each way of mixing did on images it was not fitted on.
-        curve: α, accuracy and NLL of calibrated experts mixed by it.
+        curve: α, accuracy and NLL of calibrated teachers mixed by it.
         reliability: by name, of teacher, CLIP and default.
         confidence: confident answers of these three; moves: from teacher to default.
         classes: each with its accuracy before and after, most helped first.
@@ -79,8 +79,8 @@ class Probe:
     class_count: int
     labeled: int
     unlabeled: int
-    experts: tuple[Expert, ...]
-    fusions: tuple[Expert, ...]
+    teachers: tuple[TeacherFigures, ...]
+    fusions: tuple[TeacherFigures, ...]
     both: float
     teacher_only: float
     clip_only: float
@@ -93,7 +93,7 @@ class Probe:
     classes: tuple[ClassGain, ...]
     confusions: tuple[Confusion, ...]
     alike: tuple[tuple[str, str, float], ...]
-    signals: dict[str, Signal]
+    signals: dict[str, TargetShift]
     names: tuple[NameAdvice, ...]
     prompts: PromptTable | None
     train_top1: float
@@ -101,16 +101,16 @@ class Probe:
     error: float
 
     @property
-    def teacher(self) -> Expert:
+    def teacher(self) -> TeacherFigures:
         """All that vision teachers say together."""
-        return self.experts[-2]
+        return self.teachers[-2]
 
     @property
-    def clip(self) -> Expert:
-        return self.experts[-1]
+    def clip(self) -> TeacherFigures:
+        return self.teachers[-1]
 
     @property
-    def fused(self) -> Expert:
+    def fused(self) -> TeacherFigures:
         return self.fusions[-1]
 
     @property
@@ -125,8 +125,8 @@ class Probe:
             for name in ("split", "images", "bare", "labeled", "unlabeled", "gain", "error", "train_top1")
         }
         return plain | {
-            "experts": {expert.name: expert.to_dict() for expert in self.experts},
-            "fusions": {expert.name: expert.to_dict() for expert in self.fusions},
+            "teachers": {teacher.name: teacher.to_dict() for teacher in self.teachers},
+            "fusions": {teacher.name: teacher.to_dict() for teacher in self.fusions},
             "right": {
                 "both": self.both,
                 "teacher only": self.teacher_only,
@@ -141,13 +141,13 @@ class Probe:
             "classes": [asdict(gain) for gain in self.classes],
             "confusions": [asdict(confusion) for confusion in self.confusions],
             "alike": [{"names": [a, b], "cosine": cosine} for a, b, cosine in self.alike],
-            "signals": {name: asdict(found) for name, found in self.signals.items()},
+            "signals": {name: asdict(result) for name, result in self.signals.items()},
             "names": [asdict(advice) for advice in self.names],
             "prompts": asdict(self.prompts) if self.prompts else None,
         }
 
 
-def probe(parts: Parts) -> Probe:
+def run_probe(parts: Parts) -> Probe:
     """Compare vision teachers, CLIP and their fusions on held-out images.
 
     Figures of anything fitted are cross-fitted: each image is judged by what was fitted without its fold.
@@ -165,15 +165,15 @@ def probe(parts: Parts) -> Probe:
     split = next((name for name in HELD_OUT if name in parts.stores), None)
     if split is None:
         raise DataError(
-            "A probe needs images that no expert was trained on",
+            "A probe needs images that no teacher was trained on",
             got="neither a calibration folder nor a validation split",
             fix="give --data.calibration DIR, or the --data.val_fraction it was trained without, or "
-            "--data.held_out_of_test 0.2.",
+            "--data.test_calibration_fraction 0.2.",
         )
     store, device = parts.stores[split], parts.device
     labels_N, class_names = store.split.labels_N, parts.data.class_names
-    said = [outputs_of(teacher, store, device) for teacher in parts.teachers]
-    logits = [output.logits_BC for output in said]
+    outputs = [outputs_of(teacher, store, device) for teacher in parts.teachers]
+    logits = [output.logits_BC for output in outputs]
     single = len(logits) == 2
     names = [TEACHER if single else teacher.name for teacher in parts.teachers[:-1]] + [CLIP]
     HeldOut(names, logits, labels_N, split)  # refuses what cannot be compared
@@ -189,16 +189,18 @@ def probe(parts: Parts) -> Probe:
         DEFAULT: chosen_NC,
     }
     # A single vision teacher is called "teacher", and several are so together.
-    experts = dict(zip(names[:-1], own, strict=False)) | {TEACHER: teacher_NC, CLIP: clip_NC}
+    teachers = dict(zip(names[:-1], own, strict=False)) | {TEACHER: teacher_NC, CLIP: clip_NC}
     main = {TEACHER: teacher_NC, CLIP: clip_NC, FUSED: chosen_NC}
     # What was chosen is fitted without each image's fold already.
-    scaled = {name: calibrated(z_NC, labels_N) for name, z_NC in (experts | fused).items() if name != DEFAULT}
+    scaled = {
+        name: calibrated(z_NC, labels_N) for name, z_NC in (teachers | fused).items() if name != DEFAULT
+    }
     scaled[DEFAULT] = scaled[FUSED] = choice.logits_NC
     right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (teacher_NC, clip_NC)])
     losses_N = losses_of(scaled[TEACHER], labels_N) - losses_of(scaled[FUSED], labels_N)
     train_N = parts.data.splits["train"].labels_N
     temperature = parts.config.method.temperature
-    text_CD = getattr(unbanked(parts.teachers[-1]), "class_embeddings_CD", None)
+    text_CD = getattr(uncached(parts.teachers[-1]), "class_embeddings_CD", None)
     return Probe(
         split,
         len(labels_N),
@@ -206,7 +208,7 @@ def probe(parts: Parts) -> Probe:
         class_count=len(class_names),
         labeled=int((train_N != UNLABELED).sum()),
         unlabeled=int((train_N == UNLABELED).sum()),
-        experts=judged(experts, scaled, labels_N),
+        teachers=judged(teachers, scaled, labels_N),
         fusions=judged(fused, scaled, labels_N),
         both=share(right_2N[0] & right_2N[1]),
         teacher_only=share(right_2N[0] & ~right_2N[1]),
@@ -220,9 +222,9 @@ def probe(parts: Parts) -> Probe:
         classes=gains_by_class(teacher_NC, chosen_NC, labels_N, class_names),
         confusions=confusions_of(clip_NC, labels_N, class_names),
         alike=tuple(alike_names(text_CD, class_names, ALIKE_PAIRS)) if text_CD is not None else (),
-        signals={name: signal(z_NC, teacher_NC, temperature) for name, z_NC in fused.items()},
+        signals={name: measure_target_shift(z_NC, teacher_NC, temperature) for name, z_NC in fused.items()},
         names=tuple(advise_on_names(class_names)),
-        prompts=_prompts(parts.teachers[-1], said[-1].feats_BF, labels_N),
+        prompts=_prompts(parts.teachers[-1], outputs[-1].feats_BF, labels_N),
         train_top1=_on_training_images(parts),
         gain=float(losses_N.mean()),
         error=float(losses_N.std() / len(losses_N) ** 0.5),
@@ -230,7 +232,7 @@ def probe(parts: Parts) -> Probe:
 
 
 def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
-    prompts = getattr(unbanked(clip), "prompts", None)
+    prompts = getattr(uncached(clip), "prompts", None)
     return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
 
 
@@ -246,9 +248,9 @@ def _at_alpha(alpha: float, logs: Sequence[Tensor], labels_N: Tensor) -> tuple[f
 
 
 def _on_training_images(parts: Parts, images: int = 512) -> float:
-    """The first teacher's accuracy on some of the labelled training images, evenly spread."""
+    """The first teacher's accuracy on some of the labeled training images, evenly spread."""
     store = parts.stores["train"]
     known_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
     places_N = known_N[torch.linspace(0, len(known_N) - 1, min(images, len(known_N))).long()]
-    said = outputs_of(parts.teachers[0], store, parts.device, places_N)
-    return measure(said.logits_BC, store.split.labels_N[places_N]).top1
+    outputs = outputs_of(parts.teachers[0], store, parts.device, places_N)
+    return measure(outputs.logits_BC, store.split.labels_N[places_N]).top1

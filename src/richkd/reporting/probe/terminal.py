@@ -12,72 +12,72 @@ from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, war
 SHOWN_CLASSES = 5
 
 
-def print_probe(found: Probe, console: Console) -> None:
+def print_probe(result: Probe, console: Console) -> None:
     """Print verdict, figures, and what may be wrong, in this order."""
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    say(f"\n{headline(found)} {explanation(found)}\n")
-    console.print(_experts(found))
-    say(
-        f"\nRight: both {found.both:.1%}, the teacher only {found.teacher_only:.1%}, "
-        f"CLIP only {found.clip_only:.1%}, neither {found.neither:.1%}: choosing the right one of the two "
-        f"would be right on {1 - found.neither:.1%}."
+    log(f"\n{headline(result)} {explanation(result)}\n")
+    console.print(_teachers(result))
+    log(
+        f"\nRight: both {result.both:.1%}, the teacher only {result.teacher_only:.1%}, "
+        f"CLIP only {result.clip_only:.1%}, neither {result.neither:.1%}: choosing the right one of the two "
+        f"would be right on {1 - result.neither:.1%}."
     )
-    best = max(found.curve, key=lambda point: point[1])
-    say(
-        f"With both experts calibrated and mixed by α, accuracy is highest at α {best[0]:.2f}: {best[1]:.1%} "
-        f"({found.curve[0][1]:.1%} at 0, CLIP alone; {found.curve[-1][1]:.1%} at 1)."
+    best = max(result.curve, key=lambda point: point[1])
+    log(
+        f"With calibrated teachers mixed by α, accuracy is highest at α {best[0]:.2f}: {best[1]:.1%} "
+        f"({result.curve[0][1]:.1%} at 0, CLIP alone; {result.curve[-1][1]:.1%} at 1)."
     )
-    console.print(_mixings(found))
-    for name, signal in found.signals.items():
+    console.print(_mixings(result))
+    for name, signal in result.signals.items():
         note = ", which is numerically nothing" if signal.nats < NO_SIGNAL else ""
-        say(f"{name}: {signal.nats:.2g} nats of the student's target are not the teacher's{note}")
-    if found.prompts is not None:
-        template, top1 = max(found.prompts.rows, key=lambda row: row[1])
-        together, chosen = len(found.prompts.rows), len(found.prompts.best)
-        say(
-            f"\nprompts: all {together} together {found.prompts.all_top1:.1%}, the best alone {top1:.1%} "
-            f"('{template}'), the best set of {chosen} {found.prompts.best_top1:.1%}"
+        log(f"{name}: {signal.nats:.2g} nats of the student's target are not the teacher's{note}")
+    if result.prompts is not None:
+        template, top1 = max(result.prompts.rows, key=lambda row: row[1])
+        together, selected = len(result.prompts.rows), len(result.prompts.best)
+        log(
+            f"\nprompts: all {together} together {result.prompts.all_top1:.1%}, the best alone {top1:.1%} "
+            f"('{template}'), the best set of {selected} {result.prompts.best_top1:.1%}"
         )
-    helped = [gain for gain in found.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
-    hurt = [gain for gain in found.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
-    say(f"\nhelped most: {_listed(helped)}")
-    say(f"hurt most: {_listed(hurt)}")
-    for warning in warnings(found):
-        say(f"warning: {warning}")
+    helped = [gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
+    hurt = [gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
+    log(f"\nhelped most: {_listed(helped)}")
+    log(f"hurt most: {_listed(hurt)}")
+    for warning in warnings(result):
+        log(f"warning: {warning}")
 
 
-def _experts(found: Probe) -> Table:
-    table = Table(title=f"{found.images:,} images of {found.split}", title_justify="left", box=None)
+def _teachers(result: Probe) -> Table:
+    table = Table(title=f"{result.images:,} images of {result.split}", title_justify="left", box=None)
     table.add_column("")
     for column in ("accuracy", "95 %", "NLL", "ECE", "NLL, calibrated"):
         table.add_column(column, justify="right", no_wrap=True)
-    rows = [(expert.name, expert) for expert in found.experts]
-    rows += [(f"fused, {expert.name}", expert) for expert in found.fusions]
-    for name, expert in rows:
-        top1 = expert.intervals["top1"]
+    rows = [(teacher.name, teacher) for teacher in result.teachers]
+    rows += [(f"fused, {teacher.name}", teacher) for teacher in result.fusions]
+    for name, teacher in rows:
+        top1 = teacher.intervals["top1"]
         table.add_row(
             name,
-            f"{expert.metrics.top1:.2%}",
+            f"{teacher.metrics.top1:.2%}",
             f"{100 * top1.low:.1f}–{100 * top1.high:.1f}",
-            f"{expert.metrics.nll:.3f}",
-            f"{expert.metrics.ece:.4f}",
-            f"{expert.calibrated.nll:.3f}",
+            f"{teacher.metrics.nll:.3f}",
+            f"{teacher.metrics.ece:.4f}",
+            f"{teacher.calibrated.nll:.3f}",
         )
     return table
 
 
-def _mixings(found: Probe) -> Table:
+def _mixings(result: Probe) -> Table:
     table = Table(title="\nways of mixing, each judged on images it was not fitted on", box=None)
     table.title_justify = "left"
     for column in ("", "NLL", "behind the best", "standard error"):
         table.add_column(column, justify="left" if not column else "right")
-    for candidate in found.choice.candidates:
-        chosen = "  ← default" if candidate.name == found.choice.name else ""
+    for candidate in result.choice.candidates:
+        selected = "  ← default" if candidate.name == result.choice.name else ""
         numbers = (candidate.nll, candidate.behind, candidate.error)
-        table.add_row(candidate.name + chosen, *(f"{number:.4f}" for number in numbers))
+        table.add_row(candidate.name + selected, *(f"{number:.4f}" for number in numbers))
     return table
 
 

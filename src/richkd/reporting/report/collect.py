@@ -20,11 +20,10 @@ from torch import Tensor
 from richkd.config.loading import load_config
 from richkd.core.errors import ConfigError, DataError, RichKDError
 from richkd.data.split import Split
-from richkd.evaluate.model_report import Confusion, Judgement
-from richkd.evaluate.run import Evaluation, Judged, evaluate_models
+from richkd.evaluate.model_report import Confusion, ModelReport
+from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
 from richkd.pipeline.assemble import Parts
-from richkd.reporting.probe.probe import Probe
-from richkd.reporting.probe.probe import probe as compare_experts
+from richkd.reporting.probe.probe import Probe, run_probe
 
 MISTAKES, CONFUSIONS, EXAMPLES = 12, 6, 4
 THUMBNAIL = 96
@@ -56,7 +55,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """What one model calls a picture, and how sure it is, calibrated."""
 
     model: str
@@ -70,7 +69,7 @@ class Mistake:
 
     picture: Picture
     truth: str
-    said: tuple[Said, ...]
+    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,9 @@ class Report:
     fingerprint: str
 
     @property
-    def shipped(self) -> Judgement:
-        """The first student's judgement."""
-        return self.evaluation.judgements[0]
+    def shipped(self) -> ModelReport:
+        """The first student's model_report."""
+        return self.evaluation.model_reports[0]
 
 
 def collect(
@@ -111,7 +110,7 @@ def collect(
     corruptions: Sequence[str] = (),
     published: Path | None = None,
     shifts: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> Report:
     """Evaluate runs side by side, with the first one's teachers, and collect what explains the figures.
 
@@ -136,11 +135,11 @@ def collect(
         corruptions=corruptions,
         published=published,
         shifts=shifts,
-        say=say,
+        log=log,
     )
     clip = _clip_of(judged.parts)
     names = {name: short_name(name, judged.outputs, clip) for name in judged.outputs}
-    first = judged.evaluation.judgements[0]
+    first = judged.evaluation.model_reports[0]
     return Report(
         Path(configs[0].data.path).name,
         judged.evaluation,
@@ -150,7 +149,7 @@ def collect(
         facts,
         _mistakes(judged, names),
         tuple((pair, _examples(judged, pair)) for pair in first.confusions[:CONFUSIONS]),
-        None if judged.parts is None else _probed(judged.parts, say),
+        None if judged.parts is None else _probed(judged.parts, log),
         judged.fingerprint,
     )
 
@@ -200,20 +199,20 @@ def _last_folder(name: str) -> str:
 
 
 def _clip_of(parts: Parts | None) -> str | None:
-    return parts.teachers[-1].name if parts is not None and "clip" in parts.method.experts else None
+    return parts.teachers[-1].name if parts is not None and "clip" in parts.method.teachers else None
 
 
-def _mistakes(judged: Judged, names: Mapping[str, str]) -> tuple[Mistake, ...]:
+def _mistakes(judged: EvaluationRun, names: Mapping[str, str]) -> tuple[Mistake, ...]:
     probs = _probabilities(judged)
     first_NC = next(iter(probs.values()))
     sure_N, guess_N = first_NC.max(dim=1)
     labels_N = judged.split.labels_N
     wrong = (guess_N != labels_N).nonzero()[:, 0]
     worst = wrong[sure_N[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
-    found = []
+    result = []
     for index in worst:
-        said = [
-            Said(
+        answers = [
+            Answer(
                 names[name],
                 judged.split.class_names[int(probs_NC[index].argmax())],
                 float(probs_NC[index].max()),
@@ -221,11 +220,11 @@ def _mistakes(judged: Judged, names: Mapping[str, str]) -> tuple[Mistake, ...]:
             for name, probs_NC in probs.items()
         ]
         truth = judged.split.class_names[int(labels_N[index])]
-        found.append(Mistake(picture_of(judged.split, index), truth, tuple(said)))
-    return tuple(found)
+        result.append(Mistake(picture_of(judged.split, index), truth, tuple(answers)))
+    return tuple(result)
 
 
-def _examples(judged: Judged, pair: Confusion) -> tuple[Picture, ...]:
+def _examples(judged: EvaluationRun, pair: Confusion) -> tuple[Picture, ...]:
     """Pictures of a class that the first model calls by the other name, the surest first."""
     class_names = judged.split.class_names
     first_NC = next(iter(_probabilities(judged).values()))
@@ -238,8 +237,8 @@ def _examples(judged: Judged, pair: Confusion) -> tuple[Picture, ...]:
     return tuple(picture_of(judged.split, index) for index in places[order][:EXAMPLES].tolist())
 
 
-def _probabilities(judged: Judged) -> dict[str, Tensor]:
-    temperatures = {j.name: j.temperature for j in judged.evaluation.judgements}
+def _probabilities(judged: EvaluationRun) -> dict[str, Tensor]:
+    temperatures = {j.name: j.temperature for j in judged.evaluation.model_reports}
     return {
         name: (output.logits_BC.double() / temperatures[name]).softmax(dim=1)
         for name, output in judged.outputs.items()
@@ -257,11 +256,11 @@ def picture_of(split: Split, index: int) -> Picture:
     )
 
 
-def _probed(parts: Parts, say: Callable[[str], None]) -> Probe | None:
-    if "clip" not in parts.method.experts or parts.config.fusion.control is not None:
+def _probed(parts: Parts, log: Callable[[str], None]) -> Probe | None:
+    if "clip" not in parts.method.teachers or parts.config.fusion.control is not None:
         return None
     try:
-        return compare_experts(parts)
+        return run_probe(parts)
     except RichKDError as error:
-        say(f"no probe: {error.rule}")
+        log(f"no probe: {error.rule}")
         return None

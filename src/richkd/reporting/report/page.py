@@ -9,15 +9,15 @@ from typing import Any
 
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
-from richkd.evaluate.model_report import CERTAIN, Judgement
+from richkd.evaluate.model_report import CERTAIN, ModelReport
 from richkd.metrics.confidence import COVERAGES
 from richkd.metrics.semantics import Semantics
-from richkd.reporting.probe.page import alpha_curves, bins_of, expert_rows
+from richkd.reporting.probe.page import alpha_curves, bins_of, teacher_rows
 from richkd.reporting.probe.verdict import explanation, headline
 from richkd.reporting.report.collect import Report
 from richkd.reporting.report.verdict import sentences
 
-# Colours are never alone: lines are dashed differently too.
+# Colors are never alone: lines are dashed differently too.
 STUDENTS = ("s0", "s1", "s2", "s3")
 DASHES = {"s0": "none", "s1": "7 3", "s2": "2 3", "s3": "9 3 2 3", "teacher": "none", "clip": "7 3"}
 MODEL_HEADS = (
@@ -69,7 +69,7 @@ def numbers(report: Report) -> dict[str, Any]:
             {
                 "image": mistake.picture.key,
                 "truth": mistake.truth,
-                "said": {one.model: [one.answer, one.confidence] for one in mistake.said},
+                "answers": {one.model: [one.answer, one.confidence] for one in mistake.answers},
             }
             for mistake in report.mistakes
         ],
@@ -83,16 +83,16 @@ def numbers(report: Report) -> dict[str, Any]:
 
 def context(report: Report) -> dict[str, Any]:
     """What the templates are given."""
-    found = report.evaluation
+    result = report.evaluation
     kinds = kinds_of(report)
     called = [
-        (kinds[j.name], DASHES.get(kinds[j.name], "4 2"), report.names[j.name]) for j in found.judgements
+        (kinds[j.name], DASHES.get(kinds[j.name], "4 2"), report.names[j.name]) for j in result.model_reports
     ]
-    rows = [(kinds[j.name], _model_row(report, j)) for j in found.judgements]
+    rows = [(kinds[j.name], _model_row(report, j)) for j in result.model_reports]
     return {
         "title": f"What {report.names[report.shipped.name]} is worth",
         "report": report,
-        "found": found,
+        "result": result,
         "images": report.shipped.own.n,
         "sentences": sentences(report),
         "names": report.names,
@@ -104,19 +104,21 @@ def context(report: Report) -> dict[str, Any]:
         "model_heads": MODEL_HEADS,
         "model_rows": rows,
         "model_csv": [[raw for _, raw in row] for _, row in rows],
-        "pairs": found.comparisons,
-        "followed": [(student, row) for student, rows in found.fidelity.items() for row in rows],
-        "meaning": [(j.name, _meaning_row(j.semantics)) for j in found.judgements if j.semantics is not None],
-        "robustness": found.robustness,
+        "pairs": result.comparisons,
+        "followed": [(student, row) for student, rows in result.fidelity.items() for row in rows],
+        "meaning": [
+            (j.name, _meaning_row(j.semantics)) for j in result.model_reports if j.semantics is not None
+        ],
+        "robustness": result.robustness,
         "corruption_rows": [
             [report.names[row.name], name, severity + 1, error, row.eces[name][severity]]
-            for row in found.robustness
+            for row in result.robustness
             for name, errors in row.errors.items()
             for severity, error in enumerate(errors)
         ],
-        "confusion_heads": ["is / is called", *found.class_names],
+        "confusion_heads": ["is / is called", *result.class_names],
         "confusion_rows": [
-            [name, *counts] for name, counts in zip(found.class_names, report.shipped.confusion, strict=True)
+            [name, *counts] for name, counts in zip(result.class_names, report.shipped.confusion, strict=True)
         ],
         **_reliability(report, kinds),
         **_risk(report, kinds),
@@ -127,10 +129,10 @@ def context(report: Report) -> dict[str, Any]:
 
 
 def kinds_of(report: Report) -> dict[str, str]:
-    """The colour of each model: students in their order, teachers blue, CLIP orange, the fused one green."""
+    """The color of each model: students in their order, teachers blue, CLIP orange, the fused one green."""
     kinds, students = {}, iter(STUDENTS)
-    for judgement in report.evaluation.judgements:
-        name = judgement.name
+    for model_report in report.evaluation.model_reports:
+        name = model_report.name
         if name in report.students:
             kinds[name] = next(students, "other")
         elif name == "fused":
@@ -140,20 +142,20 @@ def kinds_of(report: Report) -> dict[str, str]:
     return kinds
 
 
-def _model_row(report: Report, judgement: Judgement) -> list[tuple[str, float | str]]:
+def _model_row(report: Report, model_report: ModelReport) -> list[tuple[str, float | str]]:
     """Cells of one model, as they are shown and as they sort."""
-    top1, ece = judgement.intervals["top1"], judgement.intervals["calibrated ece"]
+    top1, ece = model_report.intervals["top1"], model_report.intervals["calibrated ece"]
     cells: list[tuple[str, float | str]] = [
-        (report.names[judgement.name], report.names[judgement.name]),
+        (report.names[model_report.name], report.names[model_report.name]),
         (f"{top1.estimate:.1%}", top1.estimate),
         (f"{100 * top1.low:.1f}–{100 * top1.high:.1f}", top1.low),
-        (f"{judgement.own.top5:.1%}", judgement.own.top5),
-        (f"{judgement.calibrated.nll:.3f}", judgement.calibrated.nll),
+        (f"{model_report.own.top5:.1%}", model_report.own.top5),
+        (f"{model_report.calibrated.nll:.3f}", model_report.calibrated.nll),
         (f"{ece.estimate:.3f}", ece.estimate),
         (f"{ece.low:.3f}–{ece.high:.3f}", ece.low),
-        (f"{judgement.confidence.aurc:.4f}", judgement.confidence.aurc),
+        (f"{model_report.confidence.aurc:.4f}", model_report.confidence.aurc),
     ]
-    cost = report.evaluation.costs.get(judgement.name)
+    cost = report.evaluation.costs.get(model_report.name)
     if cost is None:
         return [*cells, *[("", "")] * (len(MODEL_HEADS) - len(cells))]
     one, many = cost.milliseconds.values()
@@ -183,11 +185,12 @@ def _meaning_row(row: Semantics) -> list[str]:
 
 def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
     diagrams = [
-        (report.names[j.name], kinds[j.name], bins_of(j.reliability[1])) for j in report.evaluation.judgements
+        (report.names[j.name], kinds[j.name], bins_of(j.reliability[1]))
+        for j in report.evaluation.model_reports
     ]
     rows = [
         (report.names[j.name], "calibrated" if calibrated else "own", f"{sure:.4f}", f"{right:.4f}", count)
-        for j in report.evaluation.judgements
+        for j in report.evaluation.model_reports
         for calibrated, bins in enumerate(j.reliability)
         for sure, right, count in bins_of(bins)
     ]
@@ -195,9 +198,9 @@ def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _honesty(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, list[str]]]:
-    """Calibration of each model before and after its temperature: colour, name, cells."""
+    """Calibration of each model before and after its temperature: color, name, cells."""
     rows = []
-    for j in report.evaluation.judgements:
+    for j in report.evaluation.model_reports:
         both = [
             (j.own, j.adaptive_ece[0], j.reliability[0]),
             (j.calibrated, j.adaptive_ece[1], j.reliability[1]),
@@ -215,7 +218,8 @@ def _honesty(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, l
 
 def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
     curves = [
-        (j.name, list(zip(j.curve.coverage, j.curve.risk, strict=True))) for j in report.evaluation.judgements
+        (j.name, list(zip(j.curve.coverage, j.curve.risk, strict=True)))
+        for j in report.evaluation.model_reports
     ]
     # The very surest few are right or wrong by luck, and would stretch the axis.
     top = max((y for _, points in curves for x, y in points if x >= 0.05), default=0.0) or 0.01
@@ -228,14 +232,14 @@ def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _classes(report: Report) -> dict[str, Any]:
-    judgements = report.evaluation.judgements
-    by_model = [{name: share for name, _, share in j.classes} for j in judgements]
+    model_reports = report.evaluation.model_reports
+    by_model = [{name: share for name, _, share in j.classes} for j in model_reports]
     classes = [
-        (name, count, [shares[name] for shares in by_model]) for name, count, _ in judgements[0].classes
+        (name, count, [shares[name] for shares in by_model]) for name, count, _ in model_reports[0].classes
     ]
     return {
         "classes": classes,
-        "class_heads": ["class", "images", *(report.names[j.name] for j in judgements)],
+        "class_heads": ["class", "images", *(report.names[j.name] for j in model_reports)],
         "class_csv": [[name, count, *shares] for name, count, shares in classes],
     }
 
@@ -247,7 +251,7 @@ def _probe(report: Report) -> dict[str, Any]:
     return {
         "probe": probe,
         "probe_words": f"{headline(probe)} {explanation(probe)}",
-        "probe_rows": expert_rows(probe),
+        "probe_rows": teacher_rows(probe),
         "alpha_rows": [(f"{a:.2f}", f"{right:.4f}", f"{nll:.4f}") for a, right, nll in probe.curve],
         **alpha_curves(probe),
     }
@@ -255,7 +259,7 @@ def _probe(report: Report) -> dict[str, Any]:
 
 def _training(report: Report) -> dict[str, Any]:
     """Training curves of all runs: every number that an epoch left behind but step and learning rate."""
-    colours = dict(
+    colors = dict(
         zip((run.name for run in report.runs), (*STUDENTS, *["other"] * len(report.runs)), strict=False)
     )
     figures = list(dict.fromkeys(key for run in report.runs for epoch in run.epochs for key in epoch))
@@ -267,7 +271,7 @@ def _training(report: Report) -> dict[str, Any]:
             points = [(epoch["epoch"] + 1, epoch[key]) for epoch in run.epochs if epoch.get(key) is not None]
             # One point is no line: what was measured at the end alone is in the tables.
             if len(points) > 1:
-                series.append((colours[run.name], DASHES.get(colours[run.name], "4 2"), points))
+                series.append((colors[run.name], DASHES.get(colors[run.name], "4 2"), points))
         if not series:
             continue
         values = [y for _, _, points in series for _, y in points]
@@ -283,7 +287,7 @@ def _training(report: Report) -> dict[str, Any]:
             for epoch in run.epochs
         ],
         "run_legend": [
-            (colours[run.name], DASHES.get(colours[run.name], "4 2"), run.name) for run in report.runs
+            (colors[run.name], DASHES.get(colors[run.name], "4 2"), run.name) for run in report.runs
         ],
     }
 

@@ -22,18 +22,18 @@ def sentences(report: Report) -> list[str]:
 def _how_good(report: Report) -> str:
     shipped = report.shipped
     name = report.names[shipped.name]
-    said = f"{name} is right on {_share(shipped.intervals['top1'])} of {shipped.own.n:,} images"
+    outputs = f"{name} is right on {_share(shipped.intervals['top1'])} of {shipped.own.n:,} images"
     cost = report.evaluation.costs.get(shipped.name)
     if cost is not None:
-        said += (
+        outputs += (
             f", with {cost.parameters / 1e6:.2g} million parameters ({cost.megabytes:.2g} MB) and "
             f"{cost.milliseconds[1]:.2g} ms for an image on this machine"
         )
-    teachers = [j for j in report.evaluation.judgements if j.name not in report.students]
+    teachers = [j for j in report.evaluation.model_reports if j.name not in report.students]
     if teachers:
-        best = max(teachers, key=lambda judgement: judgement.own.top1)
-        said += f"; the best of its teachers, {report.names[best.name]}, is right on {best.own.top1:.1%}"
-    return f"{said}."
+        best = max(teachers, key=lambda model_report: model_report.own.top1)
+        outputs += f"; the best of its teachers, {report.names[best.name]}, is right on {best.own.top1:.1%}"
+    return f"{outputs}."
 
 
 def _how_honest(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""A teacher with banks: what it was asked once is read ever after."""
+"""A teacher with caches: what it was asked once is read ever after."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 
 from torch import Tensor
 
-from richkd.config.schema import BankConfig
-from richkd.core.errors import BankError
+from richkd.config.schema import CacheConfig
+from richkd.core.errors import CacheError
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
-from richkd.data.views import Recipe, Views
+from richkd.data.views import Augmentation, Views
 from richkd.teachers.cache.row_format import RowFormat
-from richkd.teachers.cache.store import Bank, Manifest, explain_miss
+from richkd.teachers.cache.store import Manifest, OutputCache, explain_miss
 from richkd.teachers.vision import Storable, Teacher
 
 
-class BankedTeacher:
+class CachedTeacher:
     """A teacher whose outputs are computed once and stored, split by split.
 
     A batch of which any image is new is computed whole: a step's batch then has one size, and its
-    numbers are those of a run without a bank. Views of other recipes, and splits without a bank, go
+    numbers are those of a run without a cache. Views of other augmentations, and splits without a cache, go
     straight through.
 
     Attributes:
-        read: images whose outputs came from a bank.
+        read: images whose outputs came from a cache.
     """
 
-    def __init__(self, teacher: Storable, banks: Mapping[tuple[str, Recipe], Bank]) -> None:
-        self.teacher, self.banks = teacher, dict(banks)
+    def __init__(self, teacher: Storable, caches: Mapping[tuple[str, Augmentation], OutputCache]) -> None:
+        self.teacher, self.caches = teacher, dict(caches)
         self.name, self.feature_width = teacher.name, teacher.feature_width
         self.logit_scale = teacher.logit_scale
         self.read = 0
@@ -43,132 +43,132 @@ class BankedTeacher:
         return self.teacher.computed
 
     def outputs(self, batch: Batch, views: Views) -> Output:
-        bank = self.banks.get((batch.split, views.recipe)) if views.recipe else None
-        if bank is None or views.number_B is None:
+        cache = self.caches.get((batch.split, views.augmentation)) if views.augmentation else None
+        if cache is None or views.number_B is None:
             return self.teacher.outputs(batch, views)
-        position_B = bank.find(batch.index_B, views.number_B)
+        position_B = cache.find(batch.index_B, views.number_B)
         missing_B = position_B < 0
         if not missing_B.any():
             self.read += len(position_B)
-            return self.teacher.restored(bank.read(position_B).to(batch.pixels_BHWC.device))
+            return self.teacher.restored(cache.read(position_B).to(batch.pixels_BHWC.device))
         output = self.teacher.outputs(batch, views)
         new_B = missing_B.nonzero()[:, 0]
-        bank.add(
+        cache.add(
             batch.index_B[new_B],
             views.number_B[new_B],
             Output(output.logits_BC[new_B], output.feats_BF[new_B]),
         )
         # Sparse rows lose something, and it must be lost the first time too.
-        if bank.format.top is None:
+        if cache.format.top is None:
             return output
-        return self.teacher.restored(_through(bank, output).to(output.logits_BC.device))
+        return self.teacher.restored(_through(cache, output).to(output.logits_BC.device))
 
     def lacks(self, split: str, index_B: Tensor, views: Views) -> bool:
-        """Whether any of these views of a split with a bank would have to be computed."""
-        assert views.recipe is not None
+        """Whether any of these views of a split with a cache would have to be computed."""
+        assert views.augmentation is not None
         assert views.number_B is not None
-        return bool((self.banks[split, views.recipe].find(index_B, views.number_B) < 0).any())
+        return bool((self.caches[split, views.augmentation].find(index_B, views.number_B) < 0).any())
 
     def flush(self) -> None:
         """Write what is not yet on disk."""
-        for bank in self.banks.values():
-            bank.flush()
+        for cache in self.caches.values():
+            cache.flush()
 
 
-def unbanked(teacher: Teacher) -> Teacher:
-    """The teacher that computes, whether it has banks or not."""
-    return teacher.teacher if isinstance(teacher, BankedTeacher) else teacher
+def uncached(teacher: Teacher) -> Teacher:
+    """The teacher that computes, whether it has caches or not."""
+    return teacher.teacher if isinstance(teacher, CachedTeacher) else teacher
 
 
-def with_banks(
+def with_cache(
     teacher: Teacher,
-    config: BankConfig,
+    config: CacheConfig,
     stores: Mapping[str, Store],
-    recipes: Mapping[str, Recipe],
+    augmentations: Mapping[str, Augmentation],
     class_names: Sequence[str],
     *,
     seed: int,
     features: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Teacher:
-    """The teacher with a bank for each split under ``config.folder``; itself where it stores nothing.
+    """The teacher with a cache for each split under ``config.dir``; itself where it stores nothing.
 
     Args:
         teacher: outputs that were computed elsewhere are stored already.
         stores: the splits.
-        recipes: what each split is seen through.
+        augmentations: what each split is seen through.
         class_names: the order of the columns of stored logits.
-        seed: the run's seed, an ingredient where a recipe's views depend on it.
+        seed: the run's seed, an ingredient where an augmentation's views depend on it.
         features: whether sparse rows are to keep features, which the feature loss needs.
-        say: told what is there, and why a bank of another setting is not used.
+        say: told what is there, and why a cache of another setting is not used.
 
     Raises:
-        BankError: views that never repeat, or rows that cannot be as asked.
+        CacheError: views that never repeat, or rows that cannot be as asked.
         CheckpointError: the folder cannot be written.
     """
-    if config.folder is None or not hasattr(teacher, "ingredients"):
+    if config.dir is None or not hasattr(teacher, "ingredients"):
         return teacher
     storable: Storable = teacher  # type: ignore[assignment]
-    rows, root = storable.rows, config.folder.expanduser()
+    rows, root = storable.rows, config.dir.expanduser()
     own = storable.ingredients()
     # A CLIP's rows hold features alone: they have no largest logits, and outlive a change of classes.
     if rows.classes:
         own["class names"] = list(class_names)
-        if config.top is not None:
-            rows = RowFormat(rows.classes, rows.features if features else 0, config.top)
-    banks = {}
+        if config.top_k is not None:
+            rows = RowFormat(rows.classes, rows.features if features else 0, config.top_k)
+    caches = {}
     for split, store in stores.items():
-        recipe = recipes[split]
-        ingredients = own | split_ingredients(store.fingerprint(), recipe, seed)
-        name = bank_name(teacher.name, split)
-        manifest = Manifest(name, ingredients, len(store.split), count_of(recipe), rows)
+        augmentation = augmentations[split]
+        ingredients = own | split_ingredients(store.fingerprint(), augmentation, seed)
+        name = cache_name(teacher.name, split)
+        manifest = Manifest(name, ingredients, len(store.split), count_of(augmentation), rows)
         if missed := explain_miss(root, manifest):
-            say(missed)
-        bank = banks[split, recipe] = Bank(root, manifest)
-        for damage in bank.damaged:
-            say(f"warning: {bank.folder.name}: shard {damage}; it was removed, and will be computed again")
-        say(f"bank: {bank}")
-    return BankedTeacher(storable, banks)
+            log(missed)
+        cache = caches[split, augmentation] = OutputCache(root, manifest)
+        for damage in cache.damaged:
+            log(f"warning: {cache.folder.name}: shard {damage}; it was removed, and will be computed again")
+        log(f"cache: {cache}")
+    return CachedTeacher(storable, caches)
 
 
-def bank_name(teacher: str, split: str) -> str:
-    """What a teacher's bank of a split is called, before its digest."""
+def cache_name(teacher: str, split: str) -> str:
+    """What a teacher's cache of a split is called, before its digest."""
     return re.sub(r"[^\w.-]+", "-", f"{Path(teacher).name}-{split}").strip("-")
 
 
-def split_ingredients(images: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+def split_ingredients(images: str, augmentation: Augmentation, seed: int) -> dict[str, Any]:
     """What outputs of a split depend on besides the teacher.
 
     Args:
         images: the fingerprint of its images.
-        recipe: what it is seen through.
-        seed: the run's seed, which counts where the recipe's views depend on it.
+        augmentation: what it is seen through.
+        seed: the run's seed, which counts where the augmentation's views depend on it.
     """
-    ingredients = {"images": images, "views": described(recipe)}
-    return ingredients | ({"seed": seed} if recipe.seeded else {})
+    ingredients = {"images": images, "views": described(augmentation)}
+    return ingredients | ({"seed": seed} if augmentation.seeded else {})
 
 
-def count_of(recipe: Recipe) -> int:
+def count_of(augmentation: Augmentation) -> int:
     """The number of views that an image has.
 
     Raises:
-        BankError: they are endless, so that none would ever be read again.
+        CacheError: they are endless, so that none would ever be read again.
     """
-    if recipe.count is None:
-        raise BankError(
-            "A bank holds views that come again",
-            got=f"recipe {type(recipe).__name__}, whose views never repeat",
-            fix="add --views.cycle 8, or do without a bank.",
+    if augmentation.count is None:
+        raise CacheError(
+            "A cache holds views that come again",
+            got=f"augmentation {type(augmentation).__name__}, whose views never repeat",
+            fix="add --augment.num_views 8, or do without a cache.",
         )
-    return recipe.count
+    return augmentation.count
 
 
-def described(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's settings as plain values."""
-    settings: dict[str, Any] = asdict(recipe)  # type: ignore[call-overload]
+def described(augmentation: Augmentation) -> dict[str, Any]:
+    """An augmentation's settings as plain values."""
+    settings: dict[str, Any] = asdict(augmentation)  # type: ignore[call-overload]
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    return {"recipe": type(recipe).__name__, **plain}
+    return {"augmentation": type(augmentation).__name__, **plain}
 
 
-def _through(bank: Bank, output: Output) -> Output:
-    return bank.format.unpack(bank.format.pack(output))
+def _through(cache: OutputCache, output: Output) -> Output:
+    return cache.format.unpack(cache.format.pack(output))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from richkd.core.errors import BankError
+from richkd.core.errors import CacheError
 from richkd.core.types import Output
 
 # Positions of classes are kept in 16 bits.
@@ -25,7 +25,7 @@ class RowFormat:
     computed from the features, as a CLIP's are.
 
     Raises:
-        BankError: more classes than a 16-bit position can name, or k outside of 1..classes.
+        CacheError: more classes than a 16-bit position can name, or k outside of 1..classes.
     """
 
     classes: int
@@ -34,10 +34,10 @@ class RowFormat:
 
     def __post_init__(self) -> None:
         if self.top is not None and not (1 <= self.top <= self.classes <= MOST_CLASSES):
-            raise BankError(
+            raise CacheError(
                 f"Sparse rows keep between 1 and all of at most {MOST_CLASSES:,} logits",
-                got=f"bank.top {self.top} of {self.classes:,} classes",
-                fix="lower --bank.top, or leave it out to keep every logit.",
+                got=f"cache.top_k {self.top} of {self.classes:,} classes",
+                fix="lower --teacher-cache.top, or leave it out to keep every logit.",
             )
 
     @property
@@ -48,7 +48,7 @@ class RowFormat:
         """uint8 rows (B, row_bytes), on the CPU.
 
         Raises:
-            BankError: an output that is NaN or infinite, or too large for float16.
+            CacheError: an output that is NaN or infinite, or too large for float16.
         """
         logits_BC, feats_BF = output.logits_BC.detach(), output.feats_BF.detach()
         parts = [feats_BF.half().view(torch.int16)] if self.features else []
@@ -64,7 +64,7 @@ class RowFormat:
             parts += [logits_BC.half().view(torch.int16)]
         kept = [feats_BF.half()] * bool(self.features) + [logits_BC.half()] * bool(self.classes)
         if not all(bool(part.isfinite().all()) for part in kept):
-            raise BankError(
+            raise CacheError(
                 "A teacher's outputs must be finite and below 65,504 to be stored",
                 got="NaN, infinity or a larger number",
                 fix="check the teacher's weights, or compute it in --train.teacher_precision fp32.",

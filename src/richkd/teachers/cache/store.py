@@ -1,9 +1,9 @@
-"""A bank: a teacher's outputs on disk, found by (image, view).
+"""A cache: a teacher's outputs on disk, found by (image, view).
 
-A bank is a folder. ``manifest.json`` lists every ingredient that the outputs depend on; the folder's
+A cache is a folder. ``manifest.json`` lists every ingredient that the outputs depend on; the folder's
 name carries their digest, so that a changed ingredient is another folder. Rows lie in shards, files of
 their own that are written whole and are called by the SHA-256 of their content. So processes that fill
-one bank at a time never meet, a kill loses what was not yet written and nothing else, and a damaged
+one cache at a time never meet, a kill loses what was not yet written and nothing else, and a damaged
 shard is known by its name.
 """
 
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from richkd.core.errors import BankError, nearest
+from richkd.core.errors import CacheError, nearest
 from richkd.core.files import write_atomically
 from richkd.core.types import Output
 from richkd.teachers.cache.row_format import RowFormat
@@ -37,7 +37,7 @@ Ingredients = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bank holds.
+    """What a cache holds.
 
     Attributes:
         name: the teacher and the split, for people.
@@ -63,20 +63,20 @@ class Manifest:
         return f"{self.name}-{self.digest}"
 
     def differences(self, other: Manifest) -> list[str]:
-        """Names of the ingredients in which two banks differ."""
+        """Names of the ingredients in which two caches differ."""
         mine, theirs = dict(self.ingredients), dict(other.ingredients)
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         shapes = (self.images, self.views, self.rows) != (other.images, other.views, other.rows)
         return names or (["what a row keeps"] if shapes else [])
 
 
-class Bank:
+class OutputCache:
     """The rows of one manifest: those on disk, and those that are still to be written.
 
     Damaged shards are not used; ``damaged`` tells of them, and with ``mend`` they are removed.
 
     Raises:
-        BankError: the folder holds another bank, or cannot be read.
+        CacheError: the folder holds another cache, or cannot be read.
         CheckpointError: a shard or the manifest cannot be written; what was written before is intact.
     """
 
@@ -130,8 +130,8 @@ class Bank:
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """Images and view numbers of up to ``count`` stored outputs, evenly spread."""
         keys = (self._row_P >= 0).nonzero()[:, 0]
-        chosen = keys[torch.linspace(0, len(keys) - 1, min(count, len(keys))).long()]
-        return chosen // self.manifest.views, chosen % self.manifest.views
+        selected = keys[torch.linspace(0, len(keys) - 1, min(count, len(keys))).long()]
+        return selected // self.manifest.views, selected % self.manifest.views
 
     def flush(self) -> None:
         """Write what waits as one shard."""
@@ -164,12 +164,12 @@ class Bank:
         self._rows += len(key_B)
 
     def _open(self, mend: bool) -> None:
-        found = read_manifest(self.folder)
-        if found.digest != self.manifest.digest:
-            raise BankError(
-                f"The bank {self.folder} must hold what its name says",
-                got=f"a manifest that differs in {', '.join(found.differences(self.manifest))}",
-                fix="remove it with `richkd bank rm`.",
+        result = read_manifest(self.folder)
+        if result.digest != self.manifest.digest:
+            raise CacheError(
+                f"The cache {self.folder} must hold what its name says",
+                got=f"a manifest that differs in {', '.join(result.differences(self.manifest))}",
+                fix="remove it with `richkd cache rm`.",
             )
         paths = sorted(self.folder.glob("*.safetensors"))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -201,58 +201,58 @@ def shard_problem(path: Path, manifest: Manifest) -> str | None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bank's folder.
+    """The manifest of a cache's folder.
 
     Raises:
-        BankError: there is none, or it cannot be read.
+        CacheError: there is none, or it cannot be read.
     """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return Manifest(**content | {"rows": RowFormat(**content["rows"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BankError(
-            f"The bank {folder} must have a manifest.json that can be read",
+        raise CacheError(
+            f"The cache {folder} must have a manifest.json that can be read",
             got=f"{type(error).__name__}: {error}",
             fix="remove the folder.",
         ) from None
 
 
-def list_banks(root: Path) -> list[Path]:
-    """The folders of all banks under ``root``, by name."""
+def list_caches(root: Path) -> list[Path]:
+    """The folders of all caches under ``root``, by name."""
     return sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
 
 
 def readable_manifests(root: Path) -> list[Manifest]:
-    """The manifests of all banks under ``root`` but those that cannot be read."""
+    """The manifests of all caches under ``root`` but those that cannot be read."""
     manifests = []
-    for folder in list_banks(root):
+    for folder in list_caches(root):
         try:
             manifests.append(read_manifest(folder))
-        except BankError:
+        except CacheError:
             continue
     return manifests
 
 
 def explain_miss(root: Path, manifest: Manifest) -> str | None:
-    """How the most similar bank of this name differs, where there is no bank for ``manifest`` itself."""
+    """How the most similar cache of this name differs, where there is no cache for ``manifest`` itself."""
     if (root / manifest.folder).exists():
         return None
     same = [other for other in readable_manifests(root) if other.name == manifest.name]
     if not same:
         return None
     closest = min(same, key=lambda other: len(manifest.differences(other)))
-    return f"bank {closest.folder} is not used: it differs in {', '.join(manifest.differences(closest))}"
+    return f"cache {closest.folder} is not used: it differs in {', '.join(manifest.differences(closest))}"
 
 
-def remove_bank(root: Path, name: str) -> Path:
-    """Delete a bank's folder.
+def remove_cache(root: Path, name: str) -> Path:
+    """Delete a cache's folder.
 
     Raises:
-        BankError: no bank of that name, with the nearest.
+        CacheError: no cache of that name, with the nearest.
     """
-    known = [folder.name for folder in list_banks(root)]
+    known = [folder.name for folder in list_caches(root)]
     if name not in known:
-        raise BankError(f"There is no bank '{name}' in {root}", fix=nearest(name, known))
+        raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known))
     shutil.rmtree(root / name)
     return root / name
 

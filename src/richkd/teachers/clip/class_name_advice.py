@@ -34,7 +34,7 @@ HOMONYMS = {
     "mustang": "the horse or the car",
     "nail": "of a finger or of iron",
     "nut": "the fruit or the fastener",
-    "orange": "the fruit or the colour",
+    "orange": "the fruit or the color",
     "palm": "the tree or the hand",
     "pitcher": "the jug or the player",
     "plant": "something that grows or a factory",
@@ -72,18 +72,18 @@ def advise_on_names(class_names: Sequence[str]) -> list[NameAdvice]:
         first = owner.setdefault(shown.casefold(), name)
         if first != name:
             problem = f"reads like '{first}'"
-            advice.append(NameAdvice(name, problem, "say what sets them apart, with --clip.class_names."))
+            advice.append(NameAdvice(name, problem, "say what sets them apart, with --clip.rename_classes."))
         elif WORDNET.fullmatch(shown):
             problem = "a WordNet code, which CLIP has never read beside a picture"
-            advice.append(NameAdvice(name, problem, "give the word behind it, with --clip.class_names."))
+            advice.append(NameAdvice(name, problem, "give the word behind it, with --clip.rename_classes."))
         elif CODE.fullmatch(shown):
             problem = "a number or a code"
-            advice.append(NameAdvice(name, problem, "give a name of the thing, with --clip.class_names."))
+            advice.append(NameAdvice(name, problem, "give a name of the thing, with --clip.rename_classes."))
         elif len(shown) < 3:
             problem = "too short to name a thing"
-            advice.append(NameAdvice(name, problem, "write it out, with --clip.class_names."))
+            advice.append(NameAdvice(name, problem, "write it out, with --clip.rename_classes."))
         elif shown.casefold() in HOMONYMS:
             problem = f"{HOMONYMS[shown.casefold()]}?"
-            fix = f"tell CLIP which, with --clip.class_names: '{shown}, a kind of …'."
+            fix = f"tell CLIP which, with --clip.rename_classes: '{shown}, a kind of …'."
             advice.append(NameAdvice(name, problem, fix))
     return advice

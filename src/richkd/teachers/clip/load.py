@@ -30,20 +30,20 @@ def clip_teacher(
         ClipError: the model, its tokenizer or its prompts cannot be used.
         ClassError: two classes have one name once underscores are blanks.
     """
-    clip, chosen = load_clip(config.name, device=device), templates(config.prompts)
+    clip, selected = load_clip(config.name, device=device), templates(config.prompts)
     own = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
-    said = load_names(config.class_names, class_names) if config.class_names else {}
-    prompts = class_prompts(class_names, chosen, own, said, superclasses)
+    outputs = load_names(config.rename_classes, class_names) if config.rename_classes else {}
+    prompts = class_prompts(class_names, selected, own, outputs, superclasses)
 
     def prompt_set() -> PromptSet:
         # A class with prompts of its own is at every template what all of these together are.
         embedded = [
-            functional.normalize(part.mean(dim=0, keepdim=True), dim=1).expand(len(chosen), -1)
+            functional.normalize(part.mean(dim=0, keepdim=True), dim=1).expand(len(selected), -1)
             if name in own
             else part
             for name, part in zip(class_names, clip.embed_each(prompts), strict=True)
         ]
-        return PromptSet(chosen, torch.stack(embedded, dim=1).cpu())
+        return PromptSet(selected, torch.stack(embedded, dim=1).cpu())
 
     cache = config.cache.expanduser()
     return ClipTeacher(clip, clip.class_embeddings(class_names, prompts, cache), prompt_set)

@@ -34,7 +34,7 @@ class Clip:
     """A CLIP model with its tokenizer, frozen and in evaluation mode; made by `clip_load.load_clip`.
 
     ``logit_scale`` is the factor (not its logarithm) by which the model multiplies cosines before the
-    softmax. ``mean`` and ``std`` normalise pixels in [0, 1] of ``image_size`` × ``image_size`` views.
+    softmax. ``mean`` and ``std`` normalize pixels in [0, 1] of ``image_size`` × ``image_size`` views.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Clip:
     def embed_prompts(self, prompts_by_class: Sequence[Sequence[str]], batch_size: int = 512) -> Tensor:
         """Class embeddings (C, D), float32 and of unit norm, from the prompts of each class.
 
-        The embedding of a class is the L2-normalised mean of its prompts' L2-normalised embeddings
+        The embedding of a class is the L2-normalized mean of its prompts' L2-normalized embeddings
         (RichKD, arXiv 2511.09286; Radford et al. 2021, section 3.1.4).
 
         Raises:
@@ -150,12 +150,12 @@ class Clip:
         return embeddings_CD
 
     def image_features(self, pixels_B3HW: Tensor) -> Tensor:
-        """Unit-norm image embeddings (B, D) in float32 of normalised pixels; no gradient flows.
+        """Unit-norm image embeddings (B, D) in float32 of normalized pixels; no gradient flows.
 
         Autocast around the call has no effect: the outputs depend on the type given to `load_clip`
         alone, so that they can be stored under `fingerprint`.
         """
-        assert pixels_B3HW.is_floating_point(), "pixels are normalised floats, not bytes"
+        assert pixels_B3HW.is_floating_point(), "pixels are normalized floats, not bytes"
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             embeds_BD = self.model.encode_image(pixels_B3HW.to(self.device, self.dtype))
             feats_BD = functional.normalize(embeds_BD.float(), dim=1)
@@ -194,7 +194,7 @@ class ClipTeacher:
     def cosines(self, pixels_B3HW: Tensor) -> Output:
         """Cosines ``logits_BC`` in [-1, 1], without `logit_scale`, and the unit-norm features.
 
-        Features are rounded to float16 first, as a bank keeps them.
+        Features are rounded to float16 first, as a cache keeps them.
         """
         self.computed += len(pixels_B3HW)
         feats_BD = self.clip.image_features(pixels_B3HW)

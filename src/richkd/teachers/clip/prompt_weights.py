@@ -13,7 +13,7 @@ from torch.nn import functional
 from richkd.core.errors import ClipError, nearest
 from richkd.core.user_files import parse_file
 from richkd.data.split import folds_of
-from richkd.fusion.fit import minimised
+from richkd.fusion.fit import argmin_lbfgs
 from richkd.fusion.select import FOLDS
 
 # Weights of a file may be rounded.
@@ -35,7 +35,7 @@ class PromptSet:
     embeddings_PCD: Tensor
 
     def class_embeddings(self, weights_P: Tensor) -> Tensor:
-        """``normalised(Σ_p w_p · e_pc)`` (C, D): equal weights give the usual mean of prompts."""
+        """``normalized(Σ_p w_p · e_pc)`` (C, D): equal weights give the usual mean of prompts."""
         summed_CD = torch.einsum("p,pcd->cd", weights_P.to(self.embeddings_PCD), self.embeddings_PCD)
         return functional.normalize(summed_CD, dim=1)
 
@@ -76,8 +76,8 @@ def prompt_table(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_s
     for fold in range(FOLDS):
         out_N = fold_N == fold
         if out_N.any() and not out_N.all():
-            chosen = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], logit_scale)
-            embeds_CD = prompts.class_embeddings(_of_set(chosen, len(alone)))
+            selected = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], logit_scale)
+            embeds_CD = prompts.class_embeddings(_of_set(selected, len(alone)))
             right[out_N] = (feats_ND[out_N] @ embeds_CD.T).argmax(dim=1) == labels_N[out_N]
     best = choose_templates(prompts, feats_ND, labels_N, logit_scale)
     return PromptTable(
@@ -98,12 +98,12 @@ def choose_templates(
     some = _spread(labels_N, CHOICE_IMAGES)
     feats_ND, labels_N = feats_ND[some], labels_N[some]
     cosines_PNC = torch.einsum("nd,pcd->pnc", feats_ND, prompts.embeddings_PCD)
-    chosen: list[int] = []
+    selected: list[int] = []
     summed_NC, summed_CD = torch.zeros_like(cosines_PNC[0]), torch.zeros_like(prompts.embeddings_PCD[0])
     least = float("inf")
-    while len(chosen) < len(prompts.templates):
+    while len(selected) < len(prompts.templates):
         losses = {}
-        for place in set(range(len(prompts.templates))) - set(chosen):
+        for place in set(range(len(prompts.templates))) - set(selected):
             norms_C = (summed_CD + prompts.embeddings_PCD[place]).norm(dim=1)
             logits_NC = logit_scale * (summed_NC + cosines_PNC[place]) / norms_C
             losses[place] = float(functional.cross_entropy(logits_NC, labels_N))
@@ -111,9 +111,9 @@ def choose_templates(
         if losses[best] > least - LEAST_GAIN:
             break
         least = losses[best]
-        chosen.append(best)
+        selected.append(best)
         summed_NC, summed_CD = summed_NC + cosines_PNC[best], summed_CD + prompts.embeddings_PCD[best]
-    return tuple(chosen)
+    return tuple(selected)
 
 
 def fit_prompt_weights(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float) -> Tensor:
@@ -128,7 +128,10 @@ def fit_prompt_weights(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, l
         return _nll(exact, feats_ND, labels_N, logit_scale, theta_P.softmax(0))
 
     count = len(prompts.templates)
-    candidates = [minimised(loss, torch.zeros(count, dtype=torch.float64)).softmax(0), equal_weights(count)]
+    candidates = [
+        argmin_lbfgs(loss, torch.zeros(count, dtype=torch.float64)).softmax(0),
+        equal_weights(count),
+    ]
     return min(candidates, key=lambda w_P: float(_nll(exact, feats_ND, labels_N, logit_scale, w_P)))
 
 
@@ -154,24 +157,24 @@ def read_prompt_weights(path: Path, templates: Sequence[str]) -> Tensor:
         ClipError: the file cannot be read; a template is unknown or lacks; a weight is negative or no
             number; they do not sum to one.
     """
-    found = parse_file(path, ClipError, "The prompt weights", "{template: weight}")
-    if not isinstance(found, dict) or not found:
-        raise ClipError(f"{path} must map templates to weights", got=repr(found)[:80], fix="'a {}': 0.5")
-    for template in found:
+    result = parse_file(path, ClipError, "The prompt weights", "{template: weight}")
+    if not isinstance(result, dict) or not result:
+        raise ClipError(f"{path} must map templates to weights", got=repr(result)[:80], fix="'a {}': 0.5")
+    for template in result:
         if template not in templates:
             raise ClipError(
                 f"{path} weighs a template that the run does not use",
                 got=repr(template),
                 fix=nearest(str(template), templates),
             )
-    missing = [template for template in templates if template not in found]
+    missing = [template for template in templates if template not in result]
     if missing:
         raise ClipError(
             f"{path} must weigh every template of the run",
             got=f"{len(missing)} without a weight, first {missing[0]!r}",
             fix="give 0 to those that are not to count.",
         )
-    weights = [found[template] for template in templates]
+    weights = [result[template] for template in templates]
     numbers = [float(w) for w in weights if isinstance(w, (int, float)) and not isinstance(w, bool)]
     # Written so that NaN fails too.
     if len(numbers) < len(weights) or not all(w >= 0 for w in numbers):
@@ -195,9 +198,9 @@ def _top1(logits_NC: Tensor, labels_N: Tensor) -> float:
     return float((logits_NC.argmax(dim=1) == labels_N).double().mean())
 
 
-def _of_set(chosen: Sequence[int], count: int) -> Tensor:
+def _of_set(selected: Sequence[int], count: int) -> Tensor:
     weights_P = torch.zeros(count, dtype=torch.float64)
-    weights_P[list(chosen)] = 1 / len(chosen)
+    weights_P[list(selected)] = 1 / len(selected)
     return weights_P
 
 

@@ -55,7 +55,7 @@ def class_prompts(
     class_names: Sequence[str],
     templates: Sequence[str],
     per_class: Mapping[str, Sequence[str]] | None = None,
-    said: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | None = None,
     superclasses: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """The prompts of each class, in the order of ``class_names``.
@@ -68,7 +68,7 @@ def class_prompts(
         ClassError: two class names read alike once cleaned, or a name is empty.
         ClipError: a class has no prompt, or two classes have the same prompts.
     """
-    names = said or {}
+    names = outputs or {}
     cleaned = _distinct_names([names.get(name, name) for name in class_names])
     own = per_class or {}
     above = [clean_name(name) for name in superclasses] if superclasses else [SUPER] * len(class_names)
@@ -117,7 +117,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
             got=type(content).__name__,
             fix="write 'class name: [prompt, prompt]' for each class.",
         )
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for key, sentences in content.items():
         if not isinstance(key, str):
             raise ClipError(
@@ -130,7 +130,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
                 got=f"'{key}'",
                 fix=nearest(clean_name(key), known),
             )
-        if name in found:
+        if name in result:
             raise ClipError(f"{path} names class '{name}' twice", fix="keep one entry.")
         valid = isinstance(sentences, list) and all(isinstance(s, str) and s.strip() for s in sentences)
         if not sentences or not valid:
@@ -139,8 +139,8 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
                 got=repr(sentences),
                 fix="write them as [sentence, sentence], or leave the class out to use the templates.",
             )
-        found[name] = [" ".join(sentence.split()) for sentence in sentences]
-    return found
+        result[name] = [" ".join(sentence.split()) for sentence in sentences]
+    return result
 
 
 def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
@@ -150,22 +150,22 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
         ClipError: the file cannot be read, has another form, or names a class that does not exist.
     """
     path = Path(path).expanduser()
-    found = parse_file(path, ClipError, "The names for CLIP", "{class name: name for CLIP}")
+    result = parse_file(path, ClipError, "The names for CLIP", "{class name: name for CLIP}")
     known = dict(zip(_distinct_names(class_names), class_names, strict=True))
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and name.strip() for name in found.values()
+    if not isinstance(result, dict) or not all(
+        isinstance(name, str) and name.strip() for name in result.values()
     ):
         raise ClipError(
-            f"{path} must map class names to names", got=repr(found)[:80], fix="write 'crane: crane bird'."
+            f"{path} must map class names to names", got=repr(result)[:80], fix="write 'crane: crane bird'."
         )
-    for name in found:
+    for name in result:
         if clean_name(str(name)) not in known:
             raise ClipError(
                 f"{path} names a class that the data do not have",
                 got=repr(name),
                 fix=nearest(str(name), class_names),
             )
-    return {known[clean_name(str(name))]: said for name, said in found.items()}
+    return {known[clean_name(str(name))]: outputs for name, outputs in result.items()}
 
 
 def _distinct_names(class_names: Sequence[str]) -> list[str]:
@@ -186,7 +186,7 @@ def _distinct_names(class_names: Sequence[str]) -> list[str]:
 
 def _read_templates(path: Path) -> tuple[str, ...]:
     hint = f"name a UTF-8 text file, or one of {', '.join(PRESETS)}. {nearest(str(path), PRESETS)}"
-    found: list[str] = []
+    result: list[str] = []
     for number, raw in enumerate(
         read_text(path, ClipError, "The prompt templates", hint).splitlines(), start=1
     ):
@@ -200,7 +200,7 @@ def _read_templates(path: Path) -> tuple[str, ...]:
                 got=repr(line),
                 fix="write {} where the class name belongs, as in 'a photo of a {}.'",
             )
-        found.append(line)
-    if not found:
+        result.append(line)
+    if not result:
         raise ClipError(f"{path} holds no prompt template", fix="write one sentence with {} on each line.")
-    return tuple(found)
+    return tuple(result)

@@ -52,14 +52,14 @@ class GivenArrays:
         if asked is not None:
             self.take(asked)
             return asked
-        found = next((name for name in KEY_COLUMNS if name in self.arrays), None)
-        if found is None:
+        result = next((name for name in KEY_COLUMNS if name in self.arrays), None)
+        if result is None:
             raise self.refusal(
                 f"{self.path} must hold the images' keys as one of {', '.join(KEY_COLUMNS)}",
                 got=self._names,
                 fix="add the keys, or rename the array that holds them.",
             )
-        return found
+        return result
 
     def matrix(self, name: str) -> Tensor:
         """A matrix of floating-point numbers, in float16 or float32; refused where it is none."""

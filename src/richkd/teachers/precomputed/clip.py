@@ -64,7 +64,7 @@ class GivenClip:
                 fix=nearest(split_name, self._rows),
             )
         rows_B = self._rows[split_name][index_B]
-        # Rows stay in the file's type, half the memory for float16; each batch is normalised in float32.
+        # Rows stay in the file's type, half the memory for float16; each batch is normalized in float32.
         feats_BD = functional.normalize(self._feats_ND[rows_B].float(), dim=1)
         with torch.autocast("cpu", enabled=False):
             cosines_BC = feats_BD @ self.class_embeddings_CD.T

@@ -1,4 +1,4 @@
-"""A vision teacher whose outputs were computed elsewhere and imported into banks: it only reads."""
+"""A vision teacher whose outputs were computed elsewhere and imported into caches: it only reads."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import Config
-from richkd.core.errors import BankError, nearest
+from richkd.core.errors import CacheError, nearest
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
 from richkd.data.split import Split
-from richkd.data.views import Clean, Recipe, Views
-from richkd.teachers.cache.cached import bank_name, count_of, split_ingredients
-from richkd.teachers.cache.store import Bank, Manifest, readable_manifests
+from richkd.data.views import Augmentation, Clean, Views
+from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
+from richkd.teachers.cache.store import Manifest, OutputCache, readable_manifests
 
-# ``--teacher bank:NAME`` asks for imported outputs.
-PREFIX = "bank:"
-# The ingredient that only imported banks have.
+# ``--teacher cache:NAME`` asks for imported outputs.
+PREFIX = "cache:"
+# The ingredient that only imported caches have.
 GIVEN = "given arrays"
 
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """The stored outputs of a split, and the recipe whose views they are of."""
+    """The stored outputs of a split, and the augmentation whose views they are of."""
 
     split: Split
-    recipe: Recipe
-    bank: Bank
+    augmentation: Augmentation
+    cache: OutputCache
 
 
 class ImportedTeacher:
@@ -47,55 +47,55 @@ class ImportedTeacher:
 
     def __init__(self, name: str, splits: Mapping[str, ImportedSplit]) -> None:
         self.name, self.splits = name, dict(splits)
-        self.feature_width = min(part.bank.format.features for part in self.splits.values())
+        self.feature_width = min(part.cache.format.features for part in self.splits.values())
 
     def outputs(self, batch: Batch, views: Views) -> Output:
         """Logits and features (B, F) of the batch's views, on the device of its pixels.
 
         Raises:
-            BankError: a view that was not imported, with its image.
+            CacheError: a view that was not imported, with its image.
         """
         part, index_B = self.splits[batch.split], batch.index_B
-        whole = isinstance(part.recipe, Clean)
+        whole = isinstance(part.augmentation, Clean)
         number_B = torch.zeros_like(index_B) if whole else views.number_B
-        if number_B is None or not (whole or views.recipe == part.recipe):
-            raise BankError(
-                f"The outputs of '{self.name}' on split '{batch.split}' are of views of {part.recipe}",
-                got=f"views of {views.recipe}",
+        if number_B is None or not (whole or views.augmentation == part.augmentation):
+            raise CacheError(
+                f"The outputs of '{self.name}' on split '{batch.split}' are of views of {part.augmentation}",
+                got=f"views of {views.augmentation}",
                 fix="import outputs of whole images, a file without 'views', which serve for any view.",
             )
-        return part.bank.read(self._found(part, index_B, number_B)).to(batch.pixels_BHWC.device)
+        return part.cache.read(self._found(part, index_B, number_B)).to(batch.pixels_BHWC.device)
 
     def sample(self, split: str, count: int) -> tuple[Tensor, Output]:
         """Images (n), and as many of the stored outputs of a split, evenly spread; n is at most ``count``."""
-        bank = self.splits[split].bank
-        index_N, number_N = bank.sample(count)
-        return index_N, bank.read(bank.find(index_N, number_N))
+        cache = self.splits[split].cache
+        index_N, number_N = cache.sample(count)
+        return index_N, cache.read(cache.find(index_N, number_N))
 
     def check_complete(self) -> None:
         """Refuse whole images without an output, which evaluation would ask for at the end of a run.
 
         Raises:
-            BankError: naming the first image.
+            CacheError: naming the first image.
         """
         for part in self.splits.values():
-            if isinstance(part.recipe, Clean):
+            if isinstance(part.augmentation, Clean):
                 index_N = torch.arange(len(part.split))
                 self._found(part, index_N, torch.zeros_like(index_N))
 
     def __str__(self) -> str:
-        stored = sum(len(part.bank) for part in self.splits.values())
-        numbered = [part.bank for part in self.splits.values() if not isinstance(part.recipe, Clean)]
+        stored = sum(len(part.cache) for part in self.splits.values())
+        numbered = [part.cache for part in self.splits.values() if not isinstance(part.augmentation, Clean)]
         seen = f"of {numbered[0].manifest.views:,} views in training" if numbered else "of whole images"
         return f"{self.name}: {stored:,} outputs computed elsewhere, {seen}, width {self.feature_width}"
 
     def _found(self, part: ImportedSplit, index_B: Tensor, number_B: Tensor) -> Tensor:
-        position_B = part.bank.find(index_B, number_B)
+        position_B = part.cache.find(index_B, number_B)
         missing_B = (position_B < 0).nonzero()[:, 0]
         if len(missing_B):
             one = int(missing_B[0])
-            view = "" if isinstance(part.recipe, Clean) else f"view {int(number_B[one])} of "
-            raise BankError(
+            view = "" if isinstance(part.augmentation, Clean) else f"view {int(number_B[one])} of "
+            raise CacheError(
                 f"The outputs of '{self.name}' must hold every view that the run asks for",
                 got=f"{len(missing_B):,} of {len(index_B):,} missing in split '{part.split.name}': "
                 f"{view}{part.split.key(int(index_B[one]))}",
@@ -109,101 +109,106 @@ def open_imported(
     name: str,
     config: Config,
     stores: Mapping[str, Store],
-    recipes: Mapping[str, Recipe],
+    augmentations: Mapping[str, Augmentation],
     *,
     features: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> ImportedTeacher:
-    """The teacher ``bank:NAME`` of that name, from the banks that ``richkd bank import`` wrote.
+    """The teacher ``cache:NAME`` of that name, from the caches that ``richkd cache import`` wrote.
 
     Args:
         stores: the splits.
-        recipes: what each split is seen through.
+        augmentations: what each split is seen through.
         features: whether the method needs the teacher's features.
-        say: told which banks are read.
+        say: told which caches are read.
 
     Raises:
-        BankError: no folder or no such bank; images, classes or views are others than the run's; shards
+        CacheError: no folder or no such cache; images, classes or views are others than the run's; shards
             are damaged; features or images lack.
     """
-    if config.bank.folder is None:
-        raise BankError(
-            f"Teacher {PREFIX}{name} is read from a folder of banks", got="no folder", fix="add --bank DIR."
+    if config.cache.dir is None:
+        raise CacheError(
+            f"Teacher {PREFIX}{name} is read from a folder of caches",
+            got="no folder",
+            fix="add --teacher-cache DIR.",
         )
-    root = config.bank.folder.expanduser()
+    root = config.cache.dir.expanduser()
     known = imported_manifests(root)
     splits = {}
     for split, store in stores.items():
-        named = [manifest for manifest in known if manifest.name == bank_name(name, split)]
+        named = [manifest for manifest in known if manifest.name == cache_name(name, split)]
         if not named:
             names = {str(manifest.ingredients["teacher"]) for manifest in known}
-            raise BankError(
+            raise CacheError(
                 f"There are no imported outputs of '{name}' for split '{split}' in {root}",
                 got=", ".join(sorted(names)) or "no imported outputs",
                 fix=nearest(name, names)
                 if names and name not in names
-                else f"richkd bank import FILE --name {name} --bank {root}, with this run's settings.",
+                else f"richkd cache import FILE --name {name} --teacher-cache {root} -c RECIPE",
             )
         # Outputs of the very views of the run come before those of whole images.
-        whole: Recipe = Clean(store.size)
-        seen = recipes[split]
+        whole: Augmentation = Clean(store.size)
+        seen = augmentations[split]
         accepted = [whole] if seen.count is None or seen == whole else [seen, whole]
-        manifest, recipe = _chosen(named, store, accepted, config)
-        bank = Bank(root, manifest, mend=False)
-        if bank.damaged:
-            raise BankError(
-                f"The bank {bank.folder} must be whole, as its outputs cannot be computed",
-                got=f"shard {'; shard '.join(bank.damaged)}",
+        manifest, augmentation = _chosen(named, store, accepted, config)
+        cache = OutputCache(root, manifest, mend=False)
+        if cache.damaged:
+            raise CacheError(
+                f"The cache {cache.folder} must be whole, as its outputs cannot be computed",
+                got=f"shard {'; shard '.join(cache.damaged)}",
                 fix="import its file again, which mends it.",
             )
         if features and not manifest.rows.features:
-            raise BankError(
+            raise CacheError(
                 f"Method {config.method.name}, variant {config.method.variant}, needs the teacher's features",
-                got=f"imported logits alone in {bank.folder}",
+                got=f"imported logits alone in {cache.folder}",
                 fix="import features too, an array 'features' in the file, or use --method.variant l "
                 "or --method kd.",
             )
-        say(f"bank: {bank}")
-        splits[split] = ImportedSplit(store.split, recipe, bank)
+        log(f"cache: {cache}")
+        splits[split] = ImportedSplit(store.split, augmentation, cache)
     teacher = ImportedTeacher(name, splits)
     teacher.check_complete()
     return teacher
 
 
 def imported_manifests(root: Path) -> list[Manifest]:
-    """The manifests of all imported banks in a folder."""
+    """The manifests of all imported caches in a folder."""
     return [manifest for manifest in readable_manifests(root) if GIVEN in manifest.ingredients]
 
 
 def _chosen(
     named: Sequence[Manifest],
     store: Store,
-    accepted: Sequence[Recipe],
+    accepted: Sequence[Augmentation],
     config: Config,
-) -> tuple[Manifest, Recipe]:
-    """The bank that belongs to this run, with its recipe: the first of ``accepted`` that there is."""
+) -> tuple[Manifest, Augmentation]:
+    """The cache that belongs to this run, with its augmentation: the first of ``accepted`` that there is."""
     images, seed = store.fingerprint(), config.train.seed
-    compared: list[tuple[list[str], Manifest, Recipe]] = []
-    for recipe in accepted:
-        belonging = {"class names": list(store.split.class_names), **split_ingredients(images, recipe, seed)}
+    compared: list[tuple[list[str], Manifest, Augmentation]] = []
+    for augmentation in accepted:
+        belonging = {
+            "class names": list(store.split.class_names),
+            **split_ingredients(images, augmentation, seed),
+        }
         for manifest in named:
             own = {key: manifest.ingredients[key] for key in ("teacher", GIVEN)}
-            rows = replace(manifest.rows, top=config.bank.top)
-            wanted = Manifest(manifest.name, own | belonging, len(store.split), count_of(recipe), rows)
-            compared.append((manifest.differences(wanted), manifest, recipe))
-    differing, manifest, recipe = min(compared, key=lambda one: (len(one[0]), "views" in one[0]))
+            rows = replace(manifest.rows, top=config.cache.top_k)
+            wanted = Manifest(manifest.name, own | belonging, len(store.split), count_of(augmentation), rows)
+            compared.append((manifest.differences(wanted), manifest, augmentation))
+    differing, manifest, augmentation = min(compared, key=lambda one: (len(one[0]), "views" in one[0]))
     if differing:
-        raise BankError(
+        raise CacheError(
             "Imported outputs must be of this run's images, classes and views",
-            got=f"bank {manifest.folder}, which differs in {', '.join(differing)}",
+            got=f"cache {manifest.folder}, which differs in {', '.join(differing)}",
             fix="import the file with the settings of this run: data, data.size or student, "
-            "data.val_fraction, train.seed, views and bank.top.",
+            "data.val_fraction, train.seed, views and cache.top_k.",
         )
-    twins = [one.folder for differing, one, of in compared if not differing and of == recipe]
+    twins = [one.folder for differing, one, of in compared if not differing and of == augmentation]
     if len(twins) > 1:
-        raise BankError(
+        raise CacheError(
             f"The name {manifest.name} must stand for one file's outputs",
             got=", ".join(twins),
-            fix="remove all but one with `richkd bank rm`.",
+            fix="remove all but one with `richkd cache rm`.",
         )
-    return manifest, recipe
+    return manifest, augmentation

@@ -1,4 +1,4 @@
-"""The commands of ``richkd bank``; no logic."""
+"""The commands of ``richkd cache``; no logic."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from rich.console import Console
 from rich.table import Table
 
 from richkd.cli.options import (
-    Bank,
+    Augmentation,
     Clip,
     Data,
     Epochs,
     Method,
     Overrides,
-    Recipe,
     Seed,
     Student,
     Teacher,
+    TeacherCache,
     TeacherWeights,
     config_of,
 )
 
-bank = App(
-    name="bank", help="Keep teachers' outputs on disk: fill ahead of a run, import, list, verify, remove."
+cache = App(
+    name="cache", help="Keep teachers' outputs on disk: fill ahead of a run, import, list, verify, remove."
 )
 
-Folder = Annotated[Path, Parameter(help="folder of banks")]
+Folder = Annotated[Path, Parameter(help="folder of caches")]
 
 
-@bank.command
+@cache.command
 def fill(
     *overrides: Overrides,
-    bank: Bank = None,
+    teacher_cache: TeacherCache = None,
     data: Data = None,
     student: Student = None,
     teacher: Teacher = None,
@@ -44,22 +44,22 @@ def fill(
     method: Method = None,
     epochs: Epochs = None,
     seed: Seed = None,
-    config: Recipe = None,
+    config: Augmentation = None,
 ) -> None:
     """Compute and store what a run with these settings will ask its teachers.
 
     What is stored is passed over, so a filling that was stopped goes on with the same command. Several
-    processes share the work: accelerate launch --num_processes 4 -m richkd bank fill …
+    processes share the work: accelerate launch --num_processes 4 -m richkd cache fill …
 
     For example:
 
-    richkd bank fill -c recipe.yaml --bank banks/
+    richkd cache fill -c recipe.yaml --teacher-cache cache/
     """
     from richkd.core.interrupt import Interrupted
-    from richkd.pipeline.fill_cache import fill_banks
+    from richkd.pipeline.fill_cache import fill_caches
 
     options = {
-        "bank": bank,
+        "teacher-cache": teacher_cache,
         "data": data,
         "student": student,
         "teacher": teacher,
@@ -70,27 +70,27 @@ def fill(
         "seed": seed,
     }
     try:
-        fill_banks(config_of(config, options, overrides))
+        fill_caches(config_of(config, options, overrides))
     except Interrupted:
         print("\nstopped; what was computed is stored. Go on with the same command.")
         sys.exit(130)
 
 
-@bank.command(name="import")
+@cache.command(name="import")
 def import_(
     file: Annotated[Path, Parameter(help="outputs computed elsewhere (.npz, .safetensors)")],
     /,
     *overrides: Overrides,
-    bank: Bank = None,
+    teacher_cache: TeacherCache = None,
     name: Annotated[
         str | None, Parameter(help="what the teacher is called (default: the file's name)")
     ] = None,
     data: Data = None,
     student: Student = None,
     seed: Seed = None,
-    config: Recipe = None,
+    config: Augmentation = None,
 ) -> None:
-    """Store a vision teacher's outputs that were computed elsewhere; use them as --teacher bank:NAME.
+    """Store a vision teacher's outputs that were computed elsewhere; use them as --teacher cache:NAME.
 
     FILE holds logits (N, C), classnames (C), the images' files (N) and, optionally, features (N, F).
     Rows are of whole images, unless views (N) gives each row the number of its view of the recipe.
@@ -98,33 +98,33 @@ def import_(
 
     For example:
 
-    richkd bank import resnet50.npz --bank banks/ -c recipe.yaml
+    richkd cache import resnet50.npz --teacher-cache cache/ -c recipe.yaml
 
-    richkd distill -c recipe.yaml --teacher bank:resnet50 --bank banks/
+    richkd distill -c recipe.yaml --teacher cache:resnet50 --teacher-cache cache/
     """
     from richkd.pipeline.import_outputs import import_outputs
 
-    options = {"bank": bank, "data": data, "student": student, "seed": seed}
-    import_outputs(file, config_of(config, options, overrides), name=name, say=print)
+    options = {"teacher-cache": teacher_cache, "data": data, "student": student, "seed": seed}
+    import_outputs(file, config_of(config, options, overrides), name=name, log=print)
 
 
-@bank.command
+@cache.command
 def ls(folder: Folder, /) -> None:
-    """List the banks of a folder: how much is in them, and how large they are.
+    """List the caches of a folder: how much is in them, and how large they are.
 
     For example:
 
-    richkd bank ls banks/
+    richkd cache ls cache/
     """
     from richkd.pipeline.fill_cache import contents
 
-    banks = contents(folder)
+    caches = contents(folder)
     table = Table(box=None, pad_edge=False)
     # Names are what `rm` takes, so they are never cut.
-    table.add_column("bank", min_width=max(len(opened.folder.name) for _, opened in banks))
+    table.add_column("cache", min_width=max(len(opened.folder.name) for _, opened in caches))
     for column in ("outputs", "of", "views", "MB", "row"):
         table.add_column(column)
-    for manifest, opened in banks:
+    for manifest, opened in caches:
         kept = manifest.rows
         logits = f"{kept.top} of {kept.classes}" if kept.top else f"{kept.classes or 'no'}"
         table.add_row(
@@ -138,13 +138,13 @@ def ls(folder: Folder, /) -> None:
     Console(highlight=False).print(table)
 
 
-@bank.command
+@cache.command
 def verify(
     folder: Folder,
     /,
     *overrides: Overrides,
-    config: Recipe = None,
-    sample: Annotated[int, Parameter(help="outputs of each bank to compute again")] = 256,
+    config: Augmentation = None,
+    sample: Annotated[int, Parameter(help="outputs of each cache to compute again")] = 256,
 ) -> None:
     """Check every shard's hash and, with a run's settings, compute a sample again.
 
@@ -152,40 +152,40 @@ def verify(
 
     For example:
 
-    richkd bank verify banks/
+    richkd cache verify cache/
 
-    richkd bank verify banks/ -c runs/small/config.yaml
+    richkd cache verify cache/ -c runs/small/config.yaml
     """
-    from richkd.core.errors import BankError
-    from richkd.pipeline.fill_cache import damaged_shards, verify_banks
-    from richkd.teachers.cache.store import list_banks
+    from richkd.core.errors import CacheError
+    from richkd.pipeline.fill_cache import damaged_shards, verify_caches
+    from richkd.teachers.cache.store import list_caches
 
-    damaged = {path.name: damaged_shards(path) for path in list_banks(folder)}
+    damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
     for name, problems in damaged.items():
         print(f"{name}: {'; '.join(problems) or 'every shard is whole'}")
     if config is not None or overrides:
-        for result in verify_banks(config_of(config, {"bank": folder}, overrides), sample=sample):
+        for result in verify_caches(config_of(config, {"teacher-cache": folder}, overrides), sample=sample):
             print(
-                f"{result.bank.folder.name}: {result.images} outputs computed again, "
+                f"{result.cache.folder.name}: {result.images} outputs computed again, "
                 f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"
             )
     if not damaged or any(damaged.values()):
-        raise BankError(
-            f"The banks in {folder} must be whole",
-            got=f"{sum(map(len, damaged.values()))} damaged shards" if damaged else "no bank",
+        raise CacheError(
+            f"The caches in {folder} must be whole",
+            got=f"{sum(map(len, damaged.values()))} damaged shards" if damaged else "no cache",
             fix="the next run removes damaged shards and computes their rows again; for a teacher that was "
             "imported, import its file again.",
         )
 
 
-@bank.command
-def rm(folder: Folder, name: Annotated[str, Parameter(help="the bank, as `ls` calls it")], /) -> None:
-    """Remove a bank.
+@cache.command
+def rm(folder: Folder, name: Annotated[str, Parameter(help="the cache, as `ls` calls it")], /) -> None:
+    """Remove a cache.
 
     For example:
 
-    richkd bank rm banks/ resnet50-train-0123456789abcdef
+    richkd cache rm cache/ resnet50-train-0123456789abcdef
     """
-    from richkd.teachers.cache.store import remove_bank
+    from richkd.teachers.cache.store import remove_cache
 
-    print(f"removed {remove_bank(folder, name)}")
+    print(f"removed {remove_cache(folder, name)}")

@@ -1,10 +1,11 @@
-"""Published CIFAR-100 teachers as several experts: how good a teacher each way of mixing makes of them.
+"""Published CIFAR-100 teachers as several teachers: how good a teacher each way of mixing makes of them.
 
-    python benchmarks/experts.py --data DATA
+    python benchmarks/teachers.py --data DATA
 
 Fitted on a fifth of the test split, judged on the other four fifths, as a run with
-``data.held_out_of_test 0.2`` does. The best part is beside them, at a temperature fitted on the same images.
-Prints them, and writes ``experts.json`` for the pictures of ``benchmarks/fusion_plots.py``.
+``data.test_calibration_fraction 0.2`` does. The best part stands beside them, at a temperature
+fitted on the same images.
+Prints them, and writes ``teachers.json`` for the pictures of ``benchmarks/fusion_plots.py``.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
         "data.path": str(arguments.data / "cifar100"),
         "data.label_column": "fine_label",
         "data.val_fraction": 0,
-        "data.held_out_of_test": 0.2,
+        "data.test_calibration_fraction": 0.2,
         "student.name": "cifar_resnet20",
         "teacher.name": first["name"],
         "teacher.weights": first["weights"],
@@ -76,11 +77,11 @@ def main() -> None:
         calibrated = f"{name}, calibrated"
         ways[calibrated] = _judge(calibrated, test_NC / fit_temperature(fit_NC, fit_N), test_N)
     held_out = HeldOut(EXPERTS, before, fit_N, "calibration")
-    for name, chosen in WAYS.items():
-        fused = fuse(FusionConfig(**chosen), (1.0,) * len(EXPERTS), held_out, clip=False)  # type: ignore[arg-type]
+    for name, selected in WAYS.items():
+        fused = fuse(FusionConfig(**selected), (1.0,) * len(EXPERTS), held_out, clip=False)  # type: ignore[arg-type]
         ways[name] = _judge(name, fused.logits(after), test_N)
         print(f"    {fused.origin}")
-    save(arguments.results / "experts.json", {"machine": machine(), "ways": ways})
+    save(arguments.results / "teachers.json", {"machine": machine(), "ways": ways})
 
 
 def _judge(name: str, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> dict[str, float]:
