@@ -34,9 +34,9 @@ COMMON: dict[str, Any] = {
     "train.precision": "fp32",
     "train.eval_every": 1000,
     "train.trackers": [],
-    # A cache of 1,600 rows has few others to draw from.
-    "method.negatives": 1024,
 }
+# Memory banks of 1,600 rows have few others to draw from.
+NEGATIVES: dict[str, Any] = {"objective.contrastive.num_negatives": 1024}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "labels alone": {"method.name": "ce"},
     "KD": {"method.name": "kd"},
@@ -44,15 +44,18 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "RichKD L, as released": {"method.variant": "l", "fusion.preset": "as-released"},
     "RichKD L, paper": {"method.variant": "l", "fusion.preset": "paper"},
     "RichKD L, log-pool": {"method.variant": "l", "fusion.mixing": "log-pool"},
-    "RichKD F, log-pool": {"method.variant": "f", "fusion.mixing": "log-pool"},
-    "RichKD L+F, log-pool": {"method.variant": "lf", "fusion.mixing": "log-pool"},
-    "CLIP alone (α = 0)": {
-        "method.variant": "l",
-        "fusion.alpha": 0,
-        "fusion.feature_alpha": 0,
-        "fusion.preset": "paper",
-    },
+    "RichKD F, log-pool": NEGATIVES | {"method.variant": "f", "fusion.mixing": "log-pool"},
+    "RichKD L+F, log-pool": NEGATIVES | {"method.variant": "lf", "fusion.mixing": "log-pool"},
+    "CLIP alone (α = 0)": {"method.variant": "l", "fusion.alpha": 0, "fusion.preset": "paper"},
 }
+
+
+def sources_of(
+    selected: Mapping[str, Any], teacher: Mapping[str, Any], clip: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of the teachers that a student's method reads; those of others would be refused."""
+    method = selected.get("method.name", "richkd")
+    return {"ce": {}, "kd": {**teacher}}.get(method, {**teacher, **clip})
 
 
 def run(settings: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -83,14 +86,13 @@ def main() -> None:
         arguments.out / "teacher",
     )
     print(f"teacher {TEACHER}: {taught['splits']['test']['top1']:.2%} on test", flush=True)
-    teachers = {
-        "teacher.name": f"local-dir:{arguments.out / 'teacher' / 'student'}",
-        "clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}",
-    }
+    teacher = {"teachers.1.name": f"local-dir:{arguments.out / 'teacher' / 'student'}"}
+    clip = {"clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}"}
     accuracies: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
     for seed in arguments.seeds:
         for name, selected in CONFIGURATIONS.items():
-            settings = COMMON | data | teachers | {"student.name": STUDENT, "train.epochs": arguments.epochs}
+            settings = COMMON | data | {"student.name": STUDENT, "train.epochs": arguments.epochs}
+            settings |= sources_of(selected, teacher, clip)
             folder = "".join(c if c.isalnum() else "-" for c in name)
             summary = run(settings | {"train.seed": seed} | selected, arguments.out / f"{folder}-{seed}")
             accuracies[name].append(100 * summary["splits"]["test"]["top1"])

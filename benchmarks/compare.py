@@ -32,6 +32,7 @@ from richkd.data.batches import Resident
 from richkd.models.build import Network
 from richkd.models.compiling import compile_repays
 from richkd.pipeline.assemble import assemble
+from richkd.teachers.precomputed.clip import GivenClip
 
 # Numerator and denominator of each ratio, by contender.
 RATIOS = (
@@ -58,19 +59,20 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
         "data.label_column": "fine_label",
         "method.name": "ce",
     }
-    kd = plain | {"method.name": "kd", "teacher.name": TEACHER}
+    kd = plain | {"method.name": "kd", "teachers.1.name": TEACHER}
     rich = kd | {
         "method.name": "richkd",
         "clip.name": f"outputs:{folder / 'clip.npz'}",
         "fusion.preset": "paper",
     }
     cached: dict[str, Any] = {"cache.dir": str(folder / "cache")}
-    shared, compiled = {"method.contrast": "shared"}, {"train.compile": "always"}
-    exact = {"train.precision": "fp32", "train.teacher_precision": "fp32"}
+    shared, compiled = {"objective.contrastive.negatives": "shared"}, {"train.compile": "always"}
+    fp32 = {"train.precision": "fp32"}
+    exact = fp32 | {"train.teacher_precision": "fp32"}
     settings = {
         "plain": plain,
         "plain, compiled": plain | compiled,
-        "plain fp32": plain | exact,
+        "plain fp32": plain | fp32,
         "online": rich,
         "online fp32": rich | exact,
         "cached": rich | cached,
@@ -109,8 +111,10 @@ def reference_step(config: Config) -> Call:
     store = parts.stores["train"]
     assert isinstance(store, Resident)
     teacher, clip = parts.teachers
-    given = clip.look_up("train", torch.arange(len(store.split)))  # type: ignore[attr-defined]
-    network: Network = teacher.network  # type: ignore[attr-defined]
+    assert isinstance(clip, GivenClip)
+    given = clip.look_up("train", torch.arange(len(store.split)))
+    network = teacher.network
+    assert network is not None
     step = ReferenceStep(
         Pair(parts.student),
         Pair(network),
@@ -118,7 +122,7 @@ def reference_step(config: Config) -> Call:
         store.pixels_NHWC.numpy(),
         store.split.labels_N.numpy(),
         given.feats_BF,
-        functional.normalize(clip.class_embeddings_CD, dim=1),  # type: ignore[attr-defined]
+        functional.normalize(clip.class_embeddings_CD, dim=1),
         mean=parts.student.mean,
         std=parts.student.std,
     )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tests.reference import corruptions as slow
 
+from richkd.config.schema import DataConfig
 from richkd.data.batches import open_store
 from richkd.data.sources import open_data
 from richkd.evaluate.corruptions.corrupt import TEST, corrupt
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--slow-images", type=int, default=20)
     arguments = parser.parse_args()
-    split = open_data(arguments.data, label_column=arguments.label_column).splits["test"]
+    split = open_data(DataConfig(path=arguments.data, label_column=arguments.label_column)).splits["test"]
     split = split.select("test", np.arange(arguments.images))
     (batch,) = open_store(split, 32).batches([torch.arange(arguments.images)])
     fast, loops = 0.0, 0.0

@@ -30,8 +30,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "CLIP alone": {"weights": (0, 100)},
     "`as-released`": {"preset": "as-released"},
     "`paper`": {"preset": "paper"},
-    "`calibrated`, α 0.7": {"mixing": "alpha", "alpha": 0.7},
-    "`calibrated`, α 0.5": {"mixing": "alpha", "alpha": 0.5},
+    "`temperature`, α 0.7": {"mixing": "alpha", "alpha": 0.7},
+    "`temperature`, α 0.5": {"mixing": "alpha", "alpha": 0.5},
     "`linear`": {"mixing": "linear"},
     "`simplex`": {"mixing": "simplex"},
     "`confidence`": {"mixing": "confidence"},
@@ -69,7 +69,7 @@ def main() -> None:
         "data.path": str(arguments.data / "caltech101"),
         "student.name": "mobilenetv3_small_050",
         "student.size": 64,
-        "teacher.name": f"local-dir:{arguments.teacher}",
+        "teachers.1.name": f"local-dir:{arguments.teacher}",
         "clip.name": f"outputs:{arguments.data / 'clip-vitb32' / 'caltech101_clip_vitb32.npz'}",
         "method.variant": "l",
         "fusion.preset": "paper",
@@ -94,8 +94,8 @@ def main() -> None:
         ]
         metrics = [measure(fused.logits(judged_on.logits), judged_on.labels_N) for fused in over]
         curves[name] = {"top1": [m.top1 for m in metrics], "nll": [m.nll for m in metrics]}
-    found_all = {"machine": machine(), "ways": ways, "alphas": ALPHAS, "curves": curves}
-    save(arguments.results / "fusion.json", found_all)
+    figures_of_all = {"machine": machine(), "ways": ways, "alphas": ALPHAS, "curves": curves}
+    save(arguments.results / "fusion.json", figures_of_all)
 
 
 if __name__ == "__main__":

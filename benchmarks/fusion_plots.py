@@ -38,7 +38,7 @@ KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 # "four times as long" says nothing without what came before it.
 WORDS = STUDENTS | {
-    "control": "control: the teacher, fit_inverse_temperature",
+    "control": "control: the teacher, tempered",
     "control--x4": "control, 4 times as long",
     "default--x4": "`default`, 4 times as long",
     "as-released": "`as-released`",

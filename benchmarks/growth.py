@@ -24,21 +24,21 @@ def measure(rounds: int) -> dict[str, Any]:
     """Every curve and figure."""
     result: dict[str, Any] = {"machine": machine()}
     for part in (growth_steps.images, growth_steps.negatives, growth_steps.classes, growth_steps.prompts):
-        result[part.__name__] = _told(part.__name__, part(rounds))
-    result["text"] = _told("text", growth_steps.text())
-    result["views"] = _told("views", growth_runs.views(rounds))
+        result[part.__name__] = _printed(part.__name__, part(rounds))
+    result["text"] = _printed("text", growth_steps.text())
+    result["views"] = _printed("views", growth_runs.views(rounds))
     # A peak is the same each time.
     peaks = {kind: peak.peak_bytes(kind) for kind in peak.KINDS}
-    result["peak bytes of the contrastive loss"] = _told("peak bytes of the contrastive loss", peaks)
-    result["evaluation"] = _told("evaluation", growth_runs.evaluation(rounds))
-    result["start"] = _told("start", growth_runs.start(min(rounds, 3)))
-    result["ratios"] = _told("ratios", ratios(result))
+    result["peak bytes of the contrastive loss"] = _printed("peak bytes of the contrastive loss", peaks)
+    result["evaluation"] = _printed("evaluation", growth_runs.evaluation(rounds))
+    result["start"] = _printed("start", growth_runs.start(min(rounds, 3)))
+    result["ratios"] = _printed("ratios", ratios(result))
     return result
 
 
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """The largest of each curve to its smallest, our memory to the reference's, evaluation to epoch."""
-    result = {}
+    quotients = {}
     for part, unit in (
         ("images", "images"),
         ("negatives", "negatives"),
@@ -49,16 +49,16 @@ def ratios(result: dict[str, Any]) -> dict[str, float]:
     ):
         for name, curve in result[part].items():
             least, most = min(curve), max(curve)
-            result[f"{name}, {most:,} ÷ {least:,} {unit}"] = curve[most] / curve[least]
+            quotients[f"{name}, {most:,} ÷ {least:,} {unit}"] = curve[most] / curve[least]
     peaks, evaluation = result["peak bytes of the contrastive loss"], result["evaluation"]
-    result["peak memory, ours bf16 ÷ reference"] = peaks["bf16"] / peaks["reference"]
-    result["peak memory, ours fp32 ÷ reference"] = peaks["fp32"] / peaks["reference"]
+    quotients["peak memory, ours bf16 ÷ reference"] = peaks["bf16"] / peaks["reference"]
+    quotients["peak memory, ours fp32 ÷ reference"] = peaks["fp32"] / peaks["reference"]
     tested, epoch = evaluation.values()
-    result["evaluation ÷ cached epoch"] = tested / epoch
-    return result
+    quotients["evaluation ÷ cached epoch"] = tested / epoch
+    return quotients
 
 
-def _told(title: str, figures: dict[str, Any]) -> dict[str, Any]:
+def _printed(title: str, figures: dict[str, Any]) -> dict[str, Any]:
     print(title)
     for name, value in figures.items():
         points = value if isinstance(value, dict) else {"": value}

@@ -114,14 +114,14 @@ def start(rounds: int, image_count: int = EPOCH_IMAGES) -> dict[str, dict[str, f
         small = demo.SETTINGS | {
             "data.path": str(digits),
             "student.name": demo.STUDENT,
-            "teacher.name": demo.TEACHER,
+            "teachers.1.name": demo.TEACHER,
             "clip.name": f"local-dir:{demo.TINY_CLIP}",
             "train.epochs": 1,
         }
         config = cached_config(folder / "noise", ROWS.classes, image_count)
         large = COMMON | {
             "data.path": config.data.path,
-            "teacher.name": config.teacher.name if config.teacher else "",
+            "teachers.1.name": config.teachers[0].name,
             "clip.name": config.clip.name if config.clip else "",
             "fusion.preset": "paper",
             "train.epochs": 1,

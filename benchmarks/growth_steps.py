@@ -21,20 +21,20 @@ from timing import medians
 from torch import Tensor
 
 from richkd.config.loading import load_config
-from richkd.config.schema import Config, MethodConfig
+from richkd.config.schema import Config
 from richkd.core.precision import autocast_dtype
 from richkd.core.types import Batch
 from richkd.losses.features import normalize
-from richkd.losses.memory_bank import ContrastMemory
+from richkd.losses.memory_bank import ContrastMemory, ContrastSettings
 from richkd.teachers.clip.model import PRECISIONS, Clip
-from richkd.teachers.clip.prompts import class_prompts, templates
+from richkd.teachers.clip.prompts import build_prompts, templates
 
 BATCH, NEGATIVES, IMAGES, WIDTH, CLASSES = 64, 16384, 50_000, 128, 100
-KINDS = ("full", "shared", "queue")
+KINDS = ("memory-bank", "shared", "queue")
 MOST_NEGATIVES = (4096, 16384, 65536)
-# What a "full" step costs grows with the images, and beyond these it is not meant for them.
+# What a "memory-bank" step costs grows with the images, and beyond these it is not meant for them.
 IMAGES_OF_KIND = {
-    "full": (50_000, 200_000),
+    "memory-bank": (50_000, 200_000),
     "shared": (50_000, 200_000, 1_280_000),
     "queue": (50_000, 200_000, 1_280_000),
 }
@@ -77,7 +77,7 @@ def classes(
 def prompts(rounds: int, image_count: int = IMAGES) -> dict[str, Curve]:
     """The same step with a CLIP in memory, by prompts of each of 100 classes.
 
-    The CLIP is a small one with random weights: its images' features come from the teacher cache and its class
+    The CLIP is a small one with random weights. Its image features come from the teacher cache, and its class
     embeddings are computed before the first step, so that its own size enters no step.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -104,9 +104,9 @@ def text(model_name: str = "ViT-B-32", class_count: int = CLASSES) -> dict[str, 
     )
     names = [f"kind of thing number {i}" for i in range(class_count)]
     curve: Curve = {}
-    clip.embed_prompts(class_prompts(names, templates("simple")))
+    clip.embed_prompts(build_prompts(names, templates("simple")))
     for count, of_templates in PROMPTS.items():
-        of_classes = class_prompts(names, templates(of_templates))
+        of_classes = build_prompts(names, templates(of_templates))
         began = time.perf_counter()
         clip.embed_prompts(of_classes)
         curve[count] = time.perf_counter() - began
@@ -115,8 +115,8 @@ def text(model_name: str = "ViT-B-32", class_count: int = CLASSES) -> dict[str, 
 
 def contrast_step(kind: str, labels_N: Tensor, count: int, *, half: bool = True) -> Callable[[], None]:
     """The contrastive loss of a batch, its backward pass, and what is remembered of it."""
-    config = MethodConfig(contrast=kind, negatives=count, embed_width=WIDTH)  # type: ignore[arg-type]
-    memory = ContrastMemory(256, (256, CLIP_WIDTH), labels_N, CLASSES, config, 0)
+    settings = ContrastSettings(WIDTH, kind, count)  # type: ignore[arg-type]
+    memory = ContrastMemory(256, (256, CLIP_WIDTH), labels_N, CLASSES, settings, 0)
     index_B = torch.arange(BATCH)
     batch = Batch("train", index_B, torch.zeros(BATCH, 1, 1, 3, dtype=torch.uint8), labels_N[:BATCH])
     student_BD, target_BD = (normalize(torch.randn(BATCH, WIDTH)).requires_grad_() for _ in range(2))
@@ -126,7 +126,7 @@ def contrast_step(kind: str, labels_N: Tensor, count: int, *, half: bool = True)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = memory.loss(student_BD, target_BD, batch, next(numbers))
         loss.backward()
-        memory.remember(index_B, {"student": student_BD.detach(), "target": target_BD.detach()})
+        memory.remember(index_B, student_BD.detach(), target_BD.detach())
 
     return call
 
@@ -138,9 +138,10 @@ def cached_config(folder: Path, class_count: int, image_count: int) -> Config:
     write_clip(folder / "clip.npz", load_config(overrides=plain))
     rich = plain | {
         "method.name": "richkd",
-        "teacher.name": TEACHER,
+        "teachers.1.name": TEACHER,
         "clip.name": f"outputs:{folder / 'clip.npz'}",
         "fusion.preset": "paper",
+        "objective.contrastive.num_negatives": NEGATIVES,
         "cache.dir": str(folder / "cache"),
     }
     return load_config(overrides=rich)

@@ -39,7 +39,7 @@ def _measure(kind: str, negatives: int, images: int) -> int:
 
         def call_of(negatives: int, images: int) -> object:
             labels_N = torch.arange(images) % CLASSES
-            return contrast_step("full", labels_N, negatives, half=kind == "bf16")
+            return contrast_step("memory-bank", labels_N, negatives, half=kind == "bf16")
 
     # What libraries allocate once belongs to no loss, so a small one goes first.
     call_of(16, 10 * CLASSES)()  # type: ignore[operator]

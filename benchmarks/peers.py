@@ -14,8 +14,6 @@ from richkd.core.precision import autocast_dtype
 from richkd.data.batches import TrainingOrder
 from richkd.data.views import render
 from richkd.pipeline.assemble import assemble
-from richkd.teachers.cache.cached import uncached
-from richkd.teachers.predict import batch_on
 from richkd.teachers.vision import VisionTeacher
 
 LogitDistillationTask: type[nn.Module] | None = None
@@ -31,17 +29,17 @@ def timm_step(config: Config) -> Call | None:
     if LogitDistillationTask is None:
         return None
     parts = assemble(config, CPU)
-    teacher = uncached(parts.teachers[0])
+    teacher = parts.teachers[0].uncached
     assert isinstance(teacher, VisionTeacher)
     student, autocast = parts.student, autocast_dtype(config.train.precision, CPU)
-    method, settings = config.method, config.optim
+    terms, settings = {spec.label: spec.config for spec in parts.specs}, config.optim
     task = LogitDistillationTask(
         student.model,
         teacher.network.model,
         criterion=nn.CrossEntropyLoss(),
-        task_loss_weight=method.ce,
-        distill_loss_weight=method.logits,
-        temperature=method.temperature,
+        task_loss_weight=terms["ce"].weight,
+        distill_loss_weight=terms["kd"].weight,
+        temperature=parts.temperature,
         verbose=False,
     )
     task.to(memory_format=torch.channels_last).train()
@@ -58,8 +56,8 @@ def timm_step(config: Config) -> Call | None:
 
     def step() -> float:
         (batch,) = store.batches([next(groups)])
-        batch = batch_on(batch, CPU)
-        views = parts.recipe.draw(config.train.seed, 0, batch.index_B)
+        batch = batch.to(CPU)
+        views = parts.augmentation.draw(config.train.seed, 0, batch.index_B)
         pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             loss = task(pixels, batch.labels_B)["loss"]

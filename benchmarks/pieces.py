@@ -23,13 +23,14 @@ import torch
 from tests.reference.step import Contrast, load_image, negative_lists
 from timing import machine, medians, save
 
-from richkd.data.views import CropFlip, render
+from richkd.data.augmentations import CropFlip
+from richkd.data.views import render
 from richkd.losses.contrast import contrast_loss
 from richkd.losses.features import normalize
 from richkd.losses.negatives import draw, negative_rows, rows_by_class
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.clip.model import Clip
-from richkd.teachers.clip.prompts import class_prompts, templates
+from richkd.teachers.clip.prompts import build_prompts, templates
 
 BATCH, NEGATIVES, IMAGES, WIDTH, CLASSES = 64, 16384, 50_000, 128, 100
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -69,7 +70,7 @@ def data_path(rounds: int) -> dict[str, float]:
     pixels_NHWC = torch.randint(256, (IMAGES, 32, 32, 3), dtype=torch.uint8)
     labels_N = torch.arange(IMAGES) % CLASSES
     lists = negative_lists(labels_N.numpy(), CLASSES)
-    random, recipe = np.random.default_rng(0), CropFlip(32, 4)
+    random, augmentation = np.random.default_rng(0), CropFlip(32, 4)
     array, index_B = pixels_NHWC.numpy(), torch.randperm(IMAGES)[:BATCH]
     _, starts_C, sizes_C = rows_by_class(labels_N, CLASSES)
 
@@ -82,7 +83,7 @@ def data_path(rounds: int) -> dict[str, float]:
             random.choice(lists[int(labels_N[i])], NEGATIVES, replace=True)
 
     def ours() -> None:
-        views = recipe.draw(0, 0, index_B)
+        views = augmentation.draw(0, 0, index_B)
         render(pixels_NHWC[index_B], views, 32, MEAN, STD)
 
     def ours_with_negatives() -> None:
@@ -103,7 +104,7 @@ def text(rounds: int) -> dict[str, float]:
     model = open_clip.create_model("ViT-B-32", pretrained=None)
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     config = open_clip.get_model_config("ViT-B-32")
-    prompts = class_prompts([f"kind of thing number {i}" for i in range(CLASSES)], templates("paper"))
+    prompts = build_prompts([f"kind of thing number {i}" for i in range(CLASSES)], templates("paper"))
     exact = Clip(model, tokenizer, name="ViT-B-32", config=config, dtype=torch.float32)
 
     def class_by_class() -> None:
@@ -141,7 +142,7 @@ def stored() -> dict[str, int]:
     """Bytes of a view of an image in a teacher cache, its 8-byte key included."""
     return {
         "dense, 100 logits and 256 features": RowFormat(100, 256).row_bytes + 8,
-        "10 largest of 1,000 logits": RowFormat(1000, 0, top=10).row_bytes + 8,
+        "10 largest of 1,000 logits": RowFormat(1000, 0, top_k=10).row_bytes + 8,
     }
 
 

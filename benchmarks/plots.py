@@ -87,7 +87,7 @@ PANELS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("text", "Embedding the prompts, once", "prompts of a class", {}),
     (
         "views",
-        "OutputCache: stored views",
+        "Teacher cache: stored views",
         "views of an image",
         {
             "bytes of an image": "bytes on disk",

@@ -25,10 +25,10 @@ from richkd.pipeline.assemble import assemble
 from richkd.teachers.predict import outputs_of
 
 CPU = torch.device("cpu")
-EXPERTS = ("cifar_resnet56", "cifar_resnet44", "cifar_resnet32")
+TEACHERS = ("cifar_resnet56", "cifar_resnet44", "cifar_resnet32")
 WAYS: dict[str, dict[str, str]] = {
     "mean of logits": {"scale": "raw", "mixing": "alpha"},
-    "`calibrated`, equal": {"scale": "calibrated", "mixing": "alpha"},
+    "`temperature`, equal": {"scale": "temperature", "mixing": "alpha"},
     "`confidence`": {"mixing": "confidence"},
     "`simplex`": {"mixing": "simplex"},
     "`linear`": {"mixing": "linear"},
@@ -48,19 +48,17 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the JSON")
     arguments = parser.parse_args()
     weights = arguments.data / "cifar100-teachers"
-    first, *others = (
+    teachers = [
         {"name": name, "weights": str(weights / f"cifar100_{name.removeprefix('cifar_')}.pth")}
-        for name in EXPERTS
-    )
+        for name in TEACHERS
+    ]
     settings = {
         "data.path": str(arguments.data / "cifar100"),
         "data.label_column": "fine_label",
         "data.val_fraction": 0,
         "data.test_calibration_fraction": 0.2,
         "student.name": "cifar_resnet20",
-        "teacher.name": first["name"],
-        "teacher.weights": first["weights"],
-        "more_teachers": others,
+        "teachers": teachers,
         "method.name": "kd",
         "fusion.scale": "raw",
         "fusion.mixing": "alpha",
@@ -72,13 +70,13 @@ def main() -> None:
     after = [outputs_of(teacher, test, CPU).logits_BC for teacher in parts.teachers]
     print(f"fitted on {len(fit_N):,} images, judged on {len(test_N):,}")
     ways = {}
-    for name, fit_NC, test_NC in zip(EXPERTS, before, after, strict=True):
+    for name, fit_NC, test_NC in zip(TEACHERS, before, after, strict=True):
         _judge(name, test_NC, test_N)
         calibrated = f"{name}, calibrated"
         ways[calibrated] = _judge(calibrated, test_NC / fit_temperature(fit_NC, fit_N), test_N)
-    held_out = HeldOut(EXPERTS, before, fit_N, "calibration")
+    held_out = HeldOut(TEACHERS, before, fit_N, "calibration")
     for name, selected in WAYS.items():
-        fused = fuse(FusionConfig(**selected), (1.0,) * len(EXPERTS), held_out, clip=False)  # type: ignore[arg-type]
+        fused = fuse(FusionConfig(**selected), (1.0,) * len(TEACHERS), held_out, clip=False)  # type: ignore[arg-type]
         ways[name] = _judge(name, fused.logits(after), test_N)
         print(f"    {fused.origin}")
     save(arguments.results / "teachers.json", {"machine": machine(), "ways": ways})

@@ -36,16 +36,19 @@ class World:
     teacher: Path
 
     def settings(self, out: Path, **changes: Any) -> dict[str, Any]:
-        """Dotted settings of a short RichKD L+F run; ``__`` in a name of ``changes`` stands for a dot."""
-        selected: dict[str, Any] = {
+        """Dotted settings of a short RichKD L+F run; ``__`` in a name of ``changes`` stands for a dot.
+
+        Teacher, CLIP and contrastive settings are given only if the method reads them, as they are refused otherwise;
+        ``changes`` win, and None removes a setting. With a list under ``objective`` nothing is given by itself.
+        """
+        given = {name.replace("__", "."): value for name, value in changes.items()}
+        method, variant = given.get("method.name") or "richkd", given.get("method.variant") or "lf"
+        target = given.get("objective.kd.target")
+        chosen: dict[str, Any] = {
             "data.path": str(self.images),
             "data.val_fraction": 0.25,
             "student.name": "cifar_resnet8",
             "student.size": SIZE,
-            "teacher.name": f"local-dir:{self.teacher}",
-            "clip.name": f"outputs:{self.clip}",
-            "method.negatives": 32,
-            "method.embed_width": 8,
             "optim.lr": 0.02,
             "train.epochs": 3,
             "train.batch_size": 8,
@@ -53,8 +56,16 @@ class World:
             "train.workers": 0,
             "out": str(out),
         }
-        selected |= {name.replace("__", "."): value for name, value in changes.items()}
-        return {name: value for name, value in selected.items() if value is not None}
+        if isinstance(given.get("objective"), list):
+            method = "ce"
+        if method != "ce" and target != "clip":
+            chosen["teachers.1.name"] = f"local-dir:{self.teacher}"
+        if method == "richkd" or target == "clip":
+            chosen["clip.name"] = f"outputs:{self.clip}"
+        if method == "richkd" and "f" in variant:
+            chosen |= {"objective.contrastive.num_negatives": 32, "objective.contrastive.embed_dim": 8}
+        chosen |= given
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def config(self, out: Path, **changes: Any) -> Config:
         return load_config(None, self.settings(out, **changes))
@@ -89,11 +100,11 @@ def keys_of(images: Path) -> list[str]:
     return sorted(file.relative_to(images).as_posix() for file in images.rglob("*.png"))
 
 
-def make_clip(path: Path, images: Path, *, exclude_fold: int = 0, poison: int | None = None) -> None:
+def make_clip(path: Path, images: Path, *, leave_out: int = 0, poison: int | None = None) -> None:
     """Stored CLIP outputs that lean towards the right class; ``poison`` puts a NaN into that row."""
     random = np.random.default_rng(1)
     text_CD = random.normal(size=(len(CLASSES), WIDTH)).astype(np.float32)
-    keys = keys_of(images)[exclude_fold:]
+    keys = keys_of(images)[leave_out:]
     labels_N = np.array([CLASSES.index(key.split("/")[1]) for key in keys])
     image_ND = text_CD[labels_N] + random.normal(size=(len(keys), WIDTH)).astype(np.float32)
     if poison is not None:

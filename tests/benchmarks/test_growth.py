@@ -35,7 +35,7 @@ def is_benchmark(module: ModuleType) -> bool:
 def small(growth: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The part that takes steps, with the smallest networks."""
     steps = growth.growth_steps
-    changes = {"student.name": "cifar_resnet8", "train.batch_size": 4, "method.negatives": 8}
+    changes = {"student.name": "cifar_resnet8", "train.batch_size": 4}
     monkeypatch.setattr(steps, "COMMON", steps.COMMON | changes)
     monkeypatch.setattr(steps, "TEACHER", "cifar_resnet8")
     monkeypatch.setattr(steps, "NEGATIVES", 16)

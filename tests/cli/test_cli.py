@@ -11,10 +11,11 @@ import pytest
 
 from richkd.cli import main
 from richkd.cli.options import config_of
-from richkd.config.loading import load_config, settings
+from richkd.config.listing import settings
+from richkd.config.loading import load_config
 from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread, refusal
 
-COMMANDS = ("distill", "teach", "check", "evaluate", "predict", "settings", "demo")
+COMMANDS = ("distill", "teach", "check", "probe", "evaluate", "report", "predict", "settings", "demo")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -67,7 +68,7 @@ def test_nothing_heavy_is_imported_for_help_or_for_the_package() -> None:
         "assert not heavy(), heavy()\n"
         "assert richkd.Config.__name__ == 'Config'\n"
         "from richkd.cli import main\n"
-        "for words in (['--help'], ['distill', '--help'], ['settings']):\n"
+        "for words in (['--help'], ['distill', '--help'], ['evaluate', '--help']):\n"
         "    try: main(words)\n"
         "    except SystemExit as ended: assert not ended.code\n"
         "assert not heavy(), heavy()\n"
@@ -126,10 +127,10 @@ def test_a_mistyped_method_model_or_file(world: World, tmp_path: Path, capsys: C
 def test_teachers_and_clip_that_do_not_fit(world: World, tmp_path: Path, capsys: Capture) -> None:
     make_teacher(tmp_path / "four", (*CLASSES, "dog"))
     make_teacher(tmp_path / "turned", ("bee", "ant", "cow"))
-    make_clip(tmp_path / "clip.npz", world.images, exclude_fold=1)
+    make_clip(tmp_path / "clip.npz", world.images, leave_out=1)
     for changes, words in (
-        ({"teacher__name": f"local-dir:{tmp_path / 'four'}"}, "4 outputs for 3 classes"),
-        ({"teacher__name": f"local-dir:{tmp_path / 'turned'}"}, "'bee' where 'ant' was expected"),
+        ({"teachers__1__name": f"local-dir:{tmp_path / 'four'}"}, "4 outputs for 3 classes"),
+        ({"teachers__1__name": f"local-dir:{tmp_path / 'turned'}"}, "'bee' where 'ant' was expected"),
         ({"clip__name": f"outputs:{tmp_path / 'clip.npz'}"}, "test/ant/0.png"),
     ):
         assert words in refused(capsys, "distill", *world.options(tmp_path / "run", **changes))
@@ -138,7 +139,7 @@ def test_teachers_and_clip_that_do_not_fit(world: World, tmp_path: Path, capsys:
 def test_hub_names_without_a_network(world: World, tmp_path: Path, capsys: Capture) -> None:
     # conftest.py puts the hub's library offline.
     text = refused(capsys, "distill", *world.options(tmp_path / "run", data__path="someone/photos"))
-    assert "'someone/photos' is no local folder" in text
+    assert "'someone/photos'" in text
     options = world.options(tmp_path / "run", student__name="hf-hub:someone/small")
     assert "hf-hub:someone/small" in refused(capsys, "distill", *options)
 
@@ -155,9 +156,15 @@ def test_settings_lists_all_of_them(capsys: Capture) -> None:
     code, out, _ = call(capsys, "settings")
     assert code == 0
     lines = out.splitlines()
-    for name, _, description in settings():
-        assert any(line.split()[:1] == [name] for line in lines), name
-        assert description.split()[0] in out
+    for setting in settings():
+        assert any(line.split()[:1] == [setting.name] for line in lines), setting.name
+        assert setting.meaning.split()[0] in out
+    assert "{superclass: [class, …]}" in out
+    code, out, _ = call(capsys, "settings", "optim")
+    assert code == 0
+    assert "optim.lr" in out
+    assert "data.path" not in out
+    assert "optim" in refused(capsys, "settings", "optimm")
 
 
 def test_options_win_over_the_recipe_and_dotted_ones_may_stand_anywhere(
@@ -192,7 +199,7 @@ def test_from_photos_to_a_prediction(world: World, tmp_path: Path, capsys: Captu
         capsys,
         *("distill", "--student", "cifar_resnet8", "--teacher", f"local-dir:{teacher / 'student'}"),
         *("--clip", f"outputs:{world.clip}", "--epochs", "4", "--out", str(small), *common),
-        *("--method.negatives", "32"),
+        *("--objective.contrastive.num_negatives", "32"),
     )
     assert code == 0, err
     assert "fusion: " in out
@@ -232,12 +239,11 @@ def test_check_through_the_command_line(world: World, tmp_path: Path, capsys: Ca
 
 def test_teachers_and_their_weights_are_paired_in_order() -> None:
     data = {"data": "d", "student": "s"}
-    paired = {"teacher": ["a", "b"], "teacher-weights": [Path("a.pth"), Path("b.pth")]}
+    paired = {"teacher": ["a", "b"], "teacher_weights": [Path("a.pth"), Path("b.pth")]}
     config = config_of(None, data | paired, [])
-    assert config.teacher is not None
-    assert (config.teacher.name, config.teacher.weights) == ("a", Path("a.pth"))
-    assert [(one.name, one.weights) for one in config.more_teachers] == [("b", Path("b.pth"))]
+    expected = [("a", Path("a.pth")), ("b", Path("b.pth"))]
+    assert [(one.name, one.weights) for one in config.teachers] == expected
     plain = config_of(None, data | {"teacher": ["a", "b", "c"]}, [])
-    assert [one.name for one in plain.more_teachers] == ["b", "c"]
-    unpaired = {"teacher": ["a", "b"], "teacher-weights": [Path("b.pth")]}
-    assert "of its own" in str(refusal(config_of, None, data | unpaired, []))
+    assert [one.name for one in plain.teachers] == ["a", "b", "c"]
+    unpaired = {"teacher": ["a", "b"], "teacher_weights": [Path("b.pth")]}
+    assert "needs its own --teacher-weights" in str(refusal(config_of, None, data | unpaired, []))

@@ -12,9 +12,14 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from richkd.config.loading import dotted_overrides, load_config, settings
+from richkd.config.choices import TERMS
+from richkd.config.listing import choices_of, settings
+from richkd.config.loading import dotted_overrides, load_config, setting_names
+from richkd.config.renamed import RENAMED, RENAMED_VALUES
 from richkd.config.schema import Config, OptimConfig
 from richkd.core.errors import ConfigError
+from richkd.methods.objective import read_objective
+from tests.fixtures import refusal as other_refusal
 
 NEEDED = {"data.path": "cifar100", "student.name": "resnet18"}
 
@@ -43,7 +48,7 @@ def refusal(recipe: Path | None = None, **changes: Any) -> ConfigError:
     [
         ("optim.lrr", "optim.lrr", "'optim.lr'"),
         ("lr", "lr", "'optim.lr'"),
-        ("optim.temperature", "optim.temperature", "'method.temperature'"),
+        ("train.weight_decay", "train.weight_decay", "'optim.weight_decay'"),
         ("fussion", "fussion", "'fusion'"),
         ("optm.lr", "optm", "'optim'"),
         ("methods.variant", "methods", "'method'"),
@@ -61,7 +66,7 @@ def test_an_unknown_setting_names_the_nearest(name: str, refused: str, hint: str
 def test_a_name_in_several_sections_is_hinted_at_in_order() -> None:
     with pytest.raises(ConfigError) as caught:
         dotted_overrides(["--weights", "x"])
-    hint = "Did you mean '--student.weights' or '--teacher.weights' or '--fusion.weights'? "
+    hint = "Did you mean '--student.weights' or '--fusion.weights'? "
     assert str(caught.value.fix).startswith(hint)
 
 
@@ -70,7 +75,7 @@ def test_a_name_in_several_sections_is_hinted_at_in_order() -> None:
     [
         ({"data.path": "x"}, "--student"),
         ({"student.name": "x"}, "--data"),
-        ({"teacher.weights": "x"}, "--data"),
+        ({"teachers.1.weights": "x"}, "--data"),
     ],
 )
 def test_what_is_needed_names_its_option(overrides: dict[str, str], flag: str) -> None:
@@ -80,9 +85,51 @@ def test_what_is_needed_names_its_option(overrides: dict[str, str], flag: str) -
 
 
 def test_a_teacher_needs_a_name() -> None:
-    error = refusal(teacher__weights="x.pth")
-    assert "'teacher.name'" in error.rule
-    assert "--teacher.name" in str(error.fix)
+    error = refusal(teachers__1__weights="x.pth")
+    assert error.rule == "Setting 'teachers.1.name' is required"
+    assert error.fix == "add --teacher or a recipe (-c)."
+
+
+def test_teachers_are_set_by_number_and_added_in_order(tmp_path: Path) -> None:
+    recipe = written(tmp_path, "teachers: [{name: a, weights: a.pth}]")
+    config = loaded(recipe, teachers__1__size="64", teachers__2__name="b")
+    assert [(one.name, one.size) for one in config.teachers] == [("a", 64), ("b", None)]
+    assert config.teachers[0].weights == Path("a.pth")
+    assert "count from 1" in refusal(recipe, teachers__3__name="c").rule
+    assert "count from 1" in refusal(recipe, teachers__0__name="c").rule
+
+
+def test_terms_are_set_by_label_in_a_mapping_and_in_a_list(tmp_path: Path) -> None:
+    mapping = loaded(objective__kd__temperature="4", objective__kd__weight="1.5")
+    assert mapping.objective == {"kd": {"temperature": 4, "weight": 1.5}}
+    recipe = written(tmp_path, "objective: [{ce: }, {kd: {target: clip}}]")
+    changed = loaded(recipe, objective__kd__temperature="4", objective__ce__weight="2")
+    assert changed.objective == [{"ce": {"weight": 2}}, {"kd": {"target": "clip", "temperature": 4}}]
+    assert loaded(written(tmp_path, loaded(recipe).to_yaml())).objective == loaded(recipe).objective
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_a_setting_of_version_0_1_is_answered_with_its_new_name(old: str) -> None:
+    new = RENAMED[old]
+    known = {*setting_names(), *Config.model_fields, "teacher_cache", "test_calibration_fraction"}
+    assert new in known or new.split(".")[0] in ("objective", "teachers")
+    with pytest.raises(ConfigError) as caught:
+        dotted_overrides([f"--{old}", "x"])
+    assert f"It is called '--{new.replace('_', '-') if '.' not in new else new}'" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("name", "old"), [(name, old) for name, values in RENAMED_VALUES.items() for old in values]
+)
+def test_a_value_of_version_0_1_is_answered_with_its_new_name(name: str, old: str) -> None:
+    # Settings of terms are read when the objective is.
+    error = (
+        refusal(**{name: old})
+        if not name.startswith("objective.")
+        else other_refusal(read_objective, loaded(**{name: old}))
+    )
+    assert RENAMED_VALUES[name][old] in str(error.fix)
+    assert RENAMED_VALUES[name][old] in choices_of(name)
 
 
 # Values
@@ -94,7 +141,6 @@ def test_a_teacher_needs_a_name() -> None:
         ("optim.lr", "fast", "'fast'"),
         ("optim.lr", 0, "0"),
         ("optim.momentum", "1", "1"),
-        ("method.temperature", "-1", "-1"),
         ("method.variant", "x", "'x'"),
         ("augment.policy", "mixup", "'mixup'"),
         ("data.val_fraction", "1", "1"),
@@ -124,11 +170,12 @@ def test_texts_are_read_as_yaml() -> None:
         fusion__weights="[1, 2.5]",
         train__trackers="[]",
         student__size="null",
-        method__negatives=64,
+        objective__contrastive__num_negatives="64",
     )
     assert (config.optim.lr, config.optim.weight_decay, config.augment.flip) == (0.25, 1e-4, False)
     assert config.fusion.weights == (1.0, 2.5)
-    assert (config.train.trackers, config.student.size, config.method.negatives) == ((), None, 64)
+    assert (config.train.trackers, config.student.size) == ((), None)
+    assert config.objective == {"contrastive": {"num_negatives": 64}}
 
 
 @pytest.mark.parametrize(
@@ -156,20 +203,18 @@ def test_settings_never_change() -> None:
 
 
 def test_overrides_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
-    recipe = written(tmp_path, "optim: {lr: 0.2, momentum: 0.5}\ntrain: {epochs: 7}\nteacher: {name: a}")
-    config = loaded(recipe, optim__lr="0.3", teacher__name="b")
+    recipe = written(tmp_path, "optim: {lr: 0.2, momentum: 0.5}\ntrain: {epochs: 7}\nteachers: [{name: a}]")
+    config = loaded(recipe, optim__lr="0.3", teachers__1__name="b")
     assert (config.optim.lr, config.optim.momentum, config.train.epochs) == (0.3, 0.5, 7)
     assert config.optim.weight_decay == OptimConfig().weight_decay
-    assert config.teacher is not None
-    assert config.teacher.name == "b"
+    assert [teacher.name for teacher in config.teachers] == ["b"]
 
 
 def test_empty_sections_of_a_recipe_can_be_filled(tmp_path: Path) -> None:
-    recipe = written(tmp_path, "data:\nstudent:\nteacher:\n")
-    config = loaded(recipe, teacher__name="resnet34")
+    recipe = written(tmp_path, "data:\nstudent:\nteachers:\n")
+    config = loaded(recipe, teachers__1__name="resnet34")
     assert config.data.path == "cifar100"
-    assert config.teacher is not None
-    assert config.teacher.name == "resnet34"
+    assert [teacher.name for teacher in config.teachers] == ["resnet34"]
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "just words"])
@@ -201,7 +246,12 @@ changes = st.fixed_dictionaries(
     optional={
         "data.path": text,
         "data.class_names": text.map(Path),
-        "teacher": st.fixed_dictionaries({"name": text, "mean": st.tuples(small, small, small)}),
+        "teachers": st.lists(
+            st.fixed_dictionaries({"name": text, "mean": st.tuples(small, small, small)}), max_size=2
+        ),
+        "objective": st.dictionaries(
+            st.sampled_from(["kd", "ce"]), st.fixed_dictionaries({"weight": small}), max_size=2
+        ),
         "clip": st.fixed_dictionaries({"name": text}),
         "optim.lr": small,
         "optim.weight_decay": st.floats(0, 1e-5),
@@ -260,7 +310,7 @@ def test_every_form_of_an_option() -> None:
         (["optim.lr", "1"], "Settings are given as --section.name value"),
         (["--lr", "1"], "Did you mean '--optim.lr'?"),
         (["--optim.lrr=1"], "optim.lr'"),
-        (["--zzz"], "`richkd settings` lists them all"),
+        (["--zzz"], "`richkd settings` lists all settings"),
     ],
 )
 def test_options_that_are_not_understood(tokens: list[str], message: str) -> None:
@@ -270,21 +320,43 @@ def test_options_that_are_not_understood(tokens: list[str], message: str) -> Non
 
 
 def test_the_list_of_settings_has_each_once_with_its_default() -> None:
-    listed = {name: default for name, default, _ in settings()}
+    listed = {setting.name: setting for setting in settings()}
     assert len(listed) == len(list(settings()))
-    assert listed["optim.lr"] == "0.05"
-    assert listed["data.path"] == listed["teacher.name"] == "required"
-    assert listed["out"] == "runs/latest"
-    optional = [name for name, default, _ in settings() if default != "required" and "." in name]
-    # Every one of them can be set by this name, here to its own default.
+    assert set(setting_names()) <= listed.keys()
+    assert listed["optim.lr"].default == "0.05"
+    assert listed["data.path"].default == listed["clip.name"].default == "required"
+    assert listed["out"].default == "runs/latest"
+    assert listed["augment.flip"].default == "true"
+    assert listed["data.hierarchy"].meaning == "YAML file {superclass: [class, …]}"
+    # Every default can be given by the setting's name.
     values = {
-        name: listed[name]
-        for name in optional
-        if listed[name] not in ("None", "") and "(" not in listed[name]
+        name: setting.default
+        for name, setting in listed.items()
+        if setting.default not in ("", "required") and not name.startswith("objective.")
     }
-    config = load_config(None, {**NEEDED, "teacher.name": "t", "clip.name": "c", **values})
+    config = load_config(None, {**NEEDED, "clip.name": "c", **values})
     assert config.optim == OptimConfig()
 
 
+def test_terms_list_their_own_settings() -> None:
+    listed = {setting.name: setting for setting in settings("objective.")}
+    for name in TERMS:
+        assert listed[f"objective.{name}"].meaning.startswith("term: ")
+        for field in TERMS[name].Config.model_fields:
+            assert f"objective.{name}.{field}" in listed
+    assert listed["objective.kd.temperature"].default == "3.0"
+
+
+def test_a_word_filters_and_shows_experimental_values() -> None:
+    def names(word: str) -> list[str]:
+        (setting,) = (s for s in settings(word) if s.name == "fusion.mixing")
+        return [name for name, _ in setting.choices]
+
+    assert "simplex" not in names("")
+    assert {"simplex", "confidence", "auto"} <= set(names("fusion.mixing"))
+    assert all("cache" in f"{s.name} {s.meaning} {s.choices}".lower() for s in settings("cache"))
+    assert list(settings("no such word")) == []
+
+
 def test_every_setting_is_described() -> None:
-    assert [name for name, _, description in settings() if len(description) < 5] == []
+    assert [setting.name for setting in settings() if len(setting.meaning) < 4] == []

@@ -1,4 +1,4 @@
-"""Batches: the order of images as a function of (seed, epoch), and stores that agree on every pixel."""
+"""Batches: the order of images is a function of (seed, epoch), and all stores return the same pixels."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_epoch_is_a_permutation_cut_into_full_batches(
 
 @settings(max_examples=40, deadline=None)
 @given(sizes, seeds, st.data())
-def test_an_epoch_can_be_entered_at_any_step(shape: tuple[int, int], seed: int, data: st.DataObject) -> None:
+def test_an_epoch_can_be_resumed_at_any_step(shape: tuple[int, int], seed: int, data: st.DataObject) -> None:
     order = TrainingOrder(*shape, seed)
     whole = order.epoch(3)
     first = data.draw(st.integers(0, order.steps))
@@ -77,7 +77,7 @@ def test_an_epoch_can_be_entered_at_any_step(shape: tuple[int, int], seed: int, 
 
 @settings(max_examples=40, deadline=None)
 @given(sizes, seeds, st.integers(1, 4))
-def test_processes_share_out_each_batch(shape: tuple[int, int], seed: int, world: int) -> None:
+def test_processes_divide_each_batch(shape: tuple[int, int], seed: int, world: int) -> None:
     whole = TrainingOrder(*shape, seed).epoch(1)
     shares = [TrainingOrder(*shape, seed, rank, world).epoch(1) for rank in range(world)]
     for step, group in enumerate(whole):
@@ -100,10 +100,10 @@ def test_unlabeled_images_have_their_share_of_each_batch(
     for group in groups:
         kinds = [group[group < labeled].tolist(), group[group >= labeled].tolist()]
         assert tuple(map(len, kinds)) == of_each
-        # A memory of embeddings must not be told of one image twice in a step.
+        # A memory bank must not be updated twice for one image in a step.
         assert all(len(set(kind)) == len(kind) for kind in kinds)
         seen = [a + b for a, b in zip(seen, kinds, strict=True)]
-    # Both kinds are gone through evenly, and the longer one once.
+    # All images of a kind are used about equally often, and those of the longer kind once.
     for kind, count, size in zip(seen, (labeled, unlabeled), of_each, strict=True):
         times = [kind.count(i) for i in set(kind)]
         rounds = -(-order.steps // (count // size))
@@ -112,7 +112,7 @@ def test_unlabeled_images_have_their_share_of_each_batch(
     assert order.steps == max(labeled // of_each[0], unlabeled // of_each[1])
 
 
-def test_without_a_share_unlabeled_images_come_as_they_do() -> None:
+def test_without_a_share_all_images_are_permuted_together() -> None:
     plain, mixed = TrainingOrder(30, 8, 3).epoch(1), TrainingOrder(30, 8, 3, unlabeled=20).epoch(1)
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
 
@@ -121,11 +121,11 @@ def test_epochs_and_seeds_differ() -> None:
     orders = [torch.cat(TrainingOrder(100, 10, seed).epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)]
     for i, one in enumerate(orders):
         for other in orders[:i]:
-            # Two unrelated permutations agree at one place, give or take one.
+            # Two independent permutations agree at one position on average, with standard deviation 1.
             assert (one == other).sum() < 10
 
 
-def test_images_left_over_take_their_turn_at_other_epochs() -> None:
+def test_remaining_images_are_used_in_other_epochs() -> None:
     order = TrainingOrder(10, 4, 0)
     seen = {index for epoch in range(20) for group in order.epoch(epoch) for index in group.tolist()}
     assert seen == set(range(10))
@@ -139,12 +139,12 @@ def test_fewer_images_than_a_batch_are_one_batch() -> None:
     assert sorted(group.tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_one_image_is_too_few() -> None:
+def test_one_image_is_not_enough() -> None:
     with pytest.raises(DataError, match="at least two images\nGot: 1\nFix: "):
         TrainingOrder(1, 64, 0)
 
 
-def test_evaluation_takes_all_images_in_order() -> None:
+def test_evaluation_uses_all_images_in_order() -> None:
     groups = in_order(10, 4)
     assert [group.tolist() for group in groups] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [group.tolist() for group in in_order(8, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -175,14 +175,14 @@ def test_stores_agree_whatever_the_number_of_workers(split: Split) -> None:
             assert torch.equal(ours.labels_B, theirs.labels_B)
 
 
-def test_the_limit_of_memory_chooses_the_store(split: Split) -> None:
+def test_the_memory_limit_selects_the_store(split: Split) -> None:
     exact = IMAGES * SIZE * SIZE * 3 / BYTES_PER_GB
     assert isinstance(open_store(split, SIZE, in_memory_gb=exact), Resident)
     assert isinstance(open_store(split, SIZE, in_memory_gb=exact * 0.99), Streamed)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_is_named_once_it_is_streamed(workers: int) -> None:
+def test_an_unreadable_image_is_named_when_it_is_streamed(workers: int) -> None:
     good = png(np.zeros((8, 8, 3), dtype=np.uint8))
     store = Streamed(make_split([good, good, b"no image"]), SIZE, workers)
     with pytest.raises(DataError) as caught:

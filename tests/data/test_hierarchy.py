@@ -1,4 +1,4 @@
-"""Hierarchies from files: every class in one superclass, and each way in which that fails."""
+"""Hierarchies from files: every class is in one superclass, and the errors for invalid files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_each_class_has_its_superclass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("insect: [ant]\nmammal: [cow]", "1 in none, first 'brown_bear'"),
+        ("insect: [ant]\nmammal: [cow]", "1 without a superclass, the first is 'brown_bear'"),
         ("insect: [ant, cow]\nmammal: [cow, brown_bear]", "'insect' and 'mammal'"),
         ("insect: [ant]\nmammal: [cow, brown_beer]", "Did you mean 'brown_bear'"),
         ("insect: []\nmammal: [ant, cow, brown_bear]", "'insect'"),
@@ -38,7 +38,7 @@ def test_each_class_has_its_superclass(tmp_path: Path) -> None:
         ("insect: [ant]\ninsect: [cow]", "appears twice"),
     ],
 )
-def test_hierarchies_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_hierarchies_are_rejected(tmp_path: Path, text: str, words: str) -> None:
     error = refusal(read_hierarchy, written(tmp_path, text), CLASSES)
     assert isinstance(error, ClassError)
     assert words in str(error)

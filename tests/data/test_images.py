@@ -1,4 +1,4 @@
-"""Decoding: every mode that PIL reads against pixels known in advance, squares against torchvision."""
+"""Decoding of all PIL modes, compared with known pixels, and square crops, compared with torchvision."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_grayscale_and_black_and_white_repeat_their_value() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_laid_over_white(mode: str) -> None:
+def test_alpha_is_composited_over_white(mode: str) -> None:
     # Color c with opacity a over white is a·c + (1 - a)·white.
     image = Image.new("RGBA", (3, 1))
     image.putdata([(0, 0, 0, 0), (0, 0, 0, 255), (100, 100, 100, 51)])
@@ -87,7 +87,7 @@ def test_rgb_with_a_transparent_color_shows_white_there() -> None:
     assert decoded(encode(image, transparency=(9, 9, 9)))[0].tolist() == [[1, 2, 3], [255] * 3]
 
 
-def test_cmyk_becomes_the_colors_it_prints() -> None:
+def test_cmyk_is_converted_to_rgb() -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     for kind in ("JPEG", "TIFF"):
         pixels = decoded(encode(image, kind))
@@ -102,7 +102,7 @@ def test_16_bits_are_scaled_to_8_and_not_clipped(kind: str) -> None:
     assert decoded(data)[0, :, 0].tolist() == [round(int(v) / 257) for v in values[0]]
 
 
-def test_pixels_without_a_known_white_are_refused() -> None:
+def test_pixels_of_unknown_value_range_are_rejected() -> None:
     for values in (
         np.ones((2, 2), np.float32),
         np.full((2, 2), 1 << 20, np.int32),
@@ -115,7 +115,7 @@ def test_pixels_without_a_known_white_are_refused() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone(orientation: int) -> None:
     upright = noise(4, 6)
-    # How a camera held this way stores an upright picture: the inverse of what a viewer must do.
+    # The pixels that a camera with this orientation stores: the inverse of what a viewer does.
     store = {
         1: lambda p: p,
         2: lambda p: p[:, ::-1],
@@ -142,19 +142,19 @@ def test_an_animation_gives_its_first_frame(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
-def test_truncated_files_are_refused_by_name(kind: str, share: float) -> None:
+def test_truncated_files_are_rejected_by_name(kind: str, share: float) -> None:
     data = encode(Image.fromarray(noise(40, 40)), kind)
     with pytest.raises(DataError, match=r"Image cats/1\.x must be readable\nGot: "):
         decode_rgb(data[: int(share * len(data))], name="cats/1.x")
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"<html></html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
-def test_what_is_no_image_is_refused_by_name(data: bytes) -> None:
+def test_files_that_are_not_images_are_rejected_by_name(data: bytes) -> None:
     with pytest.raises(DataError, match=r"Image cats/1\.png must be readable"):
         decode_rgb(data, name="cats/1.png")
 
 
-def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_rejected_by_name(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone.png"):
         with pytest.raises(DataError, match="Image k must be readable"):
             decode_rgb(path, name="k")
@@ -162,7 +162,7 @@ def test_missing_file_and_folder_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [11, 50])
-def test_more_pixels_than_the_limit_are_refused_where_pil_warns_and_where_it_raises(
+def test_more_pixels_than_the_limit_are_rejected_where_pil_warns_and_where_it_raises(
     side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = encode(Image.new("RGB", (side, side)))
@@ -182,7 +182,7 @@ def test_square_is_torchvisions_resize_and_center_crop(width: int, height: int, 
     assert np.array_equal(np.asarray(square(image, size)), np.asarray(reference(image)))
 
 
-def test_square_leaves_an_image_of_that_size_alone() -> None:
+def test_square_returns_an_image_of_that_size_unchanged() -> None:
     image = Image.fromarray(noise(16, 16))
     assert square(image, 16) is image
 
@@ -226,7 +226,7 @@ def test_one_unreadable_image_is_named_too_and_an_empty_cell_is_unreadable() -> 
         split.read(1)
 
 
-def test_map_images_passes_other_errors_on() -> None:
+def test_map_images_does_not_catch_other_errors() -> None:
     def fail(index: int, image: Image.Image) -> None:
         raise ZeroDivisionError
 
@@ -237,7 +237,7 @@ def test_map_images_passes_other_errors_on() -> None:
 def test_duplicates_compares_pixels_and_sizes_not_files() -> None:
     image = Image.fromarray(noise(4, 6))
     other = Image.fromarray(noise(4, 6, seed=1))
-    # The same bytes of pixels in another shape are another image.
+    # The same pixel bytes in another shape are a different image.
     reshaped = Image.fromarray(noise(4, 6).reshape(6, 4, 3))
     a = make_split([encode(other), encode(image), encode(image, "BMP")])
     b = make_split([encode(reshaped), encode(image, "PNG", compress_level=0)], "test")

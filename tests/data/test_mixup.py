@@ -1,4 +1,4 @@
-"""Mixup: the blend of two losses is the loss of the blend, and all of it a function of (seed, step)."""
+"""Mixup: mixed pixels and targets against loops, and all of it a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -6,75 +6,100 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
-from richkd.config.schema import MethodConfig
 from richkd.core.types import Batch, Output, Target
-from richkd.data.mixup import draw_mix
-from richkd.methods.presets import Context, ce, kd
+from richkd.data.mixup import Mix, draw_mix
 
 IMAGES, CLASSES = 6, 4
 
 
-def records(seed: int) -> tuple[Output, Target, Batch]:
+def records(seed: int) -> tuple[Target, Batch]:
+    """A target of two teachers, one with an intermediate map, and its batch."""
     random = torch.Generator().manual_seed(seed)
 
-    def output() -> Output:
-        return Output(torch.randn(IMAGES, CLASSES, generator=random).double(), torch.zeros(IMAGES, 2))
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(IMAGES, *shape, generator=random).double()
 
+    first = Output(normal(CLASSES), normal(2), (normal(3, 2, 2),))
+    second = Output(normal(CLASSES), normal(5))
+    weight_B = torch.rand(IMAGES, generator=random).double()
     labels_B = torch.randint(CLASSES, (IMAGES,), generator=random)
     pixels = torch.randint(256, (IMAGES, 2, 2, 3), generator=random, dtype=torch.uint8)
-    teacher = output()
     return (
-        output(),
-        Target(teacher.logits_BC, (teacher,), (1.0,)),
+        Target(3 * normal(CLASSES), (first, second), (0.7, 0.3), weight_B),
         Batch("train", torch.arange(IMAGES) + 10, pixels, labels_B),
     )
 
 
+def test_pixels_and_records_are_those_of_the_partner() -> None:
+    target, batch = records(3)
+    mix = draw_mix(1.0, IMAGES, 0, 5)
+    at_B = mix.partner_B
+    pixels_B3HW = torch.randn(IMAGES, 3, 2, 2)
+    expected = mix.share * pixels_B3HW + (1 - mix.share) * pixels_B3HW[at_B]
+    assert torch.allclose(mix.pixels(pixels_B3HW), expected)
+    other = mix.batch(batch)
+    assert other.split == batch.split
+    assert torch.equal(other.index_B, batch.index_B[at_B])
+    assert torch.equal(other.labels_B, batch.labels_B[at_B])
+    assert torch.equal(other.pixels_BHWC, batch.pixels_BHWC[at_B])
+    other_target = mix.partners(target)
+    assert other_target is not None
+    assert torch.equal(other_target.logits_BC, target.logits_BC[at_B])
+    for partner, teacher in zip(other_target.teachers, target.teachers, strict=True):
+        assert torch.equal(partner.logits_BC, teacher.logits_BC[at_B])
+        assert torch.equal(partner.feats_BF, teacher.feats_BF[at_B])
+        assert all(torch.equal(a, b[at_B]) for a, b in zip(partner.maps, teacher.maps, strict=True))
+    assert other_target.weight_B is not None
+    assert target.weight_B is not None
+    assert torch.equal(other_target.weight_B, target.weight_B[at_B])
+    assert other_target.feature_weights == target.feature_weights
+    assert mix.partners(None) is None
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 999), st.integers(0, 999), st.floats(0.1, 4))
-def test_the_blended_loss_is_the_loss_of_the_blended_target(seed: int, step: int, strength: float) -> None:
-    student, target, batch = records(seed)
-    mix = draw_mix(strength, IMAGES, seed, step)
-    context = Context(MethodConfig(temperature=2.0, ce=1.0, logits=1.0), step)
-    partners = mix.partners(target, batch)
-    result = {
-        name: mix.terms(method(student, target, batch, context), method(student, *partners, context)).terms
-        for name, method in (("ce", ce), ("kd", kd))
-    }
-    share, other_B = mix.share, mix.partner_B
-    hot_BC = functional.one_hot(batch.labels_B, CLASSES).double()
-    labels_BC = share * hot_BC + (1 - share) * hot_BC[other_B]
-    expected = functional.cross_entropy(student.logits_BC, labels_BC)
-    assert result["ce"]["ce"].item() == pytest.approx(expected.item(), rel=1e-9)
-    # KL of the blend differs from the blend of KLs by entropies of the targets, which no gradient sees.
-    soft_BC = (target.logits_BC / 2).softmax(dim=1)
-    blend_BC = share * soft_BC + (1 - share) * soft_BC[other_B]
-    entropies = (share * _entropy(soft_BC) + (1 - share) * _entropy(soft_BC[other_B])) - _entropy(blend_BC)
-    student_log_BC = (student.logits_BC / 2).log_softmax(dim=1)
-    divergence = 4 * (functional.kl_div(student_log_BC, blend_BC, reduction="batchmean") - entropies)
-    assert result["kd"]["logits"].item() == pytest.approx(divergence.item(), rel=1e-9, abs=1e-12)
+def test_everything_in_a_mixed_target_is_mixed(seed: int, step: int, alpha: float) -> None:
+    target, _ = records(seed)
+    mix = draw_mix(alpha, IMAGES, seed, step)
+    result = mix.target(target)
+    assert result is not None
+
+    def mixed(values: torch.Tensor) -> torch.Tensor:
+        return mix.share * values + (1 - mix.share) * values[mix.partner_B]
+
+    # Probabilities are mixed, not logits, and the fused logits are their logarithms.
+    assert torch.allclose(result.logits_BC.exp(), mixed(target.logits_BC.softmax(dim=1)), atol=1e-12)
+    for after, before in zip(result.teachers, target.teachers, strict=True):
+        assert torch.allclose(after.logits_BC.exp(), mixed(before.logits_BC.softmax(dim=1)), atol=1e-12)
+        assert torch.allclose(after.feats_BF, mixed(before.feats_BF), atol=1e-12)
+        for map_after, map_before in zip(after.maps, before.maps, strict=True):
+            assert torch.allclose(map_after, mixed(map_before), atol=1e-12)
+    assert target.weight_B is not None
+    assert result.weight_B is not None
+    assert torch.allclose(result.weight_B, mixed(target.weight_B), atol=1e-12)
+    assert result.feature_weights == target.feature_weights
 
 
-def _entropy(probs_BC: torch.Tensor) -> torch.Tensor:
-    return -(probs_BC * probs_BC.log()).sum(dim=1).mean()
+def test_a_target_without_weights_or_no_target_stays_so() -> None:
+    target, _ = records(1)
+    mix = draw_mix(1.0, IMAGES, 0, 0)
+    plain = Target(target.logits_BC, target.teachers, target.feature_weights)
+    result = mix.target(plain)
+    assert result is not None
+    assert result.weight_B is None
+    assert mix.target(None) is None
 
 
-def test_pixels_and_records_are_those_of_the_partner() -> None:
-    _, target, batch = records(3)
-    mix = draw_mix(1.0, IMAGES, 0, 5)
+def test_a_share_of_one_changes_nothing() -> None:
+    target, _ = records(2)
+    mix = Mix(1.0, torch.arange(IMAGES).roll(1))
     pixels_B3HW = torch.randn(IMAGES, 3, 2, 2)
-    expected = mix.share * pixels_B3HW + (1 - mix.share) * pixels_B3HW[mix.partner_B]
-    assert torch.allclose(mix.pixels(pixels_B3HW), expected)
-    other_target, other = mix.partners(target, batch)
-    assert other_target is not None
-    assert torch.equal(other.index_B, batch.index_B[mix.partner_B])
-    assert torch.equal(other.labels_B, batch.labels_B[mix.partner_B])
-    assert torch.equal(other.pixels_BHWC, batch.pixels_BHWC[mix.partner_B])
-    assert torch.equal(other_target.logits_BC, target.logits_BC[mix.partner_B])
-    assert torch.equal(other_target.teachers[0].logits_BC, target.logits_BC[mix.partner_B])
-    assert mix.partners(None, batch)[0] is None
+    assert torch.equal(mix.pixels(pixels_B3HW), pixels_B3HW)
+    result = mix.target(target)
+    assert result is not None
+    assert torch.allclose(result.logits_BC.softmax(1), target.logits_BC.softmax(1), atol=1e-12)
+    assert torch.equal(result.teachers[0].feats_BF, target.teachers[0].feats_BF)
 
 
 def test_a_draw_is_a_function_of_seed_and_step() -> None:

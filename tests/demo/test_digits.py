@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from richkd.config.schema import DataConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.data.images import duplicates
 from richkd.data.sources import open_data
@@ -90,7 +91,7 @@ def test_another_division_in_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_it_opens_as_a_data_set_without_leaks(folder: Path) -> None:
-    data = open_data(str(folder))
+    data = open_data(DataConfig(path=str(folder)))
     assert sorted(data.class_names) == sorted(NAMES)
     assert duplicates(data.splits["train"], data.splits["test"]) == []
     assert duplicates(data.splits["val"], data.splits["test"]) == []

@@ -14,7 +14,7 @@ from torch.nn import functional
 import richkd.demo
 from richkd.demo.digits import NAMES, write_digits
 from richkd.teachers.clip.load import load_clip
-from richkd.teachers.clip.prompts import PAPER, class_prompts
+from richkd.teachers.clip.prompts import PAPER
 
 FOLDER = Path(richkd.demo.__file__).parent / "tiny_clip"
 SPEC = f"local-dir:{FOLDER}"
@@ -103,7 +103,7 @@ def test_the_library_loads_it_too(loaded: tuple[Any, Any, Any]) -> None:
     clip = load_clip(SPEC)
     assert (clip.image_size, clip.embed_width) == (16, 64)
     assert 1 < clip.logit_scale <= 100
-    prompts = class_prompts(NAMES, PAPER)
+    prompts = [[template.replace("{}", name) for template in PAPER] for name in NAMES]
     classes_CD = clip.embed_prompts(prompts)
     model, _, tokenizer = loaded
     with torch.inference_mode():

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from richkd.cli import main
+from richkd.config.schema import DataConfig, EvaluateConfig
 from richkd.core.errors import ClassError, DataError
+from richkd.data.batches import Resident, open_store
+from richkd.data.sources import open_data
 from richkd.evaluate.corruptions.corrupt import corrupt
-from richkd.evaluate.robustness import OWN, mce, relative_mce
-from richkd.evaluate.run import chosen_corruptions, evaluate_models
+from richkd.evaluate.predictors import NetworkPredictor
+from richkd.evaluate.robustness import OWN, mce, measure_corrupted, relative_mce
+from richkd.evaluate.run import evaluate_models, selected_corruptions
 from richkd.evaluate.shift import open_shift
 from richkd.export.student import load_student
 from richkd.teachers.predict import logits_of
@@ -42,21 +46,23 @@ def test_mce_is_the_mean_of_ratios(
 
 
 def test_a_student_is_judged_on_each_corruption(world: World) -> None:
-    result = evaluate_models([str(world.teacher)], str(world.images), corruptions=("fog", "pixelate"))
-    (row,) = result.evaluation.robustness
-    network, store = load_student(world.teacher).network, None
+    split = open_data(DataConfig(path=str(world.images)), 0).splits["test"]
+    network, store = load_student(world.teacher).network, open_store(split, SIZE)
+    assert isinstance(store, Resident)
+    (row,) = measure_corrupted(
+        [NetworkPredictor("net", network, 1.0)],
+        split,
+        {"net": logits_of(network, store, CPU)},
+        {"net": 1.0},
+        CPU,
+        corruptions=("fog", "pixelate"),
+    )
     assert row.source == OWN
     for name in ("fog", "pixelate"):
         for severity in range(1, 6):
-            wrong = []
-            from richkd.data.batches import open_store
-
-            store = open_store(result.split, SIZE)
-            (batch,) = store.batches([torch.arange(len(result.split))])
-            pixels = corrupt(batch.pixels_BHWC, name, severity)
-            replaced = type(store)(result.split, SIZE, pixels)  # type: ignore[call-arg]
-            logits_NC = logits_of(network, replaced, CPU)
-            wrong = (logits_NC.argmax(1) != result.split.labels_N).double().mean()
+            pixels = corrupt(store.pixels_NHWC, name, severity)
+            logits_NC = logits_of(network, replace(store, pixels_NHWC=pixels), CPU)
+            wrong = (logits_NC.argmax(1) != split.labels_N).double().mean()
             assert row.errors[name][severity - 1] == pytest.approx(float(wrong))
     values = [value for errors in row.errors.values() for value in errors]
     assert row.error.estimate == pytest.approx(np.mean(values))
@@ -65,13 +71,24 @@ def test_a_student_is_judged_on_each_corruption(world: World) -> None:
     assert row.group_error("weather") == pytest.approx(np.mean(row.errors["fog"]))
 
 
+def test_corruptions_for_tuning_are_judged_by_themselves(world: World) -> None:
+    config = EvaluateConfig(validation_corruptions=True)
+    (row,) = evaluate_models([str(world.teacher)], str(world.images), config).evaluation.robustness
+    assert len(row.errors) == 4
+    assert row.group_error("noise") is None
+    assert row.group_error("validation") == pytest.approx(row.error.estimate)
+    assert row.mce is None
+
+
 def test_teachers_who_look_are_judged_and_stored_outputs_are_not(world: World, tmp_path: Path) -> None:
     distill(world.config(tmp_path / "run", train__epochs=1, cache__dir=str(tmp_path / "cache")), quiet=True)
-    result = evaluate_models([str(tmp_path / "run")], str(world.images), teachers=True, corruptions=("snow",))
+    config = EvaluateConfig(teachers=True, validation_corruptions=True)
+    result = evaluate_models([str(tmp_path / "run")], str(world.images), config)
     judged = [row.name for row in result.evaluation.robustness]
     # CLIP is a file here, so neither it nor the fusion can say anything of a picture in the snow.
     assert judged == [str(tmp_path / "run"), f"local-dir:{world.teacher}"]
-    alone = evaluate_models([str(world.teacher)], str(world.images), corruptions=("snow",))
+    config = EvaluateConfig(validation_corruptions=True)
+    alone = evaluate_models([str(world.teacher)], str(world.images), config)
     cache, direct = result.evaluation.robustness[1], alone.evaluation.robustness[0]
     assert cache.errors == direct.errors
     follows = result.evaluation.fidelity[str(tmp_path / "run")]
@@ -88,7 +105,7 @@ def test_published_files_are_judged_in_their_place(
         main(words)
     assert ended.value.code == 1
     assert "gaussian_noise.npy does not exist" in capsys.readouterr().err
-    for name in chosen_corruptions(test=True, validation=False):
+    for name in selected_corruptions(test=True, validation=False):
         np.save(tmp_path / f"{name}.npy", np.tile(pixels, (5, 1, 1, 1)))
     with pytest.raises(SystemExit) as ended:
         main([*words, "--json"])

@@ -13,15 +13,15 @@ from PIL import Image
 
 from richkd.cli import main
 from richkd.config.loading import load_config
-from richkd.config.schema import DataConfig
+from richkd.config.schema import DataConfig, EvaluateConfig
 from richkd.core.errors import ClassError, DataError, ModelError
 from richkd.data.batches import open_store
+from richkd.data.sources import open_data
 from richkd.evaluate.model_report import ModelReport
 from richkd.evaluate.run import EvaluationRun, evaluate_models
 from richkd.export.student import load_student, save_student
 from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import fit_temperature
-from richkd.pipeline.assemble import open_splits
 from richkd.teachers.predict import logits_of, outputs_of
 from richkd.teachers.vision import VisionTeacher
 from richkd.training.run import distill
@@ -30,8 +30,11 @@ from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
 CPU = torch.device("cpu")
 
 
-def judged(model: str | Path, data: str | Path, **changes: Any) -> ModelReport:
-    return evaluate_models([str(model)], str(data), **changes).evaluation.model_reports[0]
+def judged(
+    model: str | Path, data: str | Path, *, weights: Path | None = None, **changes: Any
+) -> ModelReport:
+    config = EvaluateConfig(**changes)
+    return evaluate_models([str(model)], str(data), config, weights=weights).evaluation.model_reports[0]
 
 
 def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
@@ -78,17 +81,19 @@ def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
     alone = judged("cifar_resnet8", world.images, weights=weights)
     assert result.model_reports[1].own == alone.own
     twice = [f"cifar_resnet8={weights}", f"cifar_resnet8={weights}"]
-    assert "told apart" in str(refusal(evaluate_models, twice, str(world.images)))
+    assert "must have different names" in str(refusal(evaluate_models, twice, str(world.images)))
 
 
 def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: World, tmp_path: Path) -> None:
     network = load_student(world.teacher).network
     save_student(tmp_path / "kept", network, CLASSES, 2.5, {})
     result = evaluate_models(
-        [str(world.teacher), str(tmp_path / "kept")], str(world.images), test_calibration_fraction=0.5
+        [str(world.teacher), str(tmp_path / "kept")],
+        str(world.images),
+        EvaluateConfig(test_calibration_fraction=0.5),
     )
     fitted, kept = (model_report.temperature for model_report in result.evaluation.model_reports)
-    held_out = open_splits(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits[
+    held_out = open_data(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits[
         "calibration"
     ]
     logits_NC = logits_of(network, open_store(held_out, SIZE), CPU)
@@ -113,7 +118,7 @@ def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
 def test_logits_do_not_depend_on_how_images_are_stored_and_leave_the_mode_alone(world: World) -> None:
     network = load_student(world.teacher).network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    split = open_splits(DataConfig(path=str(world.images)), 0).splits["test"]
+    split = open_data(DataConfig(path=str(world.images)), 0).splits["test"]
     resident, streamed = (open_store(split, SIZE, in_memory_gb=size, workers=0) for size in (1.0, 0.0))
     logits_NC = logits_of(network, resident, CPU)
     assert network.training
@@ -165,7 +170,7 @@ def test_unsplit_data_are_split_as_the_student_was_trained(world: World, tmp_pat
     student = load_student(world.teacher)
     save_student(tmp_path / "run" / "student", student.network, CLASSES, 1.0, {})
     (tmp_path / "run" / "config.yaml").write_text(settings.to_yaml())
-    trained = open_splits(settings.data, seed=7).splits["test"]
+    trained = open_data(settings.data, seed=7).splits["test"]
     network = student.network
     expected = measure(logits_of(network, open_store(trained, network.size), CPU), trained.labels_N)
     for model in (tmp_path / "run", tmp_path / "run" / "student"):
@@ -179,7 +184,9 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
     tree = tmp_path / "tree.yaml"
     tree.write_text("insect: [ant, bee]\nmammal: [cow]")
     result = evaluate_models(
-        [str(tmp_path / "run"), str(world.teacher)], str(world.images), hierarchy=tree, teachers=True
+        [str(tmp_path / "run"), str(world.teacher)],
+        str(world.images),
+        EvaluateConfig(hierarchy=tree, teachers=True),
     ).evaluation
     names = [model_report.name for model_report in result.model_reports]
     assert names == [
@@ -203,7 +210,7 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
 
 def test_a_cache_saves_the_teachers_the_work_and_changes_nothing(world: World, tmp_path: Path) -> None:
     def judge_with_teachers(run: Path) -> tuple[EvaluationRun, int]:
-        result = evaluate_models([str(run)], str(world.images), teachers=True)
+        result = evaluate_models([str(run)], str(world.images), EvaluateConfig(teachers=True))
         assert result.parts is not None
         teacher = result.parts.teachers[0]
         assert isinstance(teacher, VisionTeacher)
@@ -224,9 +231,32 @@ def test_a_cache_saves_the_teachers_the_work_and_changes_nothing(world: World, t
     assert judge_with_teachers(tmp_path / "cached")[1] == fitting
 
 
+def test_settings_that_only_training_reads_do_not_prevent_evaluation(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.images / "test" / "ant", tmp_path / "unlabeled")
+    for file in (tmp_path / "unlabeled").iterdir():
+        image = Image.open(file).rotate(90)
+        image.save(file)
+    changes = {
+        "cache__dir": tmp_path / "cache",
+        "cache__top_k": 2,
+        "data__unlabeled": str(tmp_path / "unlabeled"),
+        "data__unlabeled_fraction": 0.25,
+        "fusion__ood_quantile": 0.2,
+        "method__name": "kd",
+        "teachers__2__name": f"local-dir:{tmp_path / 'second'}",
+    }
+    make_teacher(tmp_path / "second", seed=6)
+    summary = distill(world.config(tmp_path / "run", train__epochs=1, **changes), quiet=True).summary
+    result = evaluate_models([str(tmp_path / "run")], str(world.images), EvaluateConfig(teachers=True))
+    names = [model_report.name for model_report in result.evaluation.model_reports]
+    teachers = [f"local-dir:{world.teacher}", f"local-dir:{tmp_path / 'second'}"]
+    assert names == [str(tmp_path / "run"), *teachers, "fused"]
+    assert result.evaluation.model_reports[0].own.top1 == summary["splits"]["test"]["top1"]
+
+
 def test_what_cannot_be_judged_together_is_refused(world: World) -> None:
     weights = world.teacher / "model.safetensors"
     models = ["cifar_resnet8", "cifar_resnet14"]
     assert "one model" in str(refusal(evaluate_models, models, str(world.images), weights=weights))
-    error = refusal(evaluate_models, [str(world.teacher)], str(world.images), teachers=True)
+    error = refusal(evaluate_models, [str(world.teacher)], str(world.images), EvaluateConfig(teachers=True))
     assert "folder of a run" in str(error)

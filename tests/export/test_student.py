@@ -179,5 +179,5 @@ def test_missing_and_damaged_weights(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.safetensors must be a file"):
         load_student(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"model\.safetensors are not a checkpoint"):
+    with pytest.raises(ModelError, match=r"model\.safetensors must be a checkpoint"):
         load_student(tmp_path)

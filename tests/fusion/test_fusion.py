@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import Output
 from richkd.fusion.fit import fit_multipliers, fit_simplex
 from richkd.fusion.fusion import (
-    FITS,
     Fusion,
     HeldOut,
     alpha_shares,
@@ -31,7 +31,8 @@ from richkd.fusion.scale import Scale
 from tests.fusion.test_fit import labeled, teacher
 from tests.reference import fusion as slow
 
-SCALES = (1.0, 100.0)
+LOGIT_SCALES = (1.0, 100.0)
+FITTED = [name for name in MIXINGS if MIXINGS[name].fit is not None]
 
 
 def held_out(images: int = 80, seed: int = 5) -> HeldOut:
@@ -41,7 +42,7 @@ def held_out(images: int = 80, seed: int = 5) -> HeldOut:
 
 
 def test_multipliers_of_the_presets() -> None:
-    def multipliers(scales: tuple[float, ...] = SCALES, **changes: object) -> tuple[float, ...] | None:
+    def multipliers(scales: tuple[float, ...] = LOGIT_SCALES, **changes: object) -> tuple[float, ...] | None:
         return fuse(FusionConfig(**changes), scales, None).multipliers  # type: ignore[arg-type]
 
     assert multipliers(preset="paper") == pytest.approx((0.7, 30.0))
@@ -58,7 +59,7 @@ def test_shares() -> None:
     assert alpha_shares(None, 2) == pytest.approx((0.7, 0.3))
     assert alpha_shares(0.2, 2) == pytest.approx((0.2, 0.8))
     assert alpha_shares(0.2, 1) == (1.0,)
-    fused = fuse(FusionConfig(preset="paper", alpha=0.1), SCALES, None)
+    fused = fuse(FusionConfig(preset="paper", alpha=0.1), LOGIT_SCALES, None)
     assert fused.feature_weights == pytest.approx((0.7, 0.3))
 
 
@@ -71,36 +72,37 @@ def test_what_has_to_be_fitted() -> None:
     assert not needs_held_out(FusionConfig(weights=(1, 2)))
 
 
-@pytest.mark.parametrize("mixing", [*FITS, "alpha", "confidence", "auto"])
-@pytest.mark.parametrize("scale", ["raw", "logit-scale", "zscore", "temperature"])
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("scale", SCALES)
 def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
     held = held_out()
-    config = FusionConfig(scale=scale, mixing=mixing)  # type: ignore[arg-type]
-    fused = fuse(config, SCALES, held)
-    kinds = {"linear": LinearPool, "gate": Gate, "confidence": Gate, "per-class": PerClass}
+    config = FusionConfig(scale=scale, mixing=mixing)
+    fused = fuse(config, LOGIT_SCALES, held)
+    classes = {"linear": LinearPool, "gate": Gate, "confidence": Gate, "per-class": PerClass}
     if mixing != "auto":
-        assert isinstance(fused.mixing, kinds.get(mixing, LogPool))
+        assert isinstance(fused.mixing, classes.get(mixing, LogPool))
     target = fused([Output(logits_NC, torch.ones(80, 3)) for logits_NC in held.logits], held.labels_N)
     assert target.logits_BC.dtype == torch.float32
     assert bool(target.logits_BC.isfinite().all())
     right = (target.logits_BC.argmax(1) == held.labels_N).float().mean()
     assert right > 0.5
     # What a run writes down is what it did.
-    assert fused.to_dict()["mixing"]["kind"] == type(fused.mixing).__name__
+    kinds_of = {LogPool: "log-pool", LinearPool: "linear", Gate: "gate", PerClass: "per-class"}
+    assert fused.to_dict()["mixing"]["kind"] == kinds_of[type(fused.mixing)]
     assert len(fused.to_dict()["scales"]) == 2
 
 
 def test_a_given_alpha_mixes_calibrated_teachers() -> None:
     held = held_out()
     own = [fit_multipliers([z_NC], held.labels_N)[0] for z_NC in held.logits]
-    fused = fuse(FusionConfig(alpha=0.25, feature_alpha=0.5), SCALES, held)
+    fused = fuse(FusionConfig(alpha=0.25, feature_alpha=0.5), LOGIT_SCALES, held)
     assert fused.multipliers == pytest.approx((0.25 * own[0], 0.75 * own[1]))
     assert fused.feature_weights == (0.5, 0.5)
 
 
 def test_the_fitted_simplex_is_fitted_on_calibrated_teachers() -> None:
     held = held_out()
-    fused = fuse(FusionConfig(mixing="simplex"), SCALES, held)
+    fused = fuse(FusionConfig(mixing="simplex"), LOGIT_SCALES, held)
     logs = [scale(z_NC) for scale, z_NC in zip(fused.scales, held.logits, strict=True)]
     assert isinstance(fused.mixing, LogPool)
     assert fused.mixing.weights == pytest.approx(fit_simplex(logs, held.labels_N).weights)
@@ -109,7 +111,7 @@ def test_the_fitted_simplex_is_fitted_on_calibrated_teachers() -> None:
 
 def test_as_many_multipliers_as_teachers() -> None:
     with pytest.raises(ConfigError, match=r"fusion\.weights(.|\n)*Got: 3 for 2 teachers"):
-        fuse(FusionConfig(weights=(1, 2, 3)), SCALES, None)
+        fuse(FusionConfig(weights=(1, 2, 3)), LOGIT_SCALES, None)
 
 
 def test_a_fusion_is_the_weighted_sum_but_for_a_constant_of_each_image() -> None:
@@ -142,8 +144,8 @@ def test_a_class_without_held_out_images_and_a_single_class_are_fitted() -> None
     held = held_out(60)
     for chosen_N in (held.labels_N != 2, held.labels_N == 1):
         part = HeldOut(held.names, [z_NC[chosen_N] for z_NC in held.logits], held.labels_N[chosen_N], "val")
-        for mixing in (*FITS, "auto"):
-            fused = fuse(FusionConfig(mixing=mixing), SCALES, part)  # type: ignore[arg-type]
+        for mixing in (*FITTED, "auto"):
+            fused = fuse(FusionConfig(mixing=mixing), LOGIT_SCALES, part)
             assert bool(fused.logits(held.logits).isfinite().all()), mixing
 
 
@@ -194,7 +196,7 @@ def test_cosines_of_a_real_clip_are_drowned_as_released(data_dir: Path) -> None:
     held = HeldOut(("teacher", "CLIP"), [z_NC[half_N] for z_NC in logits], labels_N[half_N], "half of test")
 
     def fused(preset: str) -> Tensor:
-        return fuse(FusionConfig(preset=preset), SCALES, held).logits(logits)[~half_N]  # type: ignore[arg-type]
+        return fuse(FusionConfig(preset=preset), LOGIT_SCALES, held).logits(logits)[~half_N]  # type: ignore[arg-type]
 
     def accuracy(z_NC: Tensor) -> float:
         return float((z_NC.argmax(1) == labels_N[~half_N]).float().mean())

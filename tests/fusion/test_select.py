@@ -31,15 +31,10 @@ def complementary(images: int, seed: int) -> tuple[list[Tensor], Tensor]:
 def test_complementary_teachers_are_pooled() -> None:
     logs, labels_N = complementary(1000, 0)
     choice = choose(logs, labels_N, NAMES)
-    assert choice.name == "logarithmic pool"
+    assert choice.name == "log-pool"
     assert isinstance(choice.mixing, LogPool)
     assert choice.mixing.weights == pytest.approx(fit_log_pool(logs, labels_N).weights)
-    assert [c.name for c in choice.candidates][1:] == [
-        "logarithmic pool",
-        "linear pool",
-        "gate",
-        "weights for each class",
-    ]
+    assert [c.name for c in choice.candidates][1:] == ["log-pool", "linear", "gate", "per-class"]
     best = min(choice.candidates, key=lambda c: c.nll)
     assert best.behind == 0
     assert choice.candidates[0].behind > 5 * choice.candidates[0].error

@@ -10,22 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from richkd.config.schema import MethodConfig
 from richkd.core.types import UNLABELED, Batch, Output, Target
-from richkd.losses.memory_bank import ContrastMemory
+from richkd.losses.memory_bank import ContrastMemory, ContrastSettings, Queues
 from richkd.losses.negatives import below, draw, negative_rows
 from tests.reference import losses as slow
 
 IMAGES, CLASSES, WIDTHS = 30, 4, (5, 7)
-CONFIG = MethodConfig(embed_width=6, negatives=9, contrast_temperature=0.2, bank_momentum=0.3)
+SETTINGS = ContrastSettings(embed_dim=6, num_negatives=9, temperature=0.2, momentum=0.3)
 LABELS_N = torch.randint(CLASSES, (IMAGES,), generator=torch.Generator().manual_seed(1))
 INDEX_B = torch.tensor([28, 3, 17, 0])
 
 
-def make_memory(seed: int = 0, config: MethodConfig = CONFIG) -> ContrastMemory:
+def make_memory(seed: int = 0, settings: ContrastSettings = SETTINGS) -> ContrastMemory:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ContrastMemory(8, WIDTHS, LABELS_N, CLASSES, config, seed)
+        return ContrastMemory(8, WIDTHS, LABELS_N, CLASSES, settings, seed)
 
 
 def random_records(index_B: Tensor, seed: int = 0) -> tuple[Output, Target, Batch]:
@@ -42,29 +41,31 @@ def random_records(index_B: Tensor, seed: int = 0) -> tuple[Output, Target, Batc
 
 def test_every_image_has_a_row_and_rows_of_a_class_lie_together() -> None:
     memory = make_memory()
-    assert sorted(memory.rows.row_of_image_N.tolist()) == list(range(IMAGES))
-    label_of_row = {int(memory.rows.row_of_image_N[i]): int(LABELS_N[i]) for i in range(IMAGES)}
+    assert sorted(memory.negatives.row_of_image_N.tolist()) == list(range(IMAGES))
+    label_of_row = {int(memory.negatives.row_of_image_N[i]): int(LABELS_N[i]) for i in range(IMAGES)}
     for c in range(CLASSES):
-        first, count = int(memory.rows.class_starts_C[c]), int(memory.rows.class_sizes_C[c])
+        first, count = int(memory.negatives.class_starts_C[c]), int(memory.negatives.class_sizes_C[c])
         assert count == torch.bincount(LABELS_N)[c]
         assert [label_of_row[row] for row in range(first, first + count)] == [c] * count
 
 
-@pytest.mark.parametrize("contrast", ["full", "shared", "queue"])
-def test_an_unlabeled_image_is_a_class_of_its_own(contrast: Literal["full", "shared", "queue"]) -> None:
+@pytest.mark.parametrize("negatives", ["memory-bank", "shared", "queue"])
+def test_an_unlabeled_image_is_a_class_of_its_own(
+    negatives: Literal["memory-bank", "shared", "queue"],
+) -> None:
     labels_N = LABELS_N.clone()
     labels_N[[3, 5]] = UNLABELED
-    config = CONFIG.model_copy(update={"contrast": contrast})
+    settings = replace(SETTINGS, negatives=negatives)
     with torch.random.fork_rng(devices=[]):
-        memory = ContrastMemory(8, WIDTHS, labels_N, CLASSES, config, 0)
+        memory = ContrastMemory(8, WIDTHS, labels_N, CLASSES, settings, 0)
     student, target, batch = random_records(INDEX_B)
     embedded = memory.embed(student, target)
     loss = memory.loss(*embedded, replace(batch, labels_B=labels_N[INDEX_B]), 0)
     assert bool(loss.isfinite())
-    own = memory.rows.labels_N
+    own = memory.negatives.labels_N
     assert len({int(own[3]), int(own[5]), *range(CLASSES)}) == CLASSES + 2
     assert torch.equal(own[labels_N >= 0], labels_N[labels_N >= 0])
-    memory.remember(INDEX_B, {"student": embedded[0].detach(), "target": embedded[1].detach()})
+    memory.remember(INDEX_B, embedded[0].detach(), embedded[1].detach())
 
 
 def test_embeddings_have_unit_norm_and_teachers_are_fused_after_their_heads() -> None:
@@ -86,23 +87,23 @@ def expected_loss(
     memory: ContrastMemory, student_BD: Tensor, target_BD: Tensor, step: int
 ) -> tuple[float, Tensor]:
     """The loss of the rows that (seed, step) draws, with both normalizers of these rows, by loops."""
-    rows_B1 = memory.rows.row_of_image_N[INDEX_B][:, None]
-    draws_BK = draw(memory.rows.seed, step, (len(INDEX_B), CONFIG.negatives), "cpu")
+    rows_B1 = memory.negatives.row_of_image_N[INDEX_B][:, None]
+    draws_BK = draw(memory.negatives.seed, step, (len(INDEX_B), SETTINGS.num_negatives), "cpu")
     rows_BK1 = torch.cat(
         [
             rows_B1,
-            negative_rows(LABELS_N[INDEX_B], memory.rows.class_starts_C, memory.rows.class_sizes_C, draws_BK),
+            negative_rows(LABELS_N[INDEX_B], memory.negatives.class_starts_C, memory.negatives.class_sizes_C, draws_BK),
         ],
         dim=1,
     )
-    banks = (memory.rows.student_ND, memory.rows.target_ND)
+    banks = (memory.negatives.student_ND, memory.negatives.target_ND)
     log_z = memory.log_normalizers
     if step == 0:
         pairs = ((student_BD, banks[1]), (target_BD, banks[0]))
-        scores = [slow.bank_scores(v, bank, rows_BK1, CONFIG.contrast_temperature) for v, bank in pairs]
+        scores = [slow.bank_scores(v, bank, rows_BK1, SETTINGS.temperature) for v, bank in pairs]
         log_z = torch.tensor([math.log(slow.estimate_normalizer(score, IMAGES)) for score in scores])
     z = (math.exp(log_z[0]), math.exp(log_z[1]))
-    value = slow.contrast_loss(student_BD, target_BD, *banks, rows_BK1, z, CONFIG.contrast_temperature)
+    value = slow.contrast_loss(student_BD, target_BD, *banks, rows_BK1, z, SETTINGS.temperature)
     return value, log_z
 
 
@@ -119,7 +120,7 @@ def test_loss_and_normalizers_equal_the_loops_and_normalizers_stay() -> None:
         assert torch.allclose(memory.log_normalizers, log_z, atol=1e-5)
         kept.append(memory.log_normalizers.clone())
         assert torch.equal(kept[step], kept[0])
-        memory.remember(batch.index_B, {"student": student_BD.detach(), "target": target_BD.detach()})
+        memory.remember(batch.index_B, student_BD.detach(), target_BD.detach())
 
 
 def test_only_the_rows_of_the_batch_move() -> None:
@@ -127,14 +128,14 @@ def test_only_the_rows_of_the_batch_move() -> None:
     student, target, _ = random_records(INDEX_B)
     student_BD, target_BD = (embedded.detach() for embedded in memory.embed(student, target))
     before = {name: bank.clone() for name, bank in memory.named_buffers() if name.endswith("_ND")}
-    memory.remember(INDEX_B, {"student": student_BD, "target": target_BD})
-    rows_B = memory.rows.row_of_image_N[INDEX_B]
+    memory.remember(INDEX_B, student_BD, target_BD)
+    rows_B = memory.negatives.row_of_image_N[INDEX_B]
     others = torch.ones(IMAGES, dtype=torch.bool)
     others[rows_B] = False
-    for name, embedded_BD in (("rows.student_ND", student_BD), ("rows.target_ND", target_BD)):
+    for name, embedded_BD in (("negatives.student_ND", student_BD), ("negatives.target_ND", target_BD)):
         after = memory.get_buffer(name)
         assert torch.equal(after[others], before[name][others])
-        expected = slow.update_bank(before[name], rows_B, embedded_BD, CONFIG.bank_momentum)
+        expected = slow.update_bank(before[name], rows_B, embedded_BD, SETTINGS.momentum)
         assert torch.allclose(after.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-6)
         assert not torch.allclose(after[rows_B], before[name][rows_B], atol=0.05)
 
@@ -144,7 +145,7 @@ def test_the_loss_is_a_function_of_seed_and_step() -> None:
 
     def value(seed: int, step: int) -> float:
         memory = make_memory(0)
-        memory.rows.seed = seed
+        memory.negatives.seed = seed
         memory.log_normalizers.fill_(1.0)
         return memory.loss(*memory.embed(student, target), batch, step).item()
 
@@ -154,9 +155,9 @@ def test_the_loss_is_a_function_of_seed_and_step() -> None:
 
 def test_banks_are_a_function_of_the_seed_and_differ() -> None:
     one, same, other = make_memory(0), make_memory(0), make_memory(1)
-    assert torch.equal(one.rows.student_ND, same.rows.student_ND)
-    assert not torch.equal(one.rows.student_ND, other.rows.student_ND)
-    assert not torch.equal(one.rows.student_ND, one.rows.target_ND)
+    assert torch.equal(one.negatives.student_ND, same.negatives.student_ND)
+    assert not torch.equal(one.negatives.student_ND, other.negatives.student_ND)
+    assert not torch.equal(one.negatives.student_ND, one.negatives.target_ND)
 
 
 def test_gradient_flows_to_heads_and_features_but_not_to_banks() -> None:
@@ -176,30 +177,30 @@ def test_a_checkpoint_carries_banks_and_normalizers_but_nothing_that_labels_give
     memory.log_normalizers.fill_(2.0)
     state = memory.state_dict()
     buffers = {name for name in state if not name.endswith(("weight", "bias"))}
-    assert buffers == {"rows.student_ND", "rows.target_ND", "log_normalizers"}
+    assert buffers == {"negatives.student_ND", "negatives.target_ND", "log_normalizers"}
     other = make_memory(1)
     other.load_state_dict(state)
-    assert torch.equal(other.rows.student_ND, memory.rows.student_ND)
+    assert torch.equal(other.negatives.student_ND, memory.negatives.student_ND)
     assert torch.equal(other.log_normalizers, memory.log_normalizers)
-    assert torch.equal(other.rows.class_starts_C, memory.rows.class_starts_C)
+    assert torch.equal(other.negatives.class_starts_C, memory.negatives.class_starts_C)
 
 
 def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
-    memory = make_memory(config=CONFIG.model_copy(update={"contrast": "shared"}))
+    memory = make_memory(settings=replace(SETTINGS, negatives="shared"))
     student, target, batch = random_records(INDEX_B)
     student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
-    scores, shares_B = memory.rows(student_BD, target_BD, batch, 3)
+    scores, shares_B = memory.negatives(student_BD, target_BD, batch, 3)
     rows_K = below(draw(0, 3, (9,), "cpu"), IMAGES)
-    label_of_row = LABELS_N[memory.rows.row_of_image_N.argsort()]
+    label_of_row = LABELS_N[memory.negatives.row_of_image_N.argsort()]
     for side_BK1, v_BD, bank_ND in zip(
-        scores, (student_BD, target_BD), (memory.rows.target_ND, memory.rows.student_ND), strict=True
+        scores, (student_BD, target_BD), (memory.negatives.target_ND, memory.negatives.student_ND), strict=True
     ):
         for b, image in enumerate(INDEX_B.tolist()):
             for k, row in enumerate(rows_K.tolist()):
                 own = label_of_row[row] == LABELS_N[image]
                 expected = -math.inf if own else float(v_BD[b] @ bank_ND[row]) / 0.2
                 assert side_BK1[b, k + 1].item() == pytest.approx(expected, abs=1e-5)
-            positive = float(v_BD[b] @ bank_ND[memory.rows.row_of_image_N[image]]) / 0.2
+            positive = float(v_BD[b] @ bank_ND[memory.negatives.row_of_image_N[image]]) / 0.2
             assert side_BK1[b, 0].item() == pytest.approx(positive, abs=1e-5)
     counted = (label_of_row[rows_K] != LABELS_N[INDEX_B][:, None]).double().mean(1)
     assert shares_B.tolist() == pytest.approx(counted.clamp(min=1 / 9).tolist())
@@ -207,20 +208,21 @@ def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
 
 def test_shared_negatives_have_the_expectation_of_own_ones() -> None:
     student, target, batch = random_records(INDEX_B)
-    values: dict[str, list[float]] = {"full": [], "shared": []}
+    values: dict[Literal["memory-bank", "shared"], list[float]] = {"memory-bank": [], "shared": []}
     for kind, losses in values.items():
-        memory = make_memory(config=CONFIG.model_copy(update={"contrast": kind, "negatives": 40}))
+        memory = make_memory(settings=replace(SETTINGS, negatives=kind, num_negatives=40))
         memory.log_normalizers.fill_(3.0)
         embedded = [part.detach() for part in memory.embed(student, target)]
         losses += [memory.loss(*embedded, batch, step).item() for step in range(1, 400)]
     means = {kind: torch.tensor(losses).mean().item() for kind, losses in values.items()}
     spread = torch.tensor(values["shared"]).std().item() / math.sqrt(400)
-    assert abs(means["full"] - means["shared"]) < 4 * spread
+    assert abs(means["memory-bank"] - means["shared"]) < 4 * spread
 
 
 def test_a_queue_holds_the_latest_embeddings_and_their_labels() -> None:
-    memory = make_memory(config=CONFIG.model_copy(update={"contrast": "queue", "negatives": 6}))
-    queue = memory.rows
+    memory = make_memory(settings=replace(SETTINGS, negatives="queue", num_negatives=6))
+    queue = memory.negatives
+    assert isinstance(queue, Queues)
     student, target, batch = random_records(INDEX_B)
     student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
     scores, shares_B = queue(student_BD, target_BD, batch, 0)
@@ -229,7 +231,7 @@ def test_a_queue_holds_the_latest_embeddings_and_their_labels() -> None:
     assert torch.allclose(scores[0][:, 0], positives)
     assert torch.allclose(scores[1][:, 0], positives)
     for _ in range(2):
-        memory.remember(INDEX_B, {"student": student_BD, "target": target_BD})
+        memory.remember(INDEX_B, student_BD, target_BD)
     order = [2, 3, 2, 3, 0, 1]
     assert torch.equal(queue.student_KD[[0, 1, 4, 5]], student_BD[[2, 3, 0, 1]])
     assert torch.equal(queue.target_KD[2:4], target_BD[2:4])
@@ -241,8 +243,8 @@ def test_a_queue_holds_the_latest_embeddings_and_their_labels() -> None:
 
 
 def test_a_queue_shorter_than_a_batch_keeps_its_end() -> None:
-    memory = make_memory(config=CONFIG.model_copy(update={"contrast": "queue", "negatives": 3}))
+    memory = make_memory(settings=replace(SETTINGS, negatives="queue", num_negatives=3))
     v_BD = torch.eye(6)[:4]
-    memory.remember(INDEX_B, {"student": v_BD, "target": v_BD})
-    assert memory.rows.student_KD.argmax(1).tolist() == [1, 2, 3]
-    assert memory.rows.labels_K.tolist() == LABELS_N[INDEX_B][1:].tolist()
+    memory.remember(INDEX_B, v_BD, v_BD)
+    assert memory.negatives.student_KD.argmax(1).tolist() == [1, 2, 3]
+    assert memory.negatives.labels_K.tolist() == LABELS_N[INDEX_B][1:].tolist()

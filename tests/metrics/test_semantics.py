@@ -148,7 +148,7 @@ def test_hierarchies_that_say_nothing_are_refused() -> None:
     probs_NC, labels_N = random_case(4, 6, 0)
     for tree in (Hierarchy(("all",), (0,) * 6), Hierarchy(tuple("abcdef"), tuple(range(6)))):
         assert isinstance(refusal(semantics, probs_NC, labels_N, tree), DataError)
-    assert "6 of the model" in str(refusal(semantics, probs_NC, labels_N, Hierarchy(("a", "b"), (0, 0, 1))))
+    assert "6 in the model" in str(refusal(semantics, probs_NC, labels_N, Hierarchy(("a", "b"), (0, 0, 1))))
 
 
 def test_cifars_hierarchy_is_built_in() -> None:

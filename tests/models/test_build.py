@@ -116,7 +116,7 @@ def test_building_leaves_the_mode_of_training_alone() -> None:
 
 def test_a_size_that_the_model_does_not_take() -> None:
     error = refusal("test_vit", size=33)
-    assert error.rule == "Model test_vit does not take images of 33×33 pixels"
+    assert error.rule == "Model test_vit does not accept images of 33×33 pixels"
     assert "--student.size" in str(error.fix)
 
 
@@ -164,7 +164,7 @@ def test_a_callable_builds_the_model() -> None:
 
 def test_a_model_outside_the_contract_names_what_it_lacks() -> None:
     error = refusal(f"{HERE}:Outlaw", size=8)
-    assert "timm's contract" in error.rule
+    assert "timm's model interface" in error.rule
     assert error.got == "a Outlaw without forward_head, get_classifier"
 
 
@@ -274,8 +274,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(by: str, tmp_path: Path) ->
     else:
         path.write_bytes(pickle.dumps({"model": Bomb(crater)}))
     error = refusal(weights=path)
-    assert error.rule == f"The weights {path} are not a checkpoint of tensors alone"
-    assert "files that carry code are never loaded" in str(error.fix)
+    assert error.rule == f"The weights {path} must be a checkpoint that holds only tensors"
+    assert "files with code are never loaded" in str(error.fix)
     assert not crater.exists()
     # The bomb is live.
     if by == "torch":
@@ -287,7 +287,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(by: str, tmp_path: Path) ->
 
 def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
-    assert "not a checkpoint of tensors alone" in refusal(weights=tmp_path / "model.pth").rule
+    assert "must be a checkpoint that holds only tensors" in refusal(weights=tmp_path / "model.pth").rule
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
@@ -295,7 +295,7 @@ def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoint(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     error = refusal(weights=tmp_path / name)
-    assert error.rule == f"The weights {tmp_path / name} are not a checkpoint of tensors alone"
+    assert error.rule == f"The weights {tmp_path / name} must be a checkpoint that holds only tensors"
     assert error.got
 
 
@@ -303,7 +303,7 @@ def test_a_damaged_checkpoint(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "not a checkpoint" in refusal(weights=path).rule
+    assert "must be a checkpoint" in refusal(weights=path).rule
 
 
 def test_weights_must_be_a_file(tmp_path: Path) -> None:

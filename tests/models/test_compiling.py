@@ -38,9 +38,9 @@ def test_state_keeps_its_names_and_the_compiled_student_is_what_runs(
     called = []
 
     def fake(call: object, **options: object) -> object:
-        def run(pixels: torch.Tensor) -> Output:
+        def run(pixels: torch.Tensor, maps: bool) -> Output:
             called.append(len(pixels))
-            return call(pixels)  # type: ignore[operator,no-any-return]
+            return call(pixels, maps)  # type: ignore[operator,no-any-return]
 
         return run
 

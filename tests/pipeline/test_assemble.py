@@ -10,8 +10,9 @@ import torch
 
 from richkd.core.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
 from richkd.core.precision import autocast_dtype
+from richkd.data.sources import open_data
 from richkd.fusion.fusion import measure_target_shift
-from richkd.pipeline.assemble import Parts, assemble, build_student, open_splits
+from richkd.pipeline.assemble import Parts, assemble, build_student
 from richkd.teachers.predict import outputs_of
 from tests.fixtures import CLASSES, SIZE, World, make_clip, make_teacher, refusal
 
@@ -37,12 +38,12 @@ def test_parts_fit_and_are_announced(world: World) -> None:
     assert len(parts.fusion.scales) == 2
     assert "36 train, 12 val, 12 test" in outputs[0]
     assert any("CLIP outputs" in line for line in outputs[1:])
-    assert "chosen on 12 images of val" in outputs[-1]
+    assert "selected on 12 images of val" in outputs[-1]
 
 
 def test_a_student_depends_on_its_seed_alone(world: World) -> None:
     config = world.config(Path("unused"))
-    data = open_splits(config.data, 0)
+    data = open_data(config.data, 0)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     a = build_student(config, data).state_dict()
@@ -55,7 +56,7 @@ def test_a_student_depends_on_its_seed_alone(world: World) -> None:
 
 
 def test_a_method_asks_for_the_teachers_it_lacks(world: World) -> None:
-    error = refused(world, teacher__name=None)
+    error = refused(world, teachers__1__name=None)
     assert isinstance(error, ConfigError)
     assert "needs a vision teacher" in error.rule
     assert "--teacher" in str(error.fix)
@@ -70,11 +71,11 @@ def test_a_method_asks_for_the_teachers_it_lacks(world: World) -> None:
 
 def test_a_teacher_with_another_number_of_classes(world: World, tmp_path: Path) -> None:
     make_teacher(tmp_path / "four", (*CLASSES, "dog"))
-    error = refused(world, teacher__name=f"local-dir:{tmp_path / 'four'}")
+    error = refused(world, teachers__1__name=f"local-dir:{tmp_path / 'four'}")
     assert isinstance(error, ModelError)
     assert error.got == "4 outputs for 3 classes"
     weights = tmp_path / "four" / "model.safetensors"
-    error = refused(world, teacher__name="cifar_resnet8", teacher__weights=str(weights))
+    error = refused(world, teachers__1__name="cifar_resnet8", teachers__1__weights=str(weights))
     assert isinstance(error, ModelError)
     assert str(weights) in error.rule
     assert "4 outputs" in str(error.got)
@@ -82,7 +83,7 @@ def test_a_teacher_with_another_number_of_classes(world: World, tmp_path: Path) 
 
 def test_a_teacher_with_another_order_of_classes(world: World, tmp_path: Path) -> None:
     make_teacher(tmp_path / "turned", ("ant", "cow", "bee"))
-    error = refused(world, teacher__name=f"local-dir:{tmp_path / 'turned'}")
+    error = refused(world, teachers__1__name=f"local-dir:{tmp_path / 'turned'}")
     assert isinstance(error, ClassError)
     assert "must be in the order of the training data" in error.rule
     assert str(tmp_path / "turned") in error.rule
@@ -90,7 +91,7 @@ def test_a_teacher_with_another_order_of_classes(world: World, tmp_path: Path) -
 
 
 def test_given_clip_outputs_that_lack_images(world: World, tmp_path: Path) -> None:
-    make_clip(tmp_path / "clip.npz", world.images, exclude_fold=2)
+    make_clip(tmp_path / "clip.npz", world.images, leave_out=2)
     error = refused(world, clip__name=f"outputs:{tmp_path / 'clip.npz'}")
     assert isinstance(error, ClipError)
     assert "split 'test'" in error.rule
@@ -108,9 +109,10 @@ def test_fusion_without_held_out_images(world: World) -> None:
 
 
 def test_clip_alone_is_the_only_teacher(world: World) -> None:
-    parts = assemble(
-        world.config(Path("unused"), teacher__name=None, fusion__alpha=0, fusion__feature_alpha=0), CPU
+    config = world.config(
+        Path("unused"), method__name="kd", objective__kd__target="clip", teachers__1__name=None
     )
+    parts = assemble(config, CPU)
     assert [teacher.name for teacher in parts.teachers] == ["CLIP outputs"]
     assert parts.fusion is not None
     assert parts.fusion.feature_weights == (1.0,)
@@ -120,9 +122,7 @@ def test_a_single_teacher_is_taken_as_it_is(world: World) -> None:
     parts = assemble(world.config(Path("unused"), method__name="kd", clip__name=None), CPU)
     assert parts.fusion is not None
     assert parts.fusion.multipliers == (1.0,)
-    parts = assemble(
-        world.config(Path("unused"), method__name="ce", teacher__name=None, clip__name=None), CPU
-    )
+    parts = assemble(world.config(Path("unused"), method__name="ce"), CPU)
     assert parts.teachers == ()
     assert parts.fusion is None
 
@@ -136,8 +136,11 @@ def test_precision() -> None:
 def several(world: World, tmp_path: Path, **changes: Any) -> Parts:
     """Three vision teachers: the world's, another one, and the world's again."""
     make_teacher(tmp_path / "other", seed=6)
-    more = [{"name": f"local-dir:{tmp_path / 'other'}"}, {"name": f"local-dir:{world.teacher}"}]
-    config = world.config(tmp_path / "run", more_teachers=more, **changes)
+    more = {
+        "teachers__2__name": f"local-dir:{tmp_path / 'other'}",
+        "teachers__3__name": f"local-dir:{world.teacher}",
+    }
+    config = world.config(tmp_path / "run", **more, **changes)
     return assemble(config, CPU)
 
 
@@ -150,7 +153,7 @@ def test_several_teachers_are_fused_in_their_order_and_have_names_of_their_own(
     assert len({teacher.name for teacher in parts.teachers}) == 4
     assert parts.fusion is not None
     assert parts.fusion.multipliers == pytest.approx((0.2, 0.2, 0.2, 0.4 * clip.logit_scale))
-    # λ is the paper's.
+    # The weight of features is the paper's.
     assert parts.fusion.feature_weights == pytest.approx((0.7 / 3,) * 3 + (0.3,))
 
 
@@ -185,10 +188,10 @@ def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: Worl
     logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in fused.teachers]
     assert fused.fusion is not None
     assert parts.fusion is not None
-    result = measure_target_shift(fused.fusion.logits(logits), logits[0], parts.config.method.temperature)
+    result = measure_target_shift(fused.fusion.logits(logits), logits[0], parts.temperature)
     assert parts.fusion.multipliers == pytest.approx((result.multiplier,), rel=1e-6)
     error = refusal(several, world, tmp_path, fusion__control="text-only", **kd)
-    assert "stands beside a fusion of a vision teacher with CLIP" in str(error)
+    assert "Control 'text-only' needs a fusion of a vision teacher with CLIP" in str(error)
 
 
 @pytest.mark.parametrize("scale", ["standardized", "phi-s"])

@@ -89,7 +89,7 @@ def test_the_teacher_alone_is_as_near_to_the_fusion_as_a_temperature_brings_it(w
     assert len(parts.teachers) == 1
     assert parts.fusion is not None
     (multiplier,) = parts.fusion.multipliers or ()
-    result = measure_target_shift(target.logits_BC, raw[0].logits_BC, parts.config.method.temperature)
+    result = measure_target_shift(target.logits_BC, raw[0].logits_BC, parts.temperature)
     assert multiplier == pytest.approx(result.multiplier, rel=1e-6)
     assert parts.fusion.feature_weights == (1.0,)
 
@@ -107,8 +107,17 @@ def test_a_control_is_a_run(world: World, tmp_path: Path, control: str) -> None:
     assert distill(config, quiet=True).summary["splits"]["test"]["n"] == 12
 
 
-def test_controls_stand_beside_a_fusion(world: World, tmp_path: Path) -> None:
-    config = world.config(tmp_path / "run", method__name="kd", clip__name=None, fusion__control="shuffled")
+def test_a_control_needs_a_fusion(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", method__name="kd", fusion__control="shuffled")
     error = refusal(distill, config, quiet=True)
     assert isinstance(error, ConfigError)
+    assert "'fusion.control' has no effect in this run: there is only one teacher" in error.rule
+
+
+def test_a_control_of_clip_needs_a_clip(world: World, tmp_path: Path) -> None:
+    second = {"teachers__2__name": f"local-dir:{world.teacher}"}
+    config = world.config(tmp_path / "run", method__name="kd", fusion__control="shuffled", **second)
+    error = refusal(distill, config, quiet=True)
+    assert isinstance(error, ConfigError)
+    assert "Control 'shuffled' needs a fusion of a vision teacher with CLIP" in error.rule
     assert "--clip" in str(error.fix)

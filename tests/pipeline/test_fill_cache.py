@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from richkd.cli import main
-from richkd.core.errors import CacheError
+from richkd.core.errors import CacheError, ConfigError, RichKDError
 from richkd.pipeline.fill_cache import fill_caches, verify_caches
 from richkd.teachers.cache.store import OutputCache, list_caches
 from richkd.training.run import distill
@@ -71,7 +71,7 @@ def test_a_filling_that_is_stopped_keeps_what_it_computed(world: World, tmp_path
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate()
     assert process.returncode == 130
-    assert "Go on with the same command" in rest
+    assert "Continue with the same command" in rest
     train = next(folder for folder in list_caches(tmp_path / "cache") if "-train-" in folder.name)
     assert list(train.glob("*.safetensors"))
 
@@ -87,7 +87,7 @@ def test_verifying_agrees_and_names_what_is_damaged(
     assert all(result.largest < 1e-2 for result in results)
     assert all(result.agreement == 1 for result in results)
     assert ask("cache", "verify", tmp_path / "cache") == 0
-    assert capsys.readouterr().out.count("every shard is whole") == 3
+    assert capsys.readouterr().out.count("every shard is intact") == 3
     shard = sorted((tmp_path / "cache").rglob("*.safetensors"))[0]
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
@@ -132,22 +132,23 @@ def test_manifests_name_their_ingredients(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "rule"),
+    ("changes", "kind", "rule"),
     [
-        ({"cache__dir": None}, "must be named"),
-        ({"method__name": "ce"}, "can be stored"),
+        ({"cache__dir": None}, CacheError, "must be named"),
         (
-            {"teacher__name": None, "method__name": "richkd", "method__variant": "l", "fusion__alpha": 0},
-            "can be stored",
+            {"method__name": "ce"},
+            ConfigError,
+            "'cache.dir' has no effect in this run: no loss term reads a teacher",
         ),
+        ({"objective__kd__target": "clip", "teachers__1__name": None}, CacheError, "can be stored"),
     ],
 )
 def test_what_cannot_be_filled_is_refused(
-    world: World, tmp_path: Path, changes: dict[str, Any], rule: str
+    world: World, tmp_path: Path, changes: dict[str, Any], kind: type[RichKDError], rule: str
 ) -> None:
     settings = cached(world, tmp_path) | changes
-    if settings["method__name"] == "richkd":
+    if "objective__kd__target" in changes:
         settings["clip__name"] = f"outputs:{world.clip}"
     error = refusal(fill_caches, world.config(tmp_path / "run", **settings), quiet=True)
-    assert isinstance(error, CacheError)
+    assert isinstance(error, kind)
     assert rule in error.rule

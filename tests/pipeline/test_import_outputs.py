@@ -41,7 +41,7 @@ def refused(world: World, root: Path, **changes: Any) -> RichKDError:
 
 def test_from_a_file_to_a_run(world: World, tmp_path: Path, capsys: Capture) -> None:
     make_outputs(tmp_path / "big.npz", world.images)
-    cache, options = tmp_path / "cache", world.options(tmp_path / "run", **KD, teacher__name="cache:big")
+    cache, options = tmp_path / "cache", world.options(tmp_path / "run", **KD, teachers__1__name="cache:big")
     assert ask("cache", "import", tmp_path / "big.npz", "--teacher-cache", cache, *options) == 0
     shown = capsys.readouterr().out
     for split, images in (("train", 36), ("val", 12), ("test", 12)):
@@ -52,7 +52,7 @@ def test_from_a_file_to_a_run(world: World, tmp_path: Path, capsys: Capture) -> 
     assert ask("check", "--teacher-cache", cache, *options) == 0
     shown = capsys.readouterr().out
     assert "big: 60 outputs computed elsewhere, of whole images" in shown
-    assert "right on 36 imported views" in shown
+    assert "correct on 36 imported views" in shown
     assert ask("distill", "--teacher-cache", cache, *options) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["images_through_teachers"] == {"big": 0}

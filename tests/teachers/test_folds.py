@@ -10,9 +10,10 @@ import torch
 
 from richkd.config.schema import DataConfig
 from richkd.core.errors import ConfigError, ModelError
+from richkd.data.augmentations import CropFlip
+from richkd.data.sources import open_data
 from richkd.data.split import folds_of
-from richkd.data.views import CropFlip
-from richkd.pipeline.assemble import assemble, open_splits
+from richkd.pipeline.assemble import assemble
 from richkd.teachers.folds import FoldTeachers
 from richkd.training.run import distill, teach_folds
 from tests.fixtures import SIZE, World, refusal
@@ -24,13 +25,13 @@ FOLDS = 3
 @pytest.fixture(scope="module")
 def taught(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("folds") / "teachers"
-    config = world.config(out, method__name="ce", teacher__name=None, clip__name=None, train__epochs=1)
+    config = world.config(out, method__name="ce", train__epochs=1)
     teach_folds(config, FOLDS, quiet=True)
     return out
 
 
 def test_each_fold_is_left_out_once_and_by_its_teacher(world: World, taught: Path) -> None:
-    whole = open_splits(DataConfig(path=str(world.images), val_fraction=0.25), 0).splits
+    whole = open_data(DataConfig(path=str(world.images), val_fraction=0.25), 0).splits
     fold_N = folds_of(whole["train"].labels_N, FOLDS)
     keys = whole["train"].keys()
     for fold in range(FOLDS):
@@ -45,7 +46,7 @@ def test_each_fold_is_left_out_once_and_by_its_teacher(world: World, taught: Pat
 
 def test_every_image_is_answered_by_one_teacher(world: World, taught: Path, tmp_path: Path) -> None:
     parts = assemble(
-        world.config(tmp_path / "run", teacher__name=f"folds:{taught}", method__variant="l"), CPU
+        world.config(tmp_path / "run", teachers__1__name=f"folds:{taught}", method__variant="l"), CPU
     )
     teacher = parts.teachers[0]
     assert isinstance(teacher, FoldTeachers)
@@ -69,7 +70,7 @@ def test_a_student_learns_from_them_and_a_cache_holds_them(
     for number in range(2):
         config = world.config(
             tmp_path / f"run-{number}",
-            teacher__name=f"folds:{taught}",
+            teachers__1__name=f"folds:{taught}",
             method__variant="l",
             cache__dir=str(tmp_path / "cache"),
             train__epochs=1,
@@ -81,7 +82,7 @@ def test_a_student_learns_from_them_and_a_cache_holds_them(
 
 
 def test_finished_folds_are_passed_over(world: World, taught: Path) -> None:
-    config = world.config(taught, method__name="ce", teacher__name=None, clip__name=None, train__epochs=1)
+    config = world.config(taught, method__name="ce", train__epochs=1)
     before = [(taught / f"fold-{fold}" / "metrics.jsonl").stat().st_mtime_ns for fold in range(FOLDS)]
     assert len(teach_folds(config, FOLDS, resume=True, quiet=True)) == FOLDS
     after = [(taught / f"fold-{fold}" / "metrics.jsonl").stat().st_mtime_ns for fold in range(FOLDS)]
@@ -91,12 +92,12 @@ def test_finished_folds_are_passed_over(world: World, taught: Path) -> None:
 
 def test_what_does_not_fit_is_refused(world: World, taught: Path, tmp_path: Path) -> None:
     def error(**changes: object) -> str:
-        config = world.config(tmp_path / "run", **({"teacher__name": f"folds:{taught}"} | changes))
+        config = world.config(tmp_path / "run", **({"teachers__1__name": f"folds:{taught}"} | changes))
         result = refusal(assemble, config, CPU)
         assert isinstance(result, (ConfigError, ModelError))
         return str(result)
 
-    assert "features do not compare" in error()
-    assert "at least two teachers" in error(teacher__name=f"folds:{tmp_path}", method__variant="l")
+    assert "features cannot be compared" in error()
+    assert "at least two teachers" in error(teachers__1__name=f"folds:{tmp_path}", method__variant="l")
     # Another seed holds other images out, so that some were never left out.
     assert "trained without" in error(method__variant="l", train__seed=9)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from richkd.core.types import Batch
-from richkd.data.views import CropFlip, Views, render
+from richkd.data.augmentations import CropFlip
+from richkd.data.views import Views, render
 from richkd.models.build import Network
 from richkd.teachers.cache.row_format import as_stored
 from richkd.teachers.vision import VisionTeacher

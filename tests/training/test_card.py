@@ -40,8 +40,5 @@ def test_a_card_tells_what_the_summary_tells(world: World, tmp_path: Path) -> No
 
 
 def test_a_student_of_labels_alone_says_so(world: World, tmp_path: Path) -> None:
-    config = world.config(
-        tmp_path / "run", train__epochs=1, method__name="ce", teacher__name=None, clip__name=None
-    )
-    distill(config, quiet=True)
+    distill(world.config(tmp_path / "run", train__epochs=1, method__name="ce"), quiet=True)
     assert "trained from labels alone" in (tmp_path / "run" / "student" / "README.md").read_text()

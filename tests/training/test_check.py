@@ -28,7 +28,7 @@ def test_the_plan(world: World, tmp_path: Path) -> None:
         "decoded every image of train: 36",
         "no image is in both train and val",
         "no image is in both train and test",
-        "right on 36 training images",
+        "correct on 36 training images",
         "dry step: ce ",
         "36 train, 12 val, 12 test",
         f"{STEPS} an epoch × 3 epochs = {3 * STEPS}",
@@ -58,8 +58,6 @@ def test_duplicates_between_train_and_test_are_named(world: World, tmp_path: Pat
         tmp_path / "run",
         data__path=str(images),
         method__name="ce",
-        teacher__name=None,
-        clip__name=None,
         data__val_fraction=0,
     )
     text = report(config)
@@ -70,7 +68,7 @@ def test_streamed_images_are_decoded_too(world: World, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(world.images, images)
     (images / "test" / "cow" / "0.png").write_bytes(b"no image")
-    changes: dict[str, Any] = {"method__name": "ce", "teacher__name": None, "clip__name": None}
+    changes: dict[str, Any] = {"method__name": "ce"}
     for in_memory_gb in (0, 4):
         config = world.config(
             tmp_path / "run", data__path=str(images), data__in_memory_gb=in_memory_gb, **changes
@@ -82,7 +80,7 @@ def test_streamed_images_are_decoded_too(world: World, tmp_path: Path) -> None:
 
 def test_a_teacher_near_chance_is_suspected(world: World, tmp_path: Path) -> None:
     # With three classes nothing but a perfect teacher is far above chance.
-    assert "near chance" in report(world.config(tmp_path / "run", method__name="kd", clip__name=None))
+    assert "near chance" in report(world.config(tmp_path / "run", method__name="kd"))
 
 
 def test_data_without_a_training_split(tmp_path: Path, world: World) -> None:
@@ -92,8 +90,6 @@ def test_data_without_a_training_split(tmp_path: Path, world: World) -> None:
         tmp_path / "run",
         data__path=str(tmp_path / "images"),
         method__name="ce",
-        teacher__name=None,
-        clip__name=None,
     )
     error = refusal(report, config)
     assert isinstance(error, ConfigError | DataError)

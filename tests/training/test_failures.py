@@ -12,37 +12,40 @@ from torch import Tensor
 
 from richkd.core.errors import DeviceMemoryError, NonFiniteError
 from richkd.core.types import Batch, LossTerms
-from richkd.pipeline.assemble import open_splits
+from richkd.data.sources import open_data
 from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_advice
 from richkd.training.run import distill
 from richkd.training.trainer import Task
 from tests.fixtures import World, refusal
 
+# What PyTorch raises.
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB."
 
-def terms(ce: float, logits: float, device: str = "cpu") -> LossTerms:
-    return LossTerms({"ce": torch.tensor(ce, device=device), "logits": torch.tensor(logits, device=device)})
+
+def terms(ce: float, kd: float, device: str = "cpu") -> LossTerms:
+    return LossTerms({"ce": torch.tensor(ce, device=device), "kd": torch.tensor(kd, device=device)})
 
 
 def test_the_first_bad_step_is_named_when_losses_are_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = world.config(tmp_path / "run")
-    split = open_splits(config.data, 0).splits["train"]
+    split = open_data(config.data, 0).splits["train"]
     watch = NonFiniteDetector(split, 4)
-    watch.see(terms(1.0, 2.0), torch.tensor([0, 1]), 0)
-    with pytest.raises(NonFiniteError, match=r"step 1 \(epoch 0\) in: logits"):
-        watch.see(terms(1.0, math.nan), torch.tensor([0, 1]), 1)
+    watch.record(terms(1.0, 2.0), torch.tensor([0, 1]), 0)
+    with pytest.raises(NonFiniteError, match=r"step 1 \(epoch 0\) in: kd"):
+        watch.record(terms(1.0, math.nan), torch.tensor([0, 1]), 1)
 
     monkeypatch.setattr("richkd.training.failures.STEPS_BETWEEN_READINGS", {"cpu": 10})
     watch = NonFiniteDetector(split, 4)
     for step, loss in enumerate((1.0, 2.0, 3.0, 4.0, 5.0, math.inf, 7.0, math.nan)):
-        watch.see(terms(loss, 1.0), torch.tensor([step, step + 1]), step)
+        watch.record(terms(loss, 1.0), torch.tensor([step, step + 1]), step)
     with pytest.raises(NonFiniteError, match=r"step 5 \(epoch 1\) in: ce") as caught:
-        watch.read()
+        watch.check()
     assert split.key(5) in str(caught.value)
     assert split.key(7) not in str(caught.value)
-    # What was read is not read again.
-    watch.read()
+    # A loss that was checked is not checked again.
+    watch.check()
 
 
 def test_a_run_that_reads_its_losses_late_saves_nothing_bad(
@@ -62,7 +65,7 @@ def fits(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def limited(self: Task, pixels: Tensor, *others: Any) -> LossTerms:
         asked.append(len(pixels))
         if len(pixels) > images:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
         return forward(self, pixels, *others)
 
     monkeypatch.setattr(Task, "forward", limited)
@@ -93,6 +96,7 @@ def test_two_images_that_do_not_fit_end_the_search(
     assert isinstance(error, DeviceMemoryError)
     assert asked == [12, 6, 3]
     assert "smaller student" in str(error.fix)
+    assert "--objective.contrastive.negatives queue" in str(error.fix)
 
 
 def test_other_errors_pass_by() -> None:
@@ -111,4 +115,4 @@ def test_another_error_of_a_smaller_part_is_not_hidden() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        raise_with_batch_size_advice(torch.OutOfMemoryError("out of memory"), batch, 1, attempt)
+        raise_with_batch_size_advice(torch.OutOfMemoryError(OUT_OF_MEMORY), batch, 1, attempt)

@@ -21,13 +21,19 @@ from tests.fixtures import STEPS, World, command, one_thread
 EPOCHS = 3
 SAME = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.jsonl", "student/model.safetensors")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"train__ema_decay": 0.9, "optim__schedule": "cosine"},
+    "momentum": {"train__ema_decay": 0.9, "optim__schedule": "cosine"},
     "adamw": {
         "train__ema_decay": 0.9,
         "optim__name": "adamw",
         "optim__lr": 1e-3,
         "train__save_every": 1,
         "augment__mixup_alpha": 0.4,
+    },
+    "lion": {
+        "train__ema_decay": 0.9,
+        "optim__name": "lion",
+        "optim__lr": 1e-4,
+        "optim__decay_norm_and_bias": False,
     },
 }
 LONG: dict[str, Any] = {
@@ -88,30 +94,29 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 
 
 def test_a_checkpoint_holds_all_that_the_comparison_is_about(whole: dict[str, Path]) -> None:
-    for name, moment in (("sgd", "momentum_buffer"), ("adamw", "exp_avg_sq")):
+    for name, moment in (("momentum", "momentum_buffer"), ("adamw", "exp_avg_sq"), ("lion", "exp_avg")):
         checkpoint, warning = load_checkpoint(whole[name] / "checkpoints" / "last.ckpt")
         assert warning is None
         assert checkpoint.scalars["step"] == EPOCHS * STEPS
         trained = [key for key in checkpoint.part("task") if key.startswith("student.")]
         assert {f"average.{key.removeprefix('student.')}" for key in trained} <= checkpoint.tensors.keys()
-        assert {"memory.rows.student_ND", "memory.rows.target_ND", "memory.log_normalizers"} <= set(
-            checkpoint.part("task")
-        )
+        memory = checkpoint.part("task.objective.terms.contrastive.memory")
+        assert {"negatives.student_ND", "negatives.target_ND", "log_normalizers"} <= memory.keys()
         assert any(key.endswith(moment) for key in checkpoint.part("optimizer"))
-        assert set(checkpoint.part("sums")) == {"ce", "logits", "features"}
+        assert set(checkpoint.part("sums")) == {"ce", "kd", "contrastive"}
 
 
 def test_stopping_again_and_again_changes_nothing(
     world: World, whole: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMIZERS["sgd"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["momentum"])
     for steps in (2, 3, 7, 8, 9):
         with pytest.MonkeyPatch.context() as monkeypatch:
             stop_after(monkeypatch, steps)
             with pytest.raises(Interrupted):
                 distill(config, resume=steps > 2, quiet=True)
     distill(config, resume=True, quiet=True)
-    assert_same(tmp_path / "run", whole["sgd"])
+    assert_same(tmp_path / "run", whole["momentum"])
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
@@ -127,7 +132,7 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(
 def test_a_crash_between_validation_and_its_checkpoint_is_undone(
     world: World, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMIZERS["sgd"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["momentum"])
     save = Trainer.save
 
     def crash_in_second_epoch(self: Trainer) -> None:
@@ -142,13 +147,13 @@ def test_a_crash_between_validation_and_its_checkpoint_is_undone(
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "st')
     distill(config, resume=True, quiet=True)
-    assert_same(tmp_path / "run", whole["sgd"])
+    assert_same(tmp_path / "run", whole["momentum"])
 
 
 def test_a_damaged_checkpoint_is_gone_round_with_a_warning(
     world: World, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = world.config(tmp_path / "run", **OPTIMIZERS["sgd"])
+    config = world.config(tmp_path / "run", **OPTIMIZERS["momentum"])
     with pytest.MonkeyPatch.context() as monkeypatch:
         stop_after(monkeypatch, 2 * STEPS + 1)
         with pytest.raises(Interrupted):
@@ -158,7 +163,7 @@ def test_a_damaged_checkpoint_is_gone_round_with_a_warning(
     capsys.readouterr()
     distill(config, resume=True)
     assert "warning: last.ckpt: damaged" in capsys.readouterr().out
-    assert_same(tmp_path / "run", whole["sgd"])
+    assert_same(tmp_path / "run", whole["momentum"])
 
 
 def start(world: World, out: Path, *more: str) -> subprocess.Popen[str]:

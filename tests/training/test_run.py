@@ -17,13 +17,13 @@ from torch import Tensor
 from richkd.core.errors import ClipError, NonFiniteError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.types import Batch, Output, Target
-from richkd.methods import presets as methods
-from richkd.methods.presets import Context
+from richkd.methods.kd import Distillation
+from richkd.methods.term import Context, Loss
 from richkd.pipeline.assemble import assemble
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.run import distill
 from richkd.training.run_folder import RunFolder, read_lines
-from richkd.training.trainer import Trainer, split_batch
+from richkd.training.trainer import Trainer
 from tests.fixtures import CLASSES, SIZE, STEPS, TEST, World, make_clip, refusal
 from tests.training.test_resume import stop_after
 
@@ -69,14 +69,16 @@ def with_more_images(world: World, folder: Path, count: int = 24) -> dict[str, A
     return {"data__unlabeled": str(folder / "more"), "clip__name": f"outputs:{folder / 'clip.npz'}"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"data__unlabeled_fraction": 0.5, "method__contrast": "shared"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"data__unlabeled_fraction": 0.5, "objective__contrastive__negatives": "shared"}]
+)
 def test_unlabeled_images_are_learned_from_and_interrupted_like_others(
     world: World, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     selected = with_more_images(world, tmp_path) | changes
     whole = run(world, tmp_path / "whole", **selected)
     record = read_lines(tmp_path / "whole" / "metrics.jsonl")[-1]
-    assert {"train/ce", "train/logits", "train/features"} <= record.keys()
+    assert {"train/ce", "train/kd", "train/contrastive"} <= record.keys()
     # 36 labeled images and 24 more, in batches of 8.
     assert record["step"] == 2 * (60 // 8 if not changes else 36 // 4)
     assert run(world, tmp_path / "without")["metrics.jsonl"] != whole["metrics.jsonl"]
@@ -94,10 +96,11 @@ def test_the_controls_of_a_run_with_unlabeled_images(world: World, tmp_path: Pat
     for control in ("teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"):
         config = world.config(tmp_path / control, fusion__control=control, train__epochs=1, **selected)
         parts = assemble(config, torch.device("cpu"))
-        assert parts.fusion is not None
         (batch,) = parts.stores["train"].batches([torch.tensor([0, 40, 50])])
         views = parts.augmentation.draw(0, 0, batch.index_B)
-        target = parts.fusion([teacher.outputs(batch, views) for teacher in parts.teachers], batch.labels_B)
+        source = parts.main_source
+        assert source is not None
+        target = source.fusion([teacher.outputs(batch, views) for teacher in source.teachers], batch.labels_B)
         assert bool(target.logits_BC.isfinite().all()), control
 
 
@@ -137,7 +140,7 @@ def test_accumulation_is_exact_up_to_rounding_where_images_do_not_meet(world: Wo
         lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("1", str(parts))]
         for a, b in zip(*lines, strict=True):
             assert a["train/ce"] == pytest.approx(b["train/ce"], rel=1e-4)
-            assert a["train/logits"] == pytest.approx(b["train/logits"], rel=1e-4)
+            assert a["train/kd"] == pytest.approx(b["train/kd"], rel=1e-4)
 
 
 def test_accumulation_runs_with_everything_on(world: World, plain: dict[str, bytes], tmp_path: Path) -> None:
@@ -145,16 +148,10 @@ def test_accumulation_runs_with_everything_on(world: World, plain: dict[str, byt
     assert files["student/model.safetensors"] != plain["student/model.safetensors"]
     assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run").values())
     # Each image's rows move once an epoch, in whichever part it was.
-    moved = (weights(tmp_path / "run")["memory.rows.student_ND"].norm(dim=1) - 1).abs() < 1e-4
+    moved = (
+        weights(tmp_path / "run")["objective.terms.contrastive.memory.negatives.student_ND"].norm(dim=1) - 1
+    ).abs() < 1e-4
     assert int(moved.sum()) >= STEPS * 8
-
-
-def test_split_batch_keeps_every_image_once() -> None:
-    batch = Batch("train", torch.arange(7), torch.zeros(7, 2, 2, 3), torch.arange(7) % 3)
-    parts = split_batch(batch, 3)
-    assert [len(part.labels_B) for part in parts] == [3, 3, 1]
-    assert torch.equal(torch.cat([part.index_B for part in parts]), batch.index_B)
-    assert split_batch(batch, 1) == [batch]
 
 
 def test_training_learns_and_says_so(world: World, tmp_path: Path) -> None:
@@ -163,7 +160,7 @@ def test_training_learns_and_says_so(world: World, tmp_path: Path) -> None:
     assert [line["epoch"] for line in lines] == list(range(6))
     assert [line["step"] for line in lines] == [STEPS * (epoch + 1) for epoch in range(6)]
     assert lines[-1]["train/ce"] < 0.6 * lines[0]["train/ce"]
-    assert {"train/ce", "train/logits", "train/features", "val/top1", "val/nll", "lr"} <= lines[0].keys()
+    assert {"train/ce", "train/kd", "train/contrastive", "val/top1", "val/nll", "lr"} <= lines[0].keys()
     saved = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert saved == result.summary
     assert saved["splits"]["test"]["n"] == len(CLASSES) * TEST
@@ -193,11 +190,11 @@ def test_validation_and_the_best_checkpoint_follow_eval_every(world: World, tmp_
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method__name": "ce", "teacher__name": None, "clip__name": None},
-        {"method__name": "kd", "clip__name": None},
+        {"method__name": "ce"},
+        {"method__name": "kd"},
         {"method__variant": "l"},
         {"method__variant": "f", "fusion__preset": "paper"},
-        {"teacher__name": None, "fusion__alpha": 0, "fusion__feature_alpha": 0},
+        {"method__name": "kd", "objective__kd__target": "clip"},
     ],
     ids=["ce", "kd", "l", "f", "clip alone"],
 )
@@ -217,18 +214,21 @@ def assert_saved_and_finite(out: Path, step: int) -> None:
 def test_a_nan_loss_stops_at_once_and_names_term_step_and_images(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    term = methods._logits_term
+    forward = Distillation.forward
     seen: list[int] = []
 
-    def broken(student: Output, target: Target | None, context: Context) -> Tensor:
+    def broken(
+        self: Distillation, student: Output, target: Target | None, batch: Batch, context: Context
+    ) -> Loss:
         seen.append(context.step)
-        return term(student, target, context) * (torch.nan if context.step == 5 else 1.0)
+        loss = forward(self, student, target, batch, context)
+        return Loss(loss.value * (torch.nan if context.step == 5 else 1.0))
 
-    monkeypatch.setattr(methods, "_logits_term", broken)
+    monkeypatch.setattr(Distillation, "forward", broken)
     config = world.config(tmp_path / "run", train__save_every=1, train__batch_size=4)
     error = refusal(distill, config, quiet=True)
     assert isinstance(error, NonFiniteError)
-    assert "step 5 (epoch 0) in: logits" in error.rule
+    assert "step 5 (epoch 0) in: kd" in error.rule
     assert str(error.got).count("train/") == 4
     named = str(error.got).removeprefix("images ").partition(" and ")[0].split(", ")
     assert all((world.images / name).is_file() for name in named)

@@ -10,46 +10,38 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from richkd.cli.options import (
-    Augmentation,
-    Clip,
-    Data,
-    Epochs,
-    Method,
-    Overrides,
-    Seed,
-    Student,
-    Teacher,
-    TeacherCache,
-    TeacherWeights,
-    config_of,
-)
+from richkd.cli.options import config_of, configured
+from richkd.config.schema import Config
 
 cache = App(
-    name="cache", help="Keep teachers' outputs on disk: fill ahead of a run, import, list, verify, remove."
+    name="cache", help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove."
 )
 
-Folder = Annotated[Path, Parameter(help="folder of caches")]
+Folder = Annotated[Path, Parameter(help="folder of the teacher cache")]
 
 
 @cache.command
-def fill(
-    *overrides: Overrides,
-    teacher_cache: TeacherCache = None,
-    data: Data = None,
-    student: Student = None,
-    teacher: Teacher = None,
-    teacher_weights: TeacherWeights = None,
-    clip: Clip = None,
-    method: Method = None,
-    epochs: Epochs = None,
-    seed: Seed = None,
-    config: Augmentation = None,
-) -> None:
-    """Compute and store what a run with these settings will ask its teachers.
+@configured(
+    "teacher_cache",
+    "data",
+    "student",
+    "teacher",
+    "teacher_weights",
+    "clip",
+    "unlabeled",
+    "method",
+    "variant",
+    "preset",
+    "epochs",
+    "seed",
+    "device",
+)
+def fill(*, config: Config) -> None:
+    """Compute and store the teacher outputs that a run with these settings needs.
 
-    What is stored is passed over, so a filling that was stopped goes on with the same command. Several
-    processes share the work: accelerate launch --num_processes 4 -m richkd cache fill …
+    Stored outputs are skipped, so an interrupted command continues when it is repeated. Several processes
+    share the
+    work: accelerate launch --num_processes 4 -m richkd cache fill …
 
     For example:
 
@@ -58,43 +50,27 @@ def fill(
     from richkd.core.interrupt import Interrupted
     from richkd.pipeline.fill_cache import fill_caches
 
-    options = {
-        "teacher-cache": teacher_cache,
-        "data": data,
-        "student": student,
-        "teacher": teacher,
-        "teacher-weights": teacher_weights,
-        "clip": clip,
-        "method": method,
-        "epochs": epochs,
-        "seed": seed,
-    }
     try:
-        fill_caches(config_of(config, options, overrides))
+        fill_caches(config)
     except Interrupted:
-        print("\nstopped; what was computed is stored. Go on with the same command.")
+        print("\nstopped; what was computed is stored. Continue with the same command.")
         sys.exit(130)
 
 
 @cache.command(name="import")
+@configured("teacher_cache", "data", "student", "seed")
 def import_(
     file: Annotated[Path, Parameter(help="outputs computed elsewhere (.npz, .safetensors)")],
     /,
-    *overrides: Overrides,
-    teacher_cache: TeacherCache = None,
-    name: Annotated[
-        str | None, Parameter(help="what the teacher is called (default: the file's name)")
-    ] = None,
-    data: Data = None,
-    student: Student = None,
-    seed: Seed = None,
-    config: Augmentation = None,
+    *,
+    config: Config,
+    name: Annotated[str | None, Parameter(help="name of the teacher (default: the file's name)")] = None,
 ) -> None:
     """Store a vision teacher's outputs that were computed elsewhere; use them as --teacher cache:NAME.
 
-    FILE holds logits (N, C), classnames (C), the images' files (N) and, optionally, features (N, F).
-    Rows are of whole images, unless views (N) gives each row the number of its view of the recipe.
-    Give the settings of the run: the outputs belong to its data, its views and its image size.
+    FILE holds logits (N, C), classnames (C), the images' files (N) and, optionally, features (N, F). Rows
+    are of whole images, unless views (N) gives each row the number of its view. Give the settings of the
+    run: the outputs belong to its data, its augmentation and its image size.
 
     For example:
 
@@ -104,8 +80,7 @@ def import_(
     """
     from richkd.pipeline.import_outputs import import_outputs
 
-    options = {"teacher-cache": teacher_cache, "data": data, "student": student, "seed": seed}
-    import_outputs(file, config_of(config, options, overrides), name=name, log=print)
+    import_outputs(file, config, name=name, log=print)
 
 
 @cache.command
@@ -126,7 +101,7 @@ def ls(folder: Folder, /) -> None:
         table.add_column(column)
     for manifest, opened in caches:
         kept = manifest.rows
-        logits = f"{kept.top} of {kept.classes}" if kept.top else f"{kept.classes or 'no'}"
+        logits = f"{kept.top_k} of {kept.classes}" if kept.top_k else f"{kept.classes or 'no'}"
         table.add_row(
             opened.folder.name,
             f"{len(opened):,}",
@@ -142,13 +117,13 @@ def ls(folder: Folder, /) -> None:
 def verify(
     folder: Folder,
     /,
-    *overrides: Overrides,
-    config: Augmentation = None,
-    sample: Annotated[int, Parameter(help="outputs of each cache to compute again")] = 256,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    recipe: Annotated[Path | None, Parameter(name=["--config", "-c"], help="recipe of a run")] = None,
+    sample: Annotated[int, Parameter(help="outputs per cache to compute again", show_default=True)] = 256,
 ) -> None:
-    """Check every shard's hash and, with a run's settings, compute a sample again.
+    """Check every shard's hash and, with a run's settings, compute a sample of the outputs again.
 
-    Imported outputs cannot be computed; of them, hashes alone are checked.
+    Imported outputs cannot be computed; only their hashes are checked.
 
     For example:
 
@@ -162,19 +137,19 @@ def verify(
 
     damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
     for name, problems in damaged.items():
-        print(f"{name}: {'; '.join(problems) or 'every shard is whole'}")
-    if config is not None or overrides:
-        for result in verify_caches(config_of(config, {"teacher-cache": folder}, overrides), sample=sample):
+        print(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
+    if recipe is not None or overrides:
+        for result in verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample):
             print(
                 f"{result.cache.folder.name}: {result.images} outputs computed again, "
                 f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"
             )
     if not damaged or any(damaged.values()):
         raise CacheError(
-            f"The caches in {folder} must be whole",
+            f"The teacher caches in {folder} must be intact",
             got=f"{sum(map(len, damaged.values()))} damaged shards" if damaged else "no cache",
-            fix="the next run removes damaged shards and computes their rows again; for a teacher that was "
-            "imported, import its file again.",
+            fix="the next run removes damaged shards and computes their rows again; for an imported "
+            "teacher, import its file again.",
         )
 
 

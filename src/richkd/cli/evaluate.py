@@ -1,51 +1,29 @@
-"""The command ``richkd evaluate`` and its tables; no logic."""
+"""The command ``richkd evaluate``; no logic."""
 
 from __future__ import annotations
 
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from richkd.evaluate.run import Evaluation
-    from richkd.metrics.intervals import Interval
-
-WIDE = 180
+from richkd.cli.options import evaluating
+from richkd.config.schema import EvaluateConfig
 
 
+@evaluating
 def evaluate(
     *models: Annotated[str, Parameter(help="student or run folders, and networks as NAME=CHECKPOINT")],
+    config: EvaluateConfig,
     data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
-    weights: Annotated[Path | None, Parameter(help="checkpoint of the only MODEL, a name")] = None,
-    split: Annotated[str, Parameter(help="train, val, test or calibration")] = "test",
-    label_column: Annotated[str | None, Parameter(help="column of the labels")] = None,
-    test_calibration_fraction: Annotated[
-        float | None, Parameter(help="share of test that runs were fitted on (a run's own is known)")
+    weights: Annotated[
+        Path | None, Parameter(help="checkpoint, if the only model is a network's name")
     ] = None,
-    hierarchy: Annotated[Path | None, Parameter(help="file {superclass: [class, …]}")] = None,
-    teachers: Annotated[
-        bool, Parameter(negative="", help="also the first run's teachers and their fusion")
-    ] = False,
-    corruptions: Annotated[
-        bool, Parameter(negative="", help="15 corruptions at 5 severities, made of these images here")
-    ] = False,
-    validation_corruptions: Annotated[
-        bool, Parameter(negative="", help="the 4 corruptions that are for tuning")
-    ] = False,
-    cifar_c: Annotated[
-        Path | None, Parameter(help="folder of the published CIFAR-C files, instead of making corruptions")
-    ] = None,
-    shift: Annotated[
-        list[str] | None, Parameter(help="NAME=DIR: other pictures of the same classes; again for more")
-    ] = None,
-    json: Annotated[bool, Parameter(negative="", help="print everything as JSON")] = False,
+    json: Annotated[bool, Parameter(help="print all figures as JSON")] = False,
 ) -> None:
-    """Judge students, teachers and CLIPs side by side: accuracy, calibration, confidence, meaning, cost.
+    """Compare students, teachers and CLIPs: accuracy, calibration, confidence, semantics, robustness, cost.
 
     For example:
 
@@ -55,225 +33,14 @@ def evaluate(
 
     richkd evaluate runs/small cifar_resnet56=resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
     """
-    from richkd.core.errors import ConfigError
-    from richkd.evaluate.run import chosen_corruptions, evaluate_models
+    from richkd.cli.evaluate_tables import print_evaluation
+    from richkd.evaluate.run import evaluate_models
 
-    if not models:
-        raise ConfigError("Name what to evaluate", got="no model", fix="richkd evaluate RUN --data DATA")
-    result = evaluate_models(
-        models,
-        data,
-        weights=weights,
-        split=split,
-        label_column=label_column,
-        test_calibration_fraction=test_calibration_fraction,
-        hierarchy=hierarchy,
-        teachers=teachers,
-        corruptions=chosen_corruptions(test=corruptions, validation=validation_corruptions),
-        published=cifar_c,
-        shifts=shifts_of(shift or []),
-        log=lambda message: print(message, file=sys.stderr, flush=True),
-    ).evaluation
+    def log(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    result = evaluate_models(models, data, config, weights=weights, log=log).evaluation
     if json:
         print(json_module.dumps(result.to_dict()))
         return
-    _print(result, f"{data}, {result.model_reports[0].own.n:,} images of {split}")
-
-
-def shifts_of(words: list[str]) -> dict[str, str]:
-    from richkd.core.errors import ConfigError
-
-    named = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(named) < len(words):
-        raise ConfigError(
-            "--shift takes a name and a folder, and each name once",
-            got=", ".join(words),
-            fix="--shift sketches=photos/sketches",
-        )
-    return named
-
-
-def _print(result: Evaluation, title: str) -> None:
-    from rich.console import Console
-
-    # Piped, a table is as wide as it needs to be.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    tables = (
-        _accuracy(result, title),
-        _confidence(result),
-        _meaning(result),
-        _pairs(result),
-        _followed(result),
-        _corrupted(result),
-        _shifted(result),
-        _costs(result),
-    )
-    for table in tables:
-        if table.row_count:
-            console.print(table)
-            console.print()
-
-
-def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _accuracy(result: Evaluation, title: str) -> Table:
-    table = _table(title, "top-1", "95 %", "top-5", "NLL", "ECE", "95 %", "adaptive", "MCE", "Brier")
-    for model_report in result.model_reports:
-        rows = [(model_report.name, model_report.own, "ece", 0)]
-        if model_report.temperature != 1.0:
-            rows.append(
-                (f"  at T = {model_report.temperature:.3f}", model_report.calibrated, "calibrated ece", 1)
-            )
-        for name, figures, key, calibrated in rows:
-            top1, ece = model_report.intervals["top1"], model_report.intervals[key]
-            table.add_row(
-                name,
-                f"{figures.top1:.2%}",
-                f"{100 * top1.low:.1f}–{100 * top1.high:.1f}",
-                f"{figures.top5:.2%}",
-                f"{figures.nll:.4f}",
-                f"{figures.ece:.4f}",
-                f"{ece.low:.3f}–{ece.high:.3f}",
-                f"{model_report.adaptive_ece[calibrated]:.4f}",
-                f"{model_report.reliability[calibrated].mce:.4f}",
-                f"{figures.brier:.4f}",
-            )
-    return table
-
-
-def _confidence(result: Evaluation) -> Table:
-    from richkd.metrics.confidence import COVERAGES
-
-    surest = [f"wrong in surest {coverage:.0%}" for coverage in COVERAGES]
-    table = _table("confidence, calibrated", "right > 0.7", "wrong > 0.7", *surest, "AURC", "AUGRC")
-    for model_report in result.model_reports:
-        row = model_report.confidence
-        shares = [f"{share:.1%}" for share in (*row.calibrated, *row.wrong_at)]
-        table.add_row(model_report.name, *shares, f"{row.aurc:.4f}", f"{row.augrc:.4f}")
-    return table
-
-
-def _meaning(result: Evaluation) -> Table:
-    columns = (
-        "superclass AUROC",
-        "95 %",
-        "superclass mass",
-        "consistency",
-        "severity",
-        "distance",
-        "Mantel ρ",
-    )
-    table = _table("wrong classes, calibrated", *columns)
-    for model_report in result.model_reports:
-        row = model_report.semantics
-        if row is not None:
-            table.add_row(
-                model_report.name,
-                _estimate(row.superclass_auroc),
-                _range(row.superclass_auroc, 3),
-                _estimate(row.superclass_mass),
-                _estimate(row.consistency),
-                _estimate(row.mistake_severity),
-                _estimate(row.distance),
-                "" if row.correlation is None else f"{row.correlation.rho:.3f} (p {row.correlation.p:.3f})",
-            )
-    return table
-
-
-def _estimate(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.estimate:.4f}"
-
-
-def _range(interval: Interval | None, digits: int, scale: float = 1) -> str:
-    if interval is None:
-        return ""
-    return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
-
-
-def _pairs(result: Evaluation) -> Table:
-    table = _table(f"less {result.model_reports[0].name}", "top-1", "95 %", "NLL", "95 %", "McNemar's p")
-    for pair in result.comparisons:
-        table.add_row(
-            pair.b,
-            f"{100 * pair.top1.estimate:+.2f}",
-            f"{100 * pair.top1.low:+.2f} to {100 * pair.top1.high:+.2f}",
-            f"{pair.nll.estimate:+.4f}",
-            f"{pair.nll.low:+.4f} to {pair.nll.high:+.4f}",
-            f"{pair.mcnemar.mid_p:.2g}",
-        )
-    return table
-
-
-def _followed(result: Evaluation) -> Table:
-    table = _table("how closely it follows", "same answer", "KL, nats", "CKA of features")
-    for model, rows in result.fidelity.items():
-        for row in rows:
-            likeness = "" if row.cka is None else f"{row.cka:.3f}"
-            table.add_row(f"{model} → {row.name}", f"{row.agreement:.2%}", f"{row.kl:.4f}", likeness)
-    return table
-
-
-def _corrupted(result: Evaluation) -> Table:
-    from richkd.evaluate.corruptions.corrupt import GROUPS
-
-    source = result.robustness[0].source if result.robustness else ""
-    columns = ("clean", "wrong", "95 %", *GROUPS, "mCE", "relative", "ECE clean", "ECE")
-    table = _table(f"share of wrong answers on images that are {source}", *columns)
-    for row in result.robustness:
-        by_group = [row.group_error(group) for group in GROUPS]
-        beside = (row.mce, row.relative_mce)
-        table.add_row(
-            row.name,
-            f"{row.clean_error:.2%}",
-            f"{row.error.estimate:.2%}",
-            _range(row.error, 1, 100),
-            *("" if share is None else f"{share:.1%}" for share in by_group),
-            *("" if ratio is None else f"{ratio:.3f}" for ratio in beside),
-            f"{row.clean_ece:.3f}",
-            f"{row.ece:.3f}",
-        )
-    return table
-
-
-def _shifted(result: Evaluation) -> Table:
-    columns = ("images", "classes", "top-1", "95 %", "at home", "95 %", "ECE", "at home")
-    table = _table("other pictures of the same classes", *columns)
-    for row in result.shifts:
-        home = row.home_accuracy
-        table.add_row(
-            f"{row.name} on {row.shift}",
-            f"{row.images:,}",
-            str(row.classes),
-            f"{row.accuracy.estimate:.2%}",
-            _range(row.accuracy, 1, 100),
-            "" if home is None else f"{home.estimate:.2%}",
-            _range(home, 1, 100),
-            f"{row.ece:.3f}",
-            "" if row.home_ece is None else f"{row.home_ece:.3f}",
-        )
-    return table
-
-
-def _costs(result: Evaluation) -> Table:
-    from richkd.metrics.cost import BATCHES
-
-    times = [f"ms, batch {batch}" for batch in BATCHES]
-    table = _table("cost here", "parameters", "MFLOPs an image", "MB", "MB at work", *times)
-    for name, cost in result.costs.items():
-        milliseconds = [f"{cost.milliseconds[batch]:.1f}" for batch in BATCHES]
-        size = (
-            f"{cost.parameters:,}",
-            f"{cost.flops / 1e6:.1f}",
-            f"{cost.megabytes:.1f}",
-            f"{cost.peak_megabytes:.1f}",
-        )
-        table.add_row(name, *size, *milliseconds)
-    return table
+    print_evaluation(result, f"{data}, {result.model_reports[0].own.n:,} images of {config.split}")

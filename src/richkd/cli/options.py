@@ -1,93 +1,212 @@
-"""Options that commands share, and how they become settings."""
+"""Options of commands, made from the settings: each option's type and help text are those of its setting."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cyclopts import Parameter
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
+from richkd.config.listing import section_type
 from richkd.config.loading import dotted_overrides, load_config
-from richkd.config.schema import Config
+from richkd.config.schema import Config, EvaluateConfig
 from richkd.core.errors import ConfigError
 
-Augmentation = Annotated[
-    Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")
-]
-Data = Annotated[str | None, Parameter(help="image folder, folder of parquet files, or hub name")]
-Student = Annotated[str | None, Parameter(help="timm name or package.module:callable")]
-Teacher = Annotated[
-    list[str] | None,
-    Parameter(
-        help="the big classifier: timm name, local-dir:FOLDER, callable, folds:FOLDER or cache:NAME; "
-        "given again, a further one",
-        negative="",
-    ),
-]
-TeacherWeights = Annotated[
-    list[Path] | None,
-    Parameter(help="its checkpoint (.safetensors, .pth); of several one each, in their order", negative=""),
-]
-Unlabeled = Annotated[str | None, Parameter(help="further images to learn from, without labels")]
-Clip = Annotated[str | None, Parameter(help="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE")]
-TeacherCache = Annotated[
-    Path | None, Parameter(help="folder where teachers' outputs are kept and read again")
-]
-Method = Annotated[str | None, Parameter(help="richkd (default), kd or ce")]
-Epochs = Annotated[int | None, Parameter(help="passes over the training images")]
-Seed = Annotated[int | None, Parameter(help="everything random is a function of it and the step")]
-Out = Annotated[Path | None, Parameter(help="run folder")]
-Resume = Annotated[bool, Parameter(negative="", help="go on with the run in --out, exactly")]
-Overwrite = Annotated[bool, Parameter(negative="", help="replace the run in --out")]
-Overrides = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-# What the commands' own options are short for.
-DOTTED = {
+# Short options, and the settings that they stand for.
+SHORT = {
     "data": "data.path",
     "student": "student.name",
     "model": "student.name",
     "weights": "student.weights",
     "unlabeled": "data.unlabeled",
     "clip": "clip.name",
-    "teacher-cache": "cache.dir",
+    "teacher_cache": "cache.dir",
     "method": "method.name",
     "variant": "method.variant",
     "preset": "fusion.preset",
     "epochs": "train.epochs",
     "seed": "train.seed",
+    "device": "train.device",
     "out": "out",
 }
+KEYWORD, POSITIONAL = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY
+Command = Callable[..., None]
+
+Resume = Annotated[
+    bool, Parameter(help="resume the run in --out (bit-identical to an uninterrupted run)", negative="")
+]
+Overwrite = Annotated[bool, Parameter(help="replace the run in --out", negative="")]
+
+
+def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
+    """Give a command, whose first keyword is ``config``, options for settings.
+
+    The command accepts the short options ``names``, a recipe (``-c``), and every setting as ``--section.name
+    VALUE``. It is called with the resulting `Config`. Its own parameters stay options.
+
+    Args:
+        names: keys of `SHORT`, ``"teacher"`` and ``"teacher_weights"``.
+        fixed: settings that the command fixes, by short option.
+    """
+
+    def decorate(function: Command) -> Command:
+        own = [p for p in _parameters(function) if p.name != "config"]
+        options = [_option(name) for name in names]
+        words = inspect.Parameter(
+            "overrides",
+            inspect.Parameter.VAR_POSITIONAL,
+            annotation=Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+        )
+        recipe_type = Annotated[
+            Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")
+        ]
+        recipe = inspect.Parameter("recipe", KEYWORD, default=None, annotation=recipe_type)
+
+        def command(*args: Any, **values: Any) -> None:
+            positional = [p for p in own if p.kind is POSITIONAL]
+            given, overrides = args[: len(positional)], args[len(positional) :]
+            chosen = {name: values.pop(name, None) for name in names} | fixed
+            config = config_of(values.pop("recipe", None), chosen, overrides)
+            function(*given, config=config, **values)
+
+        positional = [p for p in own if p.kind is POSITIONAL]
+        keywords = [p for p in own if p.kind is not POSITIONAL]
+        return _as_command(command, function, [*positional, words, *options, *keywords, recipe])
+
+    return decorate
+
+
+def evaluating(function: Command) -> Command:
+    """Give a command, whose keyword is ``config``, an option for each field of `EvaluateConfig`."""
+    own = [p for p in _parameters(function) if p.name != "config"]
+    fields = EvaluateConfig.model_fields
+    options = [_keyword(name, _plain_type(field), field.description) for name, field in fields.items()]
+
+    def command(*args: Any, **values: Any) -> None:
+        chosen = {name: values.pop(name, None) for name in fields}
+        chosen["shift"] = _shifts_of(chosen["shift"] or [])
+        given = {name: value for name, value in chosen.items() if value is not None}
+        function(*args, config=_evaluate_config(given), **values)
+
+    positional = [p for p in own if p.kind is not KEYWORD]
+    keywords = [p for p in own if p.kind is KEYWORD]
+    return _as_command(command, function, [*positional, *keywords, *options])
 
 
 def config_of(recipe: Path | None, options: Mapping[str, Any], overrides: Iterable[str]) -> Config:
-    """Settings from a recipe, a command's own options and dotted ones, the later winning.
+    """Settings from a recipe, short options and dotted options; later ones win.
 
     Raises:
-        ConfigError: a setting that does not exist, or a value that it does not take; weights that cannot be
-            told to belong to a teacher.
+        ConfigError: a setting that does not exist, a value that it does not take, or checkpoints that cannot
+            be assigned to teachers.
+
+    Example:
+        >>> options = {"data": "photos", "student": "resnet18", "epochs": 3}
+        >>> config_of(None, options, ["--optim.lr", "0.1"]).optim.lr
+        0.1
     """
-    own = {option: value for option, value in options.items() if value is not None}
-    selected = _teachers(own.pop("teacher", []), own.pop("teacher-weights", []))
-    selected |= {DOTTED[option]: value for option, value in own.items()}
-    return load_config(recipe, selected | dotted_overrides(list(overrides), options))
+    given = {option: value for option, value in options.items() if value is not None}
+    settings = _teachers(given.pop("teacher", []), given.pop("teacher_weights", []))
+    settings |= {SHORT[option]: str(v) if isinstance(v, Path) else v for option, v in given.items()}
+    names = [option.replace("_", "-") for option in (*options, "config")]
+    return load_config(recipe, settings | dotted_overrides(list(overrides), names))
+
+
+def _as_command(command: Command, function: Command, parameters: Sequence[inspect.Parameter]) -> Command:
+    """A function that the command line reads as ``function`` with these parameters."""
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__module__, command.__qualname__ = function.__module__, function.__qualname__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _parameters(function: Command) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
+
+
+def _keyword(name: str, kind: Any, description: str | None, **more: Any) -> inspect.Parameter:
+    parameter = Parameter(help=description, negative="", show_default=False, **more)
+    default = False if kind is bool else None
+    return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, parameter])
+
+
+def _option(name: str) -> inspect.Parameter:
+    """A short option, with the type and the description of its setting."""
+    if name == "teacher":
+        description = f"{_field('student.name').description}; repeat for several teachers"
+        return _keyword(name, list[str] | None, f"vision teacher: {description}")
+    if name == "teacher_weights":
+        description = (
+            "checkpoint of the teacher (.safetensors, .pth); with several teachers, one for each, in order"
+        )
+        return _keyword(name, list[Path] | None, description)
+    field = _field(SHORT[name])
+    return _keyword(name, _plain_type(field), field.description)
+
+
+def _field(dotted: str) -> FieldInfo:
+    section, _, leaf = dotted.rpartition(".")
+    if not section:
+        return Config.model_fields[leaf]
+    model = section_type(Config.model_fields[section])
+    assert model is not None
+    return model.model_fields[leaf]
+
+
+def _plain_type(field: FieldInfo) -> Any:
+    """The type of an option: that of its setting, without constraints, or None where it is not given."""
+    annotation = field.annotation
+    if annotation is bool:
+        return bool
+    if get_origin(annotation) is dict:
+        return list[str] | None
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    kind = next(kind for kind in kinds if kind is not type(None))
+    return (kind if get_origin(kind) is Literal or isinstance(kind, type) else str) | None
 
 
 def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
-    """Settings of the first teacher and of further ones."""
+    """Settings of the vision teachers that options name."""
     if len(weights) not in (0, len(names)) and (names or len(weights) > 1):
         raise ConfigError(
-            "Each of several --teacher takes a --teacher-weights of its own, or none does",
+            "Each of several --teacher needs its own --teacher-weights, or none has one",
             got=f"{len(names)} of --teacher, {len(weights)} of --teacher-weights",
-            fix="give as many, in one order, or put the teachers into a recipe.",
+            fix="give as many of both, in the same order, or write the teachers into a recipe.",
         )
-    selected: dict[str, Any] = {}
-    if names:
-        selected["teacher.name"] = names[0]
-    if weights:
-        selected["teacher.weights"] = str(weights[0])
-    if len(names) > 1:
-        files = list(map(str, weights)) or itertools.repeat(None)
-        pairs = itertools.islice(zip(names, files, strict=False), 1, None)
-        selected["more_teachers"] = [{"name": name, "weights": file} for name, file in pairs]
-    return selected
+    if not names:
+        # The teacher of a recipe gets its checkpoint here.
+        return {"teachers.1.weights": str(weights[0])} if weights else {}
+    files = itertools.chain(map(str, weights), itertools.repeat(None))
+    pairs = zip(names, files, strict=False)
+    return {"teachers": [{"name": name} | ({"weights": file} if file else {}) for name, file in pairs]}
+
+
+def _shifts_of(words: Sequence[str]) -> dict[str, str]:
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) < len(words):
+        raise ConfigError(
+            "--shift takes a name and a folder, and each name once",
+            got=", ".join(words),
+            fix="--shift sketches=photos/sketches",
+        )
+    return named
+
+
+def _evaluate_config(given: Mapping[str, Any]) -> EvaluateConfig:
+    try:
+        return EvaluateConfig.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(
+            f"Option --{option} does not take this value: {first['msg']}",
+            got=repr(first["input"]),
+            fix="see `richkd evaluate --help`.",
+        ) from None

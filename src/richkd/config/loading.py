@@ -1,66 +1,82 @@
-"""Where settings come from: recipes in YAML, dotted overrides, and what to say of a mistyped one.
+"""Where settings come from: recipes in YAML, dotted overrides, and helpful errors for mistyped names.
 
-A setting is known by its dotted name (``optim.lr``), the same in a recipe, on the command line
-(``--optim.lr 0.1``) and in Python (``config.optim.lr``). Later sources win: defaults, recipe, overrides.
+A setting has one dotted name (``optim.lr``): in a recipe, on the command line (``--optim.lr 0.1``) and in
+Python (``config.optim.lr``). Later sources win: defaults, recipe, overrides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from richkd.config.schema import Config, Section
+from richkd.config.listing import choices_of, section_type
+from richkd.config.renamed import RENAMED_VALUES, new_name
+from richkd.config.schema import Config
 from richkd.core.errors import ConfigError, nearest
 
-
-def settings() -> Iterator[tuple[str, str, str]]:
-    """Each setting's dotted name, default and description, in the order of :class:`Config`."""
-    for section, field in Config.model_fields.items():
-        model = _section_type(section)
-        if model is None:
-            yield section, str(field.default), field.description or ""
-            continue
-        for name, inner in model.model_fields.items():
-            default = "required" if inner.is_required() else str(inner.default)
-            yield f"{section}.{name}", default, inner.description or ""
+# Settings below these are free: terms by label, and teachers by number.
+OBJECTIVE, TEACHERS = "objective", "teachers"
+# The short option that gives what a section lacks.
+OPTION_OF_SECTION = {"data": "data", "student": "student", "clip": "clip", TEACHERS: "teacher"}
 
 
-def load_config(recipe: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Build a :class:`Config` from defaults, a YAML recipe and dotted overrides, the later winning.
+def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Build a `Config` from defaults, a YAML recipe and dotted overrides; later sources win.
 
     Args:
-        recipe: YAML file with nested settings.
-        overrides: dotted name → value; a text value is read as YAML, so ``"0.1"`` is a number, except
-            for settings that are texts or paths: a folder may be called ``2024`` or ``on``.
+        recipe: path of a YAML file with nested settings.
+        overrides: value by dotted name. A text value is read as YAML, so ``"0.1"`` is a number, except for
+            settings that are texts or paths: a folder may be called ``2024`` or ``on``.
 
     Raises:
-        ConfigError: naming the setting that does not exist (with the nearest one) or its bad value.
+        ConfigError: a setting that does not exist (with the nearest name), or a value that it does not take.
+
+    Example:
+        >>> config = load_config(None, {"data.path": "photos", "student.name": "resnet18", "optim.lr": "0.1"})
+        >>> config.optim.lr, config.train.epochs
+        (0.1, 240)
     """
     merged: dict[str, Any] = {}
     if recipe is not None:
-        merged = _read_recipe(recipe)
+        merged = _read_recipe(Path(recipe))
     for dotted, value in (overrides or {}).items():
         _assign(merged, dotted, _read_text(dotted, value) if isinstance(value, str) else value)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error.errors()[0], str(recipe) if recipe else "the settings") from None
+        raise explain(error.errors()[0], str(recipe) if recipe else "the settings") from None
+
+
+def setting_names() -> Iterator[str]:
+    """The dotted names of all settings but those of terms.
+
+    Example:
+        >>> "optim.lr" in set(setting_names())
+        True
+    """
+    for name, field in Config.model_fields.items():
+        section = section_type(field)
+        yield from [name] if section is None else (f"{name}.{inner}" for inner in section.model_fields)
 
 
 def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict[str, str]:
     """Read ``--optim.lr 0.1 --augment.flip=false`` into ``{"optim.lr": "0.1", "augment.flip": "false"}``.
 
-    ``options`` are a command's own, which a mistyped name may have meant.
+    ``options`` are the command's own options, one of which a mistyped name may have meant.
 
     Raises:
-        ConfigError: a token that is no option, an option without a value, or an unknown setting.
+        ConfigError: a token that is not an option, an option without a value, or an unknown setting.
+
+    Example:
+        >>> dotted_overrides(["--optim.lr", "0.1", "--objective.kd.temperature=4"])
+        {'optim.lr': '0.1', 'objective.kd.temperature': '4'}
     """
-    known = {name for name, _, _ in settings()}
+    known = set(setting_names())
     overrides: dict[str, str] = {}
     remaining = list(tokens)
     while remaining:
@@ -70,10 +86,12 @@ def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict
                 "Settings are given as --section.name value", got=repr(token), fix="see `richkd settings`."
             )
         name, equals, value = token[2:].partition("=")
-        name = name.replace("-", "_")
-        if name not in known:
-            hint = _nearest_setting(name, options, prefix="--")
-            raise ConfigError(f"There is no option --{name}", fix=f"{hint} `richkd settings` lists them all.")
+        name = _with_underscores(name)
+        if name not in known and not _is_free(name):
+            hint = nearest_setting(name, options, prefix="--")
+            raise ConfigError(
+                f"There is no option --{name}", fix=f"{hint} `richkd settings` lists all settings."
+            )
         if not equals:
             if not remaining:
                 raise ConfigError(f"Option --{name} needs a value", fix=f"write --{name} VALUE.")
@@ -82,16 +100,96 @@ def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict
     return overrides
 
 
+def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") -> str:
+    """A hint for a setting that does not exist: its new name, the same last word, or a similar name.
+
+    Example:
+        >>> nearest_setting("lr")
+        "Did you mean 'optim.lr'?"
+        >>> nearest_setting("train.ema")
+        "It is called 'train.ema_decay' since version 0.2."
+    """
+    renamed = new_name(dotted)
+    if renamed is not None:
+        name = renamed.replace("_", "-") if "." not in renamed and prefix else renamed
+        return f"It is called '{prefix}{name}' since version 0.2."
+    known = list(setting_names())
+    same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    if same:
+        return "Did you mean " + " or ".join(f"'{prefix}{name}'" for name in same) + "?"
+    return nearest(dotted, {*known, *Config.model_fields, *options})
+
+
+def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None) -> ConfigError:
+    """A pydantic error as one of ours.
+
+    Args:
+        error: the first error of a validation.
+        where: the recipe or section that holds the setting.
+        known: the section's settings, for the nearest name; all settings if None.
+    """
+    location = _location(error)
+    dotted = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        hint = nearest_setting(dotted) if known is None else nearest(dotted, known)
+        return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=hint)
+    name = dotted if known is None else f"{where}.{dotted}"
+    # Other deep places are items of a list that is too short.
+    if error["type"] == "missing" and (len(location) <= 2 or location[0] == TEACHERS):
+        flag = OPTION_OF_SECTION.get(location[0], name)
+        return ConfigError(
+            f"Setting '{name}' is required", got="no value", fix=f"add --{flag} or a recipe (-c)."
+        )
+    value = error["input"]
+    renamed = RENAMED_VALUES.get(name, {}).get(str(value))
+    choices = choices_of(name)
+    message = error["msg"].removeprefix("Value error, ")
+    if renamed:
+        fix = f"it is called '{renamed}' since version 0.2."
+    else:
+        fix = f"choose one of: {', '.join(choices)}." if choices else f"see `richkd settings {name}`."
+    return ConfigError(f"Setting '{name}' does not take this value: {message}", got=repr(value), fix=fix)
+
+
+def _location(error: ErrorDetails) -> list[str]:
+    """The place of a pydantic error; teachers count from 1."""
+    parts = [str(part) for part in error["loc"]]
+    if len(parts) > 1 and parts[0] == TEACHERS and parts[1].isdigit():
+        parts[1] = str(int(parts[1]) + 1)
+    return parts
+
+
+def _with_underscores(name: str) -> str:
+    """Options may be written with dashes; labels of terms and values stay as they are."""
+    section, dot, rest = name.partition(".")
+    if section == OBJECTIVE and dot:
+        label, dot2, leaf = rest.partition(".")
+        return f"{section}.{label}{dot2}{leaf.replace('-', '_')}"
+    return name.replace("-", "_")
+
+
+def _is_free(dotted: str) -> bool:
+    """Whether a name is ``objective.LABEL.setting`` or ``teachers.NUMBER.setting``."""
+    parts = dotted.split(".")
+    return len(parts) == 3 and (parts[0] == OBJECTIVE or (parts[0] == TEACHERS and parts[1].isdigit()))
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"The recipe {path} does not exist", fix="check the path after -c.") from None
+        raise ConfigError(
+            f"The recipe {path} does not exist", got="no such file", fix="check the path after -c."
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The recipe {path} cannot be read as YAML", got=str(error)) from None
+        raise ConfigError(
+            f"The recipe {path} cannot be read as YAML", got=str(error), fix="correct the file."
+        ) from None
     if not isinstance(content, dict):
         raise ConfigError(
-            f"The recipe {path} must hold sections such as data: and student:", got=repr(content)
+            f"The recipe {path} must hold sections such as data: and student:",
+            got=repr(content),
+            fix="write `data: {path: photos/}` and so on; `richkd settings` lists all sections.",
         )
     return content
 
@@ -101,62 +199,67 @@ def _read_text(dotted: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    # "null" unsets a text, too; a comment, as in "#1", is no null.
+    # "null" unsets a text, too; a comment, as in "#1", is not null.
     is_text = _takes_text(dotted) and text.lower() not in ("", "~", "null")
     return text if is_text else value
 
 
 def _takes_text(dotted: str) -> bool:
     section, _, leaf = dotted.rpartition(".")
-    model = Config if not section else _section_type(section) if section in Config.model_fields else None
+    section = section.partition(".")[0] if section.startswith(TEACHERS) else section
+    fields = Config.model_fields
+    model = (
+        Config if not section else section_type(fields[section], items=True) if section in fields else None
+    )
     if model is None or leaf not in model.model_fields:
         return False
     annotation = model.model_fields[leaf].annotation
     return bool({str, Path} & {annotation, *getattr(annotation, "__args__", ())})
 
 
-def _nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") -> str:
-    """A hint at settings of the same last part, as ``optim.lr`` for ``lr``, or of a similar name."""
-    known = [name for name, _, _ in settings()]
-    same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
-    if same:
-        return "Did you mean " + " or ".join(f"'{prefix}{name}'" for name in same) + "?"
-    return nearest(dotted, {*known, *Config.model_fields, *options})
-
-
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, leaf = dotted.split(".")
-    for section in sections:
-        # YAML reads a section without settings as null.
-        if tree.get(section) is None:
-            tree[section] = {}
-        tree = tree[section]
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{section} must be a section of settings", got=repr(tree))
-    tree[leaf] = value
+    place: Any = tree
+    for depth, section in enumerate(sections):
+        place = _enter(place, section, ".".join(sections[: depth + 1]))
+    place[leaf] = value
 
 
-def _section_type(name: str) -> type[Section] | None:
-    annotation = Config.model_fields[name].annotation
-    if get_origin(annotation) is tuple:
-        return None  # a list of sections is one setting
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None
-
-
-def _explain(error: ErrorDetails, where: str) -> ConfigError:
-    location = [str(part) for part in error["loc"]]
-    dotted = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=_nearest_setting(dotted))
-    # Deeper places are items of a list that is too short.
-    if error["type"] == "missing" and len(location) <= 2:
-        flag = {"data": "data", "student": "student"}.get(location[0], dotted)
-        return ConfigError(
-            f"Setting '{dotted}' is needed and was not given", fix=f"add --{flag} or a recipe (-c)."
+def _enter(place: dict[str, Any], section: str, dotted: str) -> dict[str, Any]:
+    """The section of this name, created if it is missing; of a list, the item of that number or label."""
+    if isinstance(place, list):
+        return _enter_list(place, section, dotted)
+    # YAML reads a section without settings as null.
+    if place.get(section) is None:
+        place[section] = [] if section == TEACHERS else {}
+    inner = place[section]
+    if isinstance(inner, tuple):
+        inner = place[section] = list(inner)
+    if not isinstance(inner, (dict, list)):
+        raise ConfigError(
+            f"{dotted} must be a section of settings", got=repr(inner), fix=f"write {dotted}: {{…}}."
         )
-    return ConfigError(
-        f"Setting '{dotted}' does not take this value: {error['msg']}", got=repr(error["input"])
-    )
+    return inner  # type: ignore[return-value]
+
+
+def _enter_list(items: list[Any], key: str, dotted: str) -> dict[str, Any]:
+    if key.isdigit():
+        number = int(key)
+        if not 1 <= number <= len(items) + 1:
+            raise ConfigError(
+                f"{dotted}: teachers count from 1",
+                got=f"{len(items)} teachers",
+                fix="name the teacher first.",
+            )
+        if number > len(items):
+            items.append({})
+        item: dict[str, Any] = items[number - 1]
+        return item
+    for item in items:
+        if isinstance(item, dict) and key in item:
+            item[key] = item[key] or {}
+            inner: dict[str, Any] = item[key]
+            return inner
+    items.append({key: {}})
+    added: dict[str, Any] = items[-1][key]
+    return added

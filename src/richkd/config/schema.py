@@ -1,195 +1,247 @@
-"""What a run is: typed, validated and printable settings; `settings.py` reads them."""
+"""All settings: typed, validated and documented. `loading.py` reads them from recipes and options.
+
+The descriptions here are the help texts of the command line and of ``richkd settings``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
+from richkd.core.registry import OneOf
+
+Triple = tuple[float, float, float]
+Precision = Literal["auto", "bf16", "fp32"]
+
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are refused, values never change after validation."""
+    """A group of settings. Unknown keys are refused, and values never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class DataConfig(Section):
-    path: str = Field(description="image folder, folder of parquet files, or hub name")
-    image_column: str | None = Field(None, description="column that holds the images (found if unset)")
-    label_column: str | None = Field(None, description="column that holds the labels (found if unset)")
-    key_column: str | None = Field(None, description="column that names each image (found if unset)")
-    class_names: Path | None = Field(None, description="text file with one class name a line, in label order")
-    hierarchy: Path | None = Field(None, description="YAML file {superclass: [class, …]}, for prompts")
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="share of train kept for validation; 0 for none")
+    """Where the images are, and how they are divided into splits."""
+
+    path: str = Field(description="image folder, folder of parquet files, or name on the Hugging Face hub")
+    image_column: str | None = Field(None, description="column of the images (default: detected)")
+    label_column: str | None = Field(None, description="column of the labels (default: detected)")
+    key_column: str | None = Field(None, description="column that names each image (default: detected)")
+    class_names: Path | None = Field(
+        None, description="text file with one class name per line, in label order"
+    )
+    hierarchy: Path | None = Field(None, description="YAML file {superclass: [class, …]}")
+    val_fraction: float = Field(
+        0.1, ge=0, lt=1, description="fraction of train that becomes the validation split; 0 for none"
+    )
     test_fraction: float = Field(
-        0.2, ge=0, lt=1, description="share kept for test where data have no test split"
+        0.2, ge=0, lt=1, description="fraction that becomes the test split if the data have no splits"
     )
-    calibration: Path | None = Field(None, description="held-out images that no model was trained on")
+    calibration: Path | None = Field(
+        None, description="folder of held-out images on which fusion and temperatures are fitted"
+    )
     test_calibration_fraction: float = Field(
-        0.0, ge=0, lt=1, description="share of test to fit on instead, left out of every evaluation"
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of test on which fusion is fitted instead; excluded from every evaluation",
     )
-    exclude_fold: tuple[int, int] | None = Field(
-        None, description="fold J of K of train that a teacher does not learn from"
-    )
-    unlabeled: str | None = Field(None, description="further training images, without labels")
+    exclude_fold: tuple[int, int] | None = Field(None, description="(J, K): leave fold J of K out of train")
+    unlabeled: str | None = Field(None, description="folder of additional training images without labels")
     unlabeled_fraction: float | None = Field(
-        None, gt=0, lt=1, description="share of each batch that is unlabeled (default: as they come)"
+        None, gt=0, lt=1, description="fraction of unlabeled images in each batch (default: as in the data)"
     )
     size: int | None = Field(
-        None, ge=4, description="pixels of the square source images (default: the student's)"
+        None, ge=4, description="side in pixels of the square source images (default: the student's input)"
     )
     in_memory_gb: float = Field(
-        4.0, ge=0, description="decode once into memory up to this size, stream above it"
+        4.0, ge=0, description="splits up to this size are decoded once into memory; larger ones are streamed"
     )
 
 
 class AugmentConfig(Section):
-    policy: Literal["crop-flip", "random-resized-crop", "clean"] = Field(
-        "crop-flip", description="how training images are augmented"
+    """How training images are augmented. Student and teachers see the same view."""
+
+    policy: Annotated[str, OneOf(AUGMENTATIONS)] = Field("crop-flip", description="augmentation policy")
+    pad: int | None = Field(
+        None, ge=0, description="crop-flip: black border in pixels before cropping (default: size / 8)"
     )
-    pad: int | None = Field(None, ge=0, description="crop-flip: black border in pixels (default: size / 8)")
-    flip: bool = Field(True, description="mirror half of the views; wrong for digits, text or signs")
-    scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: share of the area")
-    ratio: tuple[float, float] = Field((0.75, 1.333), description="random-resized-crop: width ÷ height")
-    color_jitter: float = Field(0.0, ge=0, lt=1, description="random-resized-crop: strength of color jitter")
-    mixup_alpha: float = Field(
-        0.0, ge=0, description="blend pairs of images and their targets, shares from Beta(m, m); 0: do not"
+    flip: bool = Field(True, description="mirror half of the views; set to false for digits, text or signs")
+    scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: range of the area")
+    ratio: tuple[float, float] = Field(
+        (0.75, 1.333), description="random-resized-crop: range of width / height"
+    )
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="random-resized-crop: strength of brightness, contrast and saturation jitter",
     )
     num_views: int | None = Field(
         None,
         ge=1,
-        description="random-resized-crop: epochs after which views repeat, so that a cache can hold them",
+        description="random-resized-crop: views repeat after this many epochs, so that a cache can hold them",
+    )
+    mixup_alpha: float = Field(
+        0.0, ge=0, description="mixup alpha (weight ~ Beta(alpha, alpha)); 0 disables mixup"
     )
 
 
 class ModelConfig(Section):
+    """A student or a vision teacher."""
+
     name: str = Field(
-        description="timm name, local-dir:FOLDER, or package.module:callable; a teacher: also cache:NAME"
+        description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable; a teacher "
+        "may also be "
+        "folds:FOLDER or cache:NAME"
     )
     weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
-    pretrained: bool = Field(False, description="load timm's pretrained weights for the name")
+    pretrained: bool = Field(False, description="load timm's pretrained weights of this name")
     size: int | None = Field(None, ge=4, description="input resolution in pixels (default: the model's own)")
-    mean: tuple[float, float, float] | None = Field(
-        None, description="input mean in 0..1 (default: the model's)"
-    )
-    std: tuple[float, float, float] | None = Field(
-        None, description="input std in 0..1 (default: the model's)"
+    mean: Triple | None = Field(None, description="input mean in 0..1 (default: the model's own)")
+    std: Triple | None = Field(
+        None, description="input standard deviation in 0..1 (default: the model's own)"
     )
 
 
 class ClipConfig(Section):
-    name: str = Field(description="NAME:TAG, hf-hub:…, local-dir:…, or outputs:FILE computed elsewhere")
-    prompts: str = Field("paper", description="simple, paper (12), openai (80), or a file of templates")
-    class_prompts: Path | None = Field(None, description="YAML file with prompts of single classes")
-    rename_classes: Path | None = Field(None, description="YAML file with names that CLIP is to read instead")
+    """The CLIP that is fused with the vision teachers, and its prompts."""
+
+    name: str = Field(
+        description="NAME:TAG of open_clip, hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE computed "
+        "elsewhere"
+    )
+    prompts: str = Field("paper", description="simple (1), paper (12), openai (80), or a file of templates")
+    class_prompts: Path | None = Field(None, description="YAML file {class: [prompt, …]}")
+    rename_classes: Path | None = Field(None, description="YAML file {class: name to use in prompts}")
     prompt_weights: str = Field(
-        "equal", description="equal, fitted on held-out images, or a YAML file {template: weight}"
+        "equal", description="equal, fitted (on held-out images), or a YAML file {template: weight}"
     )
-    cache: Path = Field(
-        Path("~/.cache/richkd"), description="folder where class embeddings are kept between runs"
-    )
+    cache: Path = Field(Path("~/.cache/richkd"), description="folder where class embeddings are cached")
 
 
 class CacheConfig(Section):
+    """The teacher cache: outputs of teachers per (image, view), on disk."""
+
     dir: Path | None = Field(
-        None, description="folder where teachers' outputs are kept (default: computed at each step)"
+        None, description="folder of the teacher cache; stored outputs are reused with bit-identical targets"
     )
     top_k: int | None = Field(
-        None, ge=1, description="keep only the largest logits, and the mass of the others"
+        None, ge=1, description="store only the largest logits and the total mass of the others"
     )
 
 
 class FusionConfig(Section):
+    """How several teachers become one target."""
+
     preset: Literal["default", "paper", "as-released"] = Field(
         "default",
-        description="default is fitted on held-out images; paper is ×100, α 0.7; as-released raw",
+        description="default: fitted on held-out images; paper: CLIP logits × 100 with alpha 0.7; "
+        "as-released: raw "
+        "cosines with alpha 0.7",
     )
-    scale: Literal["raw", "logit-scale", "zscore", "temperature"] | None = Field(
-        None, description="how teachers are brought to one scale (default: the preset's)"
+    scale: Annotated[str | None, OneOf(SCALES)] = Field(
+        None, description="how logits of teachers are brought to one scale (default: the preset's)"
     )
-    mixing: (
-        Literal["alpha", "simplex", "log-pool", "linear", "gate", "confidence", "per-class", "auto"] | None
-    ) = Field(None, description="how teachers on one scale are mixed (default: the preset's)")
-    alpha: float | None = Field(None, ge=0, le=1, description="weight α of the vision teacher's logits")
+    mixing: Annotated[str | None, OneOf(MIXINGS)] = Field(
+        None, description="how scaled teachers are mixed (default: the preset's)"
+    )
+    alpha: float | None = Field(None, ge=0, le=1, description="weight of the vision teachers' logits")
     feature_alpha: float | None = Field(
-        None, ge=0, le=1, description="weight λ of the vision teacher's features"
+        None, ge=0, le=1, description="weight of the vision teachers' features"
     )
     features: Literal["raw", "standardized", "phi-s"] = Field(
-        "raw", description="scale of features before they are embedded: own, each dimension's, or one"
+        "raw", description="scale of teachers' features before they are projected"
     )
     control: Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"] | None = (
-        Field(None, description="replace what CLIP knows of the image, and keep all else")
+        Field(
+            None,
+            description="train a control: replace CLIP's knowledge of the image and keep everything else",
+        )
     )
     ood_quantile: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="share of held-out images as strange to a teacher as it takes for it to count less on an "
-        "unlabeled one; 0: it always counts in full",
+        description="a teacher counts less for an unlabeled image that is more unusual to it than all but "
+        "this "
+        "fraction of held-out images; 0 disables this",
     )
     weights: tuple[float, ...] | None = Field(
-        None, description="multiplier of each teacher's logits (teacher, CLIP); overrules α and scale"
+        None,
+        description="multiplier of each teacher's logits (vision teachers, then CLIP); replaces alpha and "
+        "scale",
     )
 
 
 class MethodConfig(Section):
-    name: str = Field("richkd", description="richkd, kd or ce")
-    variant: Literal["l", "f", "lf"] = Field("lf", description="richkd: logits, features, or both")
-    temperature: float = Field(3.0, gt=0, description="temperature of the logit loss")
-    ce: float = Field(1.0, ge=0, description="weight of the cross-entropy with the labels")
-    logits: float = Field(3.0, ge=0, description="weight of the logit loss")
-    features: float = Field(0.8, ge=0, description="weight of the feature loss")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross-entropy")
-    embed_width: int = Field(128, ge=2, description="width of the embedding that features are compared in")
-    contrast: Literal["full", "shared", "queue"] = Field(
-        "full",
-        description="negatives: full, of its own for each image; shared by the batch; queue of the latest",
+    """Which preset of terms the student minimizes. See `richkd.methods.presets`."""
+
+    name: str | None = Field(
+        None, description="richkd (default), or any loss term together with cross-entropy: ce, kd, dkd, at, …"
     )
-    negatives: int = Field(16384, ge=1, description="contrastive negatives of other classes for each image")
-    contrast_temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
-    bank_momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")
+    variant: Literal["l", "f", "lf"] | None = Field(
+        None, description="richkd: fused logits, fused features, or both (lf, the default)"
+    )
 
 
 class OptimConfig(Section):
-    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
-    lr: float = Field(0.05, gt=0, description="peak learning rate, for the whole batch")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
+    """Optimizer and learning rate."""
+
+    name: str = Field(
+        "momentum",
+        description="any optimizer of timm: momentum (SGD), sgd (SGD with Nesterov momentum), adamw, …",
+    )
+    lr: float = Field(0.05, gt=0, description="peak learning rate for the whole batch")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, for optimizers that have one")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
-    schedule: Literal["step", "cosine"] = Field("step", description="course of the learning rate")
+    decay_norm_and_bias: bool = Field(True, description="apply weight decay to norms and biases, too")
+    schedule: Literal["step", "cosine"] = Field("step", description="learning-rate schedule")
     milestones: tuple[float, ...] = Field(
-        (0.625, 0.75, 0.875), description="step: shares of the run after which the rate falls"
+        (0.625, 0.75, 0.875),
+        description="step: fractions of the run after which the rate is multiplied by gamma",
     )
     gamma: float = Field(0.1, gt=0, le=1, description="step: factor at each milestone")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up at the start")
-    max_grad_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
+    max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient to this norm")
 
 
 class TrainConfig(Section):
+    """The training loop."""
+
     epochs: int = Field(240, ge=1, description="passes over the training images")
-    batch_size: int = Field(64, ge=2, description="images in a step, over all processes")
-    grad_accum_steps: int = Field(
-        1, ge=1, description="parts that a step's batch is computed in, to save memory"
+    batch_size: int = Field(64, ge=2, description="images per optimizer step, over all processes")
+    grad_accum_steps: int = Field(1, ge=1, description="parts in which a batch is computed, to save memory")
+    seed: int = Field(0, ge=0, description="seed; everything random is a function of it and of the step")
+    device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
+    precision: Precision = Field(
+        "auto", description="precision of the student; auto: bf16 if the hardware has it"
     )
-    seed: int = Field(0, ge=0, description="everything random is a function of this and the step")
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 where the hardware has it"
-    )
-    teacher_precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="the same for the teacher")
+    teacher_precision: Precision = Field("auto", description="precision of the vision teachers")
     compile: Literal["auto", "always", "never"] = Field(
-        "auto", description="compile the student; auto: where the run is long enough to repay it"
+        "auto", description="compile the student; auto: if the run is long enough"
     )
-    compile_teacher: bool = Field(False, description="compile the frozen teacher; pays in long runs")
+    compile_teacher: bool = Field(False, description="compile the vision teachers; useful in long runs")
     ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="decay of an average of weights, which is then kept"
+        None,
+        gt=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights, which is then saved",
     )
     eval_every: int = Field(1, ge=1, description="epochs between validations")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: every epoch)")
-    workers: int = Field(2, ge=0, description="decoding processes or threads")
+    workers: int = Field(2, ge=0, description="processes or threads that decode images")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        ("tensorboard",), description="where curves are logged besides metrics.jsonl"
+        ("tensorboard",), description="experiment trackers besides metrics.jsonl"
     )
+
+
+# A list is the whole objective; a mapping changes and adds terms.
+ObjectiveConfig = list[dict[str, dict[str, Any] | None]] | dict[str, dict[str, Any] | None]
 
 
 class Config(Section):
@@ -197,20 +249,54 @@ class Config(Section):
 
     data: DataConfig
     student: ModelConfig
-    teacher: ModelConfig | None = None
-    more_teachers: tuple[ModelConfig, ...] = Field(
-        (), description="further vision teachers, each as a teacher: {name: …, weights: …}"
+    teachers: tuple[ModelConfig, ...] = Field(
+        (), description="vision teachers: [{name: …, weights: …}, …]; --teachers.1.size sets one of the first"
     )
     clip: ClipConfig | None = None
-    cache: CacheConfig = CacheConfig()
-    augment: AugmentConfig = AugmentConfig()
-    fusion: FusionConfig = FusionConfig()
-    method: MethodConfig = MethodConfig()
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
+    cache: CacheConfig = Field(default_factory=CacheConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    fusion: FusionConfig = Field(default_factory=FusionConfig)
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    objective: ObjectiveConfig = Field(
+        default_factory=dict,
+        description="loss terms and their settings: a list of {term: {setting: value}} is the whole "
+        "objective, a "
+        "mapping changes the method's terms",
+    )
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
     out: Path = Field(Path("runs/latest"), description="run folder")
 
     def to_yaml(self) -> str:
+        """The settings as a recipe that gives the same settings again."""
         return yaml.safe_dump(
             self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
         )
+
+
+class EvaluateConfig(Section):
+    """What ``richkd evaluate`` and ``richkd report`` measure."""
+
+    split: str = Field("test", description="train, val, test or calibration")
+    label_column: str | None = Field(None, description="column of the labels (default: detected)")
+    test_calibration_fraction: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="fraction of test that runs were fitted on (known for a run on the same data)",
+    )
+    hierarchy: Path | None = Field(None, description="YAML file {superclass: [class, …]}")
+    teachers: bool = Field(False, description="also evaluate the first run's teachers and their fusion")
+    corruptions: bool = Field(
+        False, description="evaluate 15 corruptions at 5 severities, generated from the images"
+    )
+    validation_corruptions: bool = Field(
+        False, description="evaluate the 4 corruptions that are reserved for tuning"
+    )
+    cifar_c: Path | None = Field(
+        None, description="folder of the published CIFAR-C files, used instead of generated ones"
+    )
+    shift: dict[str, str] = Field(
+        default_factory=dict, description="NAME=DIR: other images of the same classes; repeat for several"
+    )
+    device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")

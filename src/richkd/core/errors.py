@@ -1,4 +1,4 @@
-"""What can go wrong, as types whose messages say which rule broke, what was received, and how to mend it."""
+"""Exceptions for errors that the user can fix; each message has the rule, the received value and the fix."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Iterable
 
 
 class RichKDError(Exception):
-    """Anything the user can mend. The command line prints its message without a stack trace.
+    """Base class of all errors that the user can fix; the command line prints them without a stack trace.
 
-    Every message has three parts: the rule that was broken (with the file, class or argument it
-    concerns), what was received instead, and a way out.
+    Args:
+        rule: the rule that was broken, with the file, class or argument concerned.
+        got: what was received instead.
+        fix: what the user can do.
+
+    Example:
+        >>> print(RichKDError("Argument 'k' must be at least 1", got="0", fix="use 1 or 5."))
+        Argument 'k' must be at least 1
+        Got: 0
+        Fix: use 1 or 5.
     """
 
     def __init__(self, rule: str, *, got: str | None = None, fix: str | None = None) -> None:
@@ -20,43 +28,103 @@ class RichKDError(Exception):
 
 
 class ConfigError(RichKDError):
-    """A setting that does not exist, or a value that it does not take."""
+    """A setting does not exist, or its value is not allowed.
+
+    Example:
+        >>> print(ConfigError("Argument 'bins' must be at least 1", got="0"))
+        Argument 'bins' must be at least 1
+        Got: 0
+    """
 
 
 class DataError(RichKDError):
-    """A data set that cannot be opened, or an image in it that cannot be read."""
+    """A data set cannot be opened, an image cannot be read, or arrays do not belong to the same images.
+
+    Example:
+        >>> print(DataError("Image cats/1.png must be readable", got="truncated file"))
+        Image cats/1.png must be readable
+        Got: truncated file
+    """
 
 
 class ClassError(DataError):
-    """Class names or their order differ between two things that must share them."""
+    """Class names or their order differ between two sources that must have the same classes.
+
+    Example:
+        >>> issubclass(ClassError, DataError)
+        True
+    """
 
 
 class ModelError(RichKDError):
-    """A model that cannot be built, or weights that do not fit it."""
+    """A model cannot be built, or weights do not fit it.
+
+    Example:
+        >>> print(ModelError("No model is called 'resnet19' (the student)", fix="Did you mean 'resnet18'?"))
+        No model is called 'resnet19' (the student)
+        Fix: Did you mean 'resnet18'?
+    """
 
 
 class ClipError(RichKDError):
-    """A CLIP model, its prompts or its stored outputs cannot be used."""
+    """A CLIP model, its prompts or its stored outputs cannot be used.
+
+    Example:
+        >>> print(ClipError("A prompt template must contain {}", got="'a photo'"))
+        A prompt template must contain {}
+        Got: 'a photo'
+    """
 
 
 class CacheError(RichKDError):
-    """Stored outputs of a teacher that cannot be used, or cannot be kept."""
+    """The cached outputs of a teacher cannot be used or cannot be stored.
+
+    Example:
+        >>> print(CacheError("The cache must belong to this data set", got="another class list"))
+        The cache must belong to this data set
+        Got: another class list
+    """
 
 
 class CheckpointError(RichKDError):
-    """A checkpoint or run folder that cannot be written, read or continued."""
+    """A checkpoint or run folder cannot be written, read or resumed.
+
+    Example:
+        >>> print(CheckpointError("last.ckpt could not be written (2,000 bytes)", got="disk full"))
+        last.ckpt could not be written (2,000 bytes)
+        Got: disk full
+    """
 
 
 class DeviceMemoryError(RichKDError):
-    """A step that does not fit in memory."""
+    """A training step does not fit in the memory of the device.
+
+    Example:
+        >>> print(DeviceMemoryError("A step must fit in memory", fix="use a smaller batch."))
+        A step must fit in memory
+        Fix: use a smaller batch.
+    """
 
 
 class NonFiniteError(RichKDError):
-    """NaN or infinity in a loss term, named with its step and its images."""
+    """A loss term, a score or another number is NaN or infinite.
+
+    Example:
+        >>> print(NonFiniteError("Loss 'logits' must be finite", got="NaN at step 7"))
+        Loss 'logits' must be finite
+        Got: NaN at step 7
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint ``Did you mean 'x'?`` for a mistyped name, or the list of known names where it is short."""
+    """A hint for a mistyped name: similar names, or all known names if there are at most 30.
+
+    Example:
+        >>> nearest("resnet8", ["resnet18", "vgg11"])
+        "Did you mean 'resnet18'?"
+        >>> nearest("xyz", ["b", "a"])
+        'Known: a, b'
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:

@@ -1,4 +1,4 @@
-"""Files that are whole whatever happens while they are written, and hashes of tensors."""
+"""Write files atomically, and hash tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ from richkd.core.errors import CheckpointError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its old or its new content is there whole, whatever happens meanwhile.
+    """Write a file atomically: after a crash it has either the complete old or the complete new content.
+
+    The content is written to a temporary file in the same folder, flushed to the disk, and renamed. Missing
+    folders are created.
 
     Raises:
-        CheckpointError: naming the path, its size in bytes and the system's reason (no space, not writable).
+        CheckpointError: the file cannot be written, for example because the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(Path(folder) / "runs" / "a.bin", b"123")
+        ...     (Path(folder) / "runs" / "a.bin").read_bytes()
+        b'123'
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,7 +50,17 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors with their names, types and shapes, whatever device they are on."""
+    """SHA-256 (hexadecimal) of the names, dtypes, shapes and values of tensors.
+
+    The result does not depend on the device of a tensor or on the order of the mapping.
+
+    Example:
+        >>> a, b = torch.zeros(2), torch.ones(3)
+        >>> hash_tensors({"a": a, "b": b}) == hash_tensors({"b": b, "a": a})
+        True
+        >>> hash_tensors({"a": a}) == hash_tensors({"a": a.double()})
+        False
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -49,8 +69,14 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def not_written(path: Path, size: int, error: OSError) -> CheckpointError:
+    """The error to raise when a file of ``size`` bytes cannot be written; contains the reason of the system.
+
+    Example:
+        >>> print(not_written(Path("last.ckpt"), 2000, OSError(28, "No space left on device")).got)
+        No space left on device
+    """
     return CheckpointError(
         f"{path} could not be written ({size:,} bytes)",
         got=error.strerror or str(error),
-        fix="free space or choose another folder; what was saved before is intact, and --resume uses it.",
+        fix="free space or choose another folder; earlier checkpoints are intact and --resume can use them.",
     )

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: signals become a request that the loop heeds between steps."""
+"""Stop a run by a signal: the signal sets a flag that the training loop checks between steps."""
 
 from __future__ import annotations
 
@@ -10,21 +10,39 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; it was saved and can go on with ``--resume``."""
+    """The run was stopped by a signal after its state was saved; ``--resume`` continues it.
+
+    It is not a `RichKDError`, because nothing has to be fixed.
+
+    Example:
+        >>> from richkd.core.errors import RichKDError
+        >>> issubclass(Interrupted, RichKDError)
+        False
+    """
 
 
 @dataclass
 class StopRequest:
-    """Whether SIGINT or SIGTERM came in."""
+    """Whether SIGINT or SIGTERM was received; made by `stop_request`."""
 
     requested: bool = False
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request that the loop heeds between steps; a second one ends at once."""
+    """Context in which the first SIGINT or SIGTERM only sets a flag, so that a loop can stop between steps.
+
+    The first signal restores the previous handlers, so a second signal stops the process immediately.
+    Outside the main thread Python allows no signal handlers, and the context does nothing.
+
+    Example:
+        >>> with stop_request() as stop:
+        ...     signal.raise_signal(signal.SIGINT)
+        ...     stop.requested
+        True
+    """
     stop = StopRequest()
-    # Only the main thread may set handlers; elsewhere signals keep their usual meaning.
+    # Only the main thread can set handlers; in other threads this raises ValueError.
     try:
         previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 

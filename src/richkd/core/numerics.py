@@ -1,4 +1,4 @@
-"""Precision and checks that losses, metrics and fusion share."""
+"""Numeric precision and checks that losses, metrics and fusion share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,33 @@ from richkd.core.errors import ConfigError
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """``x`` as float32, or as float64 where it already is: autocast must not decide a loss's precision."""
+    """Convert to float32, or keep float64, so that autocast does not lower the precision of a loss.
+
+    Example:
+        >>> at_least_fp32(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
+        True
+    """
     return x if x.dtype == torch.float64 else x.float()
 
 
 def in_float64(x: Tensor) -> Tensor:
-    """``x`` as float64, on its own device where that device knows float64."""
+    """Convert to float64; a tensor on a device without float64 (Apple's MPS) is moved to the CPU.
+
+    Example:
+        >>> in_float64(torch.zeros(1)).dtype == torch.float64
+        True
+    """
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is not a positive finite number.
+    """Check that a temperature is a positive finite number.
 
     Raises:
-        ConfigError: naming the argument and the value received.
+        ConfigError: it is zero, negative, infinite or NaN.
+
+    Example:
+        >>> check_temperature(4.0)
     """
     if not 0.0 < temperature < float("inf"):
         raise ConfigError(
@@ -36,7 +49,13 @@ def check_temperature(temperature: float) -> None:
 def kl_nats(p_logits_BC: Tensor, q_logits_BC: Tensor) -> Tensor:
     """KL(softmax(p) ‖ softmax(q)) of each image, shape (B), in nats: for reports, not for training.
 
-    Always float64, because reports tell apart divergences of 1e-6 nats, where float32 is mostly rounding.
+    Always computed in float64: reports compare divergences of about 1e-6 nats, which in float32 are mostly
+    rounding errors.
+
+    Example:
+        >>> p_BC, q_BC = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+        >>> round(float(kl_nats(p_BC, q_BC)), 4)  # (ln 2 + ln 2/3) / 2
+        0.1438
     """
     p_log_BC = F.log_softmax(in_float64(p_logits_BC), dim=-1)
     q_log_BC = F.log_softmax(in_float64(q_logits_BC), dim=-1)

@@ -1,4 +1,4 @@
-"""Which numbers networks compute in."""
+"""Select the floating-point type in which the networks compute."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import torch
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where asked for, or where "auto" finds hardware for it; None for float32."""
+    """The autocast dtype for a precision setting; None means float32 without autocast.
+
+    Args:
+        precision: ``"fp32"``; ``"bf16"``; or ``"auto"``, which selects bfloat16 if the hardware supports it.
+        device: the device of the networks.
+
+    Example:
+        >>> autocast_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+        True
+        >>> autocast_dtype("fp32", torch.device("cpu")) is None
+        True
+    """
     if precision == "auto":
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -16,5 +27,5 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _cpu_has_bf16() -> bool:
-    # Without these instructions bfloat16 is emulated, and slower than float32.
+    # Without these instructions bfloat16 is emulated and slower than float32.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,8 +1,8 @@
 """Registries: the named choices of one kind, such as ways of mixing or loss terms, each in one place.
 
-A registry is declared with the package that holds its entries, and is filled when it is first read: every module
-of that package is imported, and registers what it defines. A new entry is therefore one new module. Settings,
-``richkd settings``, ``--help`` and error messages all read the names from here.
+A registry is declared with the package that holds its entries, and is filled when it is first read: every
+module of that package is imported, and registers what it defines. A new entry is therefore one new module.
+Settings, ``richkd settings``, ``--help`` and error messages all read the names from here.
 """
 
 from __future__ import annotations
@@ -91,11 +91,19 @@ class Registry(Generic[T]):
 
     def _read(self) -> dict[str, Entry[T]]:
         if not self._loaded:
+            # Modules of the home package may read the registry while they are imported.
             self._loaded = True
-            module = importlib.import_module(self._home)
-            for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-                importlib.import_module(f"{self._home}.{found.name}")
+            try:
+                self._import_home()
+            except BaseException:
+                self._loaded = False
+                raise
         return self._entries
+
+    def _import_home(self) -> None:
+        home = importlib.import_module(self._home)
+        for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
+            importlib.import_module(f"{self._home}.{module.name}")
 
 
 @dataclass(frozen=True)

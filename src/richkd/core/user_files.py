@@ -1,4 +1,4 @@
-"""Small files that users write: text, and mappings in YAML or JSON in which no key may come twice."""
+"""Read small files that users write: text, and YAML or JSON without duplicate keys."""
 
 from __future__ import annotations
 
@@ -12,29 +12,54 @@ from richkd.core.errors import RichKDError
 
 
 def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> str:
-    """The text of a UTF-8 file.
+    """Read a UTF-8 text file, with or without a byte-order mark; ``~`` is expanded.
 
     Args:
-        refusal: the error to raise where it cannot be read.
-        what: what the file is said to hold, for messages.
-        hint: how to mend it.
+        path: the file.
+        refusal: class of the error to raise if the file cannot be read.
+        what: what the file contains, for messages.
+        hint: how to fix the problem, for messages.
+
+    Raises:
+        RichKDError: of class ``refusal``, if the file cannot be read or is not UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "prompts.txt"
+        ...     size = path.write_text("a photo of a {}", encoding="utf-8")
+        ...     read_text(path, RichKDError, "The prompt file", "check the path.")
+        'a photo of a {}'
     """
     try:
-        # Editors on Windows begin a file with a byte-order mark; utf-8-sig drops it.
+        # Editors on Windows write a byte-order mark; utf-8-sig drops it.
         return path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise refusal(f"{what} {path} cannot be read", got=str(error), fix=hint) from error
 
 
 def parse_file(path: Path, refusal: type[RichKDError], what: str, form: str) -> Any:
-    """What a YAML or JSON file holds.
+    """Parse a YAML file, or a JSON file if its name ends in ``.json``.
 
     Args:
-        refusal: the error to raise where it cannot be read, is damaged, or has a key twice.
-        what: what the file is said to hold, for messages.
-        form: how it is written.
+        path: the file.
+        refusal: class of the error to raise if the file is not usable.
+        what: what the file contains, for messages.
+        form: the expected structure, for messages.
+
+    Raises:
+        RichKDError: of class ``refusal``, if the file cannot be read, is not valid YAML or JSON, or has a
+            duplicate key.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "hierarchy.yaml"
+        ...     size = path.write_text("animals: [cat, dog]", encoding="utf-8")
+        ...     parse_file(path, RichKDError, "The hierarchy", "{superclass: [class, …]}")
+        {'animals': ['cat', 'dog']}
     """
-    text = read_text(path, refusal, what, f"name a YAML or JSON file: {form}.")
+    text = read_text(path, refusal, what, f"pass a YAML or JSON file: {form}.")
     try:
         if path.suffix == ".json":
             return json.loads(text, object_pairs_hook=_pairs_to_dict)
@@ -48,7 +73,7 @@ def parse_file(path: Path, refusal: type[RichKDError], what: str, form: str) -> 
 
 
 class _DuplicateKeyError(ValueError):
-    """The same key twice in one mapping, where YAML and JSON readers would keep the last."""
+    """A mapping has the same key twice; the standard YAML and JSON readers would silently keep the last."""
 
 
 def _pairs_to_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -60,11 +85,11 @@ def _pairs_to_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses duplicate keys."""
+    """A safe YAML loader that rejects duplicate keys."""
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    # Depth first: a sequence that is filled after this call would still look empty to the caller.
+    # deep=True: otherwise nested sequences are filled after this call and are still empty here.
     pairs = [
         (loader.construct_object(k, deep=True), loader.construct_object(v, deep=True)) for k, v in node.value
     ]

@@ -1,4 +1,7 @@
-"""CIFAR-100's own superclasses: 20 of five classes each (Krizhevsky 2009)."""
+"""The 20 superclasses of CIFAR-100, with five classes each.
+
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class names: how a reader writes them, and lists of them that must be equal."""
+"""Compare lists of class names, and convert class names to readable text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,25 @@ from richkd.core.errors import ClassError
 def check_same_classes(
     expected: Sequence[str], received: Sequence[str], *, where: str, reference: str = "the training data"
 ) -> None:
-    """Refuse two class lists that differ in length, names or order.
+    """Check that two class lists have the same names in the same order.
+
+    Args:
+        expected: the class names of the reference.
+        received: the class names to check.
+        where: the source of ``received``, for messages.
+        reference: the source of ``expected``, for messages.
 
     Raises:
-        ClassError: naming ``where`` and the first position at which the two lists differ.
+        ClassError: the lists differ; the message contains ``where`` and the first different position.
+
+    Example:
+        >>> check_same_classes(["cat", "dog"], ["cat", "dog"], where="the teacher")
+        >>> check_same_classes(["cat", "dog"], ["dog", "cat"], where="the teacher")
+        Traceback (most recent call last):
+        ...
+        richkd.core.errors.ClassError: The classes of the teacher must be in the order of the training data
+        Got: 2 classes instead of 2; first difference at class 0: 'dog' where 'cat' was expected
+        Fix: rename or reorder the classes so that both lists are identical.
     """
     if list(expected) == list(received):
         return
@@ -43,9 +58,12 @@ def check_same_classes(
 
 
 def clean_name(name: str) -> str:
-    """A class name as a reader would write it: underscores become blanks, blanks are collapsed.
+    """Convert a class name to readable text: underscores become spaces, repeated spaces become one.
 
-    ``"aquarium_fish"`` becomes ``"aquarium fish"``. Letter case is kept, for CLIP models whose
-    tokenizer tells ``"Crane"`` from ``"crane"``.
+    Letter case is kept, because the tokenizers of some CLIP models distinguish ``"Crane"`` from ``"crane"``.
+
+    Example:
+        >>> clean_name("aquarium_fish")
+        'aquarium fish'
     """
     return " ".join(name.replace("_", " ").split())

@@ -1,4 +1,4 @@
-"""From a table to a split: which columns hold images, labels and keys, and what the classes are called."""
+"""Make a split from a table: find the columns of images, labels and keys, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import ClassError, DataError, nearest
+from richkd.data.classes import clean_name
 from richkd.data.split import Split
-from richkd.data.tables import LAYOUT, WHOLE, some
+from richkd.data.tables import LAYOUT, WHOLE, first_few
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 KEY_COLUMNS = ("file", "file_name", "filename", "path", "id")
@@ -22,35 +23,76 @@ def as_split(
     rows: datasets.Dataset,
     name: str,
     where: str,
-    image_column: str | None,
-    label_column: str | None,
-    key_column: str | None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    key_column: str | None = None,
 ) -> Split:
+    """Make a split from a table of labeled images. Images are not decoded.
+
+    Args:
+        rows: the table.
+        name: name of the split. Every class of an undivided table and of "train" must have images.
+        where: description of the table, for error messages.
+        image_column: name of the image column; by default the only column of images or of bytes.
+        label_column: name of the label column; by default the only ``ClassLabel`` column, or one of
+            `LABEL_COLUMNS`.
+        key_column: name of the key column; by default the first of `KEY_COLUMNS` that holds unique strings.
+            Without a key column, images are named by their row number.
+
+    Raises:
+        DataError: no rows, fewer than two classes, a class without training images, an image without a label,
+            a column that does not exist, or several columns that could be meant.
+
+    Example:
+        >>> cells = [{"bytes": b"", "path": None}] * 3
+        >>> rows = datasets.Dataset.from_dict({"image": cells, "label": ["bee", "ant", "bee"]})
+        >>> split = as_split(rows, "train", "example")
+        >>> split.class_names, split.labels_N.tolist(), split.image_column
+        (('ant', 'bee'), [1, 0, 1], 'image')
+    """
     if not len(rows):
-        raise DataError(f"A split must hold images: {where}", got="no rows", fix="add images to it.")
+        raise DataError(f"A split must contain images: {where}", got="no rows", fix="add images to it.")
     image_column = _image_column(rows, image_column, where)
     label_column = _label_column(rows, label_column, where)
     key_column = _key_column(rows, key_column, where)
     labels_N, class_names = _labels(rows, label_column, where)
     if len(class_names) < 2:
         raise DataError(
-            f"{where} must have at least two classes", got=", ".join(class_names), fix=f"give {LAYOUT}"
+            f"{where} must have at least two classes", got=", ".join(class_names), fix=f"provide {LAYOUT}"
         )
     if name in (WHOLE, "train"):
-        counts_C = torch.bincount(labels_N, minlength=len(class_names)).tolist()
-        bare = [name for name, count in zip(class_names, counts_C, strict=True) if not count]
-        if bare:
-            raise DataError(
-                f"Every class of {where} must have images", got=f"none of {some(bare)}", fix="add some."
-            )
+        _check_all_classes_have_images(labels_N, class_names, where)
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
     return Split(name, rows, labels_N, class_names, image_column, key_column)
+
+
+def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
+    counts_C = torch.bincount(labels_N, minlength=len(class_names)).tolist()
+    empty = [name for name, count in zip(class_names, counts_C, strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"Every class of {where} must have images",
+            got=f"no images of {first_few(empty)}",
+            fix="add images of these classes, or remove their names from the labels.",
+        )
 
 
 def image_and_key_columns(
     rows: datasets.Dataset, where: str, image_column: str | None, key_column: str | None
 ) -> tuple[str, str | None]:
-    """The columns of images and keys in a table without labels."""
+    """Find the image column and the key column of a table without labels.
+
+    Arguments and defaults are those of :func:`as_split`.
+
+    Raises:
+        DataError: a column that does not exist, or several columns that could be meant.
+
+    Example:
+        >>> cells = [{"bytes": b"", "path": None}] * 2
+        >>> rows = datasets.Dataset.from_dict({"photo": cells, "id": ["a", "b"]})
+        >>> image_and_key_columns(rows, "example", None, None)
+        ('photo', 'id')
+    """
     return _image_column(rows, image_column, where), _key_column(rows, key_column, where)
 
 
@@ -68,9 +110,9 @@ def _image_column(rows: datasets.Dataset, given: str | None, where: str) -> str:
     if given is not None:
         if _given(rows, given, "image_column", where) in images + encoded:
             return given
-        rule = f"Column '{given}' of {where} must hold image files"
+        rule = f"Column '{given}' of {where} must contain image files"
         raise DataError(rule, got=str(features[given]), fix="name another column with --data.image_column.")
-    return _only(images or encoded, "image_column", "hold the images", where, rows)
+    return _only(images or encoded, "image_column", "contain the images", where, rows)
 
 
 def _holds_bytes(feature: object) -> bool:
@@ -85,14 +127,14 @@ def _label_column(rows: datasets.Dataset, given: str | None, where: str) -> str:
     labels = [name for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
     preferred = [name for name in LABEL_COLUMNS if name in (labels or rows.column_names)]
     candidates = labels if len(labels) == 1 else preferred[:1] or labels
-    return _only(candidates, "label_column", "hold the labels", where, rows)
+    return _only(candidates, "label_column", "contain the labels", where, rows)
 
 
 def _only(candidates: list[str], option: str, purpose: str, where: str, rows: datasets.Dataset) -> str:
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(
-        f"One column of {where} must {purpose}",
+        f"Exactly one column of {where} must {purpose}",
         got=f"{len(candidates)} candidates among the columns: {', '.join(candidates or rows.column_names)}",
         fix=f"name the column with --data.{option}.",
     )
@@ -102,8 +144,8 @@ def _key_column(rows: datasets.Dataset, given: str | None, where: str) -> str | 
     if given is not None:
         if _is_unique(rows, _given(rows, given, "key_column", where)):
             return given
-        rule = f"Column '{given}' of {where} must name every image differently"
-        raise DataError(rule, got="a value that repeats or is missing", fix="leave --data.key_column out.")
+        rule = f"Column '{given}' of {where} must contain a different key for each image"
+        raise DataError(rule, got="repeated or missing values", fix="remove --data.key_column.")
     for name in KEY_COLUMNS:
         feature = rows.features.get(name)
         if isinstance(feature, datasets.Value) and "string" in feature.dtype and _is_unique(rows, name):
@@ -117,7 +159,7 @@ def _is_unique(rows: datasets.Dataset, column: str) -> bool:
 
 
 def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Positions of the labels, and the class names: a ClassLabel's own, else the values in rising order."""
+    """Class positions and class names: the names of a ClassLabel, else the values in ascending order."""
     feature = rows.features[column]
     values = rows.select_columns([column])[:][column]
     where = f"label column '{column}' of {where}"
@@ -127,12 +169,14 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
     elif isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype):
         unlabeled = sum(value is None for value in values)
     else:
-        raise DataError(
-            f"The {where} must hold classes", got=str(feature), fix="name it with --data.label_column."
-        )
+        rule = f"The {where} must contain class labels (ClassLabel, integers or strings)"
+        raise DataError(rule, got=str(feature), fix="name another column with --data.label_column.")
     if unlabeled:
-        rule = f"Every image must have a class: {where}"
-        raise DataError(rule, got=f"{unlabeled} of {len(values)} without one", fix="take these rows out.")
+        raise DataError(
+            f"Every image must have a class: {where}",
+            got=f"{unlabeled} of {len(values)} rows without a class",
+            fix="label these rows, or remove them.",
+        )
     if not isinstance(feature, datasets.ClassLabel):
         present = sorted(set(values))
         position = {value: place for place, value in enumerate(present)}
@@ -141,26 +185,61 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
 
 
 def read_names(file: Path, classes: int) -> tuple[str, ...]:
+    """Read class names from a UTF-8 text file with one name per line, in label order.
+
+    Args:
+        file: path of the file.
+        classes: number of classes.
+
+    Raises:
+        DataError: the file cannot be read.
+        ClassError: the number of lines differs from the number of classes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "names.txt"
+        ...     length = file.write_text("great auk\\nbee")
+        ...     read_names(file, classes=2)
+        ('great auk', 'bee')
+    """
     try:
-        names = [
-            line.strip() for line in file.expanduser().read_text(encoding="utf-8-sig").rstrip().splitlines()
-        ]
+        # Editors on Windows write a byte-order mark first; utf-8-sig drops it.
+        text = file.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Class names in {file} must be readable UTF-8 text", got=str(error)) from error
+        rule = f"Class names in {file} must be readable UTF-8 text"
+        raise DataError(rule, got=str(error), fix="check --data.class_names.") from error
+    names = [line.strip() for line in text.rstrip().splitlines()]
     if len(names) != classes:
         rule = f"{file} must have a name for each of the {classes} classes"
-        raise ClassError(rule, got=f"{len(names)} lines", fix="write one name a line, in label order.")
+        raise ClassError(rule, got=f"{len(names)} lines", fix="write one name per line, in label order.")
     return tuple(names)
 
 
 def check_names(names: Sequence[str], where: str) -> None:
-    """Two names that differ in underscores or blanks alone would give the two classes the same prompts."""
+    """Check that class names are not empty and differ in more than underscores and spaces.
+
+    Names that differ only in underscores or spaces would give two classes the same CLIP prompts.
+
+    Raises:
+        ClassError: an empty name, or two names that are equal in this sense.
+
+    Example:
+        >>> check_names(["sea_lion", "sea lion"], "zoo")
+        Traceback (most recent call last):
+            ...
+        richkd.core.errors.ClassError: The class names of zoo must be unique, with underscores read as spaces
+        Got: 'sea lion' and 'sea_lion'
+        Fix: rename one of these classes.
+    """
     first: dict[str, str] = {}
     for position, name in enumerate(names):
-        clean = " ".join(name.replace("_", " ").split())
+        clean = clean_name(name)
         if not clean or clean in first:
             got = f"{name!r} and {first[clean]!r}" if clean else f"an empty name for class {position}"
             raise ClassError(
-                f"Every class of {where} must have its own name", got=got, fix="rename one of them."
+                f"The class names of {where} must be unique, with underscores read as spaces",
+                got=got,
+                fix="rename one of these classes.",
             )
         first[clean] = name

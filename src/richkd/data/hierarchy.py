@@ -1,31 +1,52 @@
-"""Which superclass each class belongs to, from a file that the user gives."""
+"""The superclass of each class: read from a file, or built in for CIFAR-100."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from richkd.core.errors import ClassError, nearest
 from richkd.core.user_files import parse_file
 from richkd.data.cifar100 import SUPERCLASSES
 from richkd.data.classes import clean_name
 
+FORM = "write superclass: [class, class, …] for each superclass."
+
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Superclasses in the file's order, and the position of each class's own among them."""
+    """Superclasses, and the superclass of each class.
+
+    Args:
+        superclasses: names, in the order of the file.
+        superclass_of_C: position in ``superclasses`` for each class, in label order.
+
+    Example:
+        >>> Hierarchy(("insect", "mammal"), (0, 1, 1)).names()
+        ['insect', 'mammal', 'mammal']
+    """
 
     superclasses: tuple[str, ...]
     superclass_of_C: tuple[int, ...]
 
     def names(self) -> list[str]:
-        """The superclass of each class, by name."""
+        """The name of the superclass of each class, in label order."""
         return [self.superclasses[place] for place in self.superclass_of_C]
 
 
 def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
-    """The hierarchy that is built in for these classes: CIFAR-100's, whatever the order; else None."""
+    """The built-in hierarchy for these classes: that of CIFAR-100, in any order of classes, else None.
+
+    Example:
+        >>> known_hierarchy(["ant", "bee"]) is None
+        True
+        >>> from richkd.data.cifar100 import SUPERCLASSES
+        >>> names = sorted(name for members in SUPERCLASSES.values() for name in members)
+        >>> known_hierarchy(names).names()[:2]
+        ['fruit_and_vegetables', 'fish']
+    """
     place_of = {clean_name(name): place for place, name in enumerate(class_names)}
     members = {clean_name(name) for listed in SUPERCLASSES.values() for name in listed}
     if members != place_of.keys():
@@ -35,46 +56,66 @@ def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
 
 
 def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
-    """Read ``{superclass: [class, …]}`` from YAML or JSON; each class of the data is in one superclass.
+    """Read a hierarchy ``{superclass: [class, …]}`` from a YAML or JSON file.
 
-    Names of classes may have blanks for underscores.
+    Every class of the data must be in exactly one superclass. Names of classes may have spaces instead of
+    underscores.
+
+    Args:
+        path: the file.
+        class_names: classes of the data, in label order.
 
     Raises:
-        ClassError: the file cannot be read, or has another form; a superclass without classes; a class that
-            is unknown, twice or missing.
+        ClassError: the file cannot be read or has another form; a superclass has no classes; a class is
+            unknown, missing, or in two superclasses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "superclasses.yaml"
+        ...     length = file.write_text("{insect: [ant], mammal: [cow, brown bear]}")
+        ...     read_hierarchy(file, ["ant", "brown_bear", "cow"]).superclass_of_C
+        (0, 1, 1)
     """
     result = parse_file(path, ClassError, "The hierarchy", "{superclass: [class, …]}")
-    form = "write superclass: [class, class, …] for each."
     if not isinstance(result, dict) or not result:
-        raise ClassError(f"{path} must map superclasses to classes", got=repr(result)[:80], fix=form)
+        raise ClassError(f"{path} must map superclasses to classes", got=repr(result)[:80], fix=FORM)
+    superclass_of = _superclass_of(path, result, class_names)
+    missing = [name for place, name in enumerate(class_names) if place not in superclass_of]
+    if missing:
+        raise ClassError(
+            f"{path} must assign every class to a superclass",
+            got=f"{len(missing)} without a superclass, the first is '{missing[0]}'",
+            fix="add them.",
+        )
+    return Hierarchy(
+        tuple(map(str, result)), tuple(superclass_of[place] for place in range(len(class_names)))
+    )
+
+
+def _superclass_of(path: Path, listed: Mapping[Any, Any], class_names: Sequence[str]) -> dict[int, int]:
+    """Position of the superclass by position of the class, for all classes in the file."""
     place_of = {clean_name(name): place for place, name in enumerate(class_names)}
-    owner: dict[int, int] = {}
-    for number, (superclass, members) in enumerate(result.items()):
+    superclass_of: dict[int, int] = {}
+    for number, (superclass, members) in enumerate(listed.items()):
         if not isinstance(members, list) or not members:
             raise ClassError(
-                f"Superclass '{superclass}' of {path} must list its classes", got=repr(members), fix=form
+                f"Superclass '{superclass}' of {path} must list its classes", got=repr(members), fix=FORM
             )
         for member in members:
             place = place_of.get(clean_name(str(member)))
             if place is None:
                 raise ClassError(
-                    f"{path} names a class that the data do not have",
+                    f"{path} must list only classes of the data",
                     got=f"{str(member)!r} in '{superclass}'",
                     fix=nearest(str(member), class_names),
                 )
-            if place in owner:
-                first = list(result)[owner[place]]
+            if place in superclass_of:
+                first = list(listed)[superclass_of[place]]
                 raise ClassError(
-                    f"A class belongs to one superclass: '{class_names[place]}' of {path} has two",
+                    f"A class can have only one superclass: '{class_names[place]}' of {path}",
                     got=f"'{first}' and '{superclass}'",
-                    fix="take it out of one of them.",
+                    fix="remove it from one of them.",
                 )
-            owner[place] = number
-    missing = [name for place, name in enumerate(class_names) if place not in owner]
-    if missing:
-        raise ClassError(
-            f"{path} must put every class into a superclass",
-            got=f"{len(missing)} in none, first '{missing[0]}'",
-            fix="add them.",
-        )
-    return Hierarchy(tuple(map(str, result)), tuple(owner[place] for place in range(len(class_names))))
+            superclass_of[place] = number
+    return superclass_of

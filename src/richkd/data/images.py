@@ -1,6 +1,6 @@
-"""From the bytes of an image file to RGB pixels, one image at a time or a whole split at once.
+"""Decode image files to RGB pixels, one image at a time or a whole split at once.
 
-A file that cannot be read is an error that names it: nothing is skipped, and nothing is replaced by black.
+A file that cannot be read raises an error that names it. No image is skipped or replaced by black pixels.
 """
 
 from __future__ import annotations
@@ -29,27 +29,39 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"}
 )
-# Large enough that fetching rows costs little, small enough that workers and progress stay even.
+# Images that a thread decodes at a time: enough to make reading rows cheap, few enough to balance threads.
 CHUNK = 256
-# How many images an error message names.
+# Number of images that an error message lists.
 NAMED = 10
-REPAIR = "replace the file by a readable image, or take it out of the data set."
+REPAIR = "replace the file with a readable image, or remove it from the data set."
 
 
 def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
-    """Decode an image file, as bytes or as a path, to 8-bit RGB, turned upright by its EXIF orientation.
+    """Decode an image file to 8-bit RGB and apply its EXIF orientation.
 
-    Transparent pixels are laid over white, 16-bit grayscale is scaled by 1/257 to 8 bits, and grayscale,
-    palette and CMYK become RGB. Of an animation the first frame counts. ``name`` is for errors.
+    Transparent images are composited over white. 16-bit grayscale is scaled by 1/257 to 8 bits. Grayscale,
+    palette and CMYK images are converted to RGB. For an animation, the first frame is used.
+
+    Args:
+        data: content or path of the file.
+        name: key of the image, for error messages.
 
     Raises:
-        DataError: the file is missing, truncated, no image, has more pixels than PIL's limit against
-            decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``), or its pixels have no known range.
+        DataError: the file is missing, truncated or not an image; it has more pixels than PIL's limit
+            against decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``); or the value range of its pixels is
+            unknown (floating-point and 32-bit images).
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (3, 2), color=128).save(file, "PNG")
+        >>> image = decode_rgb(file.getvalue(), name="gray.png")
+        >>> image.mode, image.size, image.getpixel((0, 0))
+        ('RGB', (3, 2), (128, 128, 128))
     """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             limit = Image.MAX_IMAGE_PIXELS
-            # PIL itself only warns between its limit and twice its limit.
+            # PIL warns between its limit and twice its limit, and raises above that.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(
                     f"{image.width}×{image.height} pixels, more than the limit of {limit} pixels"
@@ -57,10 +69,10 @@ def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    # PIL's readers meet damaged files with anything from OSError to struct.error and IndexError.
+    # For damaged files, PIL's readers raise errors of many types, such as OSError, struct.error, IndexError.
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise DataError(f"Image {name} must be readable", got=what, fix=REPAIR) from error
+        got = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise DataError(f"Image {name} must be readable", got=got, fix=REPAIR) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -69,7 +81,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _to_8_bits(image).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels, whose white is not known; save it with 8 or 16 bits")
+        raise ValueError("floating-point pixels of unknown value range; save the image with 8 or 16 bits")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
@@ -78,18 +90,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grayscale with the range [0, 65535] as grayscale with the range [0, 255], rounded to the nearest."""
+    """Convert grayscale values from [0, 65535] to [0, 255], rounded to the nearest integer."""
     pixels_HW = np.asarray(image).astype(np.int64)
     if pixels_HW.min() < 0 or pixels_HW.max() > 65535:
-        raise ValueError("32-bit pixels, whose white is not known; save it with 8 or 16 bits")
+        raise ValueError("32-bit pixels of unknown value range; save the image with 8 or 16 bits")
     return Image.fromarray(((pixels_HW + 128) // 257).astype(np.uint8))
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
     """Resize the short side to ``size`` pixels (PIL's bicubic, antialiased), then crop the center square.
 
-    An image that is ``size`` × ``size`` already is returned untouched. Lengths and offsets are rounded as in
+    An image of ``size`` × ``size`` pixels is returned unchanged. Lengths and offsets are rounded as in
     torchvision's ``Resize`` and ``CenterCrop``.
+
+    Example:
+        >>> square(Image.new("RGB", (20, 10)), size=8).size
+        (8, 8)
     """
     width, height = image.size
     if (width, height) == (size, size):
@@ -103,10 +119,20 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 
 def decode_cell(cell: dict[str, bytes | str | None], *, name: str) -> Image.Image:
-    """Decode a cell of an image column, which holds the file's bytes or its path.
+    """Decode a cell of an image column to 8-bit RGB.
+
+    Args:
+        cell: ``{"bytes": …, "path": …}``; the bytes of an image file, or None and its path.
+        name: key of the image, for error messages.
 
     Raises:
-        DataError: the cell is empty, or :func:`decode_rgb` cannot read what it holds.
+        DataError: the cell is empty, or :func:`decode_rgb` cannot read the file.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (3, 2), color=(1, 2, 3)).save(file, "PNG")
+        >>> decode_cell({"bytes": file.getvalue(), "path": None}, name="x").getpixel((0, 0))
+        (1, 2, 3)
     """
     data = cell.get("bytes") if cell else None
     path = cell.get("path") if cell else None
@@ -118,13 +144,27 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str) -> Image.Imag
 
 
 def decode_all(split: Split, size: int, workers: int = 2, progress: Progress | None = None) -> Tensor:
-    """Decode a whole split into one uint8 tensor (N, size, size, 3), each image through :func:`square`.
+    """Decode all images of a split to square pixels (see :func:`square`).
 
-    ``workers`` is the number of threads (decoding and resizing leave Python's lock); ``progress`` is called
-    with (images done, images in all).
+    Args:
+        split: the images to decode.
+        size: height and width of the result in pixels.
+        workers: number of threads; decoding and resizing release Python's global lock.
+        progress: called with (images done, images in total).
+
+    Returns:
+        uint8 pixels (N, size, size, 3).
 
     Raises:
-        DataError: once for all unreadable images, with their number and the first ten by key.
+        DataError: some images cannot be read; the message has their number and the keys of the first ten.
+
+    Example:
+        >>> import datasets
+        >>> from richkd.data.columns import as_split
+        >>> images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+        >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
+        >>> decode_all(as_split(rows, "train", "example"), size=4)[:, 0, 0].tolist()
+        [[255, 0, 0], [0, 0, 255]]
     """
     pixels_NHWC = torch.empty((len(split), size, size, 3), dtype=torch.uint8)
     array_NHWC = pixels_NHWC.numpy()
@@ -144,10 +184,24 @@ def map_images(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Iterator[Result]:
-    """Results of ``function(index, image)`` for the images of a split, in order, computed by threads.
+    """Call ``function(index, image)`` for each image of a split, in threads, and yield its results in order.
+
+    Args:
+        split: the images to decode.
+        function: called with the position of an image and its RGB pixels; must be thread-safe.
+        workers: number of threads.
+        progress: called with (images done, images in total).
 
     Raises:
-        DataError: after the last image, once for all images that cannot be read.
+        DataError: some images cannot be read. It is raised after the last image, for all of them together.
+
+    Example:
+        >>> import datasets
+        >>> from richkd.data.columns import as_split
+        >>> images = [Image.new("RGB", (8, 6)), Image.new("RGB", (5, 5))]
+        >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
+        >>> list(map_images(as_split(rows, "train", "example"), lambda index, image: image.width))
+        [8, 5]
     """
 
     def chunk(start: int) -> tuple[list[Result], list[DataError]]:
@@ -179,30 +233,47 @@ def _all_unreadable(split: Split, errors: list[DataError]) -> DataError:
     more = f"\n  and {len(errors) - NAMED} more" if len(errors) > NAMED else ""
     return DataError(
         f"Every image of the {split.name} split must be readable",
-        got=f"{len(errors)} of {len(split)} that are not:\n  " + "\n  ".join(lines) + more,
-        fix="replace these files by readable images, or take them out of the data set.",
+        got=f"{len(errors)} of {len(split)} images are not:\n  " + "\n  ".join(lines) + more,
+        fix="replace these files with readable images, or remove them from the data set.",
     )
 
 
 def duplicates(a: Split, b: Split, workers: int = 2) -> list[tuple[str, str]]:
-    """Pairs (key in ``a``, key in ``b``) of images with the same decoded pixels: leaks between splits.
+    """Find images that occur in two splits, which is a leak between training and test data.
 
-    Two images are the same when the 128-bit BLAKE2b hashes of their sizes and RGB bytes are equal.
+    Two images are equal if the 128-bit BLAKE2b hashes of their sizes and decoded RGB bytes are equal.
+
+    Args:
+        a: the first split.
+        b: the second split.
+        workers: number of threads.
+
+    Returns:
+        Pairs (key in ``a``, key in ``b``), in the order of the splits.
 
     Raises:
-        DataError: naming the images that cannot be read.
+        DataError: some images cannot be read; the message names them.
+
+    Example:
+        >>> import datasets
+        >>> from richkd.data.columns import as_split
+        >>> images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+        >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
+        >>> train = as_split(rows, "train", "example")
+        >>> duplicates(train, train.select("test", np.array([1])))
+        [('train[1]', 'train[1]')]
     """
 
     def digest(index: int, image: Image.Image) -> bytes:
         size = f"{image.width}x{image.height}:".encode()
         return hashlib.blake2b(size + image.tobytes(), digest_size=16).digest()
 
-    seen: dict[bytes, list[int]] = {}
+    positions: dict[bytes, list[int]] = {}
     for index, value in enumerate(map_images(a, digest, workers=workers)):
-        seen.setdefault(value, []).append(index)
+        positions.setdefault(value, []).append(index)
     pairs = [
         (first, second)
         for second, value in enumerate(map_images(b, digest, workers=workers))
-        for first in seen.get(value, ())
+        for first in positions.get(value, ())
     ]
     return [(a.key(first), b.key(second)) for first, second in sorted(pairs)]

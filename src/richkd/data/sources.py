@@ -1,7 +1,7 @@
-"""Open a data set wherever it lies: a folder of class folders, parquet files, or a name on the hub.
+"""Open a data set from a folder of class folders, from parquet files, or from the Hugging Face hub.
 
-Whatever the source, the outcome is the same: splits of encoded images with class positions, and one ordered
-list of class names that all splits share. Classes are told apart by name, and nothing is skipped in silence.
+The result has the same form for all sources: splits of encoded images with class positions, and one ordered
+list of class names that all splits share. Classes are matched by name, and no image is skipped silently.
 """
 
 from __future__ import annotations
@@ -14,102 +14,122 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from richkd.config.schema import DataConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.data.classes import check_same_classes
 from richkd.data.columns import as_split, check_names, read_names
 from richkd.data.split import Data, Split, folds_of, held_out
 from richkd.data.tables import WHOLE, open_tables, quiet
+from richkd.data.unlabeled import with_unlabeled
 
-# Images that a share of test gives up are the same in every run, or runs would be judged on others.
+# Fixed, so that runs with different seeds are evaluated on the same test images.
 TEST_SEED = 0
 LEFT_OUT = "left-out"
 ORDER = (WHOLE, "train", "val", "test", "calibration", LEFT_OUT)
 
 
-def open_data(
-    path: str,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    key_column: str | None = None,
-    class_names_file: Path | None = None,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    calibration: Path | None = None,
-    test_calibration_fraction: float = 0.0,
-    beside: Sequence[Path] = (),
-    exclude_fold: tuple[int, int] | None = None,
-    seed: int = 0,
-) -> Data:
-    """Open a folder of class folders, a folder or file of parquet, or a data set of the Hugging Face hub.
+def open_data(config: DataConfig, seed: int = 0) -> Data:
+    """Open a data set and divide it into splits. Images are not decoded.
 
-    A source without any split first gives ``test_fraction`` of each class to "test"; a source without a
-    validation split then gives ``val_fraction`` of each class of "train" to "val". See :func:`held_out`.
-    ``class_names_file`` has one name a line, in label order, and replaces the source's names. ``calibration``
-    is a source of its own with the same classes, in any order, and becomes the split "calibration"; without
-    one, ``test_calibration_fraction`` of each class of "test" becomes it, and is no longer in "test". Folders
-    ``beside`` the data may lie inside of them without being a part. ``exclude_fold`` (j, k) moves the fold j
-    of k of "train" to a split of its own, "left-out".
+    1. A source without splits gives ``test_fraction`` of each class to "test".
+    2. A source without a validation split gives ``val_fraction`` of each class of "train" to "val".
+    3. ``test_calibration_fraction`` of each class of "test" is moved to "calibration". Alternatively,
+       "calibration" is opened from ``calibration``, a source with the same classes in any order.
+    4. ``exclude_fold`` (j, k) moves fold j of k of "train" to "left-out".
+    5. The images of ``unlabeled`` are added at the end of "train".
+
+    Files and folders given by ``calibration`` and ``unlabeled`` may be inside the data folder.
+
+    Args:
+        config: the settings of the data. ``class_names`` is a file with one name per line, in label order,
+            that replaces the class names of the source.
+        seed: seed of steps 1 and 2; see :func:`~richkd.data.split.held_out`.
 
     Raises:
-        ConfigError: a fraction that does not lie in [0, 1).
-        DataError: a source that cannot be opened, has no images or labels, or leaves it open which column
-            or split is meant. Images themselves are not decoded here.
-        ClassError: splits that do not share their classes, or two classes of one name.
+        ConfigError: both ``calibration`` and ``test_calibration_fraction``, or a fold that does not exist.
+        DataError: a source that cannot be opened, has no images or labels, or has several columns that could
+            be meant; a setting that needs a split that does not exist.
+        ClassError: splits with different classes, or two classes with the same name.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("ant", "bee"):
+        ...         (Path(folder) / name).mkdir()
+        ...         for number in range(5):
+        ...             Image.new("RGB", (4, 4)).save(Path(folder) / name / f"{number}.png")
+        ...     data = open_data(DataConfig(path=folder, test_fraction=0.2, val_fraction=0.25))
+        >>> data.class_names, {name: len(split) for name, split in data.splits.items()}
+        (('ant', 'bee'), {'train': 6, 'val': 2, 'test': 2})
     """
-    fractions = {
-        "val_fraction": val_fraction,
-        "test_fraction": test_fraction,
-        "test_calibration_fraction": test_calibration_fraction,
-    }
-    for option, fraction in fractions.items():
-        if not 0 <= fraction < 1:
-            raise ConfigError(
-                f"data.{option} must lie in [0, 1)", got=str(fraction), fix="0 keeps nothing back."
-            )
     with quiet():
-        apart = [*beside, calibration] if calibration is not None else beside
-        tables = open_tables(path, beside=apart)
-        splits: dict[str, Split] = {}
-        # Training data, where there are such, set the classes that the other splits must have.
-        for name in sorted(tables, key=ORDER.index):
-            splits[name] = as_split(
-                tables[name], name, f"{name} in {path}", image_column, label_column, key_column
-            )
-            first = next(iter(splits.values()))
-            check_same_classes(first.class_names, splits[name].class_names, where=f"{name} in {path}")
-        class_names = source_names = first.class_names
-        if class_names_file is not None:
-            class_names = read_names(class_names_file, len(source_names))
-        check_names(class_names, path)
-        if WHOLE in splits:
-            splits["train"] = whole = splits.pop(WHOLE)
-            test_N = held_out(whole.labels_N, test_fraction, seed)
-            _divide(splits, "train", "test", test_N)
-        if "train" in splits and "val" not in splits:
-            _divide(splits, "train", "val", held_out(splits["train"].labels_N, val_fraction, seed))
-        if test_calibration_fraction:
-            _check_divisible(splits, calibration, path)
-            _divide(
-                splits,
-                "test",
-                "calibration",
-                held_out(splits["test"].labels_N, test_calibration_fraction, TEST_SEED),
-            )
-        if calibration is not None:
-            splits["calibration"] = _open_calibration(calibration, source_names, class_names)
-    if exclude_fold is not None:
-        fold, folds = exclude_fold
-        members_N = (folds_of(splits["train"].labels_N, folds) == fold).nonzero()[:, 0]
-        _divide(splits, "train", LEFT_OUT, members_N.numpy())
-    order = [name for name in ORDER if name in splits]
-    return Data(
-        {name: replace(splits[name], class_names=class_names) for name in order}, class_names, str(path)
+        splits = _source_splits(config)
+        source_names = next(iter(splits.values())).class_names
+        class_names = source_names
+        if config.class_names is not None:
+            class_names = read_names(config.class_names, len(source_names))
+        check_names(class_names, config.path)
+        _hold_out(splits, config, seed)
+        if config.calibration is not None:
+            splits["calibration"] = _open_calibration(config.calibration, source_names, class_names)
+    if config.exclude_fold is not None:
+        _leave_out_fold(splits, *config.exclude_fold, config.path)
+    named = {name: replace(splits[name], class_names=class_names) for name in ORDER if name in splits}
+    data = Data(named, class_names, config.path)
+    if config.unlabeled is None:
+        return data
+    return with_unlabeled(
+        data, config.unlabeled, image_column=config.image_column, key_column=config.key_column
     )
 
 
+def _source_splits(config: DataConfig) -> dict[str, Split]:
+    """The splits of the source; training data come first, so that errors compare other splits with them."""
+    others = [Path(other) for other in (config.calibration, config.unlabeled) if other is not None]
+    tables = open_tables(config.path, exclude=others)
+    splits: dict[str, Split] = {}
+    for name in sorted(tables, key=ORDER.index):
+        where = f"{name} in {config.path}"
+        splits[name] = as_split(
+            tables[name], name, where, config.image_column, config.label_column, config.key_column
+        )
+        first = next(iter(splits.values()))
+        check_same_classes(first.class_names, splits[name].class_names, where=where)
+    return splits
+
+
+def _hold_out(splits: dict[str, Split], config: DataConfig, seed: int) -> None:
+    """Move held-out images to "test", "val" and "calibration"."""
+    if WHOLE in splits:
+        splits["train"] = splits.pop(WHOLE)
+        test_N = held_out(splits["train"].labels_N, config.test_fraction, seed)
+        _divide(splits, "train", "test", test_N)
+    if "train" in splits and "val" not in splits:
+        _divide(splits, "train", "val", held_out(splits["train"].labels_N, config.val_fraction, seed))
+    fraction = config.test_calibration_fraction
+    if fraction:
+        _check_divisible(splits, config.calibration, config.path)
+        _divide(splits, "test", "calibration", held_out(splits["test"].labels_N, fraction, TEST_SEED))
+
+
+def _leave_out_fold(splits: dict[str, Split], fold: int, folds: int, path: str) -> None:
+    if not 0 <= fold < folds:
+        raise ConfigError(
+            "data.exclude_fold must be J K with 0 ≤ J < K", got=f"{fold} {folds}", fix="number folds from 0."
+        )
+    if "train" not in splits:
+        raise DataError(
+            f"data.exclude_fold needs a training split in {path}",
+            got=f"only {', '.join(splits)}",
+            fix="remove this setting, or set data.path to a source with training images.",
+        )
+    members_N = (folds_of(splits["train"].labels_N, folds) == fold).nonzero()[:, 0]
+    _divide(splits, "train", LEFT_OUT, members_N.numpy())
+
+
 def _divide(splits: dict[str, Split], source: str, name: str, index_N: NDArray[np.int64]) -> None:
-    """Move images of a split to a new one; none to move, no split."""
+    """Move images from one split to a new split, which is not created if there are no images to move."""
     if len(index_N):
         whole = splits[source]
         splits[name] = whole.select(name, index_N)
@@ -119,32 +139,32 @@ def _divide(splits: dict[str, Split], source: str, name: str, index_N: NDArray[n
 def _check_divisible(splits: dict[str, Split], calibration: Path | None, path: str) -> None:
     if calibration is not None:
         raise ConfigError(
-            "data.test_calibration_fraction stands in for a calibration folder",
+            "Only one of data.calibration and data.test_calibration_fraction can be set",
             got=f"both, with data.calibration {calibration}",
-            fix="leave one of them out.",
+            fix="remove one of them.",
         )
     if "test" not in splits:
         raise DataError(
-            f"data.test_calibration_fraction takes images of a test split of {path}",
+            f"data.test_calibration_fraction needs a test split in {path}",
             got=f"only {', '.join(splits)}",
-            fix="leave it out; validation images serve.",
+            fix="remove this setting; validation images are used instead.",
         )
 
 
 def _open_calibration(path: Path, source_names: Sequence[str], class_names: Sequence[str]) -> Split:
-    tables = open_tables(str(path), beside=())
+    tables = open_tables(str(path))
     if len(tables) != 1:
         raise DataError(
             f"Calibration images in {path} must not be divided into splits",
             got=", ".join(sorted(tables, key=ORDER.index)),
-            fix="give one folder of class folders, or one parquet file.",
+            fix="set data.calibration to one folder of class folders, or to one parquet file.",
         )
-    split = as_split(next(iter(tables.values())), "calibration", str(path), None, None, None)
+    split = as_split(next(iter(tables.values())), "calibration", str(path))
     names = list(split.class_names)
     expected = next((list(e) for e in (source_names, class_names) if sorted(e) == sorted(names)), None)
     if expected is None:
         check_same_classes(source_names, names, where=f"calibration in {path}")
     assert expected is not None
-    # Folders are alphabetical and the data need not be: the same names mean the same classes.
+    # The order of classes may differ, because class folders are sorted by name; match classes by name.
     position_C = torch.tensor([expected.index(name) for name in names])
     return replace(split, labels_N=position_C[split.labels_N], class_names=tuple(expected))

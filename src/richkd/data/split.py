@@ -1,4 +1,4 @@
-"""What an opened data set is: splits of still encoded images, with one list of class names for all."""
+"""An opened data set: splits of encoded images, with one list of class names for all splits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,26 @@ from richkd.data.images import decode_cell
 
 @dataclass(frozen=True)
 class Split:
-    """The labeled, still encoded images of one split.
+    """The encoded images of one split, with their labels and keys.
 
-    ``rows`` has an image column whose cells hold the bytes or the path of a file; ``labels_N`` (int64) holds
-    positions in ``class_names``, or `UNLABELED`. ``origin`` and ``origin_N`` say which rows of which split
-    of the source these are, so that an image keeps its key whatever share of a split is held out.
+    Args:
+        name: name of the split, such as ``"train"``.
+        rows: table with an image column; each cell holds the bytes or the path of an image file.
+        labels_N: positions in ``class_names`` (int64), or `UNLABELED`.
+        class_names: names of the classes, in label order.
+        image_column: name of the image column.
+        key_column: name of a column with a unique key for each image, or None.
+        origin: name of the source split that the rows come from, if this split is a part of it.
+        origin_N: row numbers in ``origin``. They keep the key of an image the same whatever share of the
+            source split is held out.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 3})
+        >>> split = Split("train", rows, torch.tensor([0, 1, 0]), ("ant", "bee"), "image", None)
+        >>> len(split), split.keys()
+        (3, ['train[0]', 'train[1]', 'train[2]'])
+        >>> split.select("val", np.array([2])).keys()
+        ['train[2]']
     """
 
     name: str
@@ -37,9 +52,9 @@ class Split:
         return len(self.labels_N)
 
     def key(self, index: int) -> str:
-        """An image's name: its key column's value, else its split and row in the source, as ``train[17]``.
+        """The key of one image: its value in the key column, else its split and row, such as ``train[17]``.
 
-        In a folder the key is the file's path relative to that folder.
+        For a folder of images, the key is the path of the file relative to that folder.
         """
         return self._key(self.rows.select_columns([self.key_column])[index] if self.key_column else {}, index)
 
@@ -53,24 +68,20 @@ class Split:
         """Decode one image to 8-bit RGB.
 
         Raises:
-            DataError: naming the image that cannot be read.
+            DataError: the image cannot be read; the message contains its key.
         """
         row = self.rows[index]
         return decode_cell(row[self.image_column], name=self._key(row, index))
 
     def cells(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, bytes | str | None]]]:
-        """Keys and encoded images from ``start`` up to ``stop``: faster together than one by one."""
+        """Keys and encoded images from ``start`` to ``stop`` (exclusive), in one read of the table."""
         columns = self.rows[start:stop]
         for offset, cell in enumerate(columns[self.image_column]):
             row = {self.key_column: columns[self.key_column][offset]} if self.key_column else {}
             yield self._key(row, start + offset), cell
 
-    def _key(self, row: dict[str, object], index: int) -> str:
-        if self.key_column:
-            return str(row[self.key_column])
-        return f"{self.origin or self.name}[{index if self.origin_N is None else int(self.origin_N[index])}]"
-
     def select(self, name: str, index_N: NDArray[np.int64]) -> Split:
+        """A new split of the images at these positions; images keep their keys."""
         index = torch.from_numpy(index_N)
         origin_N = index if self.origin_N is None else self.origin_N[index]
         rows, labels_N = self.rows.select(index_N), self.labels_N[index]
@@ -78,10 +89,28 @@ class Split:
             self, name=name, rows=rows, labels_N=labels_N, origin=self.origin or self.name, origin_N=origin_N
         )
 
+    def _key(self, row: dict[str, object], index: int) -> str:
+        if self.key_column:
+            return str(row[self.key_column])
+        return f"{self.origin or self.name}[{index if self.origin_N is None else int(self.origin_N[index])}]"
+
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its splits ("train", "val", "test", "calibration", where present) and their classes."""
+    """A data set: its splits and their classes.
+
+    Args:
+        splits: splits by name; "train", "val", "test", "calibration" and "left-out", where they exist.
+        class_names: names of the classes, in label order; all splits share them.
+        path: the path or name that the data set was opened from.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 2})
+        >>> test = Split("test", rows, torch.tensor([0, 1]), ("ant", "bee"), "image", None)
+        >>> data = Data({"test": test}, test.class_names, "insects")
+        >>> {name: len(split) for name, split in data.splits.items()}
+        {'test': 2}
+    """
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
@@ -89,11 +118,25 @@ class Data:
 
 
 def held_out(labels_N: Tensor, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Indices, in rising order, of the share of every class that is kept out of training.
+    """Choose the images of every class that are held out of training.
 
-    Of the n images of class c, k = fraction · n (rounded; at least 1 and at most n − 1 where n ≥ 2 and
-    fraction > 0, else 0) are kept out: those at the first k places of the permutation that NumPy's
-    PCG64([seed, c]) draws. So the outcome is a function of (seed, labels) alone.
+    k = ⌊fraction · n + ½⌋ of the n images of class c are held out. If fraction > 0 and n ≥ 2, k is at least 1
+    and at most n − 1; from a class with one image, none is held out. The images are those at the first k
+    places of the permutation that NumPy's PCG64([seed, c]) draws, so the result depends on (seed, labels)
+    only.
+
+    Args:
+        labels_N: class positions (int64).
+        fraction: share of each class, in [0, 1).
+        seed: non-negative integer.
+
+    Returns:
+        Positions of the held-out images, in ascending order.
+
+    Example:
+        >>> index_N = held_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), fraction=0.25, seed=0)
+        >>> len(index_N), [int(index) // 4 for index in index_N]
+        (2, [0, 1])
     """
     labels = labels_N.numpy()
     selected = [np.empty(0, dtype=np.int64)]
@@ -106,8 +149,39 @@ def held_out(labels_N: Tensor, fraction: float, seed: int) -> NDArray[np.int64]:
 
 
 def folds_of(labels_N: Tensor, folds: int) -> Tensor:
-    """A fold for each image (N), every class dealt out to all folds in turn, without randomness."""
+    """Assign each image to one of ``folds`` stratified folds, without randomness.
+
+    Images are sorted by class (stable), then assigned to folds 0, 1, …, folds − 1, 0, … in turn. The numbers
+    of images of a class in two folds differ by at most one.
+
+    Args:
+        labels_N: class positions (int64).
+        folds: number of folds, at least 1.
+
+    Returns:
+        Fold of each image (N, int64).
+
+    Example:
+        >>> folds_of(torch.tensor([0, 1, 0, 1, 0, 1]), 3).tolist()
+        [0, 0, 1, 1, 2, 2]
+    """
     order_N = labels_N.argsort(stable=True)
     fold_N = torch.empty_like(labels_N)
     fold_N[order_N] = torch.arange(len(labels_N)) % folds
     return fold_N
+
+
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """At most ``most`` positions in [0, count), evenly spaced from the first to the last one.
+
+    Used to measure on a sample of a split: neighboring images often have the same class, so the first images
+    would be a biased sample.
+
+    Returns:
+        min(count, most) positions (int64), in ascending order.
+
+    Example:
+        >>> evenly_spaced(9, most=3).tolist(), evenly_spaced(2, most=3).tolist()
+        ([0, 4, 8], [0, 1])
+    """
+    return torch.linspace(0, count - 1, min(count, most)).long()

@@ -1,7 +1,7 @@
-"""Images without labels: opened from anywhere, and joined to the training images.
+"""Add images without labels to the training split.
 
-They follow the labeled images in the training split, with `UNLABELED` for a label. The student learns what
-teachers say of them, and has no cross-entropy there.
+Unlabeled images follow the labeled images in "train" and have the label `UNLABELED`. The student learns from
+the outputs of the teachers for them, without the cross-entropy term.
 """
 
 from __future__ import annotations
@@ -17,39 +17,59 @@ from richkd.core.types import UNLABELED
 from richkd.data.columns import image_and_key_columns
 from richkd.data.images import IMAGE_SUFFIXES, duplicates
 from richkd.data.split import Data, Split
-from richkd.data.tables import WHOLE, load_hub, open_tables, quiet, some
+from richkd.data.tables import WHOLE, first_few, load_hub, open_tables, quiet
 
 NAME = "unlabeled"
-# What the hub calls the splits without labels; a data set without such a one gives its training split.
-HUB_SPLITS = ("unlabeled", "unlabeled", "unsupervised", "train")
+# Names of splits without labels on the hub, in both spellings; the training split if there is none.
+HUB_SPLITS = ("unlabeled", "unlabelled", "unsupervised", "train")
 KEY = "key"
 
 
 def with_unlabeled(
     data: Data, path: str, *, image_column: str | None = None, key_column: str | None = None
 ) -> Data:
-    """The data with the images of ``path`` at the end of their training split.
+    """Add the images of ``path`` at the end of the training split.
 
-    ``path`` is a folder of images, nested as they may be, a folder or file of parquet, or a name on the hub.
-    Labels that it has are not read. Every image keeps its key; where one of them is also a labeled image's,
-    all of theirs begin with ``unlabeled/``.
+    Labels in the source are ignored. Images keep their keys; if a key is also the key of a labeled image, all
+    keys of unlabeled images get the prefix ``unlabeled/``.
+
+    Args:
+        data: data with a split "train".
+        path: a folder of images with any nested folders, a folder or file of parquet, or a name on the hub.
+        image_column: name of the image column; by default the only column of images.
+        key_column: name of the key column; by default a column of unique file names.
 
     Raises:
         DataError: a source that cannot be opened or has no images, or data without a training split.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from richkd.data.columns import as_split
+        >>> images = [Image.new("RGB", (4, 4))] * 2
+        >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
+        >>> train = as_split(rows, "train", "example")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (4, 4)).save(Path(folder) / "0.png")
+        ...     joined = with_unlabeled(Data({"train": train}, train.class_names, "example"), folder)
+        >>> joined.splits["train"].keys(), joined.splits["train"].labels_N.tolist()
+        (['train[0]', 'train[1]', '0.png'], [0, 1, -1])
     """
     if "train" not in data.splits:
         raise DataError(
-            "Unlabeled images are added to a training split",
+            "Unlabeled images can only be added to data with a training split",
             got=f"only {', '.join(data.splits)} in {data.path}",
-            fix="give --data a source with training images.",
+            fix="set --data to a source with training images.",
         )
     train = data.splits["train"]
     with quiet():
         rows = _open(path)
         if not len(rows):
-            raise DataError(f"{path} must hold unlabeled images", got="none", fix="name another folder.")
-        found_image, found_key = image_and_key_columns(rows, f"unlabeled {path}", image_column, key_column)
-        added = Split(NAME, rows, torch.full((len(rows),), UNLABELED), (), found_image, found_key)
+            raise DataError(
+                f"{path} must contain unlabeled images", got="none", fix="set --unlabeled to another source."
+            )
+        image_column, key_column = image_and_key_columns(rows, f"unlabeled {path}", image_column, key_column)
+        added = Split(NAME, rows, torch.full((len(rows),), UNLABELED), (), image_column, key_column)
         keys, added_keys = train.keys(), added.keys()
         if set(keys) & set(added_keys):
             added_keys = [f"{NAME}/{key}" for key in added_keys]
@@ -68,23 +88,39 @@ def with_unlabeled(
 
 
 def refuse_tested(data: Data, workers: int) -> None:
-    """Make sure that no unlabeled image is one that something is fitted or judged on.
+    """Check that no unlabeled image occurs in a split that is used for fitting or evaluation.
 
-    Compares decoded pixels, so a copy is found under any name and in any lossless format.
+    Decoded pixels are compared, so a copy is detected under any name and in any lossless format.
+
+    Args:
+        data: data with a split "train" that contains unlabeled images.
+        workers: number of threads.
 
     Raises:
-        DataError: naming images that are in two splits.
+        DataError: some unlabeled images also occur in another split; the message lists their keys.
+
+    Example:
+        >>> from PIL import Image
+        >>> from richkd.data.columns import as_split
+        >>> images = [Image.new("RGB", (4, 4))] * 2
+        >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
+        >>> test = as_split(rows, "test", "example")
+        >>> train = replace(test, name="train", labels_N=torch.full((2,), UNLABELED))
+        >>> try:
+        ...     refuse_tested(Data({"train": train, "test": test}, test.class_names, "example"), workers=1)
+        ... except DataError as error:
+        ...     error.rule
+        'No unlabeled image may occur in the test split'
     """
     train = data.splits["train"]
-    places_N = (train.labels_N == UNLABELED).nonzero()[:, 0].numpy()
-    unlabeled = train.select(NAME, places_N)
+    unlabeled = train.select(NAME, (train.labels_N == UNLABELED).nonzero()[:, 0].numpy())
     for name in data.splits.keys() - {"train"}:
         pairs = duplicates(unlabeled, data.splits[name], workers)
         if pairs:
             raise DataError(
-                f"An unlabeled image must not be one of {name}, or its figures flatter the student",
-                got=f"{len(pairs)} that are: {some([f'{a} = {b}' for a, b in pairs])}",
-                fix="take them out of --unlabeled.",
+                f"No unlabeled image may occur in the {name} split",
+                got=f"{len(pairs)} with equal pixels: {first_few([f'{a} = {b}' for a, b in pairs])}",
+                fix="remove these images from the folder of --unlabeled.",
             )
 
 
@@ -94,7 +130,7 @@ def _open(path: str) -> datasets.Dataset:
         result = load_hub(path)
         return result[next((name for name in HUB_SPLITS if name in result), next(iter(result)))]
     if place.is_file() or any(place.glob("*.parquet")):
-        tables = open_tables(path, beside=())
+        tables = open_tables(path)
         return tables.get(WHOLE) or tables["train"]
     files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     columns = {
@@ -106,7 +142,7 @@ def _open(path: str) -> datasets.Dataset:
 
 
 def _plain(split: Split, image_column: str, keys: list[str]) -> datasets.Dataset:
-    """Encoded images and keys alone, so that tables of any origin join."""
+    """A table of encoded images and keys only, so that tables from different sources can be concatenated."""
     rows = split.rows.select_columns([split.image_column]).cast_column(
         split.image_column, datasets.Image(decode=False)
     )

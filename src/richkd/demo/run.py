@@ -26,7 +26,6 @@ SETTINGS: dict[str, Any] = {
     # A mirrored digit is another sign, or none.
     "augment.flip": False,
     "augment.pad": 2,
-    "method.negatives": 64,
     "optim.schedule": "cosine",
     "optim.warmup_epochs": 5,
     "train.batch_size": 25,
@@ -35,13 +34,20 @@ SETTINGS: dict[str, Any] = {
     "train.precision": "fp32",
 }
 EPOCHS = 150
+NEGATIVES = {"objective.contrastive.num_negatives": 64}
 STUDENTS: dict[str, dict[str, Any]] = {
     "student alone": {"method.name": "ce"},
     "KD from the teacher": {"method.name": "kd"},
-    "KD from CLIP alone": {"method.variant": "l", "fusion.alpha": 0, "fusion.feature_alpha": 0},
+    "KD from CLIP alone": {"method.name": "kd", "objective.kd.target": "clip"},
     "RichKD L": {"method.variant": "l"},
-    "RichKD F": {"method.variant": "f"},
-    "RichKD L+F": {"method.variant": "lf"},
+    "RichKD F": {"method.variant": "f", **NEGATIVES},
+    "RichKD L+F": {"method.variant": "lf", **NEGATIVES},
+}
+# The teachers that each student reads: the vision teacher, CLIP, or both.
+READS: dict[str, tuple[str, ...]] = {
+    "student alone": (),
+    "KD from the teacher": ("teacher",),
+    "KD from CLIP alone": ("clip",),
 }
 # What the page at the end compares: what would be shipped, and its controls.
 SHOWN = ("RichKD L", "KD from the teacher", "student alone")
@@ -70,17 +76,18 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
         common | {"student.name": TEACHER, "method.name": "ce", "train.epochs": EPOCHS},
         out / "teacher",
     )
-    teachers = {
-        "student.name": STUDENT,
-        "teacher.name": f"local-dir:{teacher.folder / 'student'}",
-        "clip.name": f"local-dir:{TINY_CLIP}",
-        "clip.cache": str(out / "cache"),
-        "cache.dir": str(out / "cache"),
-        "train.epochs": EPOCHS,
+    sources: dict[str, dict[str, Any]] = {
+        "teacher": {"teachers.1.name": f"local-dir:{teacher.folder / 'student'}"},
+        "clip": {"clip.name": f"local-dir:{TINY_CLIP}", "clip.cache": str(out / "cache")},
     }
+    common |= {"student.name": STUDENT, "train.epochs": EPOCHS}
     summaries = {}
-    for name, selected in STUDENTS.items():
-        summaries[name] = _train(console, name, common | teachers | selected, out / folder_of(name)).summary
+    for name, settings in STUDENTS.items():
+        read = READS.get(name, ("teacher", "clip"))
+        chosen = common | settings | {key: v for source in read for key, v in sources[source].items()}
+        if read:
+            chosen["cache.dir"] = str(out / "teacher-cache")
+        summaries[name] = _train(console, name, chosen, out / folder_of(name)).summary
     _print_table(console, summaries)
     console.print(f"\nThe students are in {out}/*/student; try one on a digit of the test split:")
     console.print(

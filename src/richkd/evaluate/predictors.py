@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from richkd.config.loading import load_config
-from richkd.config.schema import CacheConfig, Config, ModelConfig
+from richkd.config.model_name import parse_model_name
+from richkd.config.schema import CacheConfig, Config, FusionConfig, ModelConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import Batch, Output
+from richkd.data.augmentations import Clean
 from richkd.data.batches import Store, in_order
 from richkd.data.classes import check_same_classes
 from richkd.data.split import Data
-from richkd.data.views import Clean, Views, render
+from richkd.data.views import Views, render
 from richkd.export.student import load_student
 from richkd.fusion.fusion import Fusion
+from richkd.methods.objective import method_label
 from richkd.models.build import Network, build_network
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.teachers.cache.cached import CachedTeacher, uncached, with_cache
-from richkd.teachers.folds import FoldTeachers
-from richkd.teachers.precomputed.vision import PREFIX
-from richkd.teachers.predict import BATCH, batch_on
-from richkd.teachers.vision import Storable, Teacher
+from richkd.teachers.base import Teacher
+from richkd.teachers.cache.cached import with_cache
+from richkd.teachers.predict import BATCH
 
 FUSED = "fused"
 # On a CPU what a network computes of so many pictures stays near the processor: ResNet-20 takes 5 s for
@@ -84,8 +84,7 @@ class NetworkPredictor:
         network = self.network
         pixels = render(batch.pixels_BHWC, views, network.size, network.mean, network.std)
         at_once = AT_ONCE if pixels.device.type == "cpu" else len(pixels)
-        parts = [network(part) for part in torch.split(pixels, at_once)]
-        return [Output(_joined([o.logits_BC for o in parts]), _joined([o.feats_BF for o in parts]))]
+        return [Output.cat([network(part) for part in torch.split(pixels, at_once)])]
 
     def for_any_image(self) -> Predictor:
         return self
@@ -149,13 +148,10 @@ class TeachersPredictor:
 
     def flush(self) -> None:
         for teacher in self.teachers:
-            if isinstance(teacher, CachedTeacher):
-                teacher.flush()
+            teacher.flush()
 
     def for_any_image(self) -> Predictor | None:
-        # Caches, outputs computed elsewhere and out-of-fold teachers go by an image's number in a split.
-        computing = (uncached(teacher) for teacher in self.teachers)
-        seeing = tuple(t for t in computing if isinstance(t, Storable) and not isinstance(t, FoldTeachers))
+        seeing = tuple(teacher.uncached for teacher in self.teachers if teacher.sees_pixels)
         if not seeing:
             return None
         return TeachersPredictor(
@@ -173,18 +169,15 @@ def predict_all(predictors: Sequence[Predictor], store: Store, device: torch.dev
     parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
     with torch.inference_mode():
         for batch in store.batches(in_order(len(store.split), BATCH)):
-            batch = batch_on(batch, device)
+            batch = batch.to(device)
             views = clean.draw(0, 0, batch.index_B)
             for predictor in predictors:
                 for name, output in zip(predictor.names, predictor.answer(batch, views), strict=True):
-                    parts[name].append(Output(output.logits_BC.float().cpu(), output.feats_BF.float().cpu()))
+                    parts[name].append(output.cpu())
     for predictor in predictors:
         if isinstance(predictor, TeachersPredictor):
             predictor.flush()
-    return {
-        name: Output(_joined([o.logits_BC for o in outputs]), _joined([o.feats_BF for o in outputs]))
-        for name, outputs in parts.items()
-    }
+    return {name: Output.cat(outputs) for name, outputs in parts.items()}
 
 
 def open_network(
@@ -223,9 +216,13 @@ def open_teachers(run: Path, data: str, device: torch.device) -> tuple[Predictor
     parts = assemble(_for_judging(config), device)
     if parts.fusion is None:
         raise ConfigError(
-            f"The run {run} has no teachers", got=f"method {config.method.name}", fix="leave --teachers out."
+            f"The run {run} has no teachers",
+            got=f"method {method_label(config)}",
+            fix="leave --teachers out.",
         )
-    fusion = parts.fusion if len(parts.teachers) > 1 else None
+    source = parts.main_source
+    # Terms may read different targets; a fusion is shown if it is of all teachers.
+    fusion = source.fusion if source and len(source.teachers) == len(parts.teachers) > 1 else None
     predictor = TeachersPredictor(parts.teachers, fusion, parts.stores["train"].size)
     if Path(config.data.path).resolve() == Path(data).resolve():
         # Rows of the largest logits alone are not what a teacher says.
@@ -244,19 +241,17 @@ def open_teachers(run: Path, data: str, device: torch.device) -> tuple[Predictor
 
 
 def _for_judging(config: Config) -> Config:
-    """A run's settings without what only training repays: images in memory, compiled networks, all caches.
+    """A run's settings without those that only training needs: images in memory, compiled networks, caches.
 
-    Teachers of a run with a cache stay as they were when it was filled: compiling changes their last bits.
+    Teachers of a run with a cache stay as they were when it was filled, because compiling changes their last
+    bits.
     """
-    teachers = [config.teacher, *config.more_teachers]
-    imported = any(teacher is not None and teacher.name.startswith(PREFIX) for teacher in teachers)
-    data = config.data.model_copy(update={"unlabeled": None} | ({} if imported else {"in_memory_gb": 0.0}))
     compiled = config.train.compile_teacher and config.cache.dir is not None
     train = config.train.model_copy(update={"compile": "never", "compile_teacher": compiled})
-    # Teachers that were imported into caches are nowhere else, and belong to images as training opened them.
-    cache = config.cache if imported else config.cache.model_copy(update={"dir": None})
-    return config.model_copy(update={"data": data, "train": train, "cache": cache})
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts))
+    if any(parse_model_name(teacher.name).kind == "cache" for teacher in config.teachers):
+        # Imported outputs exist in the cache only, and belong to the images as training opened them.
+        return config.model_copy(update={"train": train})
+    data = config.data.model_copy(update={"unlabeled": None, "unlabeled_fraction": None, "in_memory_gb": 0.0})
+    # Without unlabeled images and a cache, settings that belong to them would be refused as unused.
+    fusion = config.fusion.model_copy(update={"ood_quantile": FusionConfig().ood_quantile})
+    return config.model_copy(update={"data": data, "train": train, "fusion": fusion, "cache": CacheConfig()})

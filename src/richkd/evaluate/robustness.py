@@ -45,8 +45,8 @@ class Robustness(Figures):
         errors, eces: a tuple over severities 1 to 5 for each corruption.
         error: mean over all of them, with its interval over images.
         less_reference: that mean less the reference's; None for the reference itself.
-        mce, relative_mce: beside the reference, 1 for itself; None where the reference makes no mistake,
-            or none that its clean images do not have.
+        mce, relative_mce: over the test corruptions that were measured, relative to the reference, so 1 for
+            the reference itself; see `mce` for when they are None.
     """
 
     name: str
@@ -130,13 +130,28 @@ def measure_corrupted(
 
 
 def mce(errors: Cells, reference: Cells) -> float | None:
-    """Mean over corruptions of summed error beside the reference's; None where the reference has none."""
-    totals = [(sum(row), sum(reference[name])) for name, row in errors.items()]
-    return None if any(below <= 0 for _, below in totals) else mean(own / below for own, below in totals)
+    """Mean over the test corruptions c of Σ_s E(c, s) / Σ_s E_ref(c, s).
+
+    Corruptions that are not in `TEST`, such as those for validation, are left out. The result is None if no
+    test corruption was measured, or if the reference makes no error on one of them.
+
+    Example:
+        >>> mce({"fog": (0.2, 0.4), "saturate": (0.9, 0.9)}, {"fog": (0.4, 0.8), "saturate": (0.1, 0.1)})
+        0.5
+    """
+    totals = [(sum(row), sum(reference[name])) for name, row in errors.items() if name in TEST]
+    if not totals or any(below <= 0 for _, below in totals):
+        return None
+    return mean(own / below for own, below in totals)
 
 
 def relative_mce(errors: Cells, clean: float, reference: Cells, reference_clean: float) -> float | None:
-    """The same, of errors beyond those on clean images."""
+    """The same as `mce`, after subtracting the clean error of each model from its errors.
+
+    Example:
+        >>> relative_mce({"fog": (0.5, 0.75)}, 0.25, {"fog": (0.75, 1.25)}, 0.25)
+        0.5
+    """
     return mce(_beyond(errors, clean), _beyond(reference, reference_clean))
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from richkd.config.loading import load_config
-from richkd.config.schema import DataConfig
+from richkd.config.schema import DataConfig, EvaluateConfig
+from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, nearest
 from richkd.core.types import Output
 from richkd.data.batches import open_store
-from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
+from richkd.data.hierarchy import known_hierarchy, read_hierarchy
+from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
-from richkd.evaluate.predictors import Predictor, open_network, open_teachers, predict_all
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers, predict_all
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
 from richkd.metrics.calibration import fit_temperature
 from richkd.metrics.cost import Cost, cost_of
 from richkd.metrics.fidelity import Fidelity, measure_fidelity
-from richkd.pipeline.assemble import Parts, open_splits
+from richkd.pipeline.assemble import Parts
+from richkd.pipeline.teachers import Log
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation, and what it is made from: images, their SHA-256, each model's answers, the first run."""
+    """An evaluation and what it was computed from.
+
+    Attributes:
+        evaluation: all figures.
+        split: the images.
+        outputs: outputs of each model by name.
+        fingerprint: SHA-256 of the images' pixels.
+        parts: the parts of the first run, if its teachers were evaluated.
+    """
 
     evaluation: Evaluation
     split: Split
@@ -69,120 +81,169 @@ class EvaluationRun:
     parts: Parts | None
 
 
+@dataclass(frozen=True)
+class _Subjects:
+    """The images and the models of an evaluation; `predictors` begin with `networks`."""
+
+    data: Data
+    split: Split
+    networks: list[NetworkPredictor]
+    predictors: list[Predictor]
+    parts: Parts | None
+    device: torch.device
+
+
 def evaluate_models(
     models: Sequence[str],
     data: str,
+    config: EvaluateConfig | None = None,
     *,
     weights: Path | None = None,
-    split: str = "test",
-    label_column: str | None = None,
-    test_calibration_fraction: float | None = None,
-    hierarchy: Path | None = None,
-    teachers: bool = False,
-    corruptions: Sequence[str] = (),
-    published: Path | None = None,
-    shifts: Mapping[str, str] | None = None,
-    log: Callable[[str], None] = lambda message: None,
+    log: Log = lambda message: None,
 ) -> EvaluationRun:
-    """Figures of models on one split, in float32, own and at the temperature stored with a student.
+    """Figures of models on one split, in float32, with and without each model's temperature.
 
     Test images that a run was fitted on (`data.test_calibration_fraction`) are excluded, for its student and
     for all other models. On these images, or on a calibration folder, a temperature is fitted for each model
     that comes without one.
 
     Args:
-        models: folders of students or runs, and networks as NAME=FILE, the file being a checkpoint.
-        weights: the checkpoint of the only model, a network's name.
-        hierarchy: a file of superclasses; CIFAR-100's are known.
-        teachers: also the teachers of the first run, and their fusion.
-        corruptions: names of corruptions, at five severities each.
-        published: a folder of CIFAR-C files, read instead of making corruptions.
-        shifts: further folders of the same classes, by name.
-        say: told of progress.
+        models: folders of students or runs, and networks as NAME=CHECKPOINT.
+        data: folder, parquet files or hub name of the images.
+        config: what is measured; see `EvaluateConfig`.
+        weights: the checkpoint of the only model, which is then a network's name.
+        log: receives progress, a line at a time.
 
     Raises:
         RichKDError: no such split, model, weights or folder, or classes that are not the data's.
     """
-    if weights is not None and len(models) > 1:
-        raise ConfigError(
-            "--weights belongs to one model",
-            got=", ".join(models),
-            fix="write each network with its checkpoint as NAME=FILE.",
-        )
-    checkpoints = dict.fromkeys(models, weights) if weights is not None else _checkpoints(models)
-    if len(checkpoints) < len(models):
-        raise ConfigError("Models are told apart by name", got=", ".join(models), fix="name each once.")
-    models = list(checkpoints)
-    settings, seed = _as_trained(Path(models[0]), data)
-    changes = {"label_column": label_column, "test_calibration_fraction": test_calibration_fraction}
-    settings = settings.model_copy(
-        update={name: value for name, value in changes.items() if value is not None}
+    config = config or EvaluateConfig()
+    subjects = _open_subjects(models, data, config, weights)
+    split, device = subjects.split, subjects.device
+    outputs, fingerprint = _predict_sizes(subjects.predictors, split, device)
+    temperatures = _temperatures(subjects)
+    names = [network.name for network in subjects.networks]
+    log(f"{len(outputs)} models evaluated on {len(split):,} images of {split.name}")
+    clean = {name: output.logits_BC for name, output in outputs.items()}
+    evaluation = Evaluation(
+        split.name,
+        subjects.data.class_names,
+        _model_reports(subjects, clean, temperatures, config.hierarchy),
+        _comparisons(clean, temperatures, split.labels_N),
+        {network.name: cost_of(network.network, device) for network in subjects.networks},
+        _fidelity(names, outputs) if config.teachers else {},
+        _robustness(subjects, clean, temperatures, config, log),
+        _shifts(subjects, clean, temperatures, config.shift),
     )
-    opened = open_splits(settings, seed)
-    if split not in opened.splits:
-        raise DataError(f"{data} has no split '{split}'", fix=nearest(split, opened.splits))
-    selected = opened.splits[split]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return EvaluationRun(evaluation, split, outputs, fingerprint, subjects.parts)
+
+
+def _open_subjects(
+    models: Sequence[str], data: str, config: EvaluateConfig, weights: Path | None
+) -> _Subjects:
+    checkpoints = _checkpoints(models, weights)
+    first, device = Path(next(iter(checkpoints))), pick_device(config.device)
+    settings, seed = _as_trained(first, data)
+    changes = {name: getattr(config, name) for name in ("label_column", "test_calibration_fraction")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    opened = open_data(settings.model_copy(update=changes), seed)
+    if config.split not in opened.splits:
+        raise DataError(
+            f"{data} has no split '{config.split}'",
+            got=f"splits {', '.join(opened.splits)}",
+            fix=nearest(config.split, opened.splits),
+        )
     networks = [open_network(model, file, opened, data, device) for model, file in checkpoints.items()]
     predictors: list[Predictor] = [*networks]
     parts: Parts | None = None
-    if teachers:
-        predictor, parts = open_teachers(Path(models[0]), data, device)
+    if config.teachers:
+        predictor, parts = open_teachers(first, data, device)
         predictors.append(predictor)
-    outputs, fingerprint = _all_answers(predictors, selected, device)
-    temperatures = _temperatures(predictors, opened, device)
-    clean = {name: output.logits_BC for name, output in outputs.items()}
-    labels_N, tree = selected.labels_N, _hierarchy(hierarchy, opened)
-    model_reports = tuple(
-        measure_model(
-            name,
-            logits_NC,
-            labels_N,
-            opened.class_names,
-            temperature=temperatures[name],
-            hierarchy=tree,
-        )
+    return _Subjects(opened, opened.splits[config.split], networks, predictors, parts, device)
+
+
+def _model_reports(
+    subjects: _Subjects,
+    clean: Mapping[str, Tensor],
+    temperatures: Mapping[str, float],
+    hierarchy: Path | None,
+) -> tuple[ModelReport, ...]:
+    class_names, labels_N = subjects.data.class_names, subjects.split.labels_N
+    tree = known_hierarchy(class_names) if hierarchy is None else read_hierarchy(hierarchy, class_names)
+    return tuple(
+        measure_model(name, logits_NC, labels_N, class_names, temperature=temperatures[name], hierarchy=tree)
         for name, logits_NC in clean.items()
     )
+
+
+def _comparisons(
+    clean: Mapping[str, Tensor], temperatures: Mapping[str, float], labels_N: Tensor
+) -> tuple[Comparison, ...]:
+    """All models but the first, each compared with the first."""
     first, *others = ((name, logits_NC, temperatures[name]) for name, logits_NC in clean.items())
-    log(f"{len(outputs)} models judged on {len(selected):,} images of {split}")
-    seeing = [able for predictor in predictors if (able := predictor.for_any_image()) is not None]
-    robustness: tuple[Robustness, ...] = ()
-    if published is not None or corruptions:
-        names = corruptions or TEST
-        robustness = measure_corrupted(
-            seeing, selected, clean, temperatures, device, published=published, corruptions=names, log=log
-        )
-    moved: list[Shift] = []
-    for name, path in (shifts or {}).items():
-        moved += measure_shift(name, path, seeing, clean, temperatures, labels_N, opened.class_names, device)
-    evaluation = Evaluation(
-        split,
-        opened.class_names,
-        model_reports,
-        tuple(compare(first, other, labels_N) for other in others),
-        {predictor.name: cost_of(predictor.network, device) for predictor in networks},
-        _followed(models, outputs) if teachers else {},
-        robustness,
-        tuple(moved),
+    return tuple(compare(first, other, labels_N) for other in others)
+
+
+def _robustness(
+    subjects: _Subjects,
+    clean: Mapping[str, Tensor],
+    temperatures: Mapping[str, float],
+    config: EvaluateConfig,
+    log: Log,
+) -> tuple[Robustness, ...]:
+    test, validation = config.corruptions, config.validation_corruptions
+    names = selected_corruptions(test=test, validation=validation)
+    if config.cifar_c is None and not names:
+        return ()
+    return measure_corrupted(
+        _seeing(subjects),
+        subjects.split,
+        clean,
+        temperatures,
+        subjects.device,
+        published=config.cifar_c,
+        corruptions=names or TEST,
+        log=log,
     )
-    return EvaluationRun(evaluation, selected, outputs, fingerprint, parts)
 
 
-def chosen_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
-    """The 15 that are for testing, the 4 that are for tuning, both, or none."""
+def _shifts(
+    subjects: _Subjects,
+    clean: Mapping[str, Tensor],
+    temperatures: Mapping[str, float],
+    folders: Mapping[str, str],
+) -> tuple[Shift, ...]:
+    labels_N, class_names = subjects.split.labels_N, subjects.data.class_names
+    seeing, device = _seeing(subjects), subjects.device
+    return tuple(
+        shift
+        for name, path in folders.items()
+        for shift in measure_shift(name, path, seeing, clean, temperatures, labels_N, class_names, device)
+    )
+
+
+def _seeing(subjects: _Subjects) -> list[Predictor]:
+    """The predictors that compute from pixels, and so can be asked about other images."""
+    able = (predictor.for_any_image() for predictor in subjects.predictors)
+    return [predictor for predictor in able if predictor is not None]
+
+
+def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
+    """The 15 corruptions for testing, the 4 for tuning, both, or none."""
     return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
 
 
-def _temperatures(predictors: Sequence[Predictor], data: Data, device: torch.device) -> dict[str, float]:
+def _temperatures(subjects: _Subjects) -> dict[str, float]:
     """The temperature stored with each model; for others one that is fitted on calibration images."""
     stored = {
-        n: t for predictor in predictors for n, t in zip(predictor.names, predictor.temperatures, strict=True)
+        name: temperature
+        for predictor in subjects.predictors
+        for name, temperature in zip(predictor.names, predictor.temperatures, strict=True)
     }
-    held_out = data.splits.get("calibration")
+    held_out = subjects.data.splits.get("calibration")
     if held_out is None:
         return stored
-    outputs, _ = _all_answers(predictors, held_out, device)
+    outputs, _ = _predict_sizes(subjects.predictors, held_out, subjects.device)
     return {
         name: fit_temperature(outputs[name].logits_BC, held_out.labels_N)
         if temperature == 1.0
@@ -191,34 +252,46 @@ def _temperatures(predictors: Sequence[Predictor], data: Data, device: torch.dev
     }
 
 
-def _all_answers(
+def _predict_sizes(
     predictors: Sequence[Predictor], split: Split, device: torch.device
 ) -> tuple[dict[str, Output], str]:
     """Every model's outputs, in the predictors' order, and the SHA-256 of the first one's images."""
     outputs: dict[str, Output] = {}
     fingerprints = {}
     for size in sorted({predictor.size for predictor in predictors}):
-        alike = [predictor for predictor in predictors if predictor.size == size]
+        same_size = [predictor for predictor in predictors if predictor.size == size]
         store = open_store(split, size)
-        outputs |= predict_all(alike, store, device)
+        outputs |= predict_all(same_size, store, device)
         fingerprints[size] = store.fingerprint()
     ordered = {name: outputs[name] for predictor in predictors for name in predictor.names}
     return ordered, fingerprints[predictors[0].size]
 
 
-def _checkpoints(models: Sequence[str]) -> dict[str, Path | None]:
-    """Each model's checkpoint, where it is written as NAME=FILE; a folder that exists is never that."""
+def _checkpoints(models: Sequence[str], weights: Path | None) -> dict[str, Path | None]:
+    """Each model's checkpoint, if it is given; a folder that exists is never read as NAME=CHECKPOINT."""
+    if not models:
+        raise ConfigError(
+            "At least one model must be evaluated", got="none", fix="richkd evaluate RUN --data DATA"
+        )
+    if weights is not None and len(models) > 1:
+        raise ConfigError(
+            "--weights belongs to one model",
+            got=", ".join(models),
+            fix="write each network with its checkpoint as NAME=CHECKPOINT.",
+        )
     result: dict[str, Path | None] = {}
     for model in models:
         name, equals, file = model.partition("=")
-        if equals and not Path(model).exists():
+        if weights is None and equals and not Path(model).exists():
             result[name] = Path(file)
         else:
-            result[model] = None
+            result[model] = weights
+    if len(result) < len(models):
+        raise ConfigError("Models must have different names", got=", ".join(models), fix="name each once.")
     return result
 
 
-def _followed(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
+def _fidelity(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
     """How closely each model that was named follows each of the others, which are teachers."""
     teachers = {name: output for name, output in outputs.items() if name not in models}
     return {
@@ -227,12 +300,8 @@ def _followed(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str,
     }
 
 
-def _hierarchy(path: Path | None, data: Data) -> Hierarchy | None:
-    return known_hierarchy(data.class_names) if path is None else read_hierarchy(path, data.class_names)
-
-
 def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
-    """How the run that made a student split these data: it is not to be tested on what it learned from."""
+    """The data settings of the run that made a student, so that it is not tested on its training images."""
     for folder in (model, model.parent):
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")

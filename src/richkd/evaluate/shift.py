@@ -54,7 +54,7 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
         ClassError: a class that the models do not know.
     """
     with quiet():
-        tables = open_tables(path, beside=())
+        tables = open_tables(path)
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(

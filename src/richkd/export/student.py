@@ -7,23 +7,26 @@ format; what timm has no place for (the fitted temperature, where the model came
 
 from __future__ import annotations
 
+import copy
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
-from safetensors.torch import save
-from torch import Tensor
+from timm.models import save_for_hf
+from torch import Tensor, nn
 
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError
 from richkd.core.files import write_atomically
 from richkd.core.types import Output
+from richkd.data.augmentations import Clean
 from richkd.data.images import decode_rgb, square
-from richkd.data.views import Clean, render
+from richkd.data.views import render
 from richkd.models.build import Network, build_network
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -69,29 +72,26 @@ def save_student(
     Args:
         origin: what produced the student, kept under ``richkd`` in the config.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: t.detach().cpu().contiguous() for name, t in network.model.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-    saved = getattr(network.model, "pretrained_cfg", None) or {}
     config = {
-        "architecture": _architecture(network),
         "num_classes": len(class_names),
-        "num_features": network.feature_width,
         "label_names": list(class_names),
         "pretrained_cfg": {
-            "num_classes": len(class_names),
-            "input_size": [3, network.size, network.size],
-            "mean": list(network.mean),
-            "std": list(network.std),
+            "input_size": (3, network.size, network.size),
+            "mean": tuple(network.mean),
+            "std": tuple(network.std),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "first_conv": saved.get("first_conv"),
-            "classifier": saved.get("classifier"),
         },
         "richkd": {"temperature": temperature, **origin},
     }
-    write_atomically(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    with tempfile.TemporaryDirectory() as scratch:
+        # timm writes its own format; the files are moved here so that each of them is replaced as a whole.
+        save_for_hf(_saveable(network), scratch, model_config=config, safe_serialization=True)
+        written = json.loads((Path(scratch) / CONFIG).read_text(encoding="utf-8"))
+        write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
+    text = json.dumps(written, indent=2, ensure_ascii=False)
+    write_atomically(folder / CONFIG, f"{text}\n".encode())
 
 
 def load_student(path: str | Path) -> Student:
@@ -125,9 +125,16 @@ def load_student(path: str | Path) -> Student:
     return Student(network, class_names, temperature)
 
 
-def _architecture(network: Network) -> str:
-    cfg = getattr(network.model, "pretrained_cfg", None) or {}
-    return str(cfg.get("architecture") or network.name)
+def _saveable(network: Network) -> nn.Module:
+    """A copy on the CPU in the default memory format, with the attributes that timm needs to save it."""
+    model = copy.deepcopy(network.model).cpu().to(memory_format=torch.contiguous_format)
+    described = cast(Any, model)
+    if not getattr(model, "pretrained_cfg", None):
+        size = (3, network.size, network.size)
+        described.pretrained_cfg = {"architecture": network.name, "input_size": size}
+    if not hasattr(model, "num_classes"):
+        described.num_classes = network.classes
+    return model
 
 
 def _rgb(image: Path | Image.Image) -> Image.Image:

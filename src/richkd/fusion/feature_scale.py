@@ -1,7 +1,8 @@
-"""One scale for teachers' features, before they are mixed.
+"""Standardize the features of the teachers before they are mixed.
 
-A classifier's pooled features are positive and differ widely in size, a CLIP's lie on a sphere, bunched
-around their mean. Standardized, no teacher and no dimension outweighs another by its units alone.
+The pooled features of a classifier are positive and vary widely in magnitude. The features of a CLIP model
+lie on the unit sphere, close to their mean. After standardization no teacher and no dimension dominates only
+because of its units.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from torch import Tensor
 
 from richkd.core.numerics import at_least_fp32
 
-# A variance this small beside the largest is rounding of a dimension that does not vary.
+# If variance / largest variance of a dimension is below this, the dimension is treated as constant.
 FLAT_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
 class FeatureScale:
-    """``(x − mean) @ matrix``, fitted on training images by `fit_feature_scale`."""
+    """Affine map of features, ``(x − mean) @ matrix``; fitted on training images by `fit_feature_scale`.
+
+    The result is float32 or higher.
+
+    Example:
+        >>> scale = FeatureScale(torch.tensor([1.0, 2.0]), torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+        >>> scale(torch.tensor([[2.0, 3.0]])).tolist()
+        [[2.0, 3.0]]
+    """
 
     mean_F: Tensor
     matrix_FF: Tensor
@@ -32,13 +41,21 @@ class FeatureScale:
 
 
 def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
-    """Zero mean and unit variance in every dimension, over these images.
+    """Fit a map that gives every feature dimension zero mean and unit variance over these images.
 
-    Not ``isotropic``, each dimension is divided by its own standard deviation, which also raises dimensions
-    that hardly vary. ``isotropic``, all are rotated until their variances are equal and divided by one
-    number, so that distances keep their proportions: the standardization that Ranzinger et al. 2024
-    (arXiv 2410.01680) call PHI-S. They rotate by a Hadamard matrix, which few widths have; `equalizing` finds
-    a rotation of any width. Dimensions without variance become zero.
+    Args:
+        feats_NF: features of the N training images.
+        isotropic: False divides each dimension by its own standard deviation, which also amplifies
+            dimensions with little variance; constant dimensions become zero. True rotates the features
+            until all dimensions have the same variance, then divides by one number, so that the ratios of
+            distances are preserved (PHI-S, Ranzinger et al. 2024, arXiv 2410.01680). PHI-S rotates with a
+            Hadamard matrix, which does not exist for every width; `equalizing` finds a rotation for any
+            width.
+
+    Example:
+        >>> feats_NF = torch.tensor([[0.0, 10.0], [2.0, 30.0]])
+        >>> fit_feature_scale(feats_NF, isotropic=False)(feats_NF).tolist()
+        [[-1.0, -1.0], [1.0, 1.0]]
     """
     exact_NF = feats_NF.double()
     mean_F = exact_NF.mean(dim=0)
@@ -55,27 +72,36 @@ def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
 
 
 def equalizing(covariance_FF: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A rotation Q for which all entries of the diagonal of ``Q Σ Qᵀ`` are equal.
+    """A rotation Q (F, F) that makes all diagonal entries of ``Q Σ Qᵀ`` equal.
 
-    Each of at most F − 1 plane rotations takes a dimension of too little variance and one of too much, and
-    turns them until the first has the mean (Bendel and Mickey 1978).
+    Uses at most F − 1 plane rotations. Each rotates the dimension with the smallest variance and the one
+    with the largest variance until the first has the mean variance (Bendel and Mickey 1978).
+
+    Args:
+        covariance_FF: the covariance matrix Σ.
+
+    Example:
+        >>> covariance_FF = np.diag([1.0, 3.0])
+        >>> rotation_FF = equalizing(covariance_FF)
+        >>> np.diag(rotation_FF @ covariance_FF @ rotation_FF.T).round(6).tolist()
+        [2.0, 2.0]
     """
-    turned_FF = covariance_FF.copy()
-    rotation_FF = np.eye(len(turned_FF))
-    mean = float(np.trace(turned_FF)) / len(turned_FF)
-    left = list(range(len(turned_FF)))
+    rotated_FF = covariance_FF.copy()
+    rotation_FF = np.eye(len(rotated_FF))
+    mean = float(np.trace(rotated_FF)) / len(rotated_FF)
+    left = list(range(len(rotated_FF)))
     while len(left) > 1:
-        variances = turned_FF[left, left]
+        variances = rotated_FF[left, left]
         low, high = left[int(variances.argmin())], left[int(variances.argmax())]
-        a, b, c = turned_FF[low, low] - mean, turned_FF[high, high] - mean, turned_FF[low, high]
+        a, b, c = rotated_FF[low, low] - mean, rotated_FF[high, high] - mean, rotated_FF[low, high]
         if a < 0 < b:
-            # a + 2ct + bt² = 0, whose roots are real because a and b differ in sign.
+            # tangent solves a + 2ct + bt² = 0; the roots are real because a and b differ in sign.
             tangent = (-c + np.copysign(np.sqrt(c * c - a * b), -c)) / b
             cosine = 1 / np.sqrt(1 + tangent * tangent)
             plane = cosine * np.array([[1, tangent], [-tangent, 1]])
             pair = [low, high]
-            turned_FF[pair] = plane @ turned_FF[pair]
-            turned_FF[:, pair] = turned_FF[:, pair] @ plane.T
+            rotated_FF[pair] = plane @ rotated_FF[pair]
+            rotated_FF[:, pair] = rotated_FF[:, pair] @ plane.T
             rotation_FF[pair] = plane @ rotation_FF[pair]
         left.remove(low)
     return rotation_FF

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.numerics import kl_nats
 from richkd.core.types import UNLABELED, Output, Target
 from richkd.fusion.feature_scale import FeatureScale
-from richkd.fusion.fit import (
-    fit_gate,
-    fit_inverse_temperature,
-    fit_linear_pool,
-    fit_log_pool,
-    fit_multipliers,
-    fit_per_class,
-    fit_simplex,
-)
-from richkd.fusion.mixing import Gate, LogPool, Mixing
+from richkd.fusion.fit import fit_inverse_temperature
+from richkd.fusion.mixing import LogPool, Mixing
+from richkd.fusion.mixings import ALPHA, AUTO, WayOfMixing
 from richkd.fusion.ood import OodWeights
 from richkd.fusion.scale import Scale, on_scales
-from richkd.fusion.select import Fit, choose
+from richkd.fusion.select import choose
 
 PAPER_ALPHA = 0.7
 # Half-precision probabilities of many classes sum to one within about this.
 SUM_TOLERANCE = 1e-3
-FITS: Mapping[str, Fit] = {
-    "simplex": fit_simplex,
-    "log-pool": fit_log_pool,
-    "linear": fit_linear_pool,
-    "gate": fit_gate,
-    "per-class": fit_per_class,
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Fusion:
         mixing: from these to fused logits.
         feature_weights: share of each teacher's embedded features, summing to one (paper: λ, 1 − λ).
         origin: where the numbers came from, for the log and the summary.
-        trust: how far teachers are believed of unlabeled images; None: in full.
+        ood_weights: reduces the weight of teachers on unusual unlabeled images; None: full weight.
         features: brings each teacher's features to one scale; None: they stay as they are.
     """
 
@@ -58,7 +45,7 @@ class Fusion:
     mixing: Mixing
     feature_weights: tuple[float, ...]
     origin: str
-    trust: OodWeights | None = None
+    ood_weights: OodWeights | None = None
     features: tuple[FeatureScale, ...] | None = None
 
     def __call__(self, teachers: Sequence[Output], labels_B: Tensor) -> Target:
@@ -67,16 +54,16 @@ class Fusion:
         if self.features is not None:
             scaled = zip(logits, self.features, teachers, strict=True)
             teachers = [Output(z_BC, scale(teacher.feats_BF)) for z_BC, scale, teacher in scaled]
-        if self.trust is None:
+        if self.ood_weights is None:
             return Target(self.logits(logits), tuple(teachers), self.feature_weights)
-        trusts = self.trust(self.scales, logits, labels_B != UNLABELED)
+        weights = self.ood_weights(self.scales, logits, labels_B != UNLABELED)
         # Tempered log-probabilities are normalized again, for pools that need probabilities.
         logs = [
-            (trust_B[:, None] * log_BC).log_softmax(dim=1)
-            for trust_B, log_BC in zip(trusts, on_scales(self.scales, logits), strict=True)
+            (weight_B[:, None] * log_BC).log_softmax(dim=1)
+            for weight_B, log_BC in zip(weights, on_scales(self.scales, logits), strict=True)
         ]
-        weight_B = torch.stack(trusts).amax(dim=0)
-        return Target(self.mixing(logs), tuple(teachers), self.feature_weights, weight_B)
+        image_weight_B = torch.stack(weights).amax(dim=0)
+        return Target(self.mixing(logs), tuple(teachers), self.feature_weights, image_weight_B)
 
     def logits(self, logits: Sequence[Tensor]) -> Tensor:
         """The fused logits (B, C) of the teachers' own."""
@@ -92,7 +79,7 @@ class Fusion:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as a JSON file gives it back."""
-        mixing = {"kind": type(self.mixing).__name__, **asdict(self.mixing)}  # type: ignore[call-overload]
+        mixing = {"kind": self.mixing.kind, **asdict(self.mixing)}  # type: ignore[call-overload]
         described = {
             "scales": [asdict(scale) for scale in self.scales],
             "mixing": mixing,
@@ -150,9 +137,14 @@ def identity_fusion() -> Fusion:
 
 
 def needs_held_out(config: FusionConfig) -> bool:
-    """Whether anything in a fusion has to be fitted."""
-    scale, mixing = _ways(config)
-    fitted = scale in ("temperature", "zscore") or mixing not in ("alpha", "confidence")
+    """Whether any part of a fusion has to be fitted.
+
+    Example:
+        >>> needs_held_out(FusionConfig()), needs_held_out(FusionConfig(preset="paper"))
+        (True, False)
+    """
+    scale, mixing = _scale_and_mixing(config)
+    fitted = SCALES[scale].fitted is not None or MIXINGS[mixing].fixed is None
     return fitted and config.weights is None
 
 
@@ -161,81 +153,70 @@ def fuse(
 ) -> Fusion:
     """The fusion that the settings describe, fitted where they ask for it.
 
-    Presets are a scale and a way of mixing, either of which can be set by itself. ``paper``: each teacher
-    at its own logit scale, α 0.7. ``as-released``: the same α on raw cosines, as the published code
-    computes it. ``default``: each teacher calibrated, and mixed as held-out images speak for (`choose`).
+    A preset is a scale and a way of mixing; each can also be set separately. ``paper``: every teacher at its
+    own logit scale, alpha 0.7. ``as-released``: the same alpha on raw cosines, as in the published code.
+    ``default``: every teacher calibrated, and the mixing selected on held-out images (`choose`). A single
+    teacher is brought to its scale only.
 
     Args:
-        config: preset, scale, mixing, α, λ, or given multipliers.
-        logit_scales: what turns each teacher's logits into those of its own probabilities.
-        held_out: needed where `needs_held_out`.
-        clip: whether the last teacher is a CLIP, with which the others share by α and λ; without one all
-            share alike.
+        config: preset, scale, mixing, alpha, feature_alpha, or given multipliers.
+        logit_scales: factor that turns each teacher's logits into those of its own probabilities.
+        held_out: required if `needs_held_out`.
+        clip: whether the last teacher is a CLIP, with which the others share by alpha; otherwise all share
+            alike.
 
     Raises:
-        ConfigError: a number of weights that is not the number of teachers.
+        ConfigError: the number of weights is not the number of teachers.
     """
     teachers = len(logit_scales)
     features = alpha_shares(config.feature_alpha, teachers, clip=clip)
     if config.weights is not None:
         if len(config.weights) != teachers:
             raise ConfigError(
-                "fusion.weights must hold one multiplier for each teacher (teacher, then CLIP)",
+                "fusion.weights must hold one multiplier for each teacher (vision teachers, then CLIP)",
                 got=f"{len(config.weights)} for {teachers} teachers",
                 fix="give as many numbers as there are teachers.",
             )
         return Fusion((Scale(),) * teachers, LogPool(config.weights), features, "given multipliers")
-    scale, mixing = _ways(config)
-    scales = _scales(scale, logit_scales, held_out)
-    if mixing == "alpha":
+    scale, mixing = _scale_and_mixing(config)
+    logits, labels_N = (None, None) if held_out is None else (held_out.logits, held_out.labels_N)
+    scales = SCALES[scale].scales(logit_scales, logits, labels_N)
+    if teachers == 1:
+        return Fusion(scales, LogPool((1.0,)), (1.0,), f"one teacher, scale {scale}")
+    way: WayOfMixing = MIXINGS[mixing]
+    if way.fixed is not None:
         shares = alpha_shares(config.alpha, teachers, clip=clip)
-        how = f"α {1 - shares[-1]:.4g}" if clip else "in equal parts"
-        origin = f"{how}, {_SCALE_WORDS[scale]}"
-        return Fusion(scales, LogPool(shares), features, origin)
-    if mixing == "confidence":
-        equal = (1 / teachers,) * teachers
-        rule = Gate(equal, (1.0,) * teachers)
-        return Fusion(scales, rule, features, f"by each teacher's sureness, {_SCALE_WORDS[scale]}")
+        origin = f"{_shares_in_words(mixing, shares, clip=clip)}, scale {scale}"
+        return Fusion(scales, way.fixed(shares), features, origin)
     assert held_out is not None
     logs = on_scales(scales, held_out.logits)
-    if mixing == "auto":
+    if way.fit is None:
         choice = choose(logs, held_out.labels_N, held_out.names)
-        return Fusion(scales, choice.mixing, features, f"{choice.name}, chosen on {held_out}")
-    fitted = FITS[mixing](logs, held_out.labels_N)
-    return Fusion(scales, fitted, features, f"{mixing}, fitted on {held_out}, {_SCALE_WORDS[scale]}")
+        return Fusion(
+            scales, choice.mixing, features, f"{choice.name}, selected on {held_out}, scale {scale}"
+        )
+    fitted = way.fit(logs, held_out.labels_N)
+    return Fusion(scales, fitted, features, f"{mixing}, fitted on {held_out}, scale {scale}")
 
 
-_SCALE_WORDS = {
-    "raw": "on raw logits and cosines",
-    "logit-scale": "each teacher at its own logit scale",
-    "zscore": "standardized within each image",
-    "temperature": "each teacher calibrated",
-}
 _PRESETS = {
-    "default": ("temperature", "auto"),
-    "paper": ("logit-scale", "alpha"),
-    "as-released": ("raw", "alpha"),
+    "default": ("temperature", AUTO),
+    "paper": ("logit-scale", ALPHA),
+    "as-released": ("raw", ALPHA),
 }
 
 
-def _ways(config: FusionConfig) -> tuple[str, str]:
+def _scale_and_mixing(config: FusionConfig) -> tuple[str, str]:
     scale, mixing = _PRESETS[config.preset]
-    # A given α is a way of mixing, and asks for it.
-    mixing = "alpha" if config.alpha is not None else mixing
+    # A given alpha selects the mixing that reads it.
+    mixing = ALPHA if config.alpha is not None else mixing
     return config.scale or scale, config.mixing or mixing
 
 
-def _scales(scale: str, logit_scales: Sequence[float], held_out: HeldOut | None) -> tuple[Scale, ...]:
-    if scale == "raw":
-        return (Scale(),) * len(logit_scales)
-    if scale == "logit-scale":
-        return tuple(map(Scale, logit_scales))
-    assert held_out is not None
-    plain = Scale(standardized=scale == "zscore")
-    return tuple(
-        Scale(fit_multipliers([plain.prepared(logits_NC)], held_out.labels_N)[0], plain.standardized)
-        for logits_NC in held_out.logits
-    )
+def _shares_in_words(mixing: str, shares: tuple[float, ...], *, clip: bool) -> str:
+    if mixing != ALPHA:
+        return mixing
+    return f"alpha {1 - shares[-1]:.4g}" if clip else "equal shares"
 
 
 def alpha_shares(alpha: float | None, num_teachers: int, *, clip: bool = True) -> tuple[float, ...]:

@@ -1,7 +1,11 @@
-"""Ways of mixing teachers' log-probabilities ℓ_m into fused logits; pure, and fitted elsewhere.
+"""Functions that mix the log-probabilities ℓ_m of several teachers into fused logits.
 
-Fused logits are log-probabilities up to a constant of each image. A logarithmic pool multiplies teachers'
-probabilities, so that each can veto; a linear pool averages them, so that each can vouch.
+The mixings are pure functions of their weights; `richkd.fusion.fit` fits the weights. Fused logits are
+log-probabilities up to an additive constant per image, so apply a softmax before reading them as
+probabilities.
+
+A logarithmic pool multiplies the teachers' probabilities: one teacher can rule a class out. A linear pool
+averages them: one teacher can keep a class likely.
 """
 
 from __future__ import annotations
@@ -9,22 +13,42 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 
 class Mixing(Protocol):
-    """From the log-probabilities (B, C) of each teacher to fused logits (B, C)."""
+    """A function from each teacher's log-probabilities (B, C) to fused logits (B, C).
+
+    Example:
+        >>> mixing: Mixing = LogPool(weights=(1.0,))
+        >>> mixing([torch.tensor([[0.0, -1.0]])]).tolist()
+        [[0.0, -1.0]]
+    """
+
+    kind: ClassVar[str]
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class LogPool:
-    """``Σ_m w_m · ℓ_m``, the logarithmic opinion pool; w on the simplex, or free to sharpen the result."""
+    """Logarithmic opinion pool, ``Σ_m w_m · ℓ_m``.
 
+    Weights that sum to 1 give a weighted geometric mean of the probabilities. A larger sum sharpens the
+    result, a smaller sum flattens it.
+
+    Example:
+        >>> logs = [torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.2, 0.8]]).log()]
+        >>> [round(p, 3) for p in LogPool((0.5, 0.5))(logs).softmax(dim=1)[0].tolist()]
+        [0.5, 0.5]
+        >>> [round(p, 3) for p in LogPool((1.0, 0.0))(logs).softmax(dim=1)[0].tolist()]
+        [0.8, 0.2]
+    """
+
+    kind: ClassVar[str] = "log-pool"
     weights: tuple[float, ...]
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor:
@@ -33,20 +57,34 @@ class LogPool:
 
 @dataclass(frozen=True)
 class LinearPool:
-    """``log Σ_m w_m · exp ℓ_m``, the linear opinion pool; w on the simplex."""
+    """Linear opinion pool, ``log Σ_m w_m · exp ℓ_m``, with weights w ≥ 0 that sum to 1.
 
+    Example:
+        >>> logs = [torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()]
+        >>> [round(p, 3) for p in LinearPool((0.5, 0.5))(logs).exp()[0].tolist()]
+        [0.7, 0.3]
+    """
+
+    kind: ClassVar[str] = "linear"
     weights: tuple[float, ...]
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor:
-        # A teacher of no weight must not turn log 0 + −∞ into NaN.
-        heard = [(w, log_BC) for w, log_BC in zip(self.weights, logs, strict=True) if w > 0]
-        return torch.stack([log_BC + math.log(w) for w, log_BC in heard]).logsumexp(dim=0)
+        # A weight of zero is left out because it has no logarithm.
+        weighted = [(w, log_BC) for w, log_BC in zip(self.weights, logs, strict=True) if w > 0]
+        return torch.stack([log_BC + math.log(w) for w, log_BC in weighted]).logsumexp(dim=0)
 
 
 @dataclass(frozen=True)
 class PerClass:
-    """``Σ_m w_mc · ℓ_m``: the logarithmic pool with weights of its own for each class."""
+    """Logarithmic pool with separate weights for each class, ``Σ_m w_mc · ℓ_m``; weights are (M, C).
 
+    Example:
+        >>> logs = [torch.tensor([[-1.0, -2.0]]), torch.tensor([[-3.0, -4.0]])]
+        >>> PerClass(weights=((1.0, 0.0), (0.0, 1.0)))(logs).tolist()
+        [[-1.0, -4.0]]
+    """
+
+    kind: ClassVar[str] = "per-class"
     weights: tuple[tuple[float, ...], ...]
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor:
@@ -57,12 +95,21 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Gate:
-    """``Σ_m w_m · exp(b_m · (h_m − ½)) · ℓ_m``: a teacher that is sure of an image counts for more there.
+    """Logarithmic pool that gives a teacher more weight on the images it is confident about.
 
-    h_m is `sureness`, 0 for a uniform answer and 1 for a certain one. With all b zero it is a
-    logarithmic pool; ``b_m = 1, w_m = 1/M`` is the rule that nothing has to be fitted for.
+    ``Σ_m w_m · exp(b_m · (h_m − ½)) · ℓ_m``, where h_m is the `sureness` of teacher m on the image: 0 for
+    a uniform output, 1 for a one-hot output. If all slopes b are zero, the gate is a logarithmic pool.
+    ``w_m = 1/M, b_m = 1`` is a default that needs no fitting.
+
+    Example:
+        >>> logs = [torch.tensor([[0.99, 0.01]]).log(), torch.tensor([[0.3, 0.7]]).log()]
+        >>> even = Gate(weights=(0.5, 0.5), slopes=(0.0, 0.0))(logs).softmax(dim=1)
+        >>> gated = Gate(weights=(0.5, 0.5), slopes=(1.0, 1.0))(logs).softmax(dim=1)
+        >>> bool(gated[0, 0] > even[0, 0])  # the confident teacher gains influence
+        True
     """
 
+    kind: ClassVar[str] = "gate"
     weights: tuple[float, ...]
     slopes: tuple[float, ...]
 
@@ -75,7 +122,17 @@ class Gate:
 
 
 def sureness(log_BC: Tensor) -> Tensor:
-    """One minus the entropy over its largest, ``1 + Σ_c p_c · ℓ_c / log C``, of each image: in [0, 1]."""
+    """Confidence (B,) of each image, one minus the normalized entropy: ``1 + Σ_c p_c · ℓ_c / log C``.
+
+    The range is [0, 1]: 0 for a uniform distribution, 1 for a one-hot distribution.
+
+    Args:
+        log_BC: log-probabilities; −∞ is allowed.
+
+    Example:
+        >>> sureness(torch.tensor([[1.0, 0.0], [0.5, 0.5]]).log()).tolist()
+        [1.0, 0.0]
+    """
     probs_BC = log_BC.exp()
     entropy_B: Tensor = -torch.special.xlogy(probs_BC, probs_BC).sum(dim=1)
     return (1 - entropy_B / math.log(log_BC.shape[1])).clamp(0, 1)

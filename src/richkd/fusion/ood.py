@@ -1,7 +1,7 @@
-"""How far a teacher is to be believed of an image that may be unlike any that it was tried on.
+"""Reduce the weight of a teacher on unlabeled images that are out of distribution for it.
 
-Unlabeled images come from anywhere. What a teacher says of one that is stranger to it than nearly all
-held-out images is fit_inverse_temperature towards saying nothing.
+Unlabeled images can come from any source. If the energy of a teacher's logits on an image is lower than on
+almost all held-out images, the image is likely out of distribution and the teacher gets less weight there.
 """
 
 from __future__ import annotations
@@ -18,36 +18,69 @@ from richkd.fusion.scale import Scale
 
 @dataclass(frozen=True)
 class OodWeights:
-    """``w_m = min(1, q_m / ood_quantile)``, q_m the share of held-out images with at most this energy.
+    """Weight of a teacher per image: ``w_m = min(1, q_m / ood_quantile)``.
 
-    An image is the stranger to a teacher the lower its `energy` (Liu et al. 2020, "Energy-based
-    out-of-distribution detection"; for cosines it is close to the largest, which Ming et al. 2022 use).
+    q_m is the fraction of held-out images whose `energy` is at most that of the image. A lower energy means
+    that the image is more likely out of distribution (Liu et al. 2020, "Energy-based out-of-distribution
+    detection"). For a CLIP model the energy is close to the largest scaled cosine similarity, the score of
+    Ming et al. 2022.
 
     Attributes:
-        lowest: for each teacher the lowest energies of held-out images, the share ``ood_quantile`` of them,
-            in rising order.
+        lowest: for each teacher, the lowest energies of the held-out images (the fraction ``ood_quantile``
+            of them), in ascending order.
+
+    Example:
+        >>> weights = OodWeights(lowest=((1.0, 2.0),))
+        >>> logits_BC = torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 0.0]])  # energies 0.69, 1.69, 9.0
+        >>> unknown_B = torch.zeros(3, dtype=torch.bool)
+        >>> weights([Scale()], [logits_BC], unknown_B)[0].tolist()
+        [0.0, 0.5, 1.0]
     """
 
     lowest: tuple[tuple[float, ...], ...]
 
     def __call__(self, scales: Sequence[Scale], logits: Sequence[Tensor], known_B: Tensor) -> list[Tensor]:
-        """t in [0, 1] of each teacher and image (B); 1 for ``known_B``, whose place in the data is given."""
-        trusts = []
+        """The weight in [0, 1] of each image (B), for each teacher; 1 where ``known_B`` is true.
+
+        Args:
+            scales: the scale of each teacher.
+            logits: the logits (B, C) of each teacher.
+            known_B: marks images of the labeled data set, which always keep the full weight.
+        """
+        weights = []
         for tail, scale, logits_BC in zip(self.lowest, scales, logits, strict=True):
             tail_K = torch.tensor(tail, dtype=torch.float64, device=logits_BC.device)
             energy_B = energy(scale, logits_BC).double()
-            stranger_B = torch.searchsorted(tail_K, energy_B, right=True)
-            trusts.append((stranger_B / len(tail)).masked_fill(known_B, 1.0).to(logits_BC.dtype))
-        return trusts
+            rank_B = torch.searchsorted(tail_K, energy_B, right=True)
+            weights.append((rank_B / len(tail)).masked_fill(known_B, 1.0).to(logits_BC.dtype))
+        return weights
 
 
 def energy(scale: Scale, logits_BC: Tensor) -> Tensor:
-    """``log Σ_c exp z_c`` of each image (B), z on the teacher's scale: high where it finds a class likely."""
+    """Energy score ``log Σ_c exp z_c`` of each image (B), with z on the teacher's scale before the softmax.
+
+    A high value means that the teacher finds at least one class likely.
+
+    Example:
+        >>> [round(e, 3) for e in energy(Scale(), torch.tensor([[0.0, 0.0], [9.0, 0.0]])).tolist()]
+        [0.693, 9.0]
+    """
     return (scale.multiplier * scale.prepared(logits_BC)).logsumexp(dim=1)
 
 
 def fit_ood_weights(scales: Sequence[Scale], logits: Sequence[Tensor], ood_quantile: float) -> OodWeights:
-    """Energies below which a teacher counts less: the lowest ``ood_quantile`` of those of held-out images."""
+    """Collect the lowest energies of the held-out images for each teacher; see `OodWeights`.
+
+    Args:
+        scales: the scale of each teacher.
+        logits: the logits (N, C) of each teacher on the held-out images.
+        ood_quantile: fraction in (0, 1] of the held-out images to keep, those with the lowest energies.
+
+    Example:
+        >>> logits_NC = torch.tensor([[3.0, -99.0], [1.0, -99.0], [2.0, -99.0], [4.0, -99.0]])
+        >>> fit_ood_weights([Scale()], [logits_NC], ood_quantile=0.5).lowest
+        ((1.0, 2.0),)
+    """
     kept = math.ceil(ood_quantile * len(logits[0]))
     lowest = []
     for scale, logits_NC in zip(scales, logits, strict=True):

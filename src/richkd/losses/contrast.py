@@ -1,10 +1,10 @@
-"""Contrastive representation distillation: tell an image's own target from those of other classes.
+"""Contrastive representation distillation (CRD): distinguish an image's target from those of other classes.
 
-Student and target each have a memory bank with one unit-norm row for every training image. A step compares
-an embedding with K negative rows of the other side's bank. Gathering those rows would build B × K × D
-numbers (537 MB at 64 × 16384 × 128, in float32); here the whole bank is scored by one matrix product
-(B × N), from which the few scores that count are gathered. Everything stays in log space: dot/τ spans ±14
-at τ = 0.07, so its exponential loses digits that the loss needs, and overflows for a smaller τ.
+The student and the target each have a memory bank with one unit-norm row per training image. A step compares
+each embedding with K negative rows of the other memory bank. Gathering these rows would create B × K × D
+numbers (537 MB for 64 × 16384 × 128 in float32). Instead, one matrix product scores the whole bank (B × N),
+and the required scores are gathered from the result. All computations stay in log space: dot/τ spans ±14 at
+τ = 0.07, so its exponential loses digits that the loss needs, and overflows for a smaller τ.
 
 Source: Tian, Krishnan and Isola, "Contrastive representation distillation", ICLR 2020, equations 11 to 18,
 with the normalizer estimated once, as in memory-bank NCE (Wu et al., CVPR 2018).
@@ -22,14 +22,24 @@ from richkd.core.numerics import at_least_fp32, check_temperature
 
 
 def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
-    """Log scores bank[rows]·v/τ (B × K) of each embedding against its own choice of bank rows.
+    """Log scores bank[rows]·v/τ (B × K) of each embedding against its rows of the memory bank.
 
-    ``rows_BK`` holds int64 row numbers. The bank receives no gradient, and must stay unchanged until the
-    gradient of ``v_BD`` is computed. float32 or higher; under autocast the product runs in its dtype,
-    which leaves an error of 2⁻⁸·|log score| on each score, and column 0, the positive, stays exact.
+    The result is float32 or higher. Under autocast the matrix product runs in the autocast dtype; with
+    bfloat16 the error of a score is up to 2⁻⁸·|log score|. Column 0, the positive, is always exact.
+
+    Args:
+        v_BD: embeddings; they receive a gradient.
+        bank_ND: the memory bank; it receives no gradient and must not change before the backward pass.
+        rows_BK: row indices (int64), the positive in column 0.
+        temperature: τ > 0.
 
     Raises:
-        ConfigError: where the temperature is not a positive finite number.
+        ConfigError: the temperature is not a positive finite number.
+
+    Example:
+        >>> bank_ND = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> bank_log_scores(torch.tensor([[1.0, 0.0]]), bank_ND, torch.tensor([[0, 1]]), 0.5).tolist()
+        [[2.0, 0.0]]
     """
     check_temperature(temperature)
     dots_BN = _products(v_BD, bank_ND.detach(), temperature)
@@ -45,11 +55,23 @@ def shared_log_scores(
 ) -> Tensor:
     """Log scores (B × (K+1)) of each embedding against its positive and against rows shared by the batch.
 
-    Column 0 is ``positive_BD·v/τ``. Rows that ``excluded_BK`` marks as no negatives of an image score −∞.
-    Neither positives nor rows receive a gradient. Precision as in `bank_log_scores`.
+    Column 0 is ``positive_BD·v/τ``; the other columns are ``rows_KD·v/τ``. The precision is that of
+    `bank_log_scores`.
+
+    Args:
+        v_BD: embeddings; they receive a gradient.
+        positive_BD: the positive of each image; no gradient.
+        rows_KD: candidate negatives for all images of the batch; no gradient.
+        excluded_BK: True where a row is not a negative of an image; its score is −∞.
+        temperature: τ > 0.
 
     Raises:
-        ConfigError: where the temperature is not a positive finite number.
+        ConfigError: the temperature is not a positive finite number.
+
+    Example:
+        >>> v_BD, rows_KD = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> shared_log_scores(v_BD, v_BD, rows_KD, torch.tensor([[False, True]]), 0.5).tolist()
+        [[2.0, 0.0, -inf]]
     """
     check_temperature(temperature)
     scores_BK = _products(v_BD, rows_KD.detach(), temperature).to(at_least_fp32(v_BD).dtype)
@@ -58,7 +80,13 @@ def shared_log_scores(
 
 
 def bank_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
-    """Scores exp(bank[rows]·v/τ) (B × K), as the paper writes them; see `bank_log_scores`."""
+    """Scores exp(bank[rows]·v/τ) (B × K), in the notation of the CRD paper; see `bank_log_scores`.
+
+    Example:
+        >>> bank_ND = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> bank_scores(torch.tensor([[0.0, 0.0]]), bank_ND, torch.tensor([[0, 1]]), 0.5).tolist()
+        [[1.0, 1.0]]
+    """
     return bank_log_scores(v_BD, bank_ND, rows_BK, temperature).exp()
 
 
@@ -77,9 +105,15 @@ def _one_each(v_BD: Tensor, row_BD: Tensor, temperature: float) -> Tensor:
 
 
 def estimate_log_normalizer(log_scores_BK: Tensor, images: int) -> Tensor:
-    """log Z of the NCE distribution P = score/Z over a bank of ``images`` rows: log(mean(score)·N).
+    """log Z of the NCE distribution P = score/Z over a memory bank of N ``images``: log(mean(score)·N).
 
-    A scalar without gradient, estimated once on the first batch and then kept. Scores of −∞ are none.
+    The result is a scalar without gradient. It is estimated once, on the first batch, and then kept constant.
+    Log scores of −∞ are excluded from the mean.
+
+    Example:
+        >>> log_scores_BK = torch.tensor([[1.0, 3.0, 0.0]]).log()  # mean of 1 and 3 is 2
+        >>> round(float(estimate_log_normalizer(log_scores_BK, images=10).exp()), 4)
+        20.0
     """
     log_scores_BK = log_scores_BK.detach()
     scored = (log_scores_BK > -math.inf).sum().to(log_scores_BK.dtype)
@@ -87,20 +121,35 @@ def estimate_log_normalizer(log_scores_BK: Tensor, images: int) -> Tensor:
 
 
 def estimate_normalizer(scores_BK: Tensor, images: int) -> Tensor:
-    """Z = mean(score)·N, for scores as the paper writes them; see `estimate_log_normalizer`."""
+    """Z = mean(score)·N, in the notation of the CRD paper; see `estimate_log_normalizer`.
+
+    Example:
+        >>> float(estimate_normalizer(torch.tensor([[1.0, 3.0]]), images=10))
+        20.0
+    """
     return scores_BK.detach().mean() * images
 
 
 def nce_loss(
     log_scores_BK1: Tensor, log_normalizer: Tensor | float, images: int, shares_B: Tensor | None = None
 ) -> Tensor:
-    """Noise-contrastive loss, in nats, of log scores (B × (K+1)) whose column 0 is the positive.
+    """Noise-contrastive estimation (NCE) loss in nats; lower is better, at least 0.
 
     With P = score/Z, and c = K/N for noise that is uniform over N ``images``:
-    −mean_B [ log P_0/(P_0 + c) + Σ_k log c/(P_k + c) ]. Both terms are log-sigmoids of ±(log P − log c), so
-    neither P nor P + c is ever formed, and no score is too small or too large. Where some of the K scores
-    are −∞ and count for nothing, ``shares_B`` is the share of them that count, and the sum over the others
-    is divided by it, which leaves its expectation that of K negatives.
+    −mean_B [ log P_0/(P_0 + c) + Σ_k log c/(P_k + c) ]. Both terms are log-sigmoids of ±(log P − log c).
+    They are computed from the logarithms, so a very small or very large score cannot underflow or overflow.
+
+    Args:
+        log_scores_BK1: log scores (B × (K+1)) with the positive in column 0, K ≥ 1.
+        log_normalizer: log Z.
+        images: number of rows N of the memory bank.
+        shares_B: fraction in (0, 1] of the K negatives of an image whose score is not −∞. The sum over the
+            negatives is divided by it, so that its expected value equals that of K negatives. None: 1.
+
+    Example:
+        >>> log_scores_BK1 = torch.tensor([[0.0, 0.0]])  # P = 1/2 = c for N = 2, K = 1
+        >>> round(float(nce_loss(log_scores_BK1, math.log(2), images=2)), 4)  # 2 ln 2
+        1.3863
     """
     negatives = log_scores_BK1.shape[1] - 1
     assert negatives > 0, "column 0 is the positive; at least one negative must follow"
@@ -113,14 +162,32 @@ def nce_loss(
 
 
 def log_normalizers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:
-    """Both directions' log Z, shape (2), estimated from the first batch's log scores."""
+    """log Z of both directions, shape (2), estimated from the log scores of the first batch.
+
+    Example:
+        >>> scores = (torch.zeros(1, 3), torch.zeros(1, 3))
+        >>> log_normalizers_of(scores, images=10).exp().round().tolist()
+        [10.0, 10.0]
+    """
     return torch.stack([estimate_log_normalizer(log_scores_BK1, images) for log_scores_BK1 in scores])
 
 
 def nce_both_ways(
     scores: tuple[Tensor, Tensor], log_normalizers: Tensor, images: int, shares_B: Tensor | None = None
 ) -> Tensor:
-    """The NCE losses of student against targets and of target against students, added up."""
+    """The sum of the NCE losses of both directions: student against targets, and target against students.
+
+    Args:
+        scores: log scores of the two directions, each as for `nce_loss`.
+        log_normalizers: log Z of the two directions, shape (2).
+        images: number of rows of a memory bank.
+        shares_B: as for `nce_loss`.
+
+    Example:
+        >>> scores = (torch.zeros(1, 2), torch.zeros(1, 2))
+        >>> round(float(nce_both_ways(scores, torch.tensor([2.0, 2.0]).log(), images=2)), 4)  # 4 ln 2
+        2.7726
+    """
     student_BK1, target_BK1 = scores
     return nce_loss(student_BK1, log_normalizers[0], images, shares_B) + nce_loss(
         target_BK1, log_normalizers[1], images, shares_B
@@ -135,7 +202,14 @@ def both_bank_log_scores(
     rows_BK1: Tensor,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """`bank_log_scores` of student against target bank, and of target against student bank."""
+    """`bank_log_scores` of both directions: student against the target bank, target against the student bank.
+
+    Example:
+        >>> v_BD, bank_ND = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> scores = both_bank_log_scores(v_BD, v_BD, bank_ND, -bank_ND, torch.tensor([[0, 1]]), 0.5)
+        >>> [direction.tolist() for direction in scores]
+        [[[-2.0, 0.0]], [[2.0, 0.0]]]
+    """
     return (
         bank_log_scores(student_BD, target_bank_ND, rows_BK1, temperature),
         bank_log_scores(target_BD, student_bank_ND, rows_BK1, temperature),
@@ -151,16 +225,32 @@ def contrast_loss(
     log_normalizers: Tensor,
     temperature: float,
 ) -> Tensor:
-    """The feature-matching term of RichKD: NCE loss of student against target bank, plus the reverse.
+    """The feature loss of RichKD: NCE loss of the student against the target bank, plus the reverse.
 
-    ``student_BD`` and ``target_BD`` are unit-norm embeddings, ``target_BD`` the fused one; both receive
-    gradients, since both heads are trained, and the banks receive none. ``rows_BK1[:, 0]`` is each image's
-    own row, the other K columns are rows of other classes (`negative_rows`). ``log_normalizers`` holds
-    log Z of student against target bank, then of target against student bank
-    (`log_normalizers_of`). Source: CRD (Tian et al. 2020, equations 17 and 18) in both directions.
+    Source: CRD (Tian et al. 2020, equations 17 and 18), in both directions.
+
+    Args:
+        student_BD: unit-norm embeddings of the student; they receive a gradient.
+        target_BD: fused unit-norm embeddings of the teachers; they receive a gradient, because the
+            projection heads of the teachers are trained, too.
+        student_bank_ND: memory bank of the student; no gradient.
+        target_bank_ND: memory bank of the target; no gradient.
+        rows_BK1: bank rows; column 0 is the row of the image, the other K columns are rows of other classes
+            (`richkd.losses.negatives.negative_rows`).
+        log_normalizers: log Z of student against target bank and of target against student bank, shape (2)
+            (`log_normalizers_of`).
+        temperature: τ > 0.
 
     Raises:
-        ConfigError: where the temperature is not a positive finite number.
+        ConfigError: the temperature is not a positive finite number.
+
+    Example:
+        >>> bank_ND, log_z = torch.eye(2), torch.zeros(2)
+        >>> v_BD, rows_BK1 = torch.tensor([[1.0, 0.0]]), torch.tensor([[0, 1]])
+        >>> right = contrast_loss(v_BD, v_BD, bank_ND, bank_ND, rows_BK1, log_z, 0.5)
+        >>> wrong = contrast_loss(v_BD.flip(1), v_BD.flip(1), bank_ND, bank_ND, rows_BK1, log_z, 0.5)
+        >>> bool(right < wrong)
+        True
     """
     scores = both_bank_log_scores(
         student_BD, target_BD, student_bank_ND, target_bank_ND, rows_BK1, temperature

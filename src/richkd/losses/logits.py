@@ -1,4 +1,4 @@
-"""Losses on class logits: cross-entropy with the labels, and divergence from a teacher."""
+"""Losses on class logits: cross-entropy with the labels, and KL divergence from a teacher."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from richkd.core.types import UNLABELED
 
 
 def cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of the labels, in nats: the supervised term of every method.
+    """Mean cross-entropy with the labels in nats: the supervised loss term of all methods.
 
-    −mean_B Σ_c q_c log softmax(z)_c with q = (1−s)·onehot(y) + s/C, where s is ``label_smoothing`` in
-    [0, 1]. An image without a label (−1) adds zero to this mean, and counts in B. Computed in float32
-    whatever the input, or in float64 where the input is. Label smoothing: Szegedy et al. 2016, "Rethinking
-    the Inception architecture".
+    −mean_B Σ_c q_c log softmax(z)_c with q = (1−s)·onehot(y) + s/C. The loss of an image without a label is
+    zero, but the image counts in B. Computed in float32, or in float64 if the logits are float64. Label
+    smoothing: Szegedy et al. 2016, "Rethinking the Inception architecture".
+
+    Args:
+        logits_BC: logits of the student.
+        labels_B: class indices; −1 marks an image without a label.
+        label_smoothing: s in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> logits_BC = torch.zeros(2, 4)
+        >>> round(float(cross_entropy(logits_BC, torch.tensor([0, 3]))), 4)  # ln 4
+        1.3863
+        >>> round(float(cross_entropy(logits_BC, torch.tensor([0, -1]))), 4)  # one image has no label
+        0.6931
     """
     total = F.cross_entropy(
         at_least_fp32(logits_BC),
@@ -30,16 +42,29 @@ def cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float
 def kd_divergence(
     student_BC: Tensor, teacher_BC: Tensor, temperature: float, weight_B: Tensor | None = None
 ) -> Tensor:
-    """Divergence of the student's softened distribution from the teacher's: the logit-matching term.
+    """KL divergence between the softened distributions of teacher and student: the logit loss.
 
-    T² · mean_B w · KL(softmax(teacher/T) ‖ softmax(student/T)), in nats, with all w = 1 unless
-    ``weight_B`` says how far the teacher is to be believed of each image. The factor T² keeps the size of the
-    gradient when T changes. The teacher receives no gradient. Computed in float32 or higher. Source:
-    Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", section 2; term L of
-    RichKD, where ``teacher_BC`` holds the fused logits.
+    T² · mean_B w · KL(softmax(teacher/T) ‖ softmax(student/T)), in nats. The factor T² keeps the magnitude of
+    the gradient independent of T. Computed in float32 or higher. Source: Hinton, Vinyals and Dean 2015,
+    "Distilling the knowledge in a neural network", section 2. This is term L of RichKD, with the fused logits
+    as ``teacher_BC``.
+
+    Args:
+        student_BC: logits of the student.
+        teacher_BC: logits of the teacher; no gradient.
+        temperature: T > 0.
+        weight_B: weight w ≥ 0 of each image; None for w = 1.
 
     Raises:
-        ConfigError: where the temperature is not a positive finite number.
+        ConfigError: the temperature is not a positive finite number.
+
+    Example:
+        >>> import torch
+        >>> logits_BC = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> float(kd_divergence(logits_BC, logits_BC, temperature=4.0))
+        0.0
+        >>> float(kd_divergence(logits_BC, -logits_BC, temperature=4.0)) > 0
+        True
     """
     check_temperature(temperature)
     student_log_BC = F.log_softmax(at_least_fp32(student_BC) / temperature, dim=-1)

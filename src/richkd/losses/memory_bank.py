@@ -1,13 +1,14 @@
-"""What the contrastive feature loss remembers: projections to one width, and earlier embeddings."""
+"""State of the contrastive loss: projection heads, and memory banks or queues of earlier embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from richkd.config.schema import MethodConfig
 from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.contrast import both_bank_log_scores, log_normalizers_of, nce_both_ways, shared_log_scores
@@ -17,20 +18,40 @@ from richkd.losses.negatives import below, draw, initial_bank, negative_rows, ro
 Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
 
 
-class ContrastMemory(nn.Module):
-    """Embedding heads, remembered embeddings and normalizers of the contrastive loss.
+@dataclass(frozen=True)
+class ContrastSettings:
+    """Settings of `ContrastMemory`.
 
-    One linear head projects each network's features (student and every teacher) to ``embed_width``. The
-    two normalizers Z are estimated on the first batch and then kept (paper: settings of the reference
-    code). Where negatives come from is ``config.contrast``: :class:`Banks` or :class:`Queues`.
+    Attributes:
+        embed_dim: width D of the embedding in which features are compared.
+        negatives: ``"memory-bank"``: each image has its own negatives; ``"shared"``: one set per batch;
+            ``"queue"``: the latest embeddings.
+        num_negatives: number K of negatives.
+        temperature: temperature of the scores.
+        momentum: momentum of the memory banks, in [0, 1).
+    """
+
+    embed_dim: int = 128
+    negatives: Literal["memory-bank", "shared", "queue"] = "memory-bank"
+    num_negatives: int = 16384
+    temperature: float = 0.07
+    momentum: float = 0.5
+
+
+class ContrastMemory(nn.Module):
+    """Projection heads, earlier embeddings and normalizers of the contrastive loss.
+
+    One linear head projects each network's features (student and every teacher) to ``embed_dim``. The two
+    normalizers Z are estimated on the first batch and then kept, as in the published code.
+    ``settings.negatives`` selects where negatives come from: :class:`Banks` or :class:`Queues`.
 
     Args:
         student_width: width F of the student's feature.
         teacher_widths: width of each teacher's feature.
-        labels_N: labels of the training images. One without a label is a class of its own: which others are
-            of its class is not known.
+        labels_N: labels of the training images. An unlabeled image forms its own class, because its class is
+            unknown.
         classes: how many classes there are.
-        config: ``embed_width``, ``contrast``, ``negatives``, ``contrast_temperature``, ``bank_momentum``.
+        settings: see `ContrastSettings`.
         seed: what negatives and initial embeddings are drawn from.
     """
 
@@ -42,18 +63,18 @@ class ContrastMemory(nn.Module):
         teacher_widths: Sequence[int],
         labels_N: Tensor,
         classes: int,
-        config: MethodConfig,
+        settings: ContrastSettings,
         seed: int,
     ) -> None:
         super().__init__()
-        width = config.embed_width
+        width = settings.embed_dim
         self.student_head = nn.Linear(student_width, width)
         self.teacher_heads = nn.ModuleList(
             nn.Linear(teacher_width, width) for teacher_width in teacher_widths
         )
-        kind = Queues if config.contrast == "queue" else Banks
+        kind = Queues if settings.negatives == "queue" else Banks
         groups_N, groups = with_own_classes(labels_N, classes)
-        self.rows: Banks | Queues = kind(groups_N, groups, config, seed)
+        self.negatives: Banks | Queues = kind(groups_N, groups, settings, seed)
         self.register_buffer("log_normalizers", torch.full((2,), torch.nan))
         self.images = len(labels_N)
 
@@ -68,22 +89,22 @@ class ContrastMemory(nn.Module):
 
     def loss(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Tensor:
         """The contrastive loss of a batch, its negatives a function of (seed, step)."""
-        scores, shares_B = self.rows(student_BD, target_BD, batch, step)
+        scores, shares_B = self.negatives(student_BD, target_BD, batch, step)
         if step == 0:
             self.log_normalizers.copy_(log_normalizers_of(scores, self.images))
         return nce_both_ways(scores, self.log_normalizers, self.images, shares_B)
 
-    def remember(self, index_B: Tensor, memory: dict[str, Tensor]) -> None:
-        """Keep the new embeddings of these images."""
-        self.rows.remember(index_B, memory["student"], memory["target"])
+    def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
+        """Store the new embeddings of these images."""
+        self.negatives.remember(index_B, student_BD, target_BD)
 
 
 class Banks(nn.Module):
-    """A row for every training image in each of two banks, sorted by class.
+    """Two memory banks with one row per training image, sorted by class.
 
-    ``full``: each image has K negatives of its own, rows of other classes. ``shared``: the batch has one
-    set of K rows, of which those of an image's own class do not count for it; a third of the cost, and
-    independent of the number of images.
+    With ``memory-bank``, each image has its own K negatives, rows of other classes. With ``shared``, the
+    batch has one set of K rows, and those of an image's own class do not count for it; this costs a third,
+    whatever the number of images.
     """
 
     student_ND: Tensor
@@ -93,11 +114,11 @@ class Banks(nn.Module):
     class_sizes_C: Tensor
     labels_N: Tensor
 
-    def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
+    def __init__(self, labels_N: Tensor, classes: int, settings: ContrastSettings, seed: int) -> None:
         super().__init__()
-        self.config, self.seed = config, seed
+        self.settings, self.seed = settings, seed
         for name in ("student", "target"):
-            bank_ND = initial_bank(len(labels_N), config.embed_width, mix_seed(seed, name))
+            bank_ND = initial_bank(len(labels_N), settings.embed_dim, mix_seed(seed, name))
             self.register_buffer(f"{name}_ND", bank_ND)
         # These follow from the labels, so checkpoints need not carry them.
         rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
@@ -108,12 +129,12 @@ class Banks(nn.Module):
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
         rows_B, labels_B = self.row_of_image_N[batch.index_B], self.labels_N[batch.index_B]
-        if self.config.contrast == "shared":
+        if self.settings.negatives == "shared":
             return self._shared(student_BD, target_BD, rows_B, labels_B, step)
-        draws_BK = draw(self.seed, step, (len(rows_B), self.config.negatives), rows_B.device)
+        draws_BK = draw(self.seed, step, (len(rows_B), self.settings.num_negatives), rows_B.device)
         negatives_BK = negative_rows(labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
         rows_BK1 = torch.cat([rows_B[:, None], negatives_BK], dim=1)
-        temperature = self.config.contrast_temperature
+        temperature = self.settings.temperature
         scores = both_bank_log_scores(
             student_BD, target_BD, self.student_ND, self.target_ND, rows_BK1, temperature
         )
@@ -122,17 +143,17 @@ class Banks(nn.Module):
     def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
         """Move the images' rows towards their new embeddings."""
         rows_B = self.row_of_image_N[index_B]
-        update_bank(self.student_ND, rows_B, student_BD, self.config.bank_momentum)
-        update_bank(self.target_ND, rows_B, target_BD, self.config.bank_momentum)
+        update_bank(self.student_ND, rows_B, student_BD, self.settings.momentum)
+        update_bank(self.target_ND, rows_B, target_BD, self.settings.momentum)
 
     def _shared(
         self, student_BD: Tensor, target_BD: Tensor, rows_B: Tensor, labels_B: Tensor, step: int
     ) -> Scores:
-        draws_K = draw(self.seed, step, (self.config.negatives,), rows_B.device)
+        draws_K = draw(self.seed, step, (self.settings.num_negatives,), rows_B.device)
         rows_K = below(draws_K, len(self.student_ND))
         starts_B1 = self.class_starts_C[labels_B, None]
         excluded_BK = (rows_K >= starts_B1) & (rows_K < starts_B1 + self.class_sizes_C[labels_B, None])
-        temperature = self.config.contrast_temperature
+        temperature = self.settings.temperature
         scores = (
             shared_log_scores(
                 student_BD, self.target_ND[rows_B], self.target_ND[rows_K], excluded_BK, temperature
@@ -157,13 +178,13 @@ class Queues(nn.Module):
     next: Tensor
     labels_N: Tensor
 
-    def __init__(self, labels_N: Tensor, classes: int, config: MethodConfig, seed: int) -> None:
+    def __init__(self, labels_N: Tensor, classes: int, settings: ContrastSettings, seed: int) -> None:
         super().__init__()
-        self.temperature = config.contrast_temperature
+        self.temperature = settings.temperature
         for name in ("student", "target"):
-            queue_KD = initial_bank(config.negatives, config.embed_width, mix_seed(seed, name))
+            queue_KD = initial_bank(settings.num_negatives, settings.embed_dim, mix_seed(seed, name))
             self.register_buffer(f"{name}_KD", queue_KD)
-        self.register_buffer("labels_K", torch.full((config.negatives,), -1))
+        self.register_buffer("labels_K", torch.full((settings.num_negatives,), -1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("labels_N", labels_N, persistent=False)
         # Refuses data of one class, which have no negatives.

@@ -1,6 +1,7 @@
-"""Which bank rows an image is told apart from, and how banks begin and move.
+"""Sample the negatives of the contrastive loss, and initialize and update the memory banks.
 
-Negatives are rows of other classes. Banks sorted by class make "a row of another class" arithmetic.
+Negatives are rows of other classes. In a memory bank that is sorted by class, a random row of another class
+is found by arithmetic, without lists of rows per class.
 """
 
 from __future__ import annotations
@@ -18,18 +19,28 @@ from richkd.losses.features import normalize
 
 
 def rows_by_class(labels_N: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each image's row lies in a bank that is sorted by class.
+    """Assign each image a row of a memory bank that is sorted by class.
 
-    Returns the row of each image (N; images of a class keep their order), and the first row (C) and the
-    number of rows (C) of each class. Sorted rows make "a row of another class" arithmetic, without lists.
+    Args:
+        labels_N: labels of the training images.
+        classes: number of classes C.
+
+    Returns:
+        The row of each image (N), where images of the same class keep their order; the first row of each
+        class (C); and the number of rows of each class (C).
 
     Raises:
-        DataError: where fewer than two classes have images, so that no negative exists.
+        DataError: fewer than two classes have images, so there are no negatives.
+
+    Example:
+        >>> rows_N, starts_C, sizes_C = rows_by_class(torch.tensor([1, 0, 1]), classes=2)
+        >>> rows_N.tolist(), starts_C.tolist(), sizes_C.tolist()
+        ([1, 0, 2], [0, 1], [1, 2])
     """
     sizes_C = torch.bincount(labels_N, minlength=classes)
     if int((sizes_C > 0).sum()) < 2:
         raise DataError(
-            "Contrast needs images of at least two classes, since negatives come from other classes",
+            "The contrastive loss needs images of at least two classes (negatives come from other classes)",
             got=f"{len(labels_N)} images, all of one class",
             fix="train on more classes, or use a method without the contrastive feature loss.",
         )
@@ -44,8 +55,20 @@ def negative_rows(
 ) -> Tensor:
     """Bank rows (B × K, int64) of other classes, uniform with replacement, from given random integers.
 
-    For a bank sorted by class (`rows_by_class`): r = `below` (draw, N − n_y), and row = r, or r + n_y
-    where r is at or beyond the first row of the image's class y, which skips exactly the rows of y.
+    With r = `below` (draw, N − n_y), the row is r if r is before the first row of the image's class y, else
+    r + n_y. This skips exactly the rows of y.
+
+    Args:
+        labels_B: labels of the batch.
+        class_starts_C: first row of each class (`rows_by_class`).
+        class_sizes_C: number of rows of each class (`rows_by_class`).
+        draws_BK: random integers of `draw`.
+
+    Example:
+        >>> starts_C, sizes_C = torch.tensor([0, 1]), torch.tensor([1, 2])
+        >>> draws_BK = torch.tensor([[0, 2**30], [0, 2**30]])
+        >>> negative_rows(torch.tensor([0, 1]), starts_C, sizes_C, draws_BK).tolist()
+        [[1, 2], [0, 0]]
     """
     starts_B1 = class_starts_C[labels_B, None]
     sizes_B1 = class_sizes_C[labels_B, None]
@@ -54,9 +77,21 @@ def negative_rows(
 
 
 def draw(seed: int, step: int, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Random integers from [0, 2³¹) for the negatives of one step, a function of (seed, step) alone.
+    """Random integers in [0, 2³¹) for the negatives of one step; they depend only on (seed, step).
 
-    A CPU draws them with NumPy's SFC64, five times as fast as torch's generator; a GPU draws others.
+    The CPU uses NumPy's SFC64, which is five times as fast as the generator of PyTorch. Other devices use the
+    generator of PyTorch, so their numbers differ from those of the CPU.
+
+    Args:
+        seed: seed of the run.
+        step: training step.
+        shape: shape of the result.
+        device: device of the result.
+
+    Example:
+        >>> first, again, other = (draw(0, step, (2, 3), "cpu") for step in (7, 7, 8))
+        >>> tuple(first.shape), torch.equal(first, again), torch.equal(first, other)
+        ((2, 3), True, False)
     """
     key = mix_seed(seed, "negatives", step)
     if torch.device(device).type != "cpu":
@@ -68,17 +103,32 @@ def draw(seed: int, step: int, shape: tuple[int, ...], device: torch.device | st
 
 
 def below(draws: Tensor, limit: Tensor | int) -> Tensor:
-    """Integers uniform in [0, limit) from those of `draw`: ⌊draw·limit/2³¹⌋, without a slow remainder.
+    """Convert the integers of `draw` to uniform integers in [0, limit): ⌊draw·limit/2³¹⌋.
 
-    A number's probability is off by at most limit/2³¹ of itself: 2·10⁻⁵ for 50,000 images.
+    This is faster than a remainder. The relative error of the probability of a number is at most limit/2³¹,
+    that is 2·10⁻⁵ for 50,000 images.
+
+    Example:
+        >>> below(torch.tensor([0, 2**30, 2**31 - 1]), 10).tolist()
+        [0, 5, 9]
     """
     return draws * limit >> 31
 
 
 def initial_bank(images: int, width: int, seed: int) -> Tensor:
-    """A bank (N × D, float32, CPU) before training: uniform in ±1/√(D/3), so that E‖row‖² = 1, as in CRD.
+    """Initial memory bank (N × D, float32, on the CPU): uniform in ±1/√(D/3), so that E‖row‖² = 1, as in CRD.
 
-    A function of ``seed`` alone: give the two banks two seeds.
+    The result depends only on the arguments, so use different seeds for the two banks.
+
+    Args:
+        images: number of rows N.
+        width: width D of an embedding.
+        seed: seed of the random numbers.
+
+    Example:
+        >>> bank_ND = initial_bank(images=1000, width=12, seed=0)
+        >>> tuple(bank_ND.shape), bool(bank_ND.abs().max() <= 0.5)
+        ((1000, 12), True)
     """
     generator = torch.Generator().manual_seed(mix_seed(seed, "bank"))
     bound = 1.0 / math.sqrt(width / 3)
@@ -87,18 +137,30 @@ def initial_bank(images: int, width: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def update_bank(bank_ND: Tensor, rows_B: Tensor, v_BD: Tensor, momentum: float) -> None:
-    """Move the rows of a batch towards its embeddings, in place: row ← normalized(m·row + (1−m)·v).
+    """Update the rows of a batch in place by a moving average: row ← normalized(m·row + (1−m)·v).
 
-    ``rows_B`` must not name a row twice. Call it after the backward pass, which still needs the old rows.
+    Call it after the backward pass, which still needs the old rows.
+
+    Args:
+        bank_ND: the memory bank; it is changed.
+        rows_B: the row of each image, without duplicates.
+        v_BD: the embeddings of the batch.
+        momentum: m in [0, 1].
 
     Raises:
-        ConfigError: where the momentum is outside [0, 1].
+        ConfigError: the momentum is outside [0, 1].
+
+    Example:
+        >>> bank_ND = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> update_bank(bank_ND, torch.tensor([0]), torch.tensor([[0.0, 2.0]]), momentum=0.0)
+        >>> bank_ND.tolist()
+        [[0.0, 1.0], [0.0, 1.0]]
     """
     if not 0.0 <= momentum <= 1.0:
         raise ConfigError(
             "Argument 'momentum' must lie in [0, 1]",
             got=repr(momentum),
-            fix="use 0.5, as CRD does; 0 keeps the newest embedding alone.",
+            fix="use 0.5, as CRD does; 0 keeps only the newest embedding.",
         )
-    moved_BD = momentum * at_least_fp32(bank_ND[rows_B]) + (1.0 - momentum) * at_least_fp32(v_BD)
-    bank_ND[rows_B] = normalize(moved_BD).to(bank_ND.dtype)
+    mean_BD = momentum * at_least_fp32(bank_ND[rows_B]) + (1.0 - momentum) * at_least_fp32(v_BD)
+    bank_ND[rows_B] = normalize(mean_BD).to(bank_ND.dtype)

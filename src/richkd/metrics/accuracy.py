@@ -1,4 +1,7 @@
-"""Accuracy, calibration and temperature of stored logits, in float64 and with refusals instead of guesses."""
+"""Accuracy, likelihood and calibration of stored logits, computed in float64.
+
+Invalid input raises an error; nothing is corrected silently.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,15 @@ from richkd.metrics.checks import check_pair, checked, checked_probs, checked_sc
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one model does on ``n`` images.
+    """The metrics of one model; made by `measure`.
 
-    ``top1`` and ``top5`` are fractions in [0, 1], ``nll`` is in nats, ``ece`` in [0, 1] (15 bins), ``brier``
-    in [0, 2].
+    Attributes:
+        top1: top-1 accuracy, a fraction in [0, 1].
+        top5: top-5 accuracy, a fraction in [0, 1].
+        nll: negative log-likelihood in nats.
+        ece: expected calibration error in [0, 1], with 15 bins.
+        brier: Brier score in [0, 2].
+        n: number of images.
     """
 
     top1: float
@@ -30,32 +38,45 @@ class Metrics:
     n: int
 
     def to_dict(self) -> dict[str, float | int]:
-        """The fields by name, ready for JSON."""
+        """The fields as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
 def accuracy(logits_NC: Tensor, labels_N: Tensor, k: int = 1) -> float:
-    """Fraction of images whose label is among the k highest logits; k beyond C counts every image.
+    """Top-k accuracy: the fraction of images whose label is among the k highest logits.
 
-    Of equal logits the lower class comes first, so that a constant predictor is right on class 0 alone.
+    If k exceeds the number of classes, every image counts as correct. Equal logits are ranked by class
+    index, so a constant predictor is correct on class 0 only.
 
     Raises:
-        RichKDError: where logits are not finite, labels are outside the classes, shapes disagree, or k < 1.
+        RichKDError: the logits are not finite, a label is not a valid class, the shapes do not match, or
+            k < 1.
+
+    Example:
+        >>> logits_NC = torch.tensor([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
+        >>> accuracy(logits_NC, torch.tensor([1, 2]))
+        0.5
+        >>> accuracy(logits_NC, torch.tensor([1, 2]), k=3)
+        1.0
     """
     if k < 1:
         raise ConfigError("Argument 'k' must be at least 1", got=repr(k), fix="use 1 or 5.")
     logits_NC, labels_N = checked(logits_NC, labels_N)
-    own_N1 = logits_NC.gather(1, labels_N[:, None])
+    true_N1 = logits_NC.gather(1, labels_N[:, None])
     before_NC = torch.arange(logits_NC.shape[1], device=logits_NC.device) < labels_N[:, None]
-    rank_N = ((logits_NC > own_N1) | ((logits_NC == own_N1) & before_NC)).sum(1)
+    rank_N = ((logits_NC > true_N1) | ((logits_NC == true_N1) & before_NC)).sum(1)
     return float((rank_N < k).double().mean())
 
 
 def nll(logits_NC: Tensor, labels_N: Tensor) -> float:
-    """Negative log-likelihood of the labels, −mean log softmax(z)_y, in nats.
+    """Negative log-likelihood of the labels, −mean log softmax(z)_y, in nats; lower is better.
 
     Raises:
-        RichKDError: where logits are not finite, labels are outside the classes, or shapes disagree.
+        RichKDError: the logits are not finite, a label is not a valid class, or the shapes do not match.
+
+    Example:
+        >>> round(nll(torch.zeros(2, 4), torch.tensor([0, 3])), 4)  # uniform over 4 classes: ln 4
+        1.3863
     """
     logits_NC, labels_N = checked(logits_NC, labels_N)
     log_NC = F.log_softmax(logits_NC, dim=-1)
@@ -63,22 +84,33 @@ def nll(logits_NC: Tensor, labels_N: Tensor) -> float:
 
 
 def brier(probs_NC: Tensor, labels_N: Tensor) -> float:
-    """Brier score of all classes, mean_N Σ_k (p_k − [y = k])², in [0, 2] (Brier 1950).
+    """Brier score over all classes, mean_N Σ_k (p_k − [y = k])², in [0, 2]; lower is better.
+
+    Source: Brier 1950, "Verification of forecasts expressed in terms of probability".
 
     Raises:
-        RichKDError: where rows are not distributions, labels are outside the classes, or shapes disagree.
+        RichKDError: a row is not a distribution, a label is not a valid class, or the shapes do not match.
+
+    Example:
+        >>> brier(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))  # one right, one wrong
+        1.0
     """
     probs_NC, labels_N = checked_probs(probs_NC, labels_N)
-    own_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
-    # (p_y − 1)² = p_y² − 2·p_y + 1 saves the one-hot matrix.
-    return float((probs_NC.square().sum(1) - 2 * own_N + 1).mean())
+    true_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
+    # (p_y − 1)² = p_y² − 2·p_y + 1, so no one-hot matrix is needed.
+    return float((probs_NC.square().sum(1) - 2 * true_N + 1).mean())
 
 
 def agreement(a_logits_NC: Tensor, b_logits_NC: Tensor) -> float:
-    """Fraction of images on which two models choose the same class, such as student and teacher.
+    """Fraction of images for which two models, such as student and teacher, predict the same class.
 
     Raises:
-        RichKDError: where either model's logits are not finite, or shapes disagree.
+        RichKDError: the logits of a model are not finite, or the shapes do not match.
+
+    Example:
+        >>> student_NC = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> agreement(student_NC, torch.tensor([[3.0, 0.0], [2.0, 1.0]]))
+        0.5
     """
     check_pair(a_logits_NC, b_logits_NC)
     a_NC, b_NC = checked_scores(a_logits_NC), checked_scores(b_logits_NC)
@@ -86,11 +118,16 @@ def agreement(a_logits_NC: Tensor, b_logits_NC: Tensor) -> float:
 
 
 def measure(logits_NC: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Metrics:
-    """All `Metrics` of a model's logits, its probabilities being softmax(z/temperature).
+    """Compute all `Metrics` of a model from its logits z, with the probabilities softmax(z/temperature).
 
     Raises:
-        RichKDError: where logits are not finite, labels are outside the classes, shapes disagree, or the
-            temperature is not positive.
+        RichKDError: the logits are not finite, a label is not a valid class, the shapes do not match, or
+            the temperature is not a positive finite number.
+
+    Example:
+        >>> metrics = measure(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))
+        >>> metrics.top1, metrics.n, round(metrics.ece, 2)
+        (0.5, 2, 0.5)
     """
     check_temperature(temperature)
     logits_NC, labels_N = checked(logits_NC, labels_N)

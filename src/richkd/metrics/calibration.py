@@ -1,4 +1,8 @@
-"""How far a model's confidence can be taken at its word, bin by bin."""
+"""Calibration: compare the confidence of a model with its accuracy, and fit a temperature.
+
+The confidence of an image is the highest probability of its row. A model is calibrated if, among all images
+of confidence c, a fraction c is classified correctly.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,15 @@ TEMPERATURE_RANGE = (0.01, 100.0)
 
 @dataclass(frozen=True)
 class Reliability(Figures):
-    """A reliability diagram: for each equal-width bin its images, their accuracy and mean confidence.
+    """The data of a reliability diagram with equal-width bins; made by `reliability`.
 
-    ``edges`` has one number more than there are bins; an empty bin has neither accuracy nor confidence.
-    ``ece`` is `richkd.metrics.calibration.ece`, ``mce`` the largest |accuracy − confidence| of a bin.
+    Attributes:
+        edges: the bin edges, from 0 to 1; one more than there are bins.
+        count: number of images per bin.
+        accuracy: accuracy per bin; None for an empty bin.
+        confidence: mean confidence per bin; None for an empty bin.
+        ece: expected calibration error, see `richkd.metrics.calibration.ece`.
+        mce: maximum calibration error, the largest |accuracy − confidence| of a bin.
     """
 
     edges: tuple[float, ...]
@@ -33,13 +42,20 @@ class Reliability(Figures):
 
 
 def reliability(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Reliability:
-    """The numbers of a reliability diagram over equal-width bins, with ECE and MCE.
+    """Compute a reliability diagram with equal-width bins, with ECE and MCE.
 
-    MCE = max_b |acc(b) − conf(b)| over bins that hold images; a bin of few images makes it large by chance.
-    Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
+    MCE = max_b |acc(b) − conf(b)| over the non-empty bins. A bin with few images can make it large by
+    chance. Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
 
     Raises:
-        RichKDError: as `confidence_and_correct`, and where bins < 1.
+        RichKDError: as `confidence_and_correct`, or bins < 1.
+
+    Example:
+        >>> diagram = reliability(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]), bins=2)
+        >>> diagram.count, diagram.accuracy, diagram.confidence
+        ((0, 2), (None, 0.5), (None, 0.75))
+        >>> diagram.mce
+        0.25
     """
     check_bins(bins)
     confidence_N, correct_N = confidence_and_correct(probs_NC, labels_N)
@@ -63,14 +79,20 @@ def reliability(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Reliabili
 
 
 def adaptive_ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
-    """Expected calibration error over equal-mass bins: images by confidence, N/bins in each; in [0, 1].
+    """Expected calibration error over equal-mass bins, in [0, 1]; lower is better.
 
-    (1/N) Σ_b |Σ_{i∈b} (1[ŷ = y] − c)|. An image on the border of two bins is divided between them, and tied
-    images fill bins in equal parts. Source: Nguyen and O'Connor 2015, "Posterior calibration and exploratory
-    analysis for natural language processing models".
+    The images are sorted by confidence and each bin takes N/bins of them:
+    (1/N) Σ_b |Σ_{i∈b} (1[ŷ = y] − c)|. An image on the border of two bins is split between them. If images
+    of equal confidence span several bins, each bin takes the same mixture of them. Source: Nguyen and
+    O'Connor 2015, "Posterior calibration and exploratory analysis for natural language processing models".
 
     Raises:
-        RichKDError: as `confidence_and_correct`, and where bins < 1.
+        RichKDError: as `confidence_and_correct`, or bins < 1.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.75, 0.25], [1.0, 0.0]])
+        >>> adaptive_ece(probs_NC, torch.tensor([1, 0]), bins=2)  # (|0 − 0.75| + |1 − 1|) / 2
+        0.375
     """
     check_bins(bins)
     ranking = ranked(probs_NC, labels_N)
@@ -83,17 +105,23 @@ def adaptive_ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
 def ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
     """Expected calibration error Σ_b (n_b/N)·|acc(b) − conf(b)| over equal-width bins of confidence.
 
-    Bin b holds confidences in [b/bins, (b+1)/bins); a confidence of exactly 1.0 belongs to the last bin. A
-    perfectly calibrated model scores about 0.012 on 10,000 images and 0.038 on 1,000: smaller differences
-    are noise. Source: Guo et al. 2017, "On calibration of modern neural networks", equation 3.
+    The range is [0, 1]; lower is better. Bin b holds the confidences in [b/bins, (b+1)/bins); the last bin
+    also holds 1.0. A perfectly calibrated model scores about 0.012 on 10,000 images and 0.038 on 1,000
+    images, so smaller differences are noise. Source: Guo et al. 2017, "On calibration of modern neural
+    networks", equation 3.
 
     Raises:
-        RichKDError: where rows are not distributions (the message says whether they look like logits or
-            like cosines), labels are outside the classes, shapes disagree, or bins < 1.
+        RichKDError: a row is not a distribution (the message says whether the values look like logits or
+            like cosine similarities), a label is not a valid class, the shapes do not match, or bins < 1.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+        >>> ece(probs_NC, torch.tensor([0, 1]))  # confidence 0.75, accuracy 0.5
+        0.25
     """
     check_bins(bins)
     probs_NC, labels_N = checked_probs(probs_NC, labels_N)
-    # On the CPU, where the sum of each bin has a fixed order.
+    # On the CPU the summation order within a bin is fixed, so the result is deterministic.
     confidence_N, guess_N = (x.cpu() for x in probs_NC.max(1))
     bin_N = bin_of(confidence_N, bins)
     # (n_b/N)·|acc − conf| is the absolute sum of (correct − confidence) in b, divided by N.
@@ -103,16 +131,26 @@ def ece(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> float:
 
 
 def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
-    """The T in [0.01, 100] that minimizes NLL(z/T): fit it on held-out images, never on the test set.
+    """Temperature scaling: the T in [0.01, 100] that minimizes NLL(z/T).
 
-    The NLL is convex in β = 1/T, with the derivative mean E_p[z − z_y] for p = softmax(βz), whose root is
-    found by Newton steps inside a shrinking bracket, to 1e-10 relative. Where every image is right the NLL
-    falls without end and T is 0.01; where the logits are worse than none T is 100; where all T are equally
-    good (constant rows) T is 1. Scale cosines by CLIP's logit scale first, since they alone would need a T
-    of about 0.01. Source: Guo et al. 2017, section 4.2.
+    Fit T on held-out images, never on the test set. The NLL is convex in β = 1/T. Its derivative is
+    mean E_p[z − z_y] with p = softmax(βz); the root is found by Newton steps inside a shrinking bracket, to a
+    relative precision of 1e-10. Limits:
+
+    - All images correct: the NLL decreases without bound in β, and T is 0.01.
+    - Logits worse than a uniform prediction: T is 100.
+    - Constant rows: all T are equally good, and T is 1.
+
+    Multiply cosine similarities by CLIP's logit scale first, otherwise T would be about 0.01. Source: Guo et
+    al. 2017, section 4.2.
 
     Raises:
-        RichKDError: where logits are not finite, labels are outside the classes, or shapes disagree.
+        RichKDError: the logits are not finite, a label is not a valid class, or the shapes do not match.
+
+    Example:
+        >>> logits_NC = torch.tensor([[4.0, 0.0]]).repeat(4, 1)
+        >>> round(fit_temperature(logits_NC, torch.tensor([0, 0, 0, 1])), 3)  # softmax(4/T) = 3/4
+        3.641
     """
     logits_NC, labels_N = checked(logits_NC, labels_N)
     above_NC = logits_NC - logits_NC.gather(1, labels_N[:, None])
@@ -136,7 +174,7 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
         slope, curvature = slope_and_curvature(beta)
         low, high = (low, beta) if slope > 0 else (beta, high)
         newton = beta - slope / curvature if curvature > 0 else high
-        # A Newton step that leaves the bracket, or no longer shrinks, gives way to bisection.
+        # Bisect if the Newton step leaves the bracket or is not at most half as long as the last step.
         usable = low <= newton <= high and abs(newton - beta) <= last_step / 2
         previous, beta = beta, newton if usable else (low * high) ** 0.5
         last_step = abs(beta - previous)
@@ -146,12 +184,24 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
 
 
 def check_bins(bins: int) -> None:
-    """Refuse fewer than one bin of confidence."""
+    """Check that there is at least one bin.
+
+    Raises:
+        ConfigError: bins < 1.
+
+    Example:
+        >>> check_bins(15)
+    """
     if bins < 1:
         raise ConfigError("Argument 'bins' must be at least 1", got=repr(bins), fix="use 15.")
 
 
 def bin_of(confidence_N: Tensor, bins: int) -> Tensor:
-    """Position of each confidence among ``bins`` equal-width bins of [0, 1]; exactly 1.0 is in the last."""
+    """Index of the equal-width bin of [0, 1] that holds each confidence; 1.0 belongs to the last bin.
+
+    Example:
+        >>> bin_of(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), bins=2).tolist()
+        [0, 1, 1]
+    """
     inner_edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     return torch.bucketize(confidence_N, inner_edges, right=True)

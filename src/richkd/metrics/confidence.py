@@ -1,16 +1,17 @@
-"""How often a model is confidently right or confidently wrong, and how well its confidence orders its errors.
+"""How often a model is confidently correct or confidently wrong, and how well confidence ranks its errors.
 
-The confidence of an image is the highest probability of its row, and the guess is the class that has it (of
-equal ones the lowest). Confidences depend on temperature, so compare models either after each was scaled on
-the same held-out images, or at matched coverage, or by AURC and AUGRC, which see the order alone.
+The confidence of an image is the highest probability of its row, and the prediction is the class with this
+probability (the lowest class index in case of ties). The confidence depends on the temperature. To compare
+models, fit the temperature of each on the same held-out images, or compare at equal coverage, or use AURC
+and AUGRC, which depend only on the ranking.
 
-**Ties.** Softmax saturates, so many images may have the very same confidence. Whatever depends on an order
-takes its expected value over all orders of the tied images: when a group of m images with g errors is
-entered by x of its places, x·g/m errors are counted. No image is preferred, and nothing depends on the order
-in which images are stored. The number of covered images q·N need not be whole, by the same rule.
+**Ties.** Softmax saturates, so many images can have exactly the same confidence. Metrics that depend on the
+ranking are expected values over all orders of the tied images: if x images of a group of m tied images with
+g errors are covered, x·g/m errors are counted. Therefore the result does not depend on the order in which
+the images are stored. By the same rule the number of covered images q·N can be fractional.
 
-Shape letters beside those of `richkd.core.types`: G groups of images of equal confidence, the most
-confident first.
+Shape letters in addition to those of `richkd.core.types`: G groups of images with equal confidence, sorted
+by descending confidence.
 """
 
 from __future__ import annotations
@@ -32,9 +33,15 @@ COVERAGES = (0.5, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class ConfidentRates(Figures):
-    """Shares of all ``n`` images that are confidently right and confidently wrong, each in [0, 1].
+    """Fractions of images that are confidently correct and confidently wrong; made by `confident_rates`.
 
-    ``threshold`` is the lowest confidence that counts as certain; ``correct`` + ``wrong`` is the coverage.
+    The coverage is ``correct`` + ``wrong``.
+
+    Attributes:
+        correct: confidently correct images / all images, in [0, 1].
+        wrong: confidently wrong images / all images, in [0, 1].
+        threshold: the lowest confidence that counts as confident.
+        n: number of images.
     """
 
     correct: float
@@ -45,10 +52,14 @@ class ConfidentRates(Figures):
 
 @dataclass(frozen=True)
 class RiskCoverage(Figures):
-    """Risk among the most confident images, at most as many points as were asked for, coverage rising.
+    """A risk-coverage curve; made by `risk_coverage`.
 
-    ``risk`` is errors / covered images, ``generalized_risk`` errors / all images (errors that are made and
-    not withheld); ``aurc`` and ``augrc`` are their means over all N coverages, whatever the points.
+    Attributes:
+        coverage: fraction of the images that are covered, the most confident first; ascending.
+        risk: errors among the covered images / covered images.
+        generalized_risk: errors among the covered images / all images.
+        aurc: mean of ``risk`` over all N coverages k/N, not only over the points of the curve.
+        augrc: mean of ``generalized_risk`` over all N coverages k/N.
     """
 
     coverage: tuple[float, ...]
@@ -59,7 +70,12 @@ class RiskCoverage(Figures):
 
 
 class State(IntEnum):
-    """What a model does on an image; the row or column of `Moves`."""
+    """Result of a model on one image: correct or wrong, certain or uncertain; a row or column of `Moves`.
+
+    Example:
+        >>> int(State.WRONG_CERTAIN)
+        2
+    """
 
     CORRECT_CERTAIN = 0
     CORRECT_UNCERTAIN = 1
@@ -69,24 +85,35 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Moves(Figures):
-    """``counts[s][t]`` images are in `State` s with the first model and in `State` t with the second.
+    """Contingency table of the `State` of each image under two models; made by `moves`.
 
-    Counts at a threshold are whole. At a coverage an image that is tied at its border is certain in part; of
-    the tables that fit both models' parts this one moves least, and a model moves nowhere from itself.
+    ``counts[s][t]`` images are in state s for the first model and in state t for the second.
+
+    With a threshold the counts are whole numbers. With a coverage, an image that is tied at the border is
+    certain with a probability between 0 and 1. Several joint tables fit the probabilities of the two models;
+    this is the one with the largest diagonal, so a model compared with itself has a diagonal table.
     """
 
     counts: tuple[tuple[float, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Names of the states and the table, ready for JSON."""
+        """The names of the states and the table, as a dictionary that can be written as JSON."""
         return {"states": [state.name.lower() for state in State], "counts": [list(r) for r in self.counts]}
 
 
 def confidence_and_correct(probs_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence max_k p_k in float64, and whether arg-max is the label, as booleans; both (N,) on the CPU.
+    """Confidence max_k p_k (float64) of each image, and whether the prediction is correct (bool).
+
+    Both results have shape (N) and are on the CPU.
 
     Raises:
-        RichKDError: where rows are not distributions, labels are outside the classes, or shapes disagree.
+        RichKDError: a row is not a distribution, a label is not a valid class, or the shapes do not match.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+        >>> confidence_N, correct_N = confidence_and_correct(probs_NC, torch.tensor([0, 1]))
+        >>> confidence_N.tolist(), correct_N.tolist()
+        ([0.75, 0.5], [True, False])
     """
     probs_NC, labels_N = checked_probs(probs_NC, labels_N)
     confidence_N, guess_N = probs_NC.max(1)
@@ -94,12 +121,19 @@ def confidence_and_correct(probs_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, 
 
 
 def confident_rates(probs_NC: Tensor, labels_N: Tensor, threshold: float) -> ConfidentRates:
-    """CC(τ) = mean 1[ŷ = y ∧ c ≥ τ] and CW(τ) = mean 1[ŷ ≠ y ∧ c ≥ τ].
+    """Confidently correct and confidently wrong rates at a confidence threshold τ.
 
-    These move with temperature at fixed accuracy: scale each model first, or name the figure raw.
+    CC(τ) = mean 1[ŷ = y ∧ c ≥ τ] and CW(τ) = mean 1[ŷ ≠ y ∧ c ≥ τ]. Both change with the temperature even if
+    the accuracy does not. Apply temperature scaling to each model first, or report the rates as unscaled.
 
     Raises:
-        RichKDError: as `confidence_and_correct`, and where the threshold is outside [0, 1].
+        RichKDError: as `confidence_and_correct`, or the threshold is outside [0, 1].
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+        >>> rates = confident_rates(probs_NC, torch.tensor([0, 1, 0, 0]), threshold=0.8)
+        >>> rates.correct, rates.wrong
+        (0.25, 0.25)
     """
     _check_share("threshold", threshold, zero=True)
     confidence_N, correct_N = confidence_and_correct(probs_NC, labels_N)
@@ -109,19 +143,26 @@ def confident_rates(probs_NC: Tensor, labels_N: Tensor, threshold: float) -> Con
 
 
 def confident_rates_at_coverage(probs_NC: Tensor, labels_N: Tensor, coverage: float) -> ConfidentRates:
-    """CC and CW of the share ``coverage`` in (0, 1] of most confident images; they add up to ``coverage``.
+    """Confidently correct and confidently wrong rates among the most confident images.
 
-    Models at the same coverage differ by accuracy among their most confident images, whatever their
-    temperature. `COVERAGES` are the customary ones.
+    The fraction ``coverage`` of the images counts as confident; CC + CW = coverage. At equal coverage, the
+    rates of two models differ only by the accuracy among their most confident images, independent of the
+    temperature. `COVERAGES` lists the common values.
 
     Raises:
-        RichKDError: as `confidence_and_correct`, and where the coverage is outside (0, 1].
+        RichKDError: as `confidence_and_correct`, or the coverage is outside (0, 1].
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+        >>> rates = confident_rates_at_coverage(probs_NC, torch.tensor([0, 0, 1, 1]), coverage=0.75)
+        >>> rates.correct, rates.wrong
+        (0.5, 0.25)
     """
     _check_share("coverage", coverage, zero=False)
     ranking = ranked(probs_NC, labels_N)
     n, covered = ranking.n, coverage * ranking.n
     wrong = float(ranking.errors_among(covered))
-    # q·N is rounded to either side of the whole number that is meant.
+    # Floating-point q·N can lie slightly below or above the intended whole number.
     last = int(np.searchsorted(ranking.ends_G1[1:], round(covered, 6)))
     return ConfidentRates((covered - wrong) / n, wrong / n, float(ranking.confidence_G[last]), n)
 
@@ -129,11 +170,19 @@ def confident_rates_at_coverage(probs_NC: Tensor, labels_N: Tensor, coverage: fl
 def aurc(probs_NC: Tensor, labels_N: Tensor) -> float:
     """Area under the risk-coverage curve, (1/N) Σ_k (1/k) Σ_{i≤k} e_(i), in [0, 1]; lower is better.
 
-    e_(i) is the error (0 or 1) at rank i of falling confidence. Random confidence gives the error rate.
-    Source: Geifman et al. 2019, "Bias-reduced uncertainty estimation for deep neural classifiers".
+    e_(i) is the error (0 or 1) of the image at rank i, sorted by descending confidence. A random confidence
+    gives the error rate. Source: Geifman et al. 2019, "Bias-reduced uncertainty estimation for deep neural
+    classifiers".
 
     Raises:
         RichKDError: as `confidence_and_correct`.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+        >>> aurc(probs_NC, torch.tensor([0, 1]))  # the error has the lower confidence: (0/1 + 1/2) / 2
+        0.25
+        >>> aurc(probs_NC, torch.tensor([1, 0]))  # the error has the higher confidence: (1/1 + 1/2) / 2
+        0.75
     """
     return ranked(probs_NC, labels_N).aurc()
 
@@ -141,21 +190,36 @@ def aurc(probs_NC: Tensor, labels_N: Tensor) -> float:
 def augrc(probs_NC: Tensor, labels_N: Tensor) -> float:
     """Area under the generalized risk-coverage curve, (1/N) Σ_k (1/N) Σ_{i≤k} e_(i); lower is better.
 
-    With error rate ε and the probability A that an error is less confident than a right answer (AUROC) it
-    is (1 − A)·ε·(1 − ε) + ε²/2 + ε/(2N), so within [0, (1 + 1/N)/2]. Source: Traub et al. 2024, "Overcoming
-    common flaws in the evaluation of selective classification systems".
+    Let ε be the error rate and A the probability that an error has a lower confidence than a correct
+    prediction (AUROC). Then AUGRC = (1 − A)·ε·(1 − ε) + ε²/2 + ε/(2N), in [0, (1 + 1/N)/2]. Source: Traub et
+    al. 2024, "Overcoming common flaws in the evaluation of selective classification systems".
 
     Raises:
         RichKDError: as `confidence_and_correct`.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+        >>> augrc(probs_NC, torch.tensor([0, 1]))  # the error has the lower confidence: (0 + 1) / 4
+        0.25
+        >>> augrc(probs_NC, torch.tensor([1, 0]))  # the error has the higher confidence: (1 + 1) / 4
+        0.5
     """
     return ranked(probs_NC, labels_N).augrc()
 
 
 def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> RiskCoverage:
-    """The risk-coverage curve at ``points`` coverages k/N, evenly spaced from 1/N to 1 (at all N if fewer).
+    """The risk-coverage curve at ``points`` coverages k/N, evenly spaced from 1/N to 1.
+
+    With fewer images than ``points``, the curve has one point per image.
 
     Raises:
-        RichKDError: as `confidence_and_correct`, and where points < 2.
+        RichKDError: as `confidence_and_correct`, or points < 2.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+        >>> curve = risk_coverage(probs_NC, torch.tensor([0, 1]))
+        >>> curve.coverage, curve.risk, curve.generalized_risk
+        ((0.5, 1.0), (0.0, 0.5), (0.0, 0.5))
     """
     if points < 2:
         raise ConfigError("Argument 'points' must be at least 2", got=repr(points), fix="use 200.")
@@ -172,10 +236,18 @@ def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> Risk
 
 
 def moves(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, threshold: float) -> Moves:
-    """Table of moves from model a to model b, certain being a confidence of at least ``threshold``.
+    """Count how images change their `State` from model a to model b, given a confidence threshold.
+
+    An image is certain if its confidence is at least ``threshold``.
 
     Raises:
-        RichKDError: as `confident_rates`, and where the two models' shapes differ.
+        RichKDError: as `confident_rates`, or the shapes of the two models differ.
+
+    Example:
+        >>> a_NC, b_NC = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.4, 0.6]])
+        >>> table = moves(a_NC, b_NC, torch.tensor([1]), threshold=0.8)
+        >>> table.counts[State.WRONG_CERTAIN][State.CORRECT_UNCERTAIN]
+        1.0
     """
     _check_share("threshold", threshold, zero=True)
     check_pair(a_probs_NC, b_probs_NC)
@@ -184,10 +256,18 @@ def moves(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, threshold: f
 
 
 def moves_at_coverage(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, coverage: float) -> Moves:
-    """Table of moves from a to b, certain being the share ``coverage`` of each model's most confident images.
+    """Count how images change their `State` from model a to model b, at a given coverage.
+
+    An image is certain if it is among the fraction ``coverage`` of the model's most confident images.
 
     Raises:
-        RichKDError: as `confident_rates_at_coverage`, and where the two models' shapes differ.
+        RichKDError: as `confident_rates_at_coverage`, or the shapes of the two models differ.
+
+    Example:
+        >>> a_NC = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+        >>> table = moves_at_coverage(a_NC, a_NC.flip(0), torch.tensor([0, 0]), coverage=0.5)
+        >>> table.counts[State.CORRECT_CERTAIN][State.CORRECT_UNCERTAIN]
+        1.0
     """
     _check_share("coverage", coverage, zero=False)
     check_pair(a_probs_NC, b_probs_NC)
@@ -197,10 +277,14 @@ def moves_at_coverage(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Images in groups of equal confidence, most confident first; made by `ranked`.
+    """Images in groups of equal confidence, in descending order; made by `ranked`.
 
-    ``ends_G1`` and ``errors_G1`` start at zero and count the images and the errors down to the end of each
-    group; ``group_N`` is each image's group.
+    Attributes:
+        confidence_G: the confidence of each group.
+        ends_G1: cumulative number of images at the end of each group, with a leading zero.
+        errors_G1: cumulative number of errors at the end of each group, with a leading zero.
+        group_N: the group of each image.
+        correct_N: whether the prediction for each image is correct.
     """
 
     confidence_G: NDArray[np.float64]
@@ -211,36 +295,49 @@ class Ranking:
 
     @property
     def n(self) -> int:
+        """Number of images."""
         return len(self.group_N)
 
     def errors_among(self, covered: Any) -> Any:
-        """Expected errors among as many most confident images."""
+        """Expected number of errors among the ``covered`` most confident images (a number or an array)."""
         return np.interp(covered, self.ends_G1, self.errors_G1)
 
     def covered_share(self, covered: float) -> Tensor:
-        """Probability that an image is among as many most confident ones, over the orders of tied images."""
+        """Probability (N) that an image is among the ``covered`` most confident, over all orders of ties."""
         share_G = np.clip((covered - self.ends_G1[:-1]) / np.diff(self.ends_G1), 0, 1)
         return torch.from_numpy(share_G[self.group_N])
 
     def aurc(self) -> float:
+        """See `richkd.metrics.confidence.aurc`."""
         ranks = np.arange(1, self.n + 1)
         return float((self.errors_among(ranks) / ranks).mean())
 
     def augrc(self) -> float:
+        """See `richkd.metrics.confidence.augrc`."""
         return float(self.errors_among(np.arange(1, self.n + 1)).mean() / self.n)
 
 
 def ranked(probs_NC: Tensor, labels_N: Tensor) -> Ranking:
-    """A model's images by falling confidence."""
+    """Group the images by confidence and sort the groups in descending order.
+
+    Raises:
+        RichKDError: as `confidence_and_correct`.
+
+    Example:
+        >>> probs_NC = torch.tensor([[0.5, 0.5], [0.75, 0.25], [0.75, 0.25]])
+        >>> ranking = ranked(probs_NC, torch.tensor([0, 0, 1]))
+        >>> ranking.confidence_G.tolist(), ranking.ends_G1.tolist(), ranking.errors_G1.tolist()
+        ([0.75, 0.5], [0.0, 2.0, 3.0], [0.0, 1.0, 1.0])
+    """
     confidence_N, correct_N = confidence_and_correct(probs_NC, labels_N)
-    falling_G, group_N, size_G = np.unique(-confidence_N.numpy(), return_inverse=True, return_counts=True)
+    negated_G, group_N, size_G = np.unique(-confidence_N.numpy(), return_inverse=True, return_counts=True)
     errors_G = np.bincount(group_N, ~correct_N.numpy())
     ends_G1, errors_G1 = (np.concatenate([[0.0], np.cumsum(counts_G)]) for counts_G in (size_G, errors_G))
-    return Ranking(-falling_G, ends_G1, errors_G1, group_N, correct_N)
+    return Ranking(-negated_G, ends_G1, errors_G1, group_N, correct_N)
 
 
 def _moves(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Moves:
-    """Table of two models, given each one's probability of being certain of an image, and its correctness."""
+    """The table of two models; for each, the probability (N) of being certain, and its correctness (N)."""
     (a_certain_N, a_correct_N), (b_certain_N, b_correct_N) = a, b
     both_N = torch.minimum(a_certain_N, b_certain_N)
     neither_N = 1 - torch.maximum(a_certain_N, b_certain_N)

@@ -1,4 +1,4 @@
-"""What a network costs on this machine: size, arithmetic, time, memory."""
+"""Measure the cost of a network on this machine: parameters, FLOPs, latency and memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Cost(Figures):
-    """Cost of one network in evaluation mode and float32, at its own resolution.
+    """Cost of a network in evaluation mode and float32, at its own resolution; made by `cost_of`.
 
-    ``flops`` are of one image (a multiply-add counts as two); ``milliseconds`` are medians of a whole batch,
-    by its number of images; ``megabytes`` is the size of its weights as a file, ``peak_megabytes`` the most
-    that weights and whatever is computed from 64 images hold at one time.
+    Attributes:
+        parameters: number of parameters.
+        flops: floating-point operations for one image; a multiply-add counts as two.
+        megabytes: size of the weights as a safetensors file, in MB (10⁶ bytes).
+        peak_megabytes: peak memory of the tensors (weights, input, activations) for a batch of 64, in MB.
+        milliseconds: median time of a forward pass in ms, by batch size.
+        threads: number of CPU threads that PyTorch used.
+        device: the device of the measurement.
     """
 
     parameters: int
@@ -42,7 +47,19 @@ class Cost(Figures):
 
 
 def cost_of(network: Network, device: torch.device) -> Cost:
-    """Measure a network where it will run; anything else that runs there makes times longer."""
+    """Measure the cost of a network on a device.
+
+    The network is moved to the device and put into evaluation mode. Other programs on the same device make
+    the times longer.
+
+    Example:
+        >>> from richkd.config.schema import ModelConfig
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
+        >>> cost = cost_of(network, torch.device("cpu"))
+        >>> cost.parameters, sorted(cost.milliseconds)
+        (78042, [1, 64])
+    """
     network = network.to(device).eval()
     state = network.model.state_dict().items()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state}
@@ -58,7 +75,15 @@ def cost_of(network: Network, device: torch.device) -> Cost:
 
 
 def flops(network: Network) -> int:
-    """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
+    """Floating-point operations of a forward pass for one image; a multiply-add counts as two.
+
+    Example:
+        >>> from richkd.config.schema import ModelConfig
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
+        >>> flops(network)
+        1563904
+    """
     counter = FlopCounterMode(display=False)
     pixels = torch.zeros(1, 3, network.size, network.size, device=next(network.parameters()).device)
     training = network.training
@@ -70,20 +95,29 @@ def flops(network: Network) -> int:
 
 
 def peak_bytes(network: Network, batch: int, device: torch.device) -> int:
-    """The most bytes of tensors that are alive at one time in a forward pass over ``batch`` images.
+    """Peak number of bytes of all live tensors during a forward pass over ``batch`` images.
 
-    Weights, input and all intermediate results count; scratch space inside of single operations does not.
+    Includes weights, input and intermediate results. Excludes the workspace that an operation uses
+    internally.
+
+    Example:
+        >>> from richkd.config.schema import ModelConfig
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
+        >>> one, four = (peak_bytes(network, batch, torch.device("cpu")) for batch in (1, 4))
+        >>> 4 * network.parameters_count < one < four  # a float32 weight has 4 bytes
+        True
     """
     pixels = torch.zeros(batch, 3, network.size, network.size, device=device)
-    held = [tensor.nbytes for tensor in (*network.parameters(), *network.buffers(), pixels)]
+    constant = [tensor.nbytes for tensor in (*network.parameters(), *network.buffers(), pixels)]
     meter = _LiveBytes()
     with torch.no_grad(), meter:
         network(pixels)
-    return sum(held) + meter.peak
+    return sum(constant) + meter.peak
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of storages from the operation that makes them until nobody holds them any more."""
+    """Counts the bytes of each storage from the operation that allocates it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,16 +128,16 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                # A view, or a result that was written in place, holds nothing new.
-                if storage._cdata not in self._known | given:
-                    self._hold(tensor, storage.nbytes(), storage._cdata)
+                # A view or an in-place result allocates no new storage.
+                if storage._cdata not in self._known | inputs:
+                    self._add(tensor, storage.nbytes(), storage._cdata)
         return out
 
-    def _hold(self, tensor: Tensor, size: int, key: int) -> None:
+    def _add(self, tensor: Tensor, size: int, key: int) -> None:
         self.alive += size
         self.peak = max(self.peak, self.alive)
         self._known.add(key)
@@ -115,16 +149,26 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def seconds_of(network: Network, batch: int, device: torch.device) -> float:
-    """Median seconds of a forward pass over ``batch`` images."""
+    """Median time in seconds of a forward pass over ``batch`` images.
+
+    Runs `WARMUP` untimed passes, then `ROUNDS` timed ones, on random images in channels-last layout.
+
+    Example:
+        >>> from richkd.config.schema import ModelConfig
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
+        >>> seconds_of(network, batch=1, device=torch.device("cpu")) > 0
+        True
+    """
     pixels = torch.randn(batch, 3, network.size, network.size, device=device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    taken = []
+    times = []
     with torch.inference_mode():
         for number in range(WARMUP + ROUNDS):
-            began = time.perf_counter()
+            start = time.perf_counter()
             network(pixels)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number >= WARMUP:
-                taken.append(time.perf_counter() - began)
-    return median(taken)
+                times.append(time.perf_counter() - start)
+    return median(times)

@@ -1,8 +1,8 @@
-"""Whether the probabilities that a model gives to wrong classes mean something.
+"""Measure whether the probabilities of the wrong classes are meaningful.
 
-Everything is about ``q_j = p_j / (1 − p_y)``, the distribution over the classes that an image is not of. A
-similarity that comes from the CLIP which taught a student would say only that it was taught; so the headline
-figures go by superclasses that people have named.
+All metrics use ``q_j = p_j / (1 − p_y)``, the distribution over the classes other than the label y. The
+reference for class similarity is a hierarchy of superclasses defined by people. Similarities from the CLIP
+model that taught the student are not used: agreement with them would only show that the student was taught.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ SEED, RESAMPLES = 0, 1000
 
 @dataclass(frozen=True)
 class Correlation(Figures):
-    """Spearman's ρ of two class-by-class matrices, and how often permuted classes reach it by chance."""
+    """Rank correlation of two class-by-class matrices; made by `mantel`.
+
+    Attributes:
+        rho: Spearman's ρ, in [−1, 1].
+        p: one-sided p-value of the permutation test, in (0, 1].
+        permutations: number of random permutations.
+    """
 
     rho: float
     p: float
@@ -36,21 +42,24 @@ class Correlation(Figures):
 
 @dataclass(frozen=True)
 class Semantics(Figures):
-    """Figures of wrong classes over all images; chance is what probabilities without meaning would give.
+    """Metrics of the wrong-class probabilities of one model; made by `semantics`.
+
+    The *related* classes of an image are the other classes of its superclass.
 
     Attributes:
-        superclass_auroc: how well p_j tells classes of the image's superclass from others; chance 0.5, and
-            the same at every temperature. None where no image's superclass has another class.
-        superclass_mass: share of q on them; depends on temperature.
-        chance_mass: that of a uniform q.
-        consistency: 1 − mean JSD of q from the mean q of its class, over ln 2: 1 where all images of a
-            class are mistaken alike.
-        mistake_severity: mean distance of wrong answers, 1 within the superclass and 2 beyond; None where
-            nothing is wrong.
-        distance: mean distance of all answers, right ones at 0, which a model cannot lower by being wrong
-            more often in a mild way.
-        correlation: of the mean q of classes with "of one superclass", by Mantel's test; None for two
-            classes.
+        superclass_auroc: AUROC of p_j for separating related classes from all other wrong classes, per image;
+            the chance level is 0.5, and it does not depend on the temperature. None if no image has both
+            kinds of classes.
+        superclass_mass: fraction of q on the related classes; depends on the temperature.
+        chance_mass: ``superclass_mass`` of a uniform q.
+        consistency: 1 − mean JSD(q ‖ mean q of the image's class) / ln 2, in [0, 1]; 1 if all images of a
+            class have the same q.
+        mistake_severity: mean distance of the wrong predictions: 1 within the superclass, 2 outside. None if
+            all predictions are correct.
+        distance: mean distance of all predictions, with 0 for correct ones. Unlike ``mistake_severity``, it
+            does not improve when a model makes additional mild errors.
+        correlation: rank correlation of the class means of q with "same superclass", with Mantel's test; None
+            for two classes.
     """
 
     superclass_auroc: Interval | None
@@ -63,28 +72,41 @@ class Semantics(Figures):
 
 
 def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Semantics:
-    """All figures that go by superclasses.
+    """Compute all metrics of the wrong-class probabilities with respect to a hierarchy of superclasses.
+
+    Args:
+        probs_NC: predicted probabilities.
+        labels_N: labels of the images.
+        hierarchy: superclass of each class.
 
     Raises:
-        RichKDError: rows that are no distributions, or labels outside of the classes.
-        DataError: another number of classes than the hierarchy's; no superclass of several classes.
+        RichKDError: a row is not a distribution, or a label is not a valid class.
+        DataError: the hierarchy has a different number of classes, or has not several superclasses of which
+            at least one has several classes.
+
+    Example:
+        >>> hierarchy = Hierarchy(("animals", "vehicles"), (0, 0, 1, 1))  # cat, dog | car, bus
+        >>> probs_NC = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.6, 0.3, 0.05, 0.05]])
+        >>> result = semantics(probs_NC, torch.tensor([0, 1]), hierarchy)
+        >>> result.superclass_auroc.estimate, result.mistake_severity.estimate
+        (1.0, 1.0)
     """
     probs_NC, labels_N = checked_probs(probs_NC, labels_N)
     probs_NC = probs_NC.double().cpu()
     labels_N = labels_N.cpu()
     same_CC = same_superclass(hierarchy, probs_NC.shape[1])
     wrong_NC = others(probs_NC, labels_N)
-    relatives_NC = same_CC[labels_N]
+    related_NC = same_CC[labels_N]
     guess_N = probs_NC.argmax(dim=1)
-    near_N = relatives_NC.gather(1, guess_N[:, None])[:, 0]
+    near_N = related_NC.gather(1, guess_N[:, None])[:, 0]
     distance_N = torch.where(guess_N == labels_N, 0.0, torch.where(near_N, 1.0, 2.0)).double()
-    has_N = relatives_NC.any(dim=1)
-    chance_N = relatives_NC.sum(dim=1).double() / (probs_NC.shape[1] - 1)
+    has_N = related_NC.any(dim=1)
+    chance_N = related_NC.sum(dim=1).double() / (probs_NC.shape[1] - 1)
     return Semantics(
         _mean(_auroc(probs_NC, labels_N, same_CC)),
-        _mean((wrong_NC * relatives_NC).sum(dim=1)[has_N]),
+        _mean((wrong_NC * related_NC).sum(dim=1)[has_N]),
         float(chance_N[has_N].mean()) if has_N.any() else None,
-        bootstrap_means(_alike(wrong_NC, labels_N)[:, None], seed=SEED, resamples=RESAMPLES)[0],
+        bootstrap_means(_consistency(wrong_NC, labels_N)[:, None], seed=SEED, resamples=RESAMPLES)[0],
         _mean(distance_N[distance_N > 0]),
         bootstrap_means(distance_N[:, None], seed=SEED, resamples=RESAMPLES)[0],
         mantel(class_means(wrong_NC, labels_N), same_CC.double(), seed=SEED) if len(same_CC) > 2 else None,
@@ -92,7 +114,14 @@ def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Seman
 
 
 def others(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """``q_j = p_j / (1 − p_y)`` with q_y = 0; uniform where nothing is left for the other classes."""
+    """Distribution over the wrong classes, ``q_j = p_j / (1 − p_y)`` with q_y = 0; shape (N, C).
+
+    If p_y = 1, q is uniform over the wrong classes.
+
+    Example:
+        >>> others(torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]), torch.tensor([0, 0])).tolist()
+        [[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]]
+    """
     zeroed_NC = probs_NC.scatter(1, labels_N[:, None], 0.0)
     left_N1 = zeroed_NC.sum(dim=1, keepdim=True)
     uniform_NC = torch.ones_like(zeroed_NC).scatter(1, labels_N[:, None], 0.0) / (probs_NC.shape[1] - 1)
@@ -100,12 +129,19 @@ def others(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def consistency(probs_NC: Tensor, labels_N: Tensor) -> float:
-    """``1 − mean JSD(q(x) ‖ mean q of x's class) / ln 2``, in [0, 1]."""
-    return float(_alike(others(probs_NC.double(), labels_N), labels_N).mean())
+    """Consistency of the wrong-class distributions: ``1 − mean JSD(q(x) ‖ mean q of x's class) / ln 2``.
+
+    The range is [0, 1]; 1 means that all images of a class have the same q.
+
+    Example:
+        >>> consistency(torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.6, 0.4]]), torch.tensor([0, 0])) > 0.999
+        True
+    """
+    return float(_consistency(others(probs_NC.double(), labels_N), labels_N).mean())
 
 
-def _alike(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """``1 − JSD(q ‖ mean q of the class) / ln 2`` for each image (N)."""
+def _consistency(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """``1 − JSD(q ‖ mean q of the class) / ln 2`` of each image (N)."""
     means_CC = class_means(wrong_NC, labels_N)
     middle_NC = (wrong_NC + means_CC[labels_N]) / 2
     jsd_N = _entropy(middle_NC) - (_entropy(wrong_NC) + _entropy(means_CC)[labels_N]) / 2
@@ -113,7 +149,13 @@ def _alike(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def class_means(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """The mean q (C, C) of the images of each class; zero for a class without images."""
+    """Mean q of the images of each class, one row per class: (C, C); zero for a class without images.
+
+    Example:
+        >>> q_NC = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> class_means(q_NC, torch.tensor([0, 0])).tolist()
+        [[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     classes = wrong_NC.shape[1]
     sums_CC = torch.zeros(classes, classes, dtype=wrong_NC.dtype).index_add_(0, labels_N, wrong_NC)
     return sums_CC / torch.bincount(labels_N, minlength=classes).clamp_min(1)[:, None]
@@ -122,20 +164,32 @@ def class_means(wrong_NC: Tensor, labels_N: Tensor) -> Tensor:
 def mantel(
     means_CC: Tensor, similarity_CC: Tensor, *, seed: int, permutations: int = PERMUTATIONS
 ) -> Correlation:
-    """Spearman's ρ between mean q and a similarity of classes, off the diagonal, with Mantel's test.
+    """Spearman's ρ between the class means of q and a class similarity, with Mantel's permutation test.
 
-    Both matrices are made symmetric, ``(A + Aᵀ)/2``. The p-value is the share of permutations of the classes
-    of one of them, the true order included, whose ρ is at least as large. A permutation is a function of the
-    seed.
+    Both matrices are symmetrized, ``(A + Aᵀ)/2``, and the diagonal is ignored. The classes of one matrix are
+    permuted at random; the p-value is the fraction of permutations, including the true order, with a ρ at
+    least as large.
+
+    Args:
+        means_CC: mean q of each class (`class_means`).
+        similarity_CC: similarity of each pair of classes.
+        seed: seed of the permutations.
+        permutations: number of random permutations.
 
     Raises:
-        DataError: matrices of two shapes, or fewer than three classes.
+        DataError: the shapes of the matrices differ, or there are fewer than three classes.
+
+    Example:
+        >>> distance_CC = (torch.arange(6.0)[:, None] - torch.arange(6.0)).abs()
+        >>> result = mantel(5 - distance_CC, 25 - distance_CC.square(), seed=0)  # the same ranks
+        >>> round(result.rho, 6), result.p < 0.05
+        (1.0, True)
     """
     if means_CC.shape != similarity_CC.shape or len(means_CC) < 3:
         raise DataError(
-            "Mantel's test compares two matrices of at least three classes",
+            "Mantel's test needs two matrices of the same shape with at least three classes",
             got=f"shapes {tuple(means_CC.shape)} and {tuple(similarity_CC.shape)}",
-            fix="give one row and one column for each class.",
+            fix="pass one row and one column per class.",
         )
     a_CC, b_CC = ((x + x.T).double().numpy() / 2 for x in (means_CC, similarity_CC))
     upper = np.triu_indices(len(a_CC), 1)
@@ -153,44 +207,53 @@ def mantel(
 
 
 def same_superclass(hierarchy: Hierarchy, classes: int) -> Tensor:
-    """Whether two classes (C, C) are different ones of one superclass.
+    """Boolean matrix (C, C): whether two different classes have the same superclass; False on the diagonal.
+
+    Args:
+        hierarchy: superclass of each class.
+        classes: number of classes C of the model.
 
     Raises:
-        DataError: another number of classes, or no superclass of several classes.
+        DataError: the hierarchy has a different number of classes, or has not several superclasses of which
+            at least one has several classes.
+
+    Example:
+        >>> same_superclass(Hierarchy(("a", "b"), (0, 0, 1)), classes=3).int().tolist()
+        [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     """
     if len(hierarchy.superclass_of_C) != classes:
         raise DataError(
-            "A hierarchy must have the model's classes",
-            got=f"{len(hierarchy.superclass_of_C)} in the hierarchy, {classes} of the model",
-            fix="write one for these classes.",
+            "A hierarchy must have the classes of the model",
+            got=f"{len(hierarchy.superclass_of_C)} classes in the hierarchy, {classes} in the model",
+            fix="write a hierarchy file for the classes of the model.",
         )
-    above_C = torch.tensor(hierarchy.superclass_of_C)
-    same_CC = (above_C[:, None] == above_C) & ~torch.eye(classes, dtype=torch.bool)
+    superclass_C = torch.tensor(hierarchy.superclass_of_C)
+    same_CC = (superclass_C[:, None] == superclass_C) & ~torch.eye(classes, dtype=torch.bool)
     if not same_CC.any() or bool((same_CC.sum(dim=1) == classes - 1).all()):
         raise DataError(
-            "A hierarchy must have several superclasses, one of them of several classes",
+            "A hierarchy must have several superclasses, at least one of them with several classes",
             got=", ".join(hierarchy.superclasses[:5]),
-            fix="put classes that are alike together, and others apart.",
+            fix="put similar classes into one superclass and the others into different superclasses.",
         )
     return same_CC
 
 
 def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Tensor:
-    """For each image that has relatives, how often one has more than a stranger; ties count half."""
+    """AUROC of related against unrelated wrong classes for each image that has both; ties count half."""
     result = []
-    everyone_C = torch.arange(len(same_CC))
+    classes_C = torch.arange(len(same_CC))
     for label in torch.unique(labels_N).tolist():
-        relatives, strangers = same_CC[label], ~same_CC[label] & (everyone_C != label)
-        if relatives.any() and strangers.any():
+        related_C, unrelated_C = same_CC[label], ~same_CC[label] & (classes_C != label)
+        if related_C.any() and unrelated_C.any():
             of_class_KC = probs_NC[labels_N == label]
-            near_KP1, far_K1S = of_class_KC[:, relatives][:, :, None], of_class_KC[:, strangers][:, None]
+            near_KP1, far_K1S = of_class_KC[:, related_C][:, :, None], of_class_KC[:, unrelated_C][:, None]
             wins = (near_KP1 > far_K1S).double() + 0.5 * (near_KP1 == far_K1S).double()
             result.append(wins.mean(dim=(1, 2)))
     return torch.cat(result) if result else probs_NC.new_zeros(0)
 
 
 def _mean(values_M: Tensor) -> Interval | None:
-    """The mean over some of the images with its interval; None where there are none of them."""
+    """The mean over a subset of the images with its interval; None if the subset is empty."""
     if not len(values_M):
         return None
     return bootstrap_means(values_M[:, None], seed=SEED, resamples=RESAMPLES)[0]
@@ -202,8 +265,8 @@ def _entropy(probs_NC: Tensor) -> Tensor:
 
 
 def _centered(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks, ties sharing their mean, less their mean."""
-    _, place, size = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(size) - (size - 1) / 2)[place]
+    """Ranks minus their mean; tied values share their mean rank."""
+    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(size) - (size - 1) / 2)[group]
     centered: NDArray[np.float64] = ranks - ranks.mean()
     return centered

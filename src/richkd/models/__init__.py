@@ -1,4 +1,4 @@
-"""Networks by name; importing this registers the CIFAR benchmark's with timm."""
+"""Build networks from their names. Importing this package registers the CIFAR networks with timm."""
 
 from richkd.models import cifar, cifar_mobile
 

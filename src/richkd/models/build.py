@@ -1,4 +1,4 @@
-"""Networks from a name: any timm model, a saved student, or a callable, with weights from a file."""
+"""Build a network from a name: a timm model, a saved student or a callable; and load weights from a file."""
 
 from __future__ import annotations
 
@@ -10,30 +10,48 @@ from typing import Any, cast
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
+from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
 from richkd.core.types import Output
 from richkd.data.views import RGB
 from richkd.models.cifar_base import CifarNet, checkpoint_filter_fn
 
-# Keys under which training scripts wrap a state dict.
+# Keys under which training scripts store the state dict in a checkpoint.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net", "network")
-# Prefixes that wrappers of modules leave on every key.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+# Prefix that a module around the model leaves on every key; timm removes those of other wrappers.
+PREFIX = "model."
+# The part of timm's model interface that a model must have.
 CONTRACT = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
 class Network(nn.Module):
-    """A classifier that follows timm's contract, together with the input it expects.
+    """A classifier with timm's model interface, and the input that it expects; made by `build_network`.
 
-    Calling it gives an :class:`Output`: class logits and the pooled feature that the classifier reads.
+    Calling it returns an :class:`Output` with the class logits and the pooled feature (the input of the
+    classifier).
 
     Attributes:
-        model: the timm-like module itself; its state dict carries no wrapper prefix.
-        size, mean, std: input resolution in pixels and normalization of values in 0..1.
-        class_names: the classes in output order where the weights came with them, else None.
+        model: the wrapped module; its state dict has no prefix.
+        name: the name that the model was built from.
+        size: input resolution in pixels.
+        mean, std: normalization of each color channel, for pixel values in [0, 1].
+        class_names: the classes in the order of the outputs, if they were stored with the weights; else None.
+        feature_width: width F of the pooled feature.
+        classes: number of outputs C.
+
+    Raises:
+        ModelError: the model lacks a part of timm's interface, or cannot process images of this size.
+
+    Example:
+        >>> model = timm.create_model("cifar_resnet8", num_classes=10)
+        >>> network = Network(model, "cifar_resnet8", size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> output = network(torch.zeros(2, 3, 8, 8))
+        >>> tuple(output.logits_BC.shape), tuple(output.feats_BF.shape)
+        ((2, 10), (2, 64))
     """
 
     def __init__(
@@ -52,34 +70,72 @@ class Network(nn.Module):
         self.class_names = class_names
         self.feature_width, self.classes, self._linear_head = _probe_head(model, name, size)
 
-    def forward(self, pixels_B3HW: Tensor) -> Output:
+    def forward(self, pixels_B3HW: Tensor, maps: bool = False) -> Output:
+        """The logits and features of normalized images; with ``maps`` also the output map of each stage."""
         model = cast(Any, self.model)
-        map_BFHW = model.forward_features(pixels_B3HW)
+        stages: tuple[Tensor, ...] = ()
+        if maps:
+            map_BFHW, intermediates = model.forward_intermediates(pixels_B3HW)
+            stages = tuple(intermediates)
+        else:
+            map_BFHW = model.forward_features(pixels_B3HW)
         feats_BF = model.forward_head(map_BFHW, pre_logits=True)
         logits_BC = model.get_classifier()(feats_BF) if self._linear_head else model.forward_head(map_BFHW)
-        return Output(logits_BC, feats_BF)
+        return Output(logits_BC, feats_BF, stages)
+
+    def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Channels, height and width of the output map of each stage.
+
+        Found by a forward pass in evaluation mode, which leaves the network unchanged.
+
+        Raises:
+            ModelError: the model does not implement ``forward_intermediates``.
+        """
+        if not hasattr(self.model, "forward_intermediates"):
+            raise ModelError(
+                f"Intermediate maps need a model with timm's forward_intermediates; {self.name} has none",
+                got=f"a {type(self.model).__name__}",
+                fix="choose another model, or a loss term on logits or pooled features.",
+            )
+        parameter = next(self.parameters())
+        pixels = torch.zeros(1, 3, self.size, self.size, device=parameter.device, dtype=parameter.dtype)
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        with torch.no_grad():
+            maps = self(pixels, maps=True).maps
+        for module, training in modes:
+            module.training = training
+        shapes = [tuple(map_BFHW.shape[1:]) for map_BFHW in maps]
+        return tuple((channels, height, width) for channels, height, width in shapes)
 
     @property
     def parameters_count(self) -> int:
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
 def build_network(
     config: ModelConfig, classes: int, *, role: str, default_size: int | None = None
 ) -> Network:
-    """Build a network with ``classes`` outputs and load its weights.
+    """Build a network and load its weights.
 
     Args:
         config: name, weights and input of the model.
-        classes: outputs that the data need.
-        role: "student" or "teacher", for error messages.
-        default_size: resolution where neither the settings nor saved weights fix one.
+        classes: number of outputs.
+        role: ``"student"`` or ``"teacher"``, for messages.
+        default_size: resolution to use if neither the settings nor the weights determine it.
 
     Raises:
-        ModelError: an unknown name (with the nearest), a callable that does not import, weights of
-            another architecture or with another number of classes.
+        ModelError: the name is unknown (the message has similar names), a callable cannot be imported, or
+            the weights have a different architecture or number of classes.
+
+    Example:
+        >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
+        >>> network.classes, network.feature_width, network.size
+        (10, 64, 8)
     """
-    if ":" in config.name and not config.name.startswith(("local-dir:", "hf-hub:", "hf_hub:")):
+    kind = parse_model_name(config.name).kind
+    if kind == "callable":
         model = _from_callable(config.name, classes, role)
     else:
         model = _from_timm(config, classes, role)
@@ -87,12 +143,12 @@ def build_network(
     class_names = tuple(cfg["label_names"]) if cfg.get("label_names") else None
     if config.weights is not None:
         load_weights(model, config.weights, role=role)
-    fixed = config.pretrained or config.weights is not None or config.name.startswith("local-dir:")
-    own_size = cfg.get("input_size", (3, 224, 224))[-1]
+    fixed = config.pretrained or config.weights is not None or kind == "local-dir"
+    model_size = cfg.get("input_size", (3, 224, 224))[-1]
     return Network(
         model,
         config.name,
-        size=config.size or (own_size if fixed or default_size is None else default_size),
+        size=config.size or (model_size if fixed or default_size is None else default_size),
         mean=config.mean or _rgb(cfg.get("mean", timm.data.IMAGENET_DEFAULT_MEAN)),
         std=config.std or _rgb(cfg.get("std", timm.data.IMAGENET_DEFAULT_STD)),
         class_names=class_names,
@@ -100,26 +156,40 @@ def build_network(
 
 
 def load_weights(model: nn.Module, path: Path, *, role: str) -> None:
-    """Load a checkpoint into a model, every key accounted for.
+    """Load a checkpoint into a model; all keys and shapes must match.
 
-    Reads ``.safetensors``, or torch files with ``weights_only=True`` (no code in them is run). Wrapped
-    dictionaries such as ``{"model": …}`` and prefixes such as ``module.`` are unwrapped.
+    Reads ``.safetensors`` files, and PyTorch files with ``weights_only=True`` (code in the file is not
+    executed). Outer dictionaries such as ``{"model": …}`` and prefixes such as ``module.`` are removed.
+
+    Args:
+        model: the module; its weights are replaced.
+        path: the checkpoint.
+        role: ``"student"`` or ``"teacher"``, for messages.
 
     Raises:
-        ModelError: no such file, not a checkpoint, or keys and shapes that are not the model's.
+        ModelError: the file does not exist, it is not a checkpoint, or its keys or shapes do not match.
+
+    Example:
+        >>> import tempfile
+        >>> trained, model = nn.Linear(2, 3), nn.Linear(2, 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": trained.state_dict()}, f"{folder}/model.pth")
+        ...     load_weights(model, Path(folder) / "model.pth", role="teacher")
+        >>> torch.equal(model.weight, trained.weight)
+        True
     """
     state = _unwrap(_read_weights(path))
     if isinstance(model, CifarNet):
         state = checkpoint_filter_fn(state, model)
-    wanted = model.state_dict()
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    shapes = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    shapes = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     head = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if shapes and not missing and not unknown and all(key.rpartition(".")[0] in head for key in shapes):
         key = sorted(shapes)[0]
         raise ModelError(
             f"The {role}'s weights {path} must have one output for each class of the data",
-            got=f"{state[key].shape[0]} outputs in '{key}' for {wanted[key].shape[0]} classes",
+            got=f"{state[key].shape[0]} outputs in '{key}' for {expected[key].shape[0]} classes",
             fix="use a model that was trained on these classes.",
         )
     if missing or unknown or shapes:
@@ -131,16 +201,16 @@ def load_weights(model: nn.Module, path: Path, *, role: str) -> None:
         raise ModelError(
             f"The {role}'s weights {path} are of another architecture than {type(model).__name__}",
             got="; ".join(part for part in parts if part),
-            fix=f"name the architecture that the file was saved from with --{role}.",
+            fix=f"set --{role} to the architecture that the file was saved from.",
         )
     model.load_state_dict(state)
 
 
 def _from_timm(config: ModelConfig, classes: int, role: str) -> nn.Module:
-    name = config.name
-    if name.startswith("local-dir:"):
-        return _from_folder(Path(name.removeprefix("local-dir:")), classes, role)
-    if not name.startswith(("hf-hub:", "hf_hub:")) and not timm.is_model(name.partition(".")[0]):
+    name, parsed = config.name, parse_model_name(config.name)
+    if parsed.kind == "local-dir":
+        return _from_folder(parsed.path, classes, role)
+    if parsed.kind != "hf-hub" and not timm.is_model(name.partition(".")[0]):
         raise ModelError(f"No model is called '{name}' (the {role})", fix=nearest(name, timm.list_models()))
     try:
         return cast(nn.Module, timm.create_model(name, pretrained=config.pretrained, num_classes=classes))
@@ -152,7 +222,7 @@ def _from_timm(config: ModelConfig, classes: int, role: str) -> nn.Module:
         raise ModelError(
             f"The pretrained weights of {name} could not be loaded",
             got=f"{type(error).__name__}: {error}"[:300],
-            fix=f"connect to the network once, or give a file with --{role}.weights.",
+            fix=f"connect to the internet once, or pass a file with --{role}.weights.",
         ) from error
 
 
@@ -164,7 +234,7 @@ def _from_folder(folder: Path, classes: int, role: str) -> nn.Module:
         raise ModelError(
             f"The {role}'s folder {folder} must hold a config.json with num_classes and its weights",
             got=f"{type(error).__name__}: {error}",
-            fix="give the student/ folder of a run.",
+            fix="pass the student/ folder of a run.",
         ) from None
     if outputs != classes:
         raise ModelError(
@@ -190,11 +260,15 @@ def _from_callable(spec: str, classes: int, role: str) -> nn.Module:
         raise ModelError(
             f"The {role} '{spec}' must be an importable package.module:callable",
             got=f"{type(error).__name__}: {error}",
-            fix="install the package, or put its folder on PYTHONPATH.",
+            fix="install the package, or add its folder to PYTHONPATH.",
         ) from None
     model = factory(num_classes=classes)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"The {role} '{spec}' must return a torch module", got=type(model).__name__)
+        raise ModelError(
+            f"The {role} '{spec}' must return a torch.nn.Module",
+            got=type(model).__name__,
+            fix="return the network from the callable.",
+        )
     return model
 
 
@@ -205,12 +279,12 @@ def _read_weights(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's own errors have no common base short of this, and may say nothing
+    except Exception as error:  # unpickling can raise any exception class, also without a message
         got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     raise ModelError(
-        f"The weights {path} are not a checkpoint of tensors alone",
+        f"The weights {path} must be a checkpoint that holds only tensors",
         got=got,
-        fix="save the model's state_dict(), best as .safetensors; files that carry code are never loaded.",
+        fix="save the model's state_dict(), preferably as .safetensors; files with code are never loaded.",
     )
 
 
@@ -228,23 +302,22 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
             got=f"{type(content).__name__} with {', '.join(map(str, list(content)[:5]))}"
             if isinstance(content, dict)
             else type(content).__name__,
-            fix=f"save model.state_dict(), alone or under one of {', '.join(WRAPPERS)}.",
+            fix=f"save model.state_dict(), directly or under one of the keys {', '.join(WRAPPERS)}.",
         )
-    state: dict[str, Tensor] = content
-    # Wrappers wrap each other in any order, as in "module._orig_mod.".
-    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state: dict[str, Tensor] = clean_state_dict(content)
+    while state and all(key.startswith(PREFIX) for key in state):
+        state = clean_state_dict({key.removeprefix(PREFIX): value for key, value in state.items()})
     return state
 
 
 def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, int, bool]:
-    """Widths of feature and logits, and whether the classifier alone turns the one into the other."""
-    lacking = [part for part in CONTRACT if not hasattr(model, part)]
-    if lacking:
+    """Widths of features and logits, and whether the classifier alone maps the features to the logits."""
+    missing = [part for part in CONTRACT if not hasattr(model, part)]
+    if missing:
         raise ModelError(
-            f"Model {name} must follow timm's contract",
-            got=f"a {type(model).__name__} without {', '.join(lacking)}",
-            fix="add these methods; `timm.models.ResNet` shows what each returns.",
+            f"Model {name} must implement timm's model interface",
+            got=f"a {type(model).__name__} without {', '.join(missing)}",
+            fix="add these methods; see `timm.models.ResNet` for what they return.",
         )
     contract, training = cast(Any, model), model.training
     model.eval()
@@ -256,9 +329,9 @@ def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, int, bool]
             logits = contract.forward_head(map_BFHW)
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ModelError(
-                f"Model {name} does not take images of {size}×{size} pixels",
+                f"Model {name} does not accept images of {size}×{size} pixels",
                 got=str(error).splitlines()[0],
-                fix="choose its resolution with --student.size or --teacher.size.",
+                fix="set its resolution with --student.size or --teacher.size.",
             ) from error
     model.train(training)
     head = contract.get_classifier()

@@ -1,7 +1,8 @@
-"""The CIFAR-100 benchmark's residual, wide and VGG networks, in timm's registry under the prefix ``cifar_``.
+"""ResNets, wide ResNets and VGG networks of the CIFAR-100 distillation benchmark, for timm's registry.
 
-Every network of this literature is a :class:`CifarNet`: a stem, stages that each give one map, closing
-layers and a linear classifier ``fc``. Parameters at 100 classes, in millions, as published:
+Their names in timm have the prefix ``cifar_``. Each network is a :class:`CifarNet`: a stem, stages with one
+feature map each, closing layers, and a linear classifier ``fc``. Millions of parameters for 100 classes, as
+published:
 
     =================  =========    =================  =========    =================  =========
     cifar_resnet8       0.08        cifar_resnet110     1.736564    cifar_wrn_40_1      0.569780
@@ -16,8 +17,8 @@ The mobile networks are in ``cifar_mobile.py``.
 
 Sources: He et al. 2016, "Deep residual learning for image recognition" (section 4.2, here with projection
 shortcuts); Zagoruyko & Komodakis 2016, "Wide residual networks"; Simonyan & Zisserman 2015, "Very deep
-convolutional networks" (here with batch normalization and a single linear layer). The choice of depths and
-widths, and the counts, are those of Tian et al. 2020, "Contrastive representation distillation".
+convolutional networks" (here with batch normalization and a single linear layer). The depths, widths and
+numbers of parameters are those of Tian et al. 2020, "Contrastive representation distillation".
 """
 
 from __future__ import annotations
@@ -36,14 +37,27 @@ Block = Callable[[int, int, int], nn.Module]
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    """A normalized 1x1 convolution where the shape changes, else None (the identity)."""
+    """The projection shortcut of a block: a 1x1 convolution with batch norm, or None for the identity.
+
+    The projection is needed if the number of channels or the resolution changes.
+
+    Example:
+        >>> projection(16, 16, stride=1) is None, projection(16, 32, stride=2) is None
+        (True, False)
+    """
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class BasicBlock(nn.Module):
-    """He et al. 2016, figure 5, left: two 3x3 convolutions beside a shortcut."""
+    """Residual block with two 3x3 convolutions (He et al. 2016, figure 5, left).
+
+    Example:
+        >>> import torch
+        >>> tuple(BasicBlock(16, 32, stride=2)(torch.zeros(1, 16, 8, 8)).shape)
+        (1, 32, 4, 4)
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +74,15 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """He et al. 2016, figure 5, right: 1x1, 3x3 and 1x1 convolutions, the first two a quarter as wide."""
+    """Residual block with 1x1, 3x3 and 1x1 convolutions (He et al. 2016, figure 5, right).
+
+    The first two convolutions have a quarter of the output channels.
+
+    Example:
+        >>> import torch
+        >>> tuple(Bottleneck(64, 128, stride=2)(torch.zeros(1, 64, 8, 8)).shape)
+        (1, 128, 4, 4)
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -81,9 +103,15 @@ class Bottleneck(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Zagoruyko & Komodakis 2016: normalize and activate before each of two 3x3 convolutions.
+    """Pre-activation residual block with two 3x3 convolutions (Zagoruyko & Komodakis 2016).
 
-    Where the width changes, the 1x1 projection reads the activated input.
+    Batch norm and ReLU come before each convolution. If the width changes, the input of the 1x1 projection is
+    the activated input.
+
+    Example:
+        >>> import torch
+        >>> tuple(WideBlock(16, 32, stride=2)(torch.zeros(1, 16, 8, 8)).shape)
+        (1, 32, 4, 4)
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -102,7 +130,21 @@ class WideBlock(nn.Module):
 
 
 def residual_stages(block: Block, width: int, outputs: Sequence[int], blocks: Sequence[int]) -> list[Stage]:
-    """Stages of ``blocks`` each; every stage but the first halves the resolution in its first block."""
+    """Build the stages of a residual network.
+
+    The first block of each stage except the first stage halves the resolution.
+
+    Args:
+        block: the block class.
+        width: channels of the stem.
+        outputs: output channels of each stage.
+        blocks: number of blocks of each stage.
+
+    Example:
+        >>> stages = residual_stages(BasicBlock, 16, (16, 32, 64), (1, 1, 1))
+        >>> [(stage.channels, stage.reduction) for stage in stages]
+        [(16, 1), (32, 2), (64, 4)]
+    """
     stages: list[Stage] = []
     for i, (channels, count) in enumerate(zip(outputs, blocks, strict=True)):
         first = block(width, channels, 1 if i == 0 else 2)
@@ -115,7 +157,15 @@ def residual_stages(block: Block, width: int, outputs: Sequence[int], blocks: Se
 def resnet(
     block: Block, width: int, outputs: Sequence[int], blocks: Sequence[int], *, in_chans: int = 3, **head: Any
 ) -> CifarNet:
-    """A residual network with a 3x3 stem of ``width`` channels and no max-pooling."""
+    """A residual network with a 3x3 stem of ``width`` channels, without max-pooling.
+
+    The arguments are those of `residual_stages`; ``head`` has further arguments of :class:`CifarNet`.
+
+    Example:
+        >>> network = resnet(BasicBlock, 16, (16, 32, 64), (1, 1, 1), num_classes=10)
+        >>> network.num_features, network.num_classes
+        (64, 10)
+    """
     stem = {
         "conv1": nn.Conv2d(in_chans, width, 3, 1, 1, bias=False),
         "bn1": nn.BatchNorm2d(width),
@@ -126,13 +176,35 @@ def resnet(
 
 
 def plain_resnet(depth: int, width: int = 16, factor: int = 1, **options: Any) -> CifarNet:
-    """He et al. 2016, section 4.2: 3 stages of (depth - 2) / 6 blocks, 16, 32 and 64 × ``factor`` wide."""
+    """ResNet for CIFAR (He et al. 2016, section 4.2): 3 stages of (depth - 2) / 6 basic blocks.
+
+    Args:
+        depth: number of layers; (depth - 2) must be a multiple of 6.
+        width: channels of the stem.
+        factor: the stages have 16, 32 and 64 × ``factor`` channels.
+        options: further arguments of :class:`CifarNet`.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in plain_resnet(20).parameters())
+        278324
+    """
     assert (depth - 2) % 6 == 0
     return resnet(BasicBlock, width, [factor * w for w in (16, 32, 64)], [(depth - 2) // 6] * 3, **options)
 
 
 def wide_resnet(depth: int, factor: int, *, in_chans: int = 3, **head: Any) -> CifarNet:
-    """WRN-depth-factor: 3 stages of (depth - 4) / 6 blocks, 16, 32 and 64 × ``factor`` wide."""
+    """Wide ResNet WRN-depth-factor: 3 stages of (depth - 4) / 6 `WideBlock` blocks.
+
+    Args:
+        depth: number of layers; (depth - 4) must be a multiple of 6.
+        factor: the stages have 16, 32 and 64 × ``factor`` channels.
+        in_chans: channels of the images.
+        head: further arguments of :class:`CifarNet`.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in wide_resnet(16, 2).parameters())
+        703284
+    """
     assert (depth - 4) % 6 == 0
     stem = {"conv1": nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)}
     outputs = [factor * w for w in (16, 32, 64)]
@@ -142,7 +214,13 @@ def wide_resnet(depth: int, factor: int, *, in_chans: int = 3, **head: Any) -> C
 
 
 def vgg(convolutions: int, *, in_chans: int = 3, **head: Any) -> CifarNet:
-    """Five stages of ``convolutions`` 3x3 layers, with max-pooling before the second, third and fourth."""
+    """VGG: five stages of ``convolutions`` 3x3 layers, with max-pooling before stages 2, 3 and 4.
+
+    Example:
+        >>> network = vgg(1)
+        >>> sum(parameter.numel() for parameter in network.parameters()), network.num_features
+        (3965028, 512)
+    """
     stages: list[Stage] = []
     before = in_chans
     for i, (channels, reduction) in enumerate(zip((64, 128, 256, 512, 512), (1, 2, 4, 8, 8), strict=True)):
@@ -152,7 +230,8 @@ def vgg(convolutions: int, *, in_chans: int = 3, **head: Any) -> CifarNet:
             before = channels
         named = OrderedDict((str(position), layer) for position, layer in enumerate(layers))
         if i in (1, 2, 3):
-            # A name of its own at the front, so that the convolutions keep the literature's positions.
+            # The pooling layer gets a name instead of a number, so that the other layers keep the numbers of
+            # the published checkpoints.
             named["pool"] = nn.MaxPool2d(2)
             named.move_to_end("pool", last=False)
         stages.append(Stage(nn.Sequential(named), channels, reduction))

@@ -1,7 +1,7 @@
-"""What the CIFAR benchmark's networks share: timm's contract, registration, the literature's layer names.
+"""Base of the CIFAR networks: timm's model interface, registration, and published layer names.
 
-A network is a :class:`CifarNet` built from a stem, stages and closing layers; :func:`register` gives timm a
-table of such builders, so that ``timm.create_model("cifar_resnet20")`` finds them.
+A network is a :class:`CifarNet` that is built from a stem, stages and closing layers. :func:`register` adds
+the builders to timm's registry, so that ``timm.create_model("cifar_resnet20")`` works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from richkd.core.errors import ModelError
 
 MEAN, STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
 
-# Layer names of the benchmark's published checkpoints (left) that differ from ours (right).
+# Patterns of layer names in the published checkpoints, and the names in this package.
 RENAMED = (
     (r"^(?:linear|classifier(?:\.0)?)\.", "fc."),
     (r"\.(?:shortcut|convShortcut)\.", ".downsample."),
@@ -34,7 +34,18 @@ RENAMED = (
 
 
 class Stage(NamedTuple):
-    """Layers that end in a map of ``channels``, at 1 / ``reduction`` of the input's resolution."""
+    """A stage of a network and the shape of its output map.
+
+    Attributes:
+        layers: the layers of the stage.
+        channels: channels of the output map.
+        reduction: resolution of the images divided by that of the output map.
+
+    Example:
+        >>> stage = Stage(nn.Conv2d(3, 8, 3, stride=2, padding=1), channels=8, reduction=2)
+        >>> stage.channels
+        8
+    """
 
     layers: nn.Module
     channels: int
@@ -42,20 +53,27 @@ class Stage(NamedTuple):
 
 
 class CifarNet(nn.Module):
-    """A classifier of small images that follows timm's contract.
+    """A classifier for small images that implements timm's model interface.
 
-    ``stem``, ``stages`` and ``closing`` run one after the other; their layers keep the names of the
-    literature's checkpoints (``conv1``, ``bn1``, ``layer1``, ...). Stages are ``layer1`` to ``layerN``.
+    ``stem``, ``stages`` and ``closing`` run in this order. Their layers have the names of the published
+    checkpoints (``conv1``, ``bn1``, ``layer1``, …). The stages are ``layer1`` to ``layerN``.
 
     Args:
         stem: named layers before the first stage.
-        stages: the stages, in order; ``feature_info`` and ``forward_intermediates`` have an entry for each.
+        stages: the stages in order; ``feature_info`` and ``forward_intermediates`` have one entry per stage.
         closing: named layers between the last stage and the pooling.
-        num_features: width F of the pooled feature; that of the last stage where not given.
-        in_chans: channels of the images, which the stem already expects.
-        num_classes: outputs C; 0 gives a network without classifier.
+        num_features: width F of the pooled feature (default: the channels of the last stage).
+        in_chans: channels of the images; the stem must match.
+        num_classes: number of outputs C; 0 gives a network without classifier.
         global_pool: timm's name of the pooling.
-        drop_rate: dropout of the pooled feature, 0 to 1.
+        drop_rate: dropout rate of the pooled feature, in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> stage = Stage(nn.Conv2d(3, 8, 3, stride=2, padding=1), channels=8, reduction=2)
+        >>> network = CifarNet({}, [stage], num_classes=10)
+        >>> tuple(network(torch.zeros(4, 3, 32, 32)).shape)
+        (4, 10)
     """
 
     def __init__(
@@ -103,41 +121,44 @@ class CifarNet(nn.Module):
         return x
 
     def get_classifier(self) -> nn.Module:
+        """The linear classifier, or the identity if there is none."""
         return cast(nn.Module, self.fc)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier of ``num_classes`` outputs (0: none), and another pooling where one is named."""
+        """Replace the classifier (``num_classes`` 0: none), and the pooling if ``global_pool`` is given."""
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The map of shape BFHW under the pooling, of images of shape B3HW."""
+        """The map (B × F × H × W) before the pooling, for images (B × 3 × H × W)."""
         return self._run(self._stem + self._stages + self._closing, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits BC of a map BFHW, or the pooled feature BF that the classifier reads."""
+        """The logits (B × C) for a map (B × F × H × W), or with ``pre_logits`` the pooled feature (B × F)."""
         pooled: Tensor = self.global_pool(x)
         pooled = F.dropout(pooled, self.drop_rate, self.training)
         return pooled if pre_logits else self._run(("fc",), pooled)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (B × C) for images (B × 3 × H × W)."""
         return self.forward_head(self.forward_features(x))
 
-    def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
+    def _selected(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self._stages)
-        asked = (
+        requested = (
             range(-(count if indices is None else indices), 0)
             if not isinstance(indices, Sequence)
             else indices
         )
-        if not asked or not all(-count <= i < count for i in asked):
+        if not requested or not all(-count <= i < count for i in requested):
             raise ModelError(
-                f"forward_intermediates takes stages {-count} to {count - 1} here, or how many of the last.",
+                f"The indices of forward_intermediates must be stages {-count} to {count - 1}, or a number "
+                "of last stages",
                 got=f"indices={indices!r}",
-                fix="leave indices out to get every stage.",
+                fix="omit indices to get all stages.",
             )
-        return [i % count for i in asked]
+        return [i % count for i in requested]
 
     def forward_intermediates(
         self,
@@ -148,23 +169,29 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """One map for each stage, and the map that :meth:`forward_features` gives.
+        """The map of :meth:`forward_features`, and the output map of each stage.
 
         Args:
-            x: images B3HW.
-            indices: stages to return, negative ones from the end; an int means the last so many; None all.
-            norm: run the closing layers on the last stage's map, too.
-            stop_early: compute nothing behind the last stage asked for; the first result is then its map.
-            output_fmt: ``"NCHW"``, the only layout of these maps.
-            intermediates_only: leave the final map out.
+            x: images (B × 3 × H × W).
+            indices: the stages to return; negative indices count from the end; an int means this number of
+                last stages; None means all stages.
+            norm: apply the closing layers to the map of the last stage.
+            stop_early: skip everything after the last requested stage; the first result is then the map of
+                that stage.
+            output_fmt: must be ``"NCHW"``.
+            intermediates_only: return only the maps of the stages.
 
         Raises:
-            ModelError: another ``output_fmt``, or a stage that does not exist.
+            ModelError: ``output_fmt`` is not ``"NCHW"``, or a stage does not exist.
         """
         if output_fmt != "NCHW":
-            raise ModelError("A convolutional network gives NCHW maps.", got=f"output_fmt={output_fmt!r}")
-        wanted = self._wanted(indices)
-        names = self._stages[: max(wanted) + 1] if stop_early else self._stages
+            raise ModelError(
+                "A convolutional network returns maps in the layout NCHW",
+                got=f"output_fmt={output_fmt!r}",
+                fix="use output_fmt='NCHW'.",
+            )
+        selected = self._selected(indices)
+        names = self._stages[: max(selected) + 1] if stop_early else self._stages
         maps: list[Tensor] = []
         x = self._run(self._stem, x)
         for name in names:
@@ -174,14 +201,21 @@ class CifarNet(nn.Module):
             x = self._run(self._closing, x)
             if norm:
                 maps[-1] = x
-        taken = [maps[i] for i in wanted]
-        return taken if intermediates_only else (x, taken)
+        intermediates = [maps[i] for i in selected]
+        return intermediates if intermediates_only else (x, intermediates)
 
 
 def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module | None = None) -> dict[str, Tensor]:
-    """A state dict of the benchmark's published checkpoints under our layer names; our own passes unchanged.
+    """Rename the layers of a published checkpoint to the names of this package.
 
-    ``model`` belongs to timm's signature of such filters and is not read.
+    A state dict that already has these names is returned unchanged. ``model`` is part of timm's signature for
+    checkpoint filters and is not used.
+
+    Example:
+        >>> import torch
+        >>> state = {"layer2.0.shortcut.0.weight": torch.zeros(1), "linear.bias": torch.zeros(1)}
+        >>> list(checkpoint_filter_fn(state))
+        ['layer2.0.downsample.0.weight', 'fc.bias']
     """
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -192,7 +226,18 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module | None = 
 
 
 class Entry(NamedTuple):
-    """A builder that takes :class:`CifarNet`'s keywords, its number of stages, and its first convolution."""
+    """A network to register with timm; see `register`.
+
+    Attributes:
+        build: a function that builds the network; it accepts the keyword arguments of :class:`CifarNet`.
+        stages: number of stages.
+        first_conv: name of the first convolution.
+
+    Example:
+        >>> from richkd.models.cifar import NETWORKS
+        >>> NETWORKS["cifar_resnet20"].stages
+        3
+    """
 
     build: Callable[..., CifarNet]
     stages: int
@@ -200,11 +245,17 @@ class Entry(NamedTuple):
 
 
 def register(entries: Mapping[str, Entry], module: str) -> None:
-    """Give timm a table of networks by name, and ``module`` a function for each.
+    """Register networks with timm, and add a function for each network to the calling module.
 
     Args:
-        entries: builders by their timm name.
-        module: ``__name__`` of the calling module, in which timm looks for the configurations.
+        entries: the networks by their timm name.
+        module: ``__name__`` of the calling module; timm looks there for the configurations.
+
+    Example:
+        >>> import timm
+        >>> import richkd.models.cifar  # calls register(NETWORKS, __name__)
+        >>> timm.create_model("cifar_resnet20", num_classes=10).num_classes
+        10
     """
     home = sys.modules[module]
     configs = {name: _config(entry.first_conv) for name, entry in entries.items()}
@@ -243,5 +294,5 @@ def _entrypoint(name: str, entry: Entry) -> Callable[..., nn.Module]:
         )
         return cast(nn.Module, model)
 
-    create.__doc__ = f"``{name}``, with :class:`CifarNet`'s keywords."
+    create.__doc__ = f"Build ``{name}``; takes the keyword arguments of :class:`CifarNet`."
     return create

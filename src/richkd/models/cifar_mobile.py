@@ -1,6 +1,6 @@
-"""The CIFAR-100 benchmark's mobile networks, in timm's registry under the prefix ``cifar_``.
+"""Mobile networks of the CIFAR-100 distillation benchmark, for timm's registry (prefix ``cifar_``).
 
-Parameters at 100 classes, in millions, as published:
+Millions of parameters for 100 classes, as published:
 
     =======================  ========    ==========================================================
     cifar_mobilenetv2_half   0.812836    width 0.5, expansion 6; the stem halves the resolution
@@ -8,12 +8,12 @@ Parameters at 100 classes, in millions, as published:
     cifar_shufflenetv2       1.355528    stage widths 116, 232, 464, closing width 1024; 1x1 stem
     =======================  ========    ==========================================================
 
-They differ from the ImageNet networks in their stems, and in what follows from the benchmark's checkpoints:
-MobileNetV2 uses ReLU, and expands (by 1) in its first block; ShuffleNetV1 has a ReLU behind its depthwise
-convolutions; each stage of ShuffleNetV2 has 3, 7 or 3 units *behind* its downsampling unit.
+They differ from the ImageNet networks in their stems and in these details of the benchmark's checkpoints:
+MobileNetV2 uses ReLU, and its first block has an expansion layer (of factor 1); ShuffleNetV1 has a ReLU after
+its depthwise convolutions; the stages of ShuffleNetV2 have 3, 7 and 3 units *after* the downsampling unit.
 
 Sources: Sandler et al. 2018, "MobileNetV2"; Zhang et al. 2018, "ShuffleNet"; Ma et al. 2018, "ShuffleNet
-V2"; the choice of widths, and the counts, are those of Tian et al. 2020, "Contrastive representation
+V2". The widths and numbers of parameters are those of Tian et al. 2020, "Contrastive representation
 distillation".
 """
 
@@ -30,25 +30,59 @@ from richkd.models.cifar_base import CifarNet, Entry, Stage, register
 
 
 def pointwise(inputs: int, outputs: int, groups: int = 1) -> nn.Conv2d:
+    """A 1x1 convolution without bias, optionally grouped.
+
+    Example:
+        >>> tuple(pointwise(8, 4, groups=2).weight.shape)
+        (4, 4, 1, 1)
+    """
     return nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False)
 
 
 def depthwise(channels: int, stride: int) -> nn.Conv2d:
+    """A depthwise 3x3 convolution without bias, with padding 1.
+
+    Example:
+        >>> tuple(depthwise(8, stride=2)(torch.zeros(1, 8, 4, 4)).shape)
+        (1, 8, 2, 2)
+    """
     return nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
 
 
 def activated(convolution: nn.Conv2d) -> list[nn.Module]:
+    """The convolution followed by batch norm and ReLU.
+
+    Example:
+        >>> [type(layer).__name__ for layer in activated(pointwise(8, 4))]
+        ['Conv2d', 'BatchNorm2d', 'ReLU']
+    """
     return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)]
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """Channel c of group g goes to place c·groups + g, so that the next group reads from every group."""
+    """Channel shuffle: channel c of group g moves to position c·groups + g.
+
+    As a result, each group of the next grouped convolution reads from all groups.
+
+    Example:
+        >>> shuffle(torch.arange(6).view(1, 6, 1, 1), groups=2).flatten().tolist()
+        [0, 3, 1, 4, 2, 5]
+    """
     batch, channels, height, width = x.shape
     return x.view(batch, groups, channels // groups, height, width).transpose(1, 2).flatten(1, 2)
 
 
 class InvertedResidual(nn.Module):
-    """Sandler et al. 2018, table 1: expand by 1x1, filter by depthwise 3x3, project linearly by 1x1."""
+    """Inverted residual block (Sandler et al. 2018, table 1).
+
+    A 1x1 expansion, a depthwise 3x3 convolution and a linear 1x1 projection. The block has a shortcut if the
+    input and the output have the same shape.
+
+    Example:
+        >>> block = InvertedResidual(8, 8, stride=1, expansion=6)
+        >>> tuple(block(torch.zeros(1, 8, 4, 4)).shape), block.has_shortcut
+        ((1, 8, 4, 4), True)
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -67,10 +101,21 @@ class InvertedResidual(nn.Module):
 
 
 def mobilenetv2(width: float, expansion: int, *, in_chans: int = 3, **head: Any) -> CifarNet:
-    """MobileNetV2 with a stem of stride 2 and 4 stages, one for each resolution: 16, 8, 4, 2 at 32 pixels."""
+    """MobileNetV2 with a stem of stride 2 and one stage per resolution: 16, 8, 4, 2 for images of 32 pixels.
+
+    Args:
+        width: multiplier of the channels.
+        expansion: expansion factor of all blocks but the first.
+        in_chans: channels of the images.
+        head: further arguments of :class:`CifarNet`.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in mobilenetv2(0.5, 6).parameters())
+        812836
+    """
     channels = int(32 * width)
     stem = {"conv1": nn.Sequential(*activated(nn.Conv2d(in_chans, channels, 3, 2, 1, bias=False)))}
-    # For each stage its groups of blocks: (expansion, channels at width 1, blocks, stride of the first).
+    # The groups of blocks of each stage: (expansion, channels at width 1, blocks, stride of the first block).
     plan = (
         ((1, 16, 1, 1), (expansion, 24, 2, 1)),
         ((expansion, 32, 3, 2),),
@@ -92,9 +137,22 @@ def mobilenetv2(width: float, expansion: int, *, in_chans: int = 3, **head: Any)
 
 
 class ShuffleUnitV1(nn.Module):
-    """Zhang et al. 2018, figure 2: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1.
+    """ShuffleNetV1 unit (Zhang et al. 2018, figure 2): grouped 1x1, shuffle, depthwise 3x3, grouped 1x1.
 
-    With stride 2 the average-pooled input is concatenated instead of added, and counts among ``outputs``.
+    With stride 2 the average-pooled input is concatenated instead of added; its channels are included in
+    ``outputs``.
+
+    Args:
+        inputs: input channels.
+        outputs: output channels.
+        stride: 1 or 2.
+        groups: groups of the 1x1 convolutions.
+        first: whether this is the first unit after the stem, whose first convolution is not grouped.
+
+    Example:
+        >>> unit = ShuffleUnitV1(24, 240, stride=2, groups=3, first=True)
+        >>> tuple(unit(torch.zeros(1, 24, 8, 8)).shape)
+        (1, 240, 4, 4)
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int, first: bool) -> None:
@@ -102,7 +160,7 @@ class ShuffleUnitV1(nn.Module):
         self.stride = stride
         branch = outputs - inputs if stride == 2 else outputs
         middle = branch // 4
-        # The stem's few channels are not grouped (section 3.2).
+        # The stem has too few channels for groups (section 3.2).
         self.groups = 1 if first else groups
         self.conv1 = pointwise(inputs, middle, self.groups)
         self.bn1 = nn.BatchNorm2d(middle)
@@ -120,7 +178,14 @@ class ShuffleUnitV1(nn.Module):
 
 
 class ShuffleUnitV2(nn.Module):
-    """Ma et al. 2018, figure 3c: half of the channels pass, half are filtered; then both are shuffled."""
+    """ShuffleNetV2 unit (Ma et al. 2018, figure 3c).
+
+    Half of the channels are copied and half are filtered; then all channels are shuffled.
+
+    Example:
+        >>> tuple(ShuffleUnitV2(8)(torch.zeros(1, 8, 4, 4)).shape)
+        (1, 8, 4, 4)
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,7 +202,14 @@ class ShuffleUnitV2(nn.Module):
 
 
 class ShuffleDownV2(nn.Module):
-    """Ma et al. 2018, figure 3d: both halves are filtered with stride 2, from all of the input's channels."""
+    """ShuffleNetV2 downsampling unit (Ma et al. 2018, figure 3d).
+
+    Each half of the output channels is computed from all input channels by its own branch with stride 2.
+
+    Example:
+        >>> tuple(ShuffleDownV2(8, 16)(torch.zeros(1, 8, 4, 4)).shape)
+        (1, 16, 2, 2)
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -156,12 +228,23 @@ class ShuffleDownV2(nn.Module):
 
 
 def shuffle_stem(in_chans: int, width: int) -> dict[str, nn.Module]:
+    """The stem of the ShuffleNets: a 1x1 convolution to ``width`` channels, batch norm and ReLU, by name.
+
+    Example:
+        >>> list(shuffle_stem(3, 24))
+        ['conv1', 'bn1', 'relu']
+    """
     conv, norm, relu = activated(pointwise(in_chans, width))
     return {"conv1": conv, "bn1": norm, "relu": relu}
 
 
 def shufflenetv1(*, in_chans: int = 3, **head: Any) -> CifarNet:
-    """ShuffleNetV1 with 3 groups; each of its 3 stages, of 4, 8 and 4 units, halves the resolution."""
+    """ShuffleNetV1 with 3 groups and 3 stages of 4, 8 and 4 units; each stage halves the resolution.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in shufflenetv1().parameters())
+        949258
+    """
     channels = 24
     stem = shuffle_stem(in_chans, channels)
     stages: list[Stage] = []
@@ -176,7 +259,18 @@ def shufflenetv1(*, in_chans: int = 3, **head: Any) -> CifarNet:
 def shufflenetv2(
     outputs: Sequence[int] = (116, 232, 464), features: int = 1024, *, in_chans: int = 3, **head: Any
 ) -> CifarNet:
-    """ShuffleNetV2 of width 1; each of its 3 stages halves the resolution, then has 3, 7 and 3 units."""
+    """ShuffleNetV2 of width 1; each of the 3 stages halves the resolution and then has 3, 7 or 3 units.
+
+    Args:
+        outputs: channels of each stage.
+        features: width of the pooled feature.
+        in_chans: channels of the images.
+        head: further arguments of :class:`CifarNet`.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in shufflenetv2().parameters())
+        1355528
+    """
     channels = 24
     stem = shuffle_stem(in_chans, channels)
     stages: list[Stage] = []
@@ -190,6 +284,12 @@ def shufflenetv2(
 
 
 def mobilenetv2_half(**options: Any) -> CifarNet:
+    """MobileNetV2 of width 0.5 with expansion 6.
+
+    Example:
+        >>> mobilenetv2_half(num_classes=10).num_classes
+        10
+    """
     return mobilenetv2(0.5, 6, **options)
 
 

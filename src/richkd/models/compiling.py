@@ -1,4 +1,4 @@
-"""When a compiler repays its time, and where it keeps what it made."""
+"""Decide whether compiling a network saves time, and compile it with a persistent cache."""
 
 from __future__ import annotations
 
@@ -12,34 +12,57 @@ import torch
 
 from richkd.core.errors import ConfigError
 
-# Steps after which compiling has paid for itself. On 2 CPU cores it took 23 s for ResNet-8x4 and saved
-# at most 15 of 220 ms a step (docs/performance.md). For a GPU this is an assumption, not a measurement.
+# Number of steps from which compiling saves time. On 2 CPU cores compiling ResNet-8x4 took 23 s and saved at
+# most 15 of 220 ms per step (docs/performance.md). The value for a GPU is an assumption, not a measurement.
 STEPS_TO_REPAY = {"cpu": 5_000, "cuda": 2_000}
 
 
 def compile_repays(choice: str, steps: int, device: torch.device) -> bool:
-    """Whether a student is to be compiled: as chosen, or for "auto" if the run is long enough.
+    """Whether to compile the student.
 
-    ``steps`` are those of the whole run, not those that are left, so that a run that is resumed is
-    compiled if it was before.
+    Args:
+        choice: ``"always"``; ``"never"``; or ``"auto"``, which compiles if the run has enough steps and there
+            is a C++ compiler.
+        steps: number of steps of the whole run, not of the remaining steps, so that a resumed run makes the
+            same decision.
+        device: the device of the training.
 
     Raises:
-        ConfigError: chosen, where there is no C++ compiler.
+        ConfigError: ``choice`` is ``"always"`` and there is no C++ compiler.
+
+    Example:
+        >>> compile_repays("never", 1_000_000, torch.device("cpu"))
+        False
+        >>> compile_repays("auto", 10, torch.device("cpu"))
+        False
     """
     if choice == "never" or (choice == "auto" and steps < STEPS_TO_REPAY.get(device.type, steps + 1)):
         return False
     has_compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl")))
     if choice == "always" and not has_compiler:
         raise ConfigError(
-            "Compiling needs a C++ compiler",
-            got="neither $CXX nor g++, clang++ or cl on the path",
-            fix="install g++, or leave --train.compile at auto.",
+            "--train.compile=always needs a C++ compiler",
+            got="neither $CXX nor g++, clang++ or cl on the PATH",
+            fix="install g++, or use --train.compile=auto.",
         )
     return has_compiler
 
 
 def compile_fixed(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """``call`` compiled for inputs of fixed shapes; what is compiled is kept on disk for the next process."""
+    """Compile a function for inputs of fixed shapes with `torch.compile`.
+
+    The compiled code is stored in ``~/.cache/richkd/compiled`` for later processes, unless
+    ``TORCHINDUCTOR_CACHE_DIR`` is set.
+
+    Args:
+        call: the function or the forward method of a module.
+        options: further arguments of `torch.compile`.
+
+    Example:
+        >>> double = compile_fixed(lambda x: 2 * x, backend="eager")
+        >>> double(torch.tensor([1.0, 2.0])).tolist()
+        [2.0, 4.0]
+    """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/richkd/compiled").expanduser()))
-    made: Callable[..., Any] = torch.compile(call, dynamic=False, **options)
-    return made
+    compiled: Callable[..., Any] = torch.compile(call, dynamic=False, **options)
+    return compiled

@@ -1,47 +1,117 @@
 """From settings to parts: opens the data, builds the networks, and makes sure that they fit each other.
 
-Everything that can be found wrong before the first step is found here, by training and by
-``richkd check`` alike.
+Everything that can be found wrong before the first step is found here, for training, ``richkd check`` and
+``richkd probe`` alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
-from richkd.config.schema import Config, DataConfig
+from richkd.config.schema import Config
+from richkd.core.errors import ConfigError
 from richkd.core.precision import autocast_dtype
-from richkd.core.types import UNLABELED
+from richkd.core.types import UNLABELED, Batch, Target
+from richkd.data.augmentations import Clean, build_augmentation
 from richkd.data.batches import Store, TrainingOrder, open_store
 from richkd.data.sources import open_data
 from richkd.data.split import Data
-from richkd.data.unlabeled import refuse_tested, with_unlabeled
-from richkd.data.views import Augmentation, Clean, build_augmentation
+from richkd.data.unlabeled import refuse_tested
+from richkd.data.views import Augmentation, render
 from richkd.fusion.fusion import Fusion
-from richkd.methods.presets import Method, find_method
+from richkd.methods.objective import Objective, TermSpec, logit_temperature, needs_of, read_objective
+from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network, build_network
 from richkd.pipeline.controls import controlled
-from richkd.pipeline.teachers import Log, fit_fusion, open_teachers, weigh_prompts
-from richkd.teachers.cache.cached import CachedTeacher, with_cache
-from richkd.teachers.vision import Teacher
+from richkd.pipeline.fuse import Fitter, describe
+from richkd.pipeline.roles import FUSED, Roles, assign_roles
+from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
+from richkd.pipeline.teachers import Log, Opening, open_clip_teacher, open_vision_teachers
+from richkd.pipeline.unused import refuse_unused
+from richkd.teachers.base import Teacher
+from richkd.teachers.cache.cached import with_cache
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. ``teachers`` are in the order of fusion's weights: vision teacher, CLIP."""
+    """What a run is made of.
+
+    Attributes:
+        specs: the loss terms of the objective.
+        sources: the teachers and the fusion of every target that a term reads, the one with most teachers
+            first.
+        augmentation: how training images are augmented.
+        autocast: dtype of the student's autocast; None for float32.
+    """
 
     config: Config
     data: Data
     stores: dict[str, Store]
     student: Network
-    teachers: tuple[Teacher, ...]
-    fusion: Fusion | None
-    method: Method
+    specs: tuple[TermSpec, ...]
+    sources: dict[str, TargetSource]
     augmentation: Augmentation
     device: torch.device
     autocast: torch.dtype | None
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """Every teacher of the run once: vision teachers, then the CLIP."""
+        return distinct_teachers(self.sources)
+
+    @property
+    def main_source(self) -> TargetSource | None:
+        """The target with most teachers, which figures of "the target" are about; None without teachers."""
+        return next(iter(self.sources.values()), None)
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """The fusion of the main target."""
+        return None if self.main_source is None else self.main_source.fusion
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the logit loss."""
+        return logit_temperature(self.specs)
+
+    @cached_property
+    def mapped_teachers(self) -> tuple[Teacher, ...]:
+        """Teachers whose intermediate maps a term reads."""
+        return tuple(
+            teacher
+            for name, source in self.sources.items()
+            if "maps" in needs_of(self.specs, name)
+            for teacher in source.teachers
+        )
+
+    def teach(self, batch: Batch, epoch: int) -> dict[str, Target]:
+        """The targets of a batch (on `device`) for the views that its images have in an epoch."""
+        views = self.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
+        return teach(self.sources, batch, views, self.mapped_teachers)
+
+    def student_pixels(self, batch: Batch, epoch: int) -> Tensor:
+        """The student's input for the same views."""
+        views = self.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
+        student = self.student
+        return render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+
+    def build_objective(self) -> Objective:
+        """The objective with fresh state, a function of the run's seed."""
+        shapes = {name: _shapes_of(source, self.specs, name) for name, source in self.sources.items()}
+        maps = self.student.map_shapes() if "maps" in needs_of(self.specs) else ()
+        return Objective(
+            self.specs,
+            NetworkShapes(self.student.feature_width, maps),
+            shapes,
+            self.data.splits["train"].labels_N,
+            len(self.data.class_names),
+            self.config.train.seed,
+        )
 
     def order(self, rank: int = 0, world: int = 1) -> TrainingOrder:
         """Which images make up each step, for one of ``world`` processes."""
@@ -51,10 +121,9 @@ class Parts:
         return TrainingOrder(len(labels_N), settings.batch_size, settings.seed, rank, world, unlabeled, share)
 
     def flush_caches(self) -> None:
-        """Write what teachers' caches have not yet written."""
+        """Write outputs that are not yet in the teacher cache on disk."""
         for teacher in self.teachers:
-            if isinstance(teacher, CachedTeacher):
-                teacher.flush()
+            teacher.flush()
 
 
 def assemble(config: Config, device: torch.device, log: Log = lambda message: None) -> Parts:
@@ -63,102 +132,112 @@ def assemble(config: Config, device: torch.device, log: Log = lambda message: No
     Args:
         config: the settings.
         device: where student and teachers run.
-        say: told what was found and fitted, a line at a time.
+        log: receives what was found and fitted, a line at a time.
 
     Raises:
         RichKDError: whatever does not exist, cannot be read or does not fit, by name.
     """
-    method = find_method(config.method)
-    data = open_splits(config.data, config.train.seed)
-    classes = len(data.class_names)
-    log(
-        f"data: {data.path}, {classes} classes, "
-        + ", ".join(f"{len(s):,} {n}" for n, s in data.splits.items())
-    )
-    if config.data.unlabeled is not None:
-        refuse_tested(data, config.train.workers)
-        count = int((data.splits["train"].labels_N == UNLABELED).sum())
-        log(f"unlabeled: {count:,} of the training images, from {config.data.unlabeled}")
+    specs = read_objective(config)
+    roles = assign_roles(config, specs)
+    refuse_unused(config, specs, roles)
+    data = _open_data(config, log)
     student = build_student(config, data)
     source_size = config.data.size or student.size
     stores = open_stores(config, data, source_size, device)
-    autocast = autocast_dtype(config.train.precision, device)
     training = build_augmentation(config.augment, source_size)
     augmentations = {name: training if name == "train" else Clean(source_size) for name in stores}
-    teachers = tuple(
-        with_cache(
-            teacher,
-            config.cache,
-            stores,
-            augmentations,
-            data.class_names,
-            seed=config.train.seed,
-            features=method.remembers,
-            log=log,
-        )
-        for teacher in open_teachers(config, method, data, stores, augmentations, device, log)
-    )
-    if "clip" in method.teachers:
-        weigh_prompts(config, teachers[-1], stores, device, log)
-    for teacher in teachers:
-        log(f"teacher: {teacher.name}, feature width {teacher.feature_width}")
-    fused = fit_fusion(config, method, teachers, stores, device, log) if teachers else None
-    if fused is not None and config.fusion.control is not None:
-        teachers, fused = controlled(config, method, teachers, fused, stores["train"], device)
-        log(f"control: {config.fusion.control} ({fused.origin})")
-    return Parts(
-        config,
-        data,
-        stores,
-        student,
-        teachers,
-        fused,
-        method,
-        training,
-        device,
-        autocast,
-    )
-
-
-def open_splits(config: DataConfig, seed: int) -> Data:
-    """The data that the settings name, with their splits; unlabeled images are at the end of train.
-
-    Raises:
-        RichKDError: as `open_data` and `with_unlabeled`.
-    """
-    data = open_data(
-        config.path,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        key_column=config.key_column,
-        class_names_file=config.class_names,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-        calibration=config.calibration,
-        test_calibration_fraction=config.test_calibration_fraction,
-        exclude_fold=config.exclude_fold,
-        beside=() if config.unlabeled is None else (Path(config.unlabeled),),
-        seed=seed,
-    )
-    if config.unlabeled is None:
-        return data
-    image, key = config.image_column, config.key_column
-    return with_unlabeled(data, config.unlabeled, image_column=image, key_column=key)
+    features = "features" in needs_of(specs)
+    opening = Opening(config, data, stores, augmentations, device, features, log)
+    sources = _open_sources(opening, roles, specs)
+    for name, source in sources.items():
+        _shapes_of(source, specs, name)  # refuses maps that a teacher does not have
+    autocast = autocast_dtype(config.train.precision, device)
+    return Parts(config, data, stores, student, specs, sources, training, device, autocast)
 
 
 def open_stores(
     config: Config, data: Data, size: int, device: torch.device | None = None
 ) -> dict[str, Store]:
     """The source images of each split at ``size`` pixels, in memory or streamed as the settings say."""
-    room, workers = config.data.in_memory_gb, config.train.workers
+    limit, workers = config.data.in_memory_gb, config.train.workers
     return {
-        name: open_store(split, size, in_memory_gb=room, workers=workers, device=device)
+        name: open_store(split, size, in_memory_gb=limit, workers=workers, device=device)
         for name, split in data.splits.items()
     }
 
 
 def build_student(config: Config, data: Data) -> Network:
-    """The student, initialized from the run's seed alone."""
+    """The student, initialized from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return build_network(config.student, len(data.class_names), role="student")
+
+
+def _open_data(config: Config, log: Log) -> Data:
+    data = open_data(config.data, config.train.seed)
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    log(f"data: {data.path}, {len(data.class_names)} classes, {sizes}")
+    if config.data.unlabeled is not None:
+        refuse_tested(data, config.train.workers)
+        count = int((data.splits["train"].labels_N == UNLABELED).sum())
+        log(f"unlabeled: {count:,} of the training images, from {config.data.unlabeled}")
+    return data
+
+
+def _open_sources(opening: Opening, roles: Roles, specs: Sequence[TermSpec]) -> dict[str, TargetSource]:
+    config, log = opening.config, opening.log
+    fitter = Fitter(config, opening.stores, opening.device, opening.features, log)
+    mapped = {p for name, places in roles.vision.items() if "maps" in needs_of(specs, name) for p in places}
+    vision: list[Teacher] = []
+    if roles.targets:
+        for position, teacher in enumerate(open_vision_teachers(opening)):
+            if position in mapped:
+                log(f"teacher {teacher.name} runs at every step: its intermediate maps are not cached")
+                vision.append(teacher)
+            else:
+                vision.append(_cached(teacher, opening))
+    clip = fitter.weigh_prompts(_cached(open_clip_teacher(opening), opening)) if roles.needs_clip else None
+    for teacher in (*vision, *([clip] if clip else [])):
+        log(f"{teacher.role}: {teacher.name}, feature width {teacher.feature_width}")
+    sources = {}
+    for name in roles.targets:
+        with_clip = clip if roles.clip[name] else None
+        members = (*(vision[place] for place in roles.vision[name]), *([with_clip] if with_clip else []))
+        sources[name] = TargetSource(members, fitter.fusion(members, clip=with_clip is not None))
+    if config.fusion.control is not None:
+        name = FUSED if FUSED in sources else roles.targets[0]
+        training = opening.stores["train"]
+        source = controlled(config, sources[name], training, opening.device, logit_temperature(specs))
+        sources[name] = source
+        log(f"control: {config.fusion.control} ({describe(source.fusion, source.teachers)})")
+    return sources
+
+
+def _cached(teacher: Teacher, opening: Opening) -> Teacher:
+    config = opening.config
+    return with_cache(
+        teacher,
+        config.cache,
+        opening.stores,
+        opening.augmentations,
+        opening.data.class_names,
+        seed=config.train.seed,
+        features=opening.features,
+        log=opening.log,
+    )
+
+
+def _shapes_of(source: TargetSource, specs: Sequence[TermSpec], target: str) -> tuple[NetworkShapes, ...]:
+    if "maps" not in needs_of(specs, target):
+        return tuple(NetworkShapes(teacher.feature_width) for teacher in source.teachers)
+    shapes = []
+    for teacher in source.teachers:
+        if teacher.network is None:
+            labels = [s.label for s in specs if s.target == target and "maps" in s.term.needs]
+            raise ConfigError(
+                f"Term objective.{labels[0]} reads intermediate maps, which are not stored with outputs",
+                got=f"teacher {teacher.name}, which is no single network",
+                fix="give the network itself with --teacher, or remove the term.",
+            )
+        shapes.append(NetworkShapes(teacher.feature_width, teacher.network.map_shapes()))
+    return tuple(shapes)

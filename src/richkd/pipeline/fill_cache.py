@@ -16,13 +16,15 @@ from richkd.core.errors import CacheError
 from richkd.core.interrupt import Interrupted, StopRequest, stop_request
 from richkd.core.progress import Progress
 from richkd.core.types import Output
+from richkd.data.augmentations import Clean
 from richkd.data.batches import in_order
-from richkd.data.views import Clean, Views
+from richkd.data.views import Views
+from richkd.methods.objective import method_label
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.cache.cached import CachedTeacher
 from richkd.teachers.cache.store import Manifest, OutputCache, list_caches, read_manifest, shard_problem
 from richkd.teachers.precomputed.vision import ImportedTeacher
-from richkd.teachers.predict import BATCH, batch_on
+from richkd.teachers.predict import BATCH
 
 Drawn = Callable[[Tensor], Views]
 
@@ -95,7 +97,7 @@ def verify_caches(config: Config, *, sample: int = 256, quiet: bool = False) -> 
                 for number in sorted(set(number_N.tolist())):
                     at_N = number_N == number
                     for batch in parts.stores[split].batches([index_N[at_N]]):
-                        batch = batch_on(batch, parts.device)
+                        batch = batch.to(parts.device)
                         views = augmentation.view(config.train.seed, number, batch.index_B)
                         now.append(
                             cache.format.unpack(cache.format.pack(teacher.teacher.outputs(batch, views)))
@@ -143,7 +145,7 @@ def _assemble_with_caches(
     parts = assemble(config, device, progress.log)
     if not any(isinstance(teacher, kinds) for teacher in parts.teachers):
         raise CacheError(
-            f"Method {config.method.name} must have a teacher that can be stored",
+            f"Method {method_label(config)} must have a teacher that can be stored",
             got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
             fix="outputs that were computed elsewhere are stored already; ce has no teacher.",
         )
@@ -165,7 +167,7 @@ def _computed(
 ) -> Iterator[int]:
     """Put each group through the teachers, which store what is new; yields its number of images."""
     for batch in parts.stores[split].batches(groups):
-        batch = batch_on(batch, parts.device)
+        batch = batch.to(parts.device)
         for teacher in parts.teachers:
             teacher.outputs(batch, drawn(batch.index_B))
         yield len(batch.labels_B)

@@ -11,15 +11,16 @@ import torch
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError
 from richkd.core.types import Output
+from richkd.data.augmentations import Clean, build_augmentation
 from richkd.data.batches import Store
-from richkd.data.views import Clean, build_augmentation
+from richkd.data.sources import open_data
 from richkd.metrics.accuracy import accuracy
-from richkd.pipeline.assemble import build_student, open_splits, open_stores
+from richkd.pipeline.assemble import build_student, open_stores
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.cache.store import SHARD_BYTES, Manifest, OutputCache
 from richkd.teachers.precomputed.outputs_file import GivenOutputs, Rows, paired, read_outputs
-from richkd.teachers.precomputed.vision import GIVEN, PREFIX, imported_manifests
+from richkd.teachers.precomputed.vision import GIVEN, imported_manifests
 
 Log = Callable[[str], None]
 
@@ -52,7 +53,7 @@ def import_outputs(
     if config.cache.dir is None:
         raise CacheError("The cache's folder must be named", got="none", fix="add --teacher-cache DIR.")
     root = config.cache.dir.expanduser()
-    data = open_splits(config.data, config.train.seed)
+    data = open_data(config.data, config.train.seed)
     given = read_outputs(path, data.class_names)
     name = name or given.path.stem
     size = config.data.size or build_student(config, data).size
@@ -74,7 +75,7 @@ def import_outputs(
         _fill(cache, given, rows[split])
         caches.append(cache)
         _report(given, rows[split], store, log)
-    log(f"use them as --teacher {PREFIX}{name} --teacher-cache {root}")
+    log(f"use them as --teacher cache:{name} --teacher-cache {root}")
     return caches
 
 

@@ -17,10 +17,10 @@ from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED, Batch, Output
 from richkd.data.batches import Store
 from richkd.data.views import Views
-from richkd.teachers.vision import Teacher
+from richkd.teachers.base import Teacher
 
 
-class Shuffled:
+class Shuffled(Teacher):
     """A teacher that answers for another training image: any, or another of the same class.
 
     The permutation is a function of the seed; within classes, unlabeled images are permuted among
@@ -29,12 +29,12 @@ class Shuffled:
 
     def __init__(self, teacher: Teacher, training: Store, seed: int, *, within_class: bool) -> None:
         self.teacher, self.training = teacher, training
-        self.name, self.feature_width = teacher.name, teacher.feature_width
+        self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
         self.logit_scale = teacher.logit_scale
         split = training.split
         self.other_N = permutation(split.labels_N, seed, within_class=within_class)
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         if batch.split != self.training.split.name:
             return self.teacher.outputs(batch, views)
         (other,) = self.training.batches([self.other_N[batch.index_B]])
@@ -44,7 +44,7 @@ class Shuffled:
         return self.teacher.outputs(replace(batch, index_B=other.index_B, pixels_BHWC=pixels_BHWC), views)
 
 
-class TextOnly:
+class TextOnly(Teacher):
     """A teacher that has read the labels and never sees an image: it answers how alike class names are.
 
     Logits of an image of class y are the cosines of y's text embedding with all classes', so non-target
@@ -54,11 +54,11 @@ class TextOnly:
 
     def __init__(self, teacher: Teacher, class_embeddings_CD: Tensor, training: str) -> None:
         self.teacher, self.training = teacher, training
-        self.name, self.feature_width = teacher.name, teacher.feature_width
+        self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
         self.logit_scale = teacher.logit_scale
         self.text_CD = functional.normalize(class_embeddings_CD.float(), dim=1)
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         if batch.split != self.training:
             return self.teacher.outputs(batch, views)
         text_CD = self.text_CD.to(batch.labels_B.device)

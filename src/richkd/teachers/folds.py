@@ -22,21 +22,18 @@ from richkd.data.split import Data, Split
 from richkd.data.views import Views
 from richkd.export.student import CONFIG
 from richkd.models.build import build_network
+from richkd.teachers.base import Teacher
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.vision import VisionTeacher
 
-# ``--teacher folds:FOLDER`` asks for the teachers of `richkd teach --folds`.
-PREFIX = "folds:"
 
-
-class FoldTeachers:
+class FoldTeachers(Teacher):
     """One teacher of many: each image is answered by the one that was trained without it.
 
     Images that none was trained on are dealt out in turn, so that answers to them are as good as those to
     training images. Features of different networks do not compare, so there are none.
     """
 
-    logit_scale = 1.0
     feature_width = 0
 
     def __init__(self, teachers: Sequence[VisionTeacher], folds: Mapping[str, Tensor]) -> None:
@@ -44,10 +41,12 @@ class FoldTeachers:
         self.name = f"{len(teachers)} × {teachers[0].name}, out of fold"
 
     @property
-    def computed(self) -> int:
+    def computed(self) -> int:  # type: ignore[override]
         return sum(teacher.computed for teacher in self.teachers)
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        assert not maps, "maps of several networks do not compare"
+        assert batch.split is not None, "fold teachers are chosen by an image's position in its split"
         fold_B = self.folds[batch.split][batch.index_B]
         logits_BC: Tensor | None = None
         for fold, teacher in enumerate(self.teachers):
@@ -61,11 +60,8 @@ class FoldTeachers:
         return Output(logits_BC, logits_BC[:, :0])
 
     @property
-    def rows(self) -> RowFormat:
+    def row_format(self) -> RowFormat:
         return RowFormat(self.teachers[0].network.classes, 0)
-
-    def restored(self, stored: Output) -> Output:
-        return stored
 
     def ingredients(self) -> dict[str, Any]:
         digest = hashlib.sha256()

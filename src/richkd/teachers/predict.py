@@ -1,23 +1,22 @@
-"""What a network or a teacher says of a whole split, in float32 and in the split's order."""
+"""Outputs of a network or a teacher for a whole split, in float32 and in the split's order."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from richkd.core.types import Batch, Output
+from richkd.core.types import Output
+from richkd.data.augmentations import Clean
 from richkd.data.batches import Store, in_order
-from richkd.data.views import Clean, render
+from richkd.data.views import render
 from richkd.models.build import Network
-from richkd.teachers.vision import Teacher
+from richkd.teachers.base import Teacher
 
 BATCH = 250
 
 
 def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
-    """The network's logits (N, C) of every image: clean view, evaluation mode (put back afterwards)."""
+    """A network's logits (N, C) for every image: unaugmented views, evaluation mode (restored afterwards)."""
     training = network.training
     network.eval()
     clean, logits = Clean(store.size), []
@@ -32,22 +31,12 @@ def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
 
 
 def outputs_of(teacher: Teacher, store: Store, device: torch.device, index_N: Tensor | None = None) -> Output:
-    """A teacher's logits and features of every image, or of those at ``index_N``; clean view."""
-    clean, outputs = Clean(store.size), []
+    """A teacher's logits and features for every image, or for those at ``index_N``; unaugmented views."""
+    clean = Clean(store.size)
     groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
-    for batch in store.batches(groups):
-        batch = batch_on(batch, device)
-        outputs.append(teacher.outputs(batch, clean.draw(0, 0, batch.index_B)))
-    return Output(
-        torch.cat([output.logits_BC.float().cpu() for output in outputs]),
-        torch.cat([output.feats_BF.float().cpu() for output in outputs]),
-    )
-
-
-def batch_on(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its pixels and labels on a device."""
-    return replace(
-        batch,
-        pixels_BHWC=batch.pixels_BHWC.to(device, non_blocking=True),
-        labels_B=batch.labels_B.to(device, non_blocking=True),
+    return Output.cat(
+        [
+            teacher.outputs(batch.to(device), clean.draw(0, 0, batch.index_B)).cpu()
+            for batch in store.batches(groups)
+        ]
     )

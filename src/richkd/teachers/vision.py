@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from richkd.core.files import hash_tensors
 from richkd.core.types import Batch, Output
 from richkd.data.views import Views, render
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed
+from richkd.teachers.base import Teacher
 from richkd.teachers.cache.row_format import RowFormat, as_stored
 
 
-class Teacher(Protocol):
-    """Anything that can say what it sees in a batch: a vision network, a CLIP, or stored outputs.
-
-    ``logit_scale`` is the factor that turns its ``logits_BC`` into the logits of its own
-    probabilities: 1 for a classifier, about 100 for the cosines of a CLIP.
-    """
-
-    name: str
-    feature_width: int
-    logit_scale: float
-
-    def outputs(self, batch: Batch, views: Views) -> Output: ...
-
-
-@runtime_checkable
-class Storable(Teacher, Protocol):
-    """A teacher whose outputs are a function of image and view, so that a cache can keep them.
-
-    ``rows`` says what has to be kept of an output, ``restored`` makes an output of it again, and
-    ``ingredients`` names all that an output depends on besides image and view. ``computed`` counts
-    the images that went through the network.
-    """
-
-    computed: int
-
-    @property
-    def rows(self) -> RowFormat: ...
-
-    def restored(self, stored: Output) -> Output: ...
-
-    def ingredients(self) -> dict[str, Any]: ...
-
-
-class VisionTeacher:
+class VisionTeacher(Teacher):
     """A trained classifier, frozen, that renders the student's views at its own resolution.
 
     Args:
@@ -61,7 +28,7 @@ class VisionTeacher:
             20 seconds for each batch size, and changes the outputs' last bits.
     """
 
-    logit_scale = 1.0
+    sees_pixels = True
 
     def __init__(
         self,
@@ -71,31 +38,28 @@ class VisionTeacher:
         *,
         compiled: bool = False,
     ) -> None:
-        self.network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.network: Network = network
         self.name, self.feature_width = network.name, network.feature_width
         self.device, self.autocast, self.compiled = device, autocast, compiled
-        self.computed = 0
-        self._forward: Callable[[Tensor], Output] = self.network
+        self._forward: Callable[..., Output] = self.network
         if compiled:
             self._forward = compile_fixed(self.network, options={"freezing": True})
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         network = self.network
         pixels = render(batch.pixels_BHWC, views, network.size, network.mean, network.std)
         with (
             torch.no_grad(),
             torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
         ):
-            output = self._forward(pixels)
+            output = self._forward(pixels, maps)
         self.computed += len(pixels)
         return as_stored(output)
 
     @property
-    def rows(self) -> RowFormat:
+    def row_format(self) -> RowFormat:
         return RowFormat(self.network.classes, self.feature_width)
-
-    def restored(self, stored: Output) -> Output:
-        return stored
 
     def ingredients(self) -> dict[str, Any]:
         network = self.network

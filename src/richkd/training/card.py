@@ -6,6 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from richkd.config.model_name import parse_model_name
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.core.types import UNLABELED
@@ -46,14 +49,39 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
             temperature=summary["temperature"],
             fitted_on=summary["temperature_fitted_on"],
             version=version("richkd"),
-            method=" ".join(filter(None, (summary["method"], summary["variant"]))),
+            method=summary["method"],
             epochs=summary["epochs"],
             images=len(labels_N),
             unlabeled=int((labels_N == UNLABELED).sum()),
             fusion=fusion["origin"] if fusion and len(parts.teachers) > 1 else None,
         )
     )
-    write_atomically(folder / CARD, f"{text.strip()}\n".encode())
+    card = ModelCard(f"---\n{_metadata(parts, student, summary).to_yaml()}\n---\n\n{text.strip()}\n")
+    write_atomically(folder / CARD, card.content.encode())
+
+
+def _metadata(parts: Parts, student: Network, summary: dict[str, Any]) -> ModelCardData:
+    """The head of the card, which the hub reads."""
+    data = Path(parts.data.path).name
+    task = "image-classification"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=data,
+            dataset_name=f"{data}, {split}",
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_value=round(figures["top1"], 4),
+        )
+        for split, figures in summary["splits"].items()
+    ]
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag=task,
+        tags=[task, "timm", "knowledge-distillation", "richkd"],
+        model_name=student.name,
+        eval_results=results,
+    )
 
 
 def _lesson(parts: Parts) -> str:
@@ -68,4 +96,5 @@ def _short(name: str) -> str:
     """A teacher's name without where it lay, which is nobody's business; the fused target's is "fused"."""
     if name == "target":
         return "fused teacher"
-    return "/".join(Path(name).parts[-2:]) if name.startswith("local-dir:") else name
+    local = parse_model_name(name).kind == "local-dir"
+    return "/".join(Path(name).parts[-2:]) if local else name

@@ -10,19 +10,16 @@ from rich.table import Table
 from torch import Tensor
 
 from richkd.config.schema import Config
+from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
-from richkd.core.types import UNLABELED, Output
 from richkd.data.batches import Resident
 from richkd.data.images import decode_all, duplicates
-from richkd.data.views import Clean, render
+from richkd.methods.objective import TermSpec
+from richkd.methods.term import Context
 from richkd.metrics.accuracy import measure
 from richkd.metrics.cost import flops
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.teachers.cache.cached import uncached
-from richkd.teachers.precomputed.vision import ImportedTeacher
-from richkd.teachers.predict import batch_on
-from richkd.teachers.vision import Teacher, VisionTeacher
 from richkd.training.trainer import Task
 
 SAMPLE = 256
@@ -36,7 +33,7 @@ def check_run(config: Config, console: Console) -> None:
     Raises:
         RichKDError: the first thing that would stop a run.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(config.train.device)
     parts = assemble(config, device, lambda line: console.print(line, markup=False, soft_wrap=True))
     for name, store in parts.stores.items():
         if not isinstance(store, Resident):  # resident stores have decoded every image already
@@ -67,44 +64,30 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
 
 
 def _report_teachers(parts: Parts, console: Console) -> None:
-    chance = 1 / len(parts.data.class_names)
+    store, chance = parts.stores["train"], 1 / len(parts.data.class_names)
     for teacher in parts.teachers:
-        index_N, output = _sample(parts, teacher)
-        labels_N = parts.stores["train"].split.labels_N[index_N]
-        top1 = measure(output.logits_BC.cpu() * teacher.logit_scale, labels_N).top1
-        what = "imported views" if isinstance(teacher, ImportedTeacher) else "training images"
-        console.print(f"teacher {teacher.name}: {top1:.1%} right on {len(index_N)} {what}", markup=False)
+        sample = teacher.sample(store, parts.device, SAMPLE)
+        labels_N = store.split.labels_N[sample.index_N]
+        top1 = measure(sample.output.logits_BC.cpu() * teacher.logit_scale, labels_N).top1
+        console.print(
+            f"{teacher.role} {teacher.name}: {top1:.1%} correct on {len(labels_N)} {sample.what}",
+            markup=False,
+        )
         if top1 < CHANCE_FACTOR * chance:
             console.print(
-                f"warning: that is near chance ({chance:.1%}); its classes are probably in another order",
+                f"warning: this is near chance ({chance:.1%}); its classes are probably in another order",
                 markup=False,
             )
 
 
-def _sample(parts: Parts, teacher: Teacher) -> tuple[Tensor, Output]:
-    """Some training images, and what a teacher says of them: whole, or of the views that were imported."""
-    if isinstance(teacher, ImportedTeacher):
-        return teacher.sample("train", SAMPLE)
-    store = parts.stores["train"]
-    labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
-    index_N = labeled_N[torch.linspace(0, len(labeled_N) - 1, min(SAMPLE, len(labeled_N))).long()]
-    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([index_N]))
-    return index_N, teacher.outputs(batch, Clean(store.size).draw(0, 0, batch.index_B))
-
-
 def _dry_step(parts: Parts) -> dict[str, Tensor]:
     task = Task(parts).to(parts.device)
-    store = parts.stores["train"]
-    # Images of the run's own first step: imported outputs need not hold the views of any others.
+    # The first images of the run's own first step: imported outputs need not hold the views of any others.
     first = parts.order().epoch(0)[0][:8]
-    (batch,) = (batch_on(batch, parts.device) for batch in store.batches([first]))
-    views = parts.augmentation.draw(parts.config.train.seed, 0, batch.index_B)
-    outputs = [teacher.outputs(batch, views) for teacher in parts.teachers]
-    target = parts.fusion(outputs, batch.labels_B) if parts.fusion else None
-    student = parts.student
-    pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+    (batch,) = (batch.to(parts.device) for batch in parts.stores["train"].batches([first]))
     with torch.no_grad():
-        return dict(task(pixels, target, batch, 0).terms)
+        terms = task(parts.student_pixels(batch, 0), parts.teach(batch, 0), batch, Context())
+    return dict(terms.terms)
 
 
 def _print_plan(parts: Parts, console: Console) -> None:
@@ -115,15 +98,16 @@ def _print_plan(parts: Parts, console: Console) -> None:
         ("source size", f"{parts.stores['train'].size} px"),
         ("student", _describe(parts.student)),
     ]
-    for teacher in map(uncached, parts.teachers):
-        if isinstance(teacher, VisionTeacher):
-            rows.append(("teacher", _describe(teacher.network)))
-        elif isinstance(teacher, ImportedTeacher):
-            rows.append(("teacher", str(teacher)))
-        else:
-            rows.append(("CLIP", f"{teacher.name}, width {teacher.feature_width}"))
     rows += [
-        ("memory", f"{_si(_bytes(parts))}B for images, weights, optimizer and caches, without activations"),
+        (teacher.role, _describe(teacher.network) if teacher.network else teacher.describe())
+        for teacher in parts.teachers
+    ]
+    rows.append(("objective", ", ".join(map(_term, parts.specs))))
+    rows += [
+        (
+            "memory",
+            f"{_si(_bytes(parts))}B for images, weights, optimizer and states of terms, without activations",
+        ),
         ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
         ("precision", "bfloat16 autocast" if parts.autocast else "float32"),
     ]
@@ -133,6 +117,10 @@ def _print_plan(parts: Parts, console: Console) -> None:
     console.print(table)
 
 
+def _term(spec: TermSpec) -> str:
+    return f"{spec.config.weight:g} × {spec.label} ({spec.target})"
+
+
 def _describe(network: Network) -> str:
     return f"{network.name}: {network.parameters_count:,} parameters, {_si(flops(network))}FLOPs an image"
 
@@ -140,9 +128,9 @@ def _describe(network: Network) -> str:
 def _bytes(parts: Parts) -> int:
     images = sum(store.pixels_NHWC.numel() for store in parts.stores.values() if isinstance(store, Resident))
     state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
-    copies = 3 if parts.config.optim.name == "sgd" else 4  # weights, gradient, and one or two moments
-    networks = [t.network for t in map(uncached, parts.teachers) if isinstance(t, VisionTeacher)]
-    teachers = sum(4 * network.parameters_count for network in networks)
+    # Weights, gradient, and one moment for SGD or two for other optimizers.
+    copies = 3 if parts.config.optim.name in ("momentum", "sgd") else 4
+    teachers = sum(4 * teacher.network.parameters_count for teacher in parts.teachers if teacher.network)
     return int(images + copies * state + teachers)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from richkd.core.errors import DeviceMemoryError, NonFiniteError
@@ -22,26 +23,26 @@ class NonFiniteDetector:
     """Remembers the loss terms of the latest steps on the device, and reads them together.
 
     A loss that was no number shows at the latest before the next checkpoint, so that none is written
-    after it: call :meth:`read` there.
+    after it: call :meth:`check` there.
     """
 
     split: Split
     steps_in_epoch: int
     _unread: list[tuple[int, Tensor, list[str], Tensor]] = field(default_factory=list)
 
-    def see(self, terms: LossTerms, index_B: Tensor, step: int) -> None:
+    def record(self, terms: LossTerms, index_B: Tensor, step: int) -> None:
         """Note a step's loss terms.
 
         Raises:
-            NonFiniteError: as :meth:`read`.
+            NonFiniteError: as :meth:`check`.
         """
         values = torch.stack([value.detach().float() for value in terms.terms.values()])
         self._unread.append((step, index_B, list(terms.terms), values))
         kind = values.device.type
         if len(self._unread) >= STEPS_BETWEEN_READINGS.get(kind, STEPS_BETWEEN_READINGS_ELSEWHERE):
-            self.read()
+            self.check()
 
-    def read(self) -> None:
+    def check(self) -> None:
         """Look at what was noted.
 
         Raises:
@@ -72,7 +73,7 @@ def raise_with_batch_size_advice(
     Raises:
         DeviceMemoryError: with the setting to change.
     """
-    if not is_out_of_memory(error):
+    if not should_reduce_batch_size(error):
         return
     error.__traceback__ = None  # its frames hold the activations that filled the memory
     images = len(batch.labels_B)
@@ -81,9 +82,9 @@ def raise_with_batch_size_advice(
         torch.cuda.empty_cache()
         size = -(-images // parts)
         try:
-            attempt(Batch(batch.split, batch.index_B[:size], batch.pixels_BHWC[:size], batch.labels_B[:size]))
+            attempt(batch.at(torch.arange(size)))
         except RuntimeError as smaller:
-            if not is_out_of_memory(smaller):
+            if not should_reduce_batch_size(smaller):
                 raise
             continue
         raise DeviceMemoryError(
@@ -95,10 +96,5 @@ def raise_with_batch_size_advice(
     raise DeviceMemoryError(
         "Two images of a batch must fit in the device's memory",
         got=str(error).splitlines()[0],
-        fix="use a smaller student or --student.size, --method.contrast queue, or a larger device.",
+        fix="use a smaller student or --student.size, --objective.contrastive.negatives queue, or a larger device.",
     ) from error
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    # A CPU's allocator has no error type of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

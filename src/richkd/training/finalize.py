@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from richkd.data.batches import Store
-from richkd.data.held_out import HELD_OUT
+from richkd.data.held_out import held_out_split
 from richkd.data.sources import LEFT_OUT
 from richkd.export.student import save_student
 from richkd.fusion.fusion import measure_target_shift, teacher_only_logits
+from richkd.methods.objective import TermSpec, method_label
 from richkd.metrics.accuracy import agreement, measure
 from richkd.metrics.calibration import fit_temperature
 from richkd.models.build import Network
@@ -35,7 +36,7 @@ def finish(
         if name != "train"
     }
     labels = {name: parts.stores[name].split.labels_N for name in logits}
-    fitted_on = next((name for name in HELD_OUT if name in logits), None)
+    fitted_on = held_out_split(logits)
     temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
     evaluated = [name for name in EVALUATED if name in logits]
     splits: dict[str, Any] = {}
@@ -50,8 +51,8 @@ def finish(
         teachers[name] = _teachers(parts, parts.stores[name])
         splits[name]["agreement_with_target"] = agreement(logits[name], teachers[name].pop("logits"))
     summary: dict[str, Any] = {
-        "method": parts.config.method.name,
-        "variant": parts.config.method.variant if parts.config.method.name == "richkd" else None,
+        "method": method_label(parts.config),
+        "objective": {spec.label: _described(spec) for spec in parts.specs},
         "seed": parts.config.train.seed,
         "epochs": parts.config.train.epochs,
         "parameters": student.parameters_count,
@@ -62,16 +63,13 @@ def finish(
         "teachers": teachers,
         "fusion": parts.fusion.to_dict() if parts.fusion else None,
         "student_folder": str(folder.student),
-        # Outputs that came from a cache went through no network.
-        "images_through_teachers": {
-            teacher.name: teacher.computed for teacher in parts.teachers if hasattr(teacher, "computed")
-        },
+        # Outputs that were read from a cache or a file went through no network.
+        "images_through_teachers": {teacher.name: teacher.computed for teacher in parts.teachers},
         **facts,
     }
     if write:
         origin = {
             "method": summary["method"],
-            "variant": summary["variant"],
             "temperature_fitted_on": fitted_on,
         }
         if LEFT_OUT in parts.data.splits:
@@ -82,20 +80,26 @@ def finish(
     return summary
 
 
+def _described(spec: TermSpec) -> dict[str, Any]:
+    return {"term": spec.name, **spec.config.model_dump(mode="json")}
+
+
 def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
-    """Figures of each teacher at its own scale, of the fused target, and how much signal CLIP adds to it."""
-    assert parts.fusion is not None
-    labels_N = store.split.labels_N
-    logits = [outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers]
-    figures: dict[str, Any] = {}
-    for teacher, z_NC in zip(parts.teachers, logits, strict=True):
-        figures[teacher.name] = measure(z_NC * teacher.logit_scale, labels_N).to_dict()
-    target_NC = parts.fusion.logits(logits)
+    """Figures of each teacher at its own scale and of the main target, and how far that is from a baseline."""
+    source, labels_N = parts.main_source, store.split.labels_N
+    assert source is not None
+    logits = {teacher.name: outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers}
+    figures: dict[str, Any] = {
+        teacher.name: measure(logits[teacher.name] * teacher.logit_scale, labels_N).to_dict()
+        for teacher in parts.teachers
+    }
+    members = [logits[teacher.name] for teacher in source.teachers]
+    target_NC = source.fusion.logits(members)
     figures["target"] = measure(target_NC, labels_N).to_dict()
-    if len(logits) > 1:
-        alone_NC = teacher_only_logits(parts.fusion, logits, parts.method.in_control(len(logits)))
-        result = measure_target_shift(target_NC, alone_NC, parts.config.method.temperature)
-        figures["target_shift_nats"] = result.nats
-        figures["control_multiplier"] = result.multiplier
+    if len(members) > 1:
+        alone_NC = teacher_only_logits(source.fusion, members, source.standing_alone)
+        shift = measure_target_shift(target_NC, alone_NC, parts.temperature)
+        figures["target_shift_nats"] = shift.nats
+        figures["control_multiplier"] = shift.multiplier
     figures["logits"] = target_NC
     return figures

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from richkd.config.schema import Config
+from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.progress import Progress
@@ -66,7 +67,9 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         RichKDError: wrong input, found before the first step wherever it can be known.
         Interrupted: a signal stopped the run; it was saved.
     """
+    device = pick_device(config.train.device)
     accelerator = Accelerator(
+        cpu=device.type == "cpu",
         log_with=list(config.train.trackers) or None,
         project_dir=str(config.out),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -75,7 +78,9 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     if accelerator.is_main_process:
         folder.accept(config, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet or not accelerator.is_main_process)
-    parts = assemble(config, accelerator.device, progress.log)
+    if accelerator.num_processes > 1:
+        device = accelerator.device
+    parts = assemble(config, device, progress.log)
     if "train" not in parts.stores:
         raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
     if accelerator.is_main_process:

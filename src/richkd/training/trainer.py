@@ -7,24 +7,23 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn, optim
 
 from richkd.config.schema import OptimConfig
-from richkd.core.errors import NonFiniteError
+from richkd.core.errors import ConfigError, NonFiniteError, nearest
 from richkd.core.interrupt import Interrupted, StopRequest
 from richkd.core.progress import Progress
 from richkd.core.seeds import mix_seed
-from richkd.core.types import Batch, LossTerms, Output, Target
+from richkd.core.types import Batch, LossTerms, Output, Targets
 from richkd.data.mixup import Mix, draw_mix
-from richkd.data.views import render
-from richkd.losses.memory_bank import ContrastMemory
-from richkd.methods.presets import Context
+from richkd.methods.term import Context
 from richkd.metrics.accuracy import measure
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed, compile_repays
 from richkd.pipeline.assemble import Parts
-from richkd.teachers.predict import batch_on, logits_of
+from richkd.teachers.predict import logits_of
 from richkd.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -39,38 +38,27 @@ from richkd.training.schedule import learning_rate
 
 
 class Task(nn.Module):
-    """Student and method in one module, so that wrappers for several processes see all that is trained."""
+    """Student and objective in one module, so that wrappers for several processes see all that is trained."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.student = parts.student
-        self.memory: ContrastMemory | None = None
-        self._method, self._config = parts.method, parts.config.method
-        if parts.method.remembers:
-            labels_N = parts.data.splits["train"].labels_N
-            widths = [teacher.feature_width for teacher in parts.teachers]
-            seed, classes = mix_seed(parts.config.train.seed, "memory"), len(parts.data.class_names)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.memory = ContrastMemory(
-                    self.student.feature_width, widths, labels_N, classes, self._config, seed
-                )
-
-        self._compiled: Callable[[Tensor], Output] | None = None
+        self.objective = parts.build_objective()
+        self._maps = "maps" in self.objective.needs
+        self._compiled: Callable[[Tensor, bool], Output] | None = None
 
     def compile_student(self) -> None:
+        """Compile the student's forward pass; its state keeps its names."""
         # The function alone: a compiled module would enter the state under a second name.
         self._compiled = compile_fixed(self.student.forward)
 
     def forward(
-        self, pixels_B3HW: Tensor, target: Target | None, batch: Batch, step: int, mix: Mix | None = None
+        self, pixels_B3HW: Tensor, targets: Targets, batch: Batch, context: Context, mix: Mix | None = None
     ) -> LossTerms:
-        context = Context(self._config, step, self.memory)
-        output = (self._compiled or self.student)(pixels_B3HW if mix is None else mix.pixels(pixels_B3HW))
-        terms = self._method.terms(output, target, batch, context)
-        if mix is None:
-            return terms
-        return mix.terms(terms, self._method.terms(output, *mix.partners(target, batch), context))
+        seen = pixels_B3HW if mix is None else mix.pixels(pixels_B3HW)
+        output = (self._compiled or self.student)(seen, self._maps)
+        terms: LossTerms = self.objective(output, targets, batch, context, mix)
+        return terms
 
 
 class Trainer:
@@ -87,7 +75,7 @@ class Trainer:
         self.order = parts.order(accelerator.process_index, accelerator.num_processes)
         if compile_repays(self.config.train.compile, self.total_steps, self.device):
             self.task.compile_student()
-        self.watch = NonFiniteDetector(parts.data.splits["train"], self.order.steps)
+        self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps)
         self.step = 0
         self.best_top1 = -1.0
         # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
@@ -145,12 +133,12 @@ class Trainer:
         torch.manual_seed(mix_seed(config.train.seed, "step", self.step, self.accelerator.process_index))
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
-        remembered: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for number, part in enumerate(split_batch(batch, config.train.grad_accum_steps)):
-            share = len(part.labels_B) / len(batch.labels_B)
+        remembered: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
+        for number, part in enumerate(batch.chunks(config.train.grad_accum_steps)):
+            share = len(part) / len(batch)
             try:
                 terms = self._forward(part, self.step * config.train.grad_accum_steps + number)
-                self.watch.see(terms, part.index_B, self.step)
+                self.detector.record(terms, part.index_B, self.step)
                 self.accelerator.backward(terms.total * share)
             except RuntimeError as error:
                 raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, self._try)
@@ -161,12 +149,9 @@ class Trainer:
         if config.optim.max_grad_norm:
             nn.utils.clip_grad_norm_(self.task.parameters(), config.optim.max_grad_norm)
         self.optimizer.step()
-        if self.task.memory is not None:
-            for index_B, memory in remembered:
-                self.task.memory.remember(
-                    cast(Tensor, self.accelerator.gather(index_B)),
-                    {name: cast(Tensor, self.accelerator.gather(rows)) for name, rows in memory.items()},
-                )
+        for index_B, memory in remembered:
+            if memory:
+                self.task.objective.remember(*cast(Any, self.accelerator.gather((index_B, memory))))
         if self.average is not None:
             self.average.update(self.task.student, step=self.step)
         return totals
@@ -195,7 +180,7 @@ class Trainer:
             record |= {"val/top1": metrics.top1, "val/nll": metrics.nll, "val/ece": metrics.ece}
             better = metrics.top1 > self.best_top1
             self.best_top1 = max(metrics.top1, self.best_top1)
-        self.watch.read()
+        self.detector.check()
         self.accelerator.log(
             {name: value for name, value in record.items() if "/" in name or name == "lr"}, step=epoch
         )
@@ -207,7 +192,7 @@ class Trainer:
         return record
 
     def save(self) -> None:
-        self.watch.read()
+        self.detector.check()
         # Epochs before a checkpoint are not walked again, so what they computed has to be stored by then.
         self.parts.flush_caches()
         if self.accelerator.is_main_process:
@@ -228,22 +213,19 @@ class Trainer:
             self.folder.forget_after(self.epoch - 1)
         return warning
 
-    def _forward(self, batch: Batch, draw_step: int) -> LossTerms:
-        parts, student, device = self.parts, self.task.student, self.device
+    def _forward(self, batch: Batch, draw: int) -> LossTerms:
+        parts, device = self.parts, self.device
         epoch = self.step // self.order.steps
-        batch = batch_on(batch, device)
-        views = parts.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
-        target = None
-        if parts.fusion is not None:
-            outputs = [teacher.outputs(batch, views) for teacher in parts.teachers]
-            target = parts.fusion(outputs, batch.labels_B)
-        pixels = render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
-        mix, strength = None, self.config.augment.mixup_alpha
-        if strength:
+        batch = batch.to(device)
+        targets = parts.teach(batch, epoch)
+        pixels = parts.student_pixels(batch, epoch)
+        mix, alpha = None, self.config.augment.mixup_alpha
+        if alpha:
             seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
-            mix = draw_mix(strength, len(pixels), seed, draw_step)
+            mix = draw_mix(alpha, len(pixels), seed, draw)
+        context = Context(self.step, epoch, self.step / self.total_steps, draw, self.config.train.seed)
         with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
-            return cast(LossTerms, self.wrapped(pixels, target, batch, draw_step, mix))
+            return cast(LossTerms, self.wrapped(pixels, targets, batch, context, mix))
 
     def _try(self, batch: Batch) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -269,22 +251,27 @@ class Trainer:
 
 
 def build_optimizer(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """SGD with momentum, or AdamW, over all parameters of student and method."""
-    if config.name == "adamw":
-        return optim.AdamW(task.parameters(), config.lr, weight_decay=config.weight_decay)
-    return optim.SGD(task.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    """An optimizer of timm over all parameters of student and objective.
 
-
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """A batch cut into ``parts`` of about equal length, for gradient accumulation."""
-    if parts == 1:
-        return [batch]
-    return [
-        Batch(batch.split, index_B, pixels_BHWC, labels_B)
-        for index_B, pixels_BHWC, labels_B in zip(
-            batch.index_B.chunk(parts),
-            batch.pixels_BHWC.chunk(parts),
-            batch.labels_B.chunk(parts),
-            strict=True,
+    Raises:
+        ConfigError: timm has no optimizer of this name, or it does not take these settings.
+    """
+    known = list_optimizers()
+    if config.name not in known:
+        raise ConfigError(f"There is no optimizer '{config.name}'", fix=nearest(config.name, known))
+    try:
+        optimizer: optim.Optimizer = create_optimizer_v2(
+            task,
+            config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=not config.decay_norm_and_bias,
         )
-    ]
+        return optimizer
+    except Exception as error:  # optimizers of optional packages raise errors of their own
+        raise ConfigError(
+            f"The optimizer {config.name} could not be created",
+            got=f"{type(error).__name__}: {error}"[:200],
+            fix="install the package that provides it, or choose another optimizer.",
+        ) from error

@@ -1,4 +1,4 @@
-"""Corrupted stores: made on the way, and read from files like the published ones."""
+"""Stores of corrupted images: computed from a split, and read from files like the published ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from richkd.config.schema import DataConfig
 from richkd.core.errors import DataError
 from richkd.data.batches import in_order, open_store
+from richkd.data.sources import open_data
 from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.corruptions.stores import CorruptedStore, published_stores
-from richkd.pipeline.assemble import open_splits
 from tests.fixtures import SIZE, World, refusal
 
 
 @pytest.fixture
 def split(world: World) -> Split:
-    return open_splits(DataConfig(path=str(world.images)), 0).splits["test"]
+    return open_data(DataConfig(path=str(world.images)), 0).splits["test"]
 
 
 def write_published(folder: Path, split: Split, *, repeats: int = 5) -> np.ndarray:
-    """Files of one corruption whose severity s is the picture less 10·s."""
+    """Write the files of one corruption; severity s subtracts 10·s from every value."""
     folder.mkdir(exist_ok=True)
     pixels = next(iter(open_store(split, SIZE).batches([torch.arange(len(split))]))).pixels_BHWC.numpy()
     severities = [(pixels.astype(int) - 10 * s).clip(0, 255).astype(np.uint8) for s in range(1, 6)]
@@ -43,6 +43,7 @@ def test_a_store_is_corrupted_batch_by_batch(split: Split) -> None:
     ):
         assert torch.equal(corrupted.pixels_BHWC, corrupt(clean.pixels_BHWC, "fog", 3))
         assert torch.equal(corrupted.labels_B, clean.labels_B)
+        assert corrupted.split is None
 
 
 @pytest.mark.parametrize("repeats", [1, 5])
@@ -54,11 +55,12 @@ def test_published_files_are_read_severity_by_severity(tmp_path: Path, split: Sp
         expected = (pixels[[5, 0]].astype(int) - 10 * severity).clip(0, 255)
         assert np.array_equal(batch.pixels_BHWC.numpy(), expected)
         assert torch.equal(batch.labels_B, split.labels_N[[5, 0]])
+        assert batch.split is None
 
 
 def test_a_share_of_the_test_images_is_found_in_the_files(tmp_path: Path, world: World, split: Split) -> None:
     pixels = write_published(tmp_path, split)
-    rest = open_splits(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits["test"]
+    rest = open_data(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits["test"]
     assert 0 < len(rest) < len(split)
     (batch,) = published_stores(tmp_path, "fog", rest)[0].batches([torch.arange(len(rest))])
     assert rest.origin_N is not None

@@ -21,17 +21,20 @@ from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import Batch, Output
 from richkd.data.views import Views
 from richkd.evaluate.model_report import confusions_of
+from richkd.fusion.fusion import identity_fusion
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.targets import TargetSource
 from richkd.reporting.probe.figures import alike_names, gains_by_class
 from richkd.reporting.probe.probe import Probe, run_probe
 from richkd.reporting.probe.terminal import print_probe
 from richkd.reporting.probe.verdict import explanation, headline, warnings
+from richkd.teachers.base import Teacher
 
 CPU = torch.device("cpu")
 
 
-class Said:
-    """A teacher that answers with given accuracy, as a function of split and position."""
+class Made(Teacher):
+    """A teacher with outputs of a given accuracy, as a function of split and position."""
 
     def __init__(self, name: str, parts: Parts, strength: float, seed: int, scale: float) -> None:
         self.name, self.feature_width, self.logit_scale = name, 2, 1 / scale
@@ -42,7 +45,8 @@ class Said:
             noise_NC = torch.randn(truth_NC.shape, generator=generator)
             self.logits[split_name] = scale * (strength * truth_NC + noise_NC)
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        assert batch.split is not None
         logits_BC = self.logits[batch.split][batch.index_B]
         return Output(logits_BC, torch.ones(len(logits_BC), 2))
 
@@ -57,13 +61,18 @@ def parts(world: World, tmp_path_factory: pytest.TempPathFactory) -> Parts:
             folder.mkdir(parents=True)
             for i in range(count):
                 Image.new("RGB", (16, 16), (i, color, len(split))).save(folder / f"{i}.png")
-    config = world.config(Path("unused"), data__path=str(images), method__name="ce")
+    config = world.config(Path("unused"), data__path=str(images), method__name="kd")
     return assemble(config, CPU)
 
 
+def with_teachers(parts: Parts, *teachers: Teacher) -> Parts:
+    """The same parts with other teachers; a probe makes its own fusions of them."""
+    return replace(parts, sources={"fused": TargetSource(teachers, identity_fusion())})
+
+
 def probed(parts: Parts, teacher: float, clip: float) -> Probe:
-    teachers = (Said("teacher", parts, teacher, 0, 3.0), Said("CLIP", parts, clip, 1, 0.01))
-    return run_probe(replace(parts, teachers=teachers))
+    teachers = (Made("teacher", parts, teacher, 0, 3.0), Made("CLIP", parts, clip, 1, 0.01))
+    return run_probe(with_teachers(parts, *teachers))
 
 
 def test_teachers_that_complement_each_other_are_worth_fusing(parts: Parts) -> None:
@@ -97,7 +106,7 @@ def test_figures_add_up(parts: Parts) -> None:
     gains = [gain.fused - gain.teacher for gain in result.classes]
     assert gains == sorted(gains, reverse=True)
     # NLL by its definition, on logits at CLIP's own scale.
-    clip = Said("CLIP", parts, 1.0, 1, 0.01)
+    clip = Made("CLIP", parts, 1.0, 1, 0.01)
     z_NC = 100 * clip.logits["val"].double()
     labels_N = parts.data.splits["val"].labels_N
     expected = -z_NC.log_softmax(1)[np.arange(450), labels_N].mean().item()
@@ -140,8 +149,8 @@ def test_intervals_hold_their_figures_and_are_as_wide_as_shares_vary(parts: Part
 
 
 def test_several_vision_teachers_stand_together_beside_clip(parts: Parts) -> None:
-    vision = [Said(name, parts, 1.5, seed, 3.0) for seed, name in enumerate(("one", "two", "three"))]
-    result = run_probe(replace(parts, teachers=(*vision, Said("CLIP", parts, 1.0, 7, 0.01))))
+    vision = [Made(name, parts, 1.5, seed, 3.0) for seed, name in enumerate(("one", "two", "three"))]
+    result = run_probe(with_teachers(parts, *vision, Made("CLIP", parts, 1.0, 7, 0.01)))
     assert [teacher.name for teacher in result.teachers] == ["one", "two", "three", "teacher", "CLIP"]
     assert result.teacher.metrics.top1 > max(teacher.metrics.top1 for teacher in result.teachers[:3])
     assert result.both + result.teacher_only == pytest.approx(result.teacher.metrics.top1)

@@ -16,6 +16,7 @@ from tests.fixtures import CLASSES, TEST, World, make_images, make_world, refusa
 from tests.reporting.probe.test_page import Tags
 
 from richkd.cli import main
+from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.reporting.report.collect import Report, collect, short_name
 from richkd.reporting.report.page import MODEL_HEADS, write_report
@@ -42,7 +43,7 @@ def result(runs: tuple[World, list[str]], tmp_path_factory: pytest.TempPathFacto
     tree = tmp_path_factory.mktemp("tree") / "tree.yaml"
     tree.write_text("insect: [ant, bee]\nmammal: [cow]")
     shifts = {"again": str(world.images / "test")}
-    return collect(folders, hierarchy=tree, corruptions=("fog", "snow"), shifts=shifts)
+    return collect(folders, EvaluateConfig(hierarchy=tree, corruptions=True, shift=shifts))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, result: Rep
         assert f'<td data-v="{model_report.own.top1}">{model_report.own.top1:.1%}</td>' in text
     for name, count, *shares in files["classes.csv"][1:]:
         assert (name in CLASSES, int(count), len(shares)) == (True, TEST, 5)
-    assert len(files["corruptions.csv"]) == 1 + 3 * 2 * 5
+    assert len(files["corruptions.csv"]) == 1 + 3 * 15 * 5
     # Two epochs and three, of two runs.
     assert len(files["training.csv"]) == 1 + 5
 
@@ -142,7 +143,6 @@ def test_what_is_no_finished_run_is_named(runs: tuple[World, list[str]], tmp_pat
         world.config(
             tmp_path / "else",
             data__path=str(tmp_path / "images"),
-            clip__name=None,
             method__name="ce",
             train__epochs=1,
         ),

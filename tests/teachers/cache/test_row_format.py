@@ -70,7 +70,7 @@ def test_sparse_rows_keep_the_largest_logits_and_the_mass_of_the_others(
 
 
 def test_sparse_rows_can_keep_features() -> None:
-    rows, output = RowFormat(9, 4, top=2), some(9, 4)
+    rows, output = RowFormat(9, 4, top_k=2), some(9, 4)
     assert torch.equal(rows.unpack(rows.pack(output)).feats_BF, output.feats_BF.half().float())
     assert rows.row_bytes == 4 + 4 * 2 + 2 * 4
 
@@ -81,7 +81,7 @@ def test_rows_of_features_alone_have_no_logits() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e5])
-@pytest.mark.parametrize("rows", [RowFormat(4, 3), RowFormat(4, 0, top=2)])
+@pytest.mark.parametrize("rows", [RowFormat(4, 3), RowFormat(4, 0, top_k=2)])
 def test_what_float16_cannot_hold_is_refused(bad: float, rows: RowFormat) -> None:
     output = some(4, 3)
     output.logits_BC[2, 1] = bad
@@ -91,5 +91,5 @@ def test_what_float16_cannot_hold_is_refused(bad: float, rows: RowFormat) -> Non
 
 @pytest.mark.parametrize(("classes", "top"), [(5, 0), (5, 6), (40_000, 3)])
 def test_impossible_sparse_rows_are_refused(classes: int, top: int) -> None:
-    with pytest.raises(CacheError, match=r"cache\.top"):
+    with pytest.raises(CacheError, match=r"cache\.top_k"):
         RowFormat(classes, 0, top)

@@ -123,8 +123,9 @@ from pathlib import Path
 from tests.teachers.cache.test_store import *
 cache_module.SHARD_BYTES = 64
 cache = OutputCache(Path(sys.argv[1]), MANIFEST_OF)
-print("ready", flush=True)
 index, number = everything()
+fill(cache, index[:4], number[:4])
+print("ready", flush=True)
 while True:
     fill(cache, index, number, batch=2)
 """
@@ -211,7 +212,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(
         {"ingredients": {"weights": "abd", "views": [1, 2]}},
         {"images": IMAGES + 1},
         {"views": VIEWS + 1},
-        {"rows": RowFormat(5, 3, top=2)},
+        {"rows": RowFormat(5, 3, top_k=2)},
     ],
 )
 def test_a_changed_ingredient_is_another_cache(tmp_path: Path, changes: dict[str, object]) -> None:
@@ -232,7 +233,7 @@ def test_a_miss_is_explained_by_the_most_similar_cache(tmp_path: Path) -> None:
     assert str(explain_miss(tmp_path, near)).endswith("differs in weights")
     OutputCache(tmp_path, near)
     assert "differs in weights, views, seed" in str(explain_miss(tmp_path, far))
-    sparse = replace(MANIFEST_OF, rows=RowFormat(5, 3, top=1))
+    sparse = replace(MANIFEST_OF, rows=RowFormat(5, 3, top_k=1))
     assert str(explain_miss(tmp_path, sparse)).endswith("differs in what a row keeps")
     assert explain_miss(tmp_path, replace(far, name="another-train")) is None
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from richkd.core.errors import CheckpointError, ClipError
 from richkd.teachers.clip.load import load_clip
 from richkd.teachers.clip.model import Clip, ClipTeacher
-from richkd.teachers.clip.prompts import class_prompts, templates
+from richkd.teachers.clip.prompts import build_prompts, templates
 from richkd.teachers.clip.tokens import check_tokens, encode_text
 
 NAMES = ["aquarium_fish", "apple", "sea horse", "watch", "yin_yang"]
@@ -91,7 +91,7 @@ def test_what_a_loaded_clip_says_of_itself(clip: Clip, folder: Path) -> None:
 
 
 def test_class_embeddings_equal_a_loop_over_single_prompts(clip: Clip) -> None:
-    prompts = class_prompts(
+    prompts = build_prompts(
         NAMES, templates("paper"), {"apple": ["a red fruit", "a {}"], "watch": ["a watch"]}
     )
     result = clip.embed_prompts(prompts, batch_size=7)
@@ -111,7 +111,7 @@ def test_prompts_are_embedded_in_large_batches_and_once_each(clip: Clip, text_ca
 
 
 def test_cache_spares_the_text_tower(clip: Clip, text_calls: list[int], tmp_path: Path) -> None:
-    prompts = class_prompts(NAMES, templates("simple"))
+    prompts = build_prompts(NAMES, templates("simple"))
     first = clip.class_embeddings(NAMES, prompts, tmp_path / "deep" / "cache")
     again = clip.class_embeddings(NAMES, prompts, tmp_path / "deep" / "cache")
     assert text_calls == [5]
@@ -131,7 +131,7 @@ def test_cache_spares_the_text_tower(clip: Clip, text_calls: list[int], tmp_path
 def test_a_damaged_cache_is_computed_again_and_mended(
     clip: Clip, text_calls: list[int], tmp_path: Path
 ) -> None:
-    prompts = class_prompts(NAMES, templates("simple"))
+    prompts = build_prompts(NAMES, templates("simple"))
     first = clip.class_embeddings(NAMES, prompts, tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
@@ -166,7 +166,7 @@ def test_fingerprint_follows_content_and_not_place(clip: Clip, folder: Path, tmp
 
 
 def test_teacher_gives_cosines_and_features(clip: Clip) -> None:
-    embeddings = clip.embed_prompts(class_prompts(NAMES, templates("simple")))
+    embeddings = clip.embed_prompts(build_prompts(NAMES, templates("simple")))
     teacher = ClipTeacher(clip, embeddings)
     pixels = torch.randn(4, 3, 32, 32)
     out = teacher.cosines(pixels)

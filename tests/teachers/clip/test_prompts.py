@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from richkd.core.errors import ClassError, ClipError
 from richkd.data.classes import clean_name
-from richkd.teachers.clip.prompts import class_prompts, load_class_prompts, load_names, templates
+from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
 
 NAMES = ["aquarium_fish", "apple", "Sea_Horse"]
 
@@ -76,7 +76,7 @@ def test_template_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_class_prompts_fill_every_template_in_order() -> None:
-    assert class_prompts(NAMES, ["a {}.", "the {}"]) == [
+    assert build_prompts(NAMES, ["a {}.", "the {}"]) == [
         ["a aquarium fish.", "the aquarium fish"],
         ["a apple.", "the apple"],
         ["a Sea Horse.", "the Sea Horse"],
@@ -85,20 +85,20 @@ def test_class_prompts_fill_every_template_in_order() -> None:
 
 def test_prompts_of_one_class_replace_the_templates() -> None:
     own = {"aquarium_fish": ["a goldfish in a tank", "a {} at home"]}
-    result = class_prompts(NAMES, ["a {}."], own)
+    result = build_prompts(NAMES, ["a {}."], own)
     assert result[0] == ["a goldfish in a tank", "a aquarium fish at home"]
     assert result[1] == ["a apple."]
 
 
 def test_classes_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(ClassError, match=r"'sea_horse' and 'sea  horse'"):
-        class_prompts(["sea_horse", "x", "sea  horse"], ["a {}"])
+        build_prompts(["sea_horse", "x", "sea  horse"], ["a {}"])
     with pytest.raises(ClassError, match="Class 1 has an empty name"):
-        class_prompts(["x", "_"], ["a {}"])
+        build_prompts(["x", "_"], ["a {}"])
     with pytest.raises(ClipError, match="'a' and 'b'"):
-        class_prompts(["a", "b"], ["a {}"], {"a": ["one", "two"], "b": ["two", "one"]})
+        build_prompts(["a", "b"], ["a {}"], {"a": ["one", "two"], "b": ["two", "one"]})
     with pytest.raises(ClipError, match="class 'a' has none"):
-        class_prompts(["a", "b"], [])
+        build_prompts(["a", "b"], [])
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
@@ -149,14 +149,14 @@ def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
     file.write_text("crane: crane bird\n", encoding="utf-8")
     outputs = load_names(file, ["crane", "red_fox"])
     assert outputs == {"crane": "crane bird"}
-    result = class_prompts(
+    result = build_prompts(
         ["crane", "red_fox"], ["a {}, a kind of {super}"], {}, outputs, ["big_bird", "mammal"]
     )
     assert result == [["a crane bird, a kind of big bird"], ["a red fox, a kind of mammal"]]
     with pytest.raises(ClipError, match="superclasses"):
-        class_prompts(["crane"], ["a {}, a kind of {super}"])
+        build_prompts(["crane"], ["a {}, a kind of {super}"])
     with pytest.raises(ClassError, match="must differ"):
-        class_prompts(["crane", "fox"], ["a {}"], {}, {"crane": "fox"})
+        build_prompts(["crane", "fox"], ["a {}"], {}, {"crane": "fox"})
 
 
 @pytest.mark.parametrize(

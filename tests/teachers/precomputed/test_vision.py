@@ -13,8 +13,8 @@ import torch
 
 from richkd.core.errors import CacheError, RichKDError
 from richkd.core.types import Output
+from richkd.data.augmentations import Clean
 from richkd.data.batches import TrainingOrder
-from richkd.data.views import Clean
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.import_outputs import import_outputs
 from richkd.teachers.cache.store import list_caches
@@ -82,7 +82,7 @@ def imported(world: World, root: Path, **changes: Any) -> dict[str, Any]:
     make_outputs(root / "big.npz", world.images)
     settings = KD | {"cache__dir": root / "cache"} | changes
     import_outputs(root / "big.npz", world.config(root / "run", **settings))
-    return settings | {"teacher__name": "cache:big"}
+    return settings | {"teachers__1__name": "cache:big"}
 
 
 def opened(world: World, root: Path, **settings: Any) -> tuple[Parts, ImportedTeacher]:
@@ -119,7 +119,7 @@ def test_a_run_on_whole_images_is_the_run_with_the_teacher_online(world: World, 
     path = rows.save(tmp_path / "big.npz", numbered=False)
     settings["cache__dir"] = tmp_path / "cache"
     import_outputs(path, world.config(tmp_path / "run", **settings))
-    settings["teacher__name"] = "cache:big"
+    settings["teachers__1__name"] = "cache:big"
     run = distill(world.config(tmp_path / "run", **settings), quiet=True)
     assert (run.folder / WEIGHTS).read_bytes() == (online.folder / WEIGHTS).read_bytes()
     summary = json.loads((run.folder / "summary.json").read_text())
@@ -137,7 +137,7 @@ def test_a_run_on_numbered_views_is_the_run_with_the_teacher_online(
     path = rows.save(tmp_path / "outputs.npz", numbered=True)
     settings = changes | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings), name="big")
-    run = distill(world.config(tmp_path / "run", **settings, teacher__name="cache:big"), quiet=True)
+    run = distill(world.config(tmp_path / "run", **settings, teachers__1__name="cache:big"), quiet=True)
     assert (run.folder / WEIGHTS).read_bytes() == (online.folder / WEIGHTS).read_bytes()
     assert run.summary["images_through_teachers"]["big"] == 0
 
@@ -149,7 +149,7 @@ def test_a_view_that_was_not_imported_is_named(world: World, tmp_path: Path) -> 
     path = rows.save(tmp_path / "big.npz", numbered=True, exclude_fold=1)
     settings = KD | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings))
-    settings["teacher__name"] = "cache:big"
+    settings["teachers__1__name"] = "cache:big"
     error = refusal(distill, world.config(tmp_path / "run", **settings), quiet=True)
     assert isinstance(error, CacheError)
     assert error.got == f"1 of 8 missing in split 'train': view {number} of {key}"
@@ -167,7 +167,7 @@ def test_splits_that_are_evaluated_must_be_whole_before_the_first_step(world: Wo
     path = said_in_training(parts).save(tmp_path / "big.npz", numbered=True)
     settings = KD | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings))
-    error = refused(world, tmp_path, **settings, teacher__name="cache:big")
+    error = refused(world, tmp_path, **settings, teachers__1__name="cache:big")
     assert str(error.got).startswith("12 of 12 missing in split 'val': train/")
 
 
@@ -175,10 +175,10 @@ def test_features_are_asked_for_by_methods_that_need_them(world: World, tmp_path
     make_outputs(tmp_path / "big.npz", world.images, features=None)
     folder = {"cache__dir": tmp_path / "cache"}
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **folder))
-    error = refused(world, tmp_path, **folder, teacher__name="cache:big")
-    assert "variant lf, needs the teacher's features" in error.rule
+    error = refused(world, tmp_path, **folder, teachers__1__name="cache:big")
+    assert "A loss term reads features, which the imported outputs of 'big' must then have" in error.rule
     assert "--method.variant l" in str(error.fix)
-    _, teacher = opened(world, tmp_path, **folder, teacher__name="cache:big", method__variant="l")
+    _, teacher = opened(world, tmp_path, **folder, teachers__1__name="cache:big", method__variant="l")
     assert teacher.feature_width == 0
 
 
@@ -216,7 +216,7 @@ def test_numbered_views_of_other_settings_are_refused_in_words(
     numbers = np.zeros(len(keys_of(world.images)), dtype=int)
     make_outputs(tmp_path / "big.npz", world.images, views=numbers)
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **settings))
-    settings["teacher__name"] = "cache:big"
+    settings["teachers__1__name"] = "cache:big"
     opened(world, tmp_path, **settings)
     error = refused(world, tmp_path, **settings | changes)
     assert str(error.got).endswith(f"which differs in {differs}")
@@ -234,7 +234,7 @@ def test_a_cache_must_be_named_and_there(world: World, tmp_path: Path) -> None:
     settings = imported(world, tmp_path)
     error = refused(world, tmp_path, **settings | {"cache__dir": None})
     assert "--teacher-cache" in str(error.fix)
-    error = refused(world, tmp_path, **settings | {"teacher__name": "cache:bigg"})
+    error = refused(world, tmp_path, **settings | {"teachers__1__name": "cache:bigg"})
     assert "'bigg' for split 'train'" in error.rule
     assert error.fix == "Did you mean 'big'?"
     error = refused(world, tmp_path, **settings | {"cache__dir": tmp_path / "none"})

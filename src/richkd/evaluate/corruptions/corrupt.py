@@ -1,91 +1,82 @@
-"""Corrupt batches of images: 15 corruptions for testing, 4 for validation, at severities 1 to 5.
+"""Apply a corruption to a batch of images: 15 corruptions for testing, 4 for validation, severities 1 to 5.
 
-After Hendrycks and Dietterich (ICLR 2019). Images corrupted here are not CIFAR-100-C or ImageNet-C: they
-share operations and constants with them, but for what `richkd.evaluate.corruptions.weather` says of frost and
-water, and values are rounded where the original cuts them off.
+After Hendrycks and Dietterich (ICLR 2019). The results are not CIFAR-100-C or ImageNet-C: operations and
+constants are the same, but values are rounded where the original truncates them, and frost and water differ
+(`richkd.evaluate.corruptions.weather` describes how).
+
+`GROUPS` maps each of the four test groups and the validation group to the names of its corruptions. `TEST` is
+the names of the test groups, over which mCE is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
 
-from richkd.core.errors import ConfigError, nearest
-from richkd.evaluate.corruptions import blur, digital, noise, weather
-from richkd.evaluate.corruptions.draws import Draws, draws_for
-from richkd.evaluate.corruptions.severity import SEVERITIES, constants
+from richkd.config.choices import CORRUPTIONS
+from richkd.evaluate.corruptions.definition import TEST_GROUPS, VALIDATION_GROUP, Corruption, Kind
+from richkd.evaluate.corruptions.draws import draws_for
+from richkd.evaluate.corruptions.severity import constants
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    # For tuning: what is chosen on these leaves the others unseen.
-    "validation": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-}
-TEST = tuple(name for group, names in GROUPS.items() if group != "validation" for name in names)
+GROUPS: dict[str, tuple[str, ...]]
+TEST: tuple[str, ...]
 
-# Of bytes (B, H, W, 3) to bytes.
-_OF_VALUES: dict[str, Callable[..., Tensor]] = {
-    "gaussian_noise": noise.gaussian_noise,
-    "shot_noise": noise.shot_noise,
-    "impulse_noise": noise.impulse_noise,
-    "speckle_noise": noise.speckle_noise,
-}
-# Of pictures (B, 3, H, W) in 0..1, with draws.
-_DRAWN: dict[str, Callable[..., Tensor]] = {
-    "glass_blur": blur.glass_blur,
-    "motion_blur": blur.motion_blur,
-    "snow": weather.snow,
-    "frost": weather.frost,
-    "fog": weather.fog,
-    "elastic_transform": digital.elastic_transform,
-    "spatter": weather.spatter,
-}
-# Of pictures alone.
-_FIXED: dict[str, Callable[..., Tensor]] = {
-    "defocus_blur": blur.defocus_blur,
-    "zoom_blur": blur.zoom_blur,
-    "brightness": weather.brightness,
-    "contrast": digital.contrast,
-    "pixelate": digital.pixelate,
-    "jpeg_compression": digital.jpeg_compression,
-    "gaussian_blur": blur.gaussian_blur,
-    "saturate": digital.saturate,
-}
-CORRUPTIONS = (*TEST, *GROUPS["validation"])
+
+def __getattr__(name: str) -> Any:
+    """Computes `GROUPS` and `TEST` on access.
+
+    They need the complete registry, and reading it imports this module: they cannot be computed on import.
+    """
+    if name == "GROUPS":
+        return {group: names_of(group) for group in (*TEST_GROUPS, VALIDATION_GROUP)}
+    if name == "TEST":
+        return names_of(*TEST_GROUPS)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def names_of(*groups: str) -> tuple[str, ...]:
+    """Names of the registered corruptions of some groups, group by group, in order of registration.
+
+    Example:
+        >>> names_of("noise")
+        ('gaussian_noise', 'shot_noise', 'impulse_noise')
+        >>> len(names_of(*TEST_GROUPS))
+        15
+    """
+    return tuple(name for group in groups for name in CORRUPTIONS if CORRUPTIONS[name].group == group)
 
 
 def corrupt(pixels_BHWC: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
-    """Corrupt square images; each result is a function of (its image, name, severity, seed).
+    """Corrupt square images. Each result depends only on its own image and on (name, severity, seed).
 
     Args:
-        pixels_BHWC: uint8 RGB, on any device.
-        name: one of `CORRUPTIONS`.
+        pixels_BHWC: uint8 RGB in 0..255, on any device.
+        name: a corruption of the registry, such as ``"fog"``.
         severity: 1 to 5.
+        seed: selects the random numbers.
 
     Returns:
         uint8 of the same shape.
 
     Raises:
         ConfigError: no such corruption or severity.
+
+    Example:
+        >>> pixels = torch.full((1, 32, 32, 3), 100, dtype=torch.uint8)
+        >>> corrupt(pixels, "brightness", severity=3)[0, 0, 0].tolist()
+        [138, 138, 138]
     """
-    if name not in CORRUPTIONS:
-        raise ConfigError(f"There is no corruption '{name}'", fix=nearest(name, CORRUPTIONS))
-    if severity not in SEVERITIES:
-        raise ConfigError("A severity is 1, 2, 3, 4 or 5", got=str(severity), fix="choose one of them.")
+    entry: Corruption = CORRUPTIONS[name]
     strength = constants(name, severity, pixels_BHWC.shape[1])
-    if name in _OF_VALUES:
-        return _OF_VALUES[name](pixels_BHWC, _draws(pixels_BHWC, name, severity, seed), *strength)
-    picture_B3HW = (pixels_BHWC.float() / 255).permute(0, 3, 1, 2).contiguous()
-    if name in _DRAWN:
-        changed = _DRAWN[name](picture_B3HW, _draws(pixels_BHWC, name, severity, seed), *strength)
+    if entry.kind is Kind.VALUES:
+        return entry.apply(pixels_BHWC, draws_for(pixels_BHWC, name, severity, seed), *strength)
+    image_B3HW = (pixels_BHWC.float() / 255).permute(0, 3, 1, 2).contiguous()
+    if entry.kind is Kind.DRAWN:
+        changed_B3HW = entry.apply(image_B3HW, draws_for(pixels_BHWC, name, severity, seed), *strength)
+    elif entry.kind is Kind.FIXED:
+        changed_B3HW = entry.apply(image_B3HW, *strength)
     else:
-        changed = _FIXED[name](picture_B3HW, *strength)
-    return (changed.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _draws(pixels_BHWC: Tensor, name: str, severity: int, seed: int) -> Draws:
-    return draws_for(pixels_BHWC, name, severity, seed)
+        assert_never(entry.kind)
+    return (changed_B3HW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

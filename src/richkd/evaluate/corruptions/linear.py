@@ -1,7 +1,7 @@
-"""Separable linear filters as a pair of matrices, borders included: ``rows @ picture @ colsᵀ``.
+"""Separable linear filters as a pair of matrices: ``rows @ image @ colsᵀ``.
 
-A filter that treats rows and columns alike is one matrix (out × in) for each axis. Borders, cropping and
-resizing are then nothing special, and a batch of any number of pictures is two matrix products.
+A filter that treats rows and columns separately is one matrix (out × in) for each axis. The matrix also
+describes the treatment of borders, cropping and resizing. A batch of images is then two matrix products.
 """
 
 from __future__ import annotations
@@ -13,16 +13,32 @@ import torch
 from torch import Tensor
 
 
-def separable(picture_BCHW: Tensor, rows_OH: Tensor, cols_PW: Tensor | None = None) -> Tensor:
-    """``rows @ picture @ colsᵀ`` for each channel; where ``cols`` is not given, ``rows`` serves for both."""
+def separable(image_BCHW: Tensor, rows_OH: Tensor, cols_PW: Tensor | None = None) -> Tensor:
+    """``rows @ image @ colsᵀ`` (B, C, O, P) for each channel; ``cols_PW`` defaults to ``rows_OH``.
+
+    Example:
+        >>> mean_of_pairs = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+        >>> separable(torch.arange(16.0).view(1, 1, 4, 4), mean_of_pairs).tolist()
+        [[[[2.5, 4.5], [10.5, 12.5]]]]
+    """
     cols_PW = rows_OH if cols_PW is None else cols_PW
-    rows_OH, cols_PW = (matrix.to(picture_BCHW) for matrix in (rows_OH, cols_PW))
-    return torch.matmul(rows_OH, picture_BCHW @ cols_PW.T)
+    rows_OH, cols_PW = (matrix.to(image_BCHW) for matrix in (rows_OH, cols_PW))
+    return torch.matmul(rows_OH, image_BCHW @ cols_PW.T)
 
 
 @lru_cache(maxsize=64)
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Convolution with a Gaussian, cut off beyond ``truncate`` deviations, the border's pixel repeated."""
+    """The matrix (size, size) of a convolution with a Gaussian; border pixels are repeated.
+
+    Args:
+        sigma: standard deviation in pixels.
+        truncate: the Gaussian is cut off beyond this many standard deviations.
+
+    Example:
+        >>> matrix = gaussian_matrix(5, sigma=1.0)
+        >>> [round(weight, 3) for weight in matrix[2].tolist()]
+        [0.059, 0.242, 0.399, 0.242, 0.059]
+    """
     radius = int(truncate * sigma + 0.5)
     offsets_K = torch.arange(-radius, radius + 1)
     kernel_K = torch.exp(-0.5 * (offsets_K / max(sigma, 1e-12)).double() ** 2)
@@ -34,9 +50,14 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Tensor:
 
 @lru_cache(maxsize=256)
 def zoom_matrix(size: int, factor: float) -> Tensor:
-    """Enlarge the middle by ``factor`` ≥ 1 and keep the size: linear between pixels, ends on ends.
+    """The matrix (size, size) that enlarges the center of an image by ``factor`` ≥ 1 and keeps its size.
 
-    The middle is ⌈size / factor⌉ pixels; the enlarged picture is cut to size about its middle.
+    The center has ⌈size / factor⌉ pixels. It is enlarged by linear interpolation that maps its first and last
+    pixel onto the first and last pixel of the result, which is then cropped to ``size`` about its center.
+
+    Example:
+        >>> [[round(weight, 2) for weight in row] for row in zoom_matrix(4, factor=2.0)[:2].tolist()]
+        [[0.0, 1.0, 0.0, 0.0], [0.0, 0.67, 0.33, 0.0]]
     """
     inner = math.ceil(size / factor)
     first, enlarged = (size - inner) // 2, round(inner * factor)
@@ -46,7 +67,12 @@ def zoom_matrix(size: int, factor: float) -> Tensor:
 
 
 def interpolation_matrix(size: int, positions_O: Tensor) -> Tensor:
-    """Linear interpolation between the pixels of a row at positions within [0, size − 1]."""
+    """The matrix (O, size) of linear interpolation between pixels, at positions (float64) in [0, size − 1].
+
+    Example:
+        >>> interpolation_matrix(3, torch.tensor([0.0, 1.25]).double()).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.75, 0.25]]
+    """
     below_O = positions_O.floor().long().clamp(0, size - 1)
     share_O = positions_O - below_O
     matrix_OS = torch.zeros(len(positions_O), size, dtype=torch.float64)
@@ -57,9 +83,16 @@ def interpolation_matrix(size: int, positions_O: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def box_matrix(size: int, out: int) -> Tensor:
-    """Resize to ``out`` pixels: the mean of source pixels whose middle lies in the target pixel.
+    """The matrix (out, size) that resizes like Pillow's ``BOX`` filter.
 
-    At least the nearest one counts, so enlarging repeats pixels (Pillow's BOX).
+    A target pixel is the mean of the source pixels whose center lies in it. If there is none, it is the
+    nearest source pixel: enlarging repeats pixels.
+
+    Example:
+        >>> box_matrix(4, 2).tolist()
+        [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+        >>> box_matrix(2, 4).tolist()
+        [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
     scale = size / out
     support = max(scale, 1.0) / 2

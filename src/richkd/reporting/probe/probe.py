@@ -14,8 +14,8 @@ from torch import Tensor
 
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED
-from richkd.data.held_out import HELD_OUT
-from richkd.data.split import Split
+from richkd.data.held_out import held_out_split
+from richkd.data.split import Split, evenly_spaced
 from richkd.evaluate.model_report import Confidence, Confusion, confidence_of, confusions_of, losses_of
 from richkd.fusion.fusion import HeldOut, TargetShift, alpha_shares, measure_target_shift
 from richkd.fusion.mixing import LogPool
@@ -36,11 +36,10 @@ from richkd.reporting.probe.figures import (
     moved,
     share,
 )
-from richkd.teachers.cache.cached import uncached
+from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.clip.class_name_advice import NameAdvice, advise_on_names
 from richkd.teachers.clip.prompt_weights import PromptTable, prompt_table
 from richkd.teachers.predict import outputs_of
-from richkd.teachers.vision import Teacher
 
 TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
 ALPHAS = tuple(i / 20 for i in range(21))
@@ -162,7 +161,7 @@ def run_probe(parts: Parts) -> Probe:
             got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
             fix="give --teacher and --clip, and --method richkd.",
         )
-    split = next((name for name in HELD_OUT if name in parts.stores), None)
+    split = held_out_split(parts.stores)
     if split is None:
         raise DataError(
             "A probe needs images that no teacher was trained on",
@@ -199,8 +198,7 @@ def run_probe(parts: Parts) -> Probe:
     right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (teacher_NC, clip_NC)])
     losses_N = losses_of(scaled[TEACHER], labels_N) - losses_of(scaled[FUSED], labels_N)
     train_N = parts.data.splits["train"].labels_N
-    temperature = parts.config.method.temperature
-    text_CD = getattr(uncached(parts.teachers[-1]), "class_embeddings_CD", None)
+    temperature, zero_shot = parts.temperature, parts.teachers[-1].zero_shot
     return Probe(
         split,
         len(labels_N),
@@ -221,7 +219,7 @@ def run_probe(parts: Parts) -> Probe:
         moves=moved(scaled[TEACHER], scaled[FUSED], labels_N),
         classes=gains_by_class(teacher_NC, chosen_NC, labels_N, class_names),
         confusions=confusions_of(clip_NC, labels_N, class_names),
-        alike=tuple(alike_names(text_CD, class_names, ALIKE_PAIRS)) if text_CD is not None else (),
+        alike=_alike(zero_shot, class_names),
         signals={name: measure_target_shift(z_NC, teacher_NC, temperature) for name, z_NC in fused.items()},
         names=tuple(advise_on_names(class_names)),
         prompts=_prompts(parts.teachers[-1], outputs[-1].feats_BF, labels_N),
@@ -231,8 +229,14 @@ def run_probe(parts: Parts) -> Probe:
     )
 
 
+def _alike(zero_shot: ZeroShot | None, class_names: Sequence[str]) -> tuple[tuple[str, str, float], ...]:
+    if zero_shot is None:
+        return ()
+    return tuple(alike_names(zero_shot.class_embeddings_CD, class_names, ALIKE_PAIRS))
+
+
 def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
-    prompts = getattr(uncached(clip), "prompts", None)
+    prompts = None if clip.zero_shot is None else clip.zero_shot.prompts()
     return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
 
 
@@ -251,6 +255,6 @@ def _on_training_images(parts: Parts, images: int = 512) -> float:
     """The first teacher's accuracy on some of the labeled training images, evenly spread."""
     store = parts.stores["train"]
     known_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
-    places_N = known_N[torch.linspace(0, len(known_N) - 1, min(images, len(known_N))).long()]
+    places_N = known_N[evenly_spaced(len(known_N), images)]
     outputs = outputs_of(parts.teachers[0], store, parts.device, places_N)
     return measure(outputs.logits_BC, store.split.labels_N[places_N]).top1

@@ -18,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from richkd.config.loading import load_config
+from richkd.config.model_name import parse_model_name
+from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, DataError, RichKDError
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
@@ -104,39 +106,32 @@ class Report:
 
 def collect(
     runs: Sequence[str],
+    config: EvaluateConfig | None = None,
     *,
-    split: str = "test",
-    hierarchy: Path | None = None,
-    corruptions: Sequence[str] = (),
-    published: Path | None = None,
-    shifts: Mapping[str, str] | None = None,
     log: Callable[[str], None] = lambda message: None,
 ) -> Report:
     """Evaluate runs side by side, with the first one's teachers, and collect what explains the figures.
 
+    Args:
+        config: what is measured; teachers are evaluated if the first run has any.
+
     Raises:
-        DataError: a folder that is no finished run, naming what it lacks.
+        DataError: a folder that is not a finished run, with what it lacks.
         ConfigError: runs on different data.
         RichKDError: as `richkd.evaluate.run.evaluate_models`.
     """
     facts = tuple(read_run(Path(run)) for run in runs)
     configs = [load_config(Path(run) / "config.yaml") for run in runs]
-    places = {str(Path(config.data.path).resolve()) for config in configs}
+    places = {str(Path(run_config.data.path).resolve()) for run_config in configs}
     if len(places) > 1:
         raise ConfigError(
-            "Runs of one report must be of the same data", got=", ".join(sorted(places)), fix="report apart."
+            "Runs of one report must be of the same data",
+            got=", ".join(sorted(places)),
+            fix="write a report for each.",
         )
-    judged = evaluate_models(
-        runs,
-        configs[0].data.path,
-        split=split,
-        hierarchy=hierarchy,
-        teachers=bool(facts[0].summary["teachers"]),
-        corruptions=corruptions,
-        published=published,
-        shifts=shifts,
-        log=log,
-    )
+    has_teachers = bool(facts[0].summary["teachers"])
+    config = (config or EvaluateConfig()).model_copy(update={"teachers": has_teachers})
+    judged = evaluate_models(runs, configs[0].data.path, config, log=log)
     clip = _clip_of(judged.parts)
     names = {name: short_name(name, judged.outputs, clip) for name in judged.outputs}
     first = judged.evaluation.model_reports[0]
@@ -188,18 +183,18 @@ def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> 
     own = _last_folder(name)
     if name == clip:
         return own if own.startswith("CLIP") else f"CLIP ({own})"
-    if name.startswith("local-dir:"):
+    if parse_model_name(name).kind == "local-dir":
         return own if own == "teacher" else f"teacher ({own})"
     return name if own in (_last_folder(other) for other in all_names if other != name) else own
 
 
 def _last_folder(name: str) -> str:
-    place = Path(name.removeprefix("local-dir:"))
+    place = Path(parse_model_name(name).value)
     return (place.parent if place.name == "student" else place).name
 
 
 def _clip_of(parts: Parts | None) -> str | None:
-    return parts.teachers[-1].name if parts is not None and "clip" in parts.method.teachers else None
+    return None if parts is None else next((t.name for t in parts.teachers if t.zero_shot is not None), None)
 
 
 def _mistakes(judged: EvaluationRun, names: Mapping[str, str]) -> tuple[Mistake, ...]:
@@ -257,7 +252,7 @@ def picture_of(split: Split, index: int) -> Picture:
 
 
 def _probed(parts: Parts, log: Callable[[str], None]) -> Probe | None:
-    if "clip" not in parts.method.teachers or parts.config.fusion.control is not None:
+    if _clip_of(parts) is None or parts.config.fusion.control is not None:
         return None
     try:
         return run_probe(parts)

@@ -1,10 +1,10 @@
-"""A teacher with caches: what it was asked once is read ever after."""
+"""A teacher whose outputs are computed once, stored, and read afterwards."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,59 @@ from richkd.core.errors import CacheError
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
 from richkd.data.views import Augmentation, Views
+from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.cache.store import Manifest, OutputCache, explain_miss
-from richkd.teachers.vision import Storable, Teacher
+
+Caches = Mapping[tuple[str, Augmentation], OutputCache]
 
 
-class CachedTeacher:
-    """A teacher whose outputs are computed once and stored, split by split.
+class CachedTeacher(Teacher):
+    """A teacher with a cache for each split: stored outputs are read, all others are computed and stored.
 
-    A batch of which any image is new is computed whole: a step's batch then has one size, and its
-    numbers are those of a run without a cache. Views of other augmentations, and splits without a cache, go
-    straight through.
+    If any image of a batch is new, the whole batch is computed. Every batch that is computed then has one
+    size, and the outputs are bit-identical to those of a run without a cache. Views of other augmentations,
+    and pixels that no split holds, are always computed.
 
     Attributes:
-        read: images whose outputs came from a cache.
+        read: number of images whose outputs came from a cache.
     """
 
-    def __init__(self, teacher: Storable, caches: Mapping[tuple[str, Augmentation], OutputCache]) -> None:
+    def __init__(self, teacher: Teacher, caches: Caches) -> None:
         self.teacher, self.caches = teacher, dict(caches)
-        self.name, self.feature_width = teacher.name, teacher.feature_width
-        self.logit_scale = teacher.logit_scale
+        self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
+        self.logit_scale, self.sees_pixels = teacher.logit_scale, teacher.sees_pixels
+        self.network = teacher.network
         self.read = 0
 
     @property
-    def computed(self) -> int:
-        """Images that went through the teacher's network."""
+    def computed(self) -> int:  # type: ignore[override]
+        """Number of images that went through the teacher's network."""
         return self.teacher.computed
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
-        cache = self.caches.get((batch.split, views.augmentation)) if views.augmentation else None
-        if cache is None or views.number_B is None:
-            return self.teacher.outputs(batch, views)
+    @property
+    def uncached(self) -> Teacher:
+        return self.teacher
+
+    @property
+    def zero_shot(self) -> ZeroShot | None:
+        inner = self.teacher.zero_shot
+        if inner is None:
+            return None
+
+        def reweighted(class_embeddings_CD: Tensor) -> Teacher:
+            return CachedTeacher(inner.reweighted(class_embeddings_CD), self.caches)
+
+        return replace(inner, reweighted=reweighted)
+
+    def describe(self) -> str:
+        return self.teacher.describe()
+
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        key = (batch.split, views.augmentation)
+        cache = None if None in key else self.caches.get(key)  # type: ignore[arg-type]
+        if cache is None or views.number_B is None or maps:
+            return self.teacher.outputs(batch, views, maps=maps)
         position_B = cache.find(batch.index_B, views.number_B)
         missing_B = position_B < 0
         if not missing_B.any():
@@ -58,8 +80,8 @@ class CachedTeacher:
             views.number_B[new_B],
             Output(output.logits_BC[new_B], output.feats_BF[new_B]),
         )
-        # Sparse rows lose something, and it must be lost the first time too.
-        if cache.format.top is None:
+        # Sparse rows drop logits; they must be dropped the first time, too.
+        if cache.format.top_k is None:
             return output
         return self.teacher.restored(_through(cache, output).to(output.logits_BC.device))
 
@@ -73,11 +95,6 @@ class CachedTeacher:
         """Write what is not yet on disk."""
         for cache in self.caches.values():
             cache.flush()
-
-
-def uncached(teacher: Teacher) -> Teacher:
-    """The teacher that computes, whether it has caches or not."""
-    return teacher.teacher if isinstance(teacher, CachedTeacher) else teacher
 
 
 def with_cache(
@@ -106,11 +123,10 @@ def with_cache(
         CacheError: views that never repeat, or rows that cannot be as asked.
         CheckpointError: the folder cannot be written.
     """
-    if config.dir is None or not hasattr(teacher, "ingredients"):
+    rows = teacher.row_format
+    if config.dir is None or rows is None:
         return teacher
-    storable: Storable = teacher  # type: ignore[assignment]
-    rows, root = storable.rows, config.dir.expanduser()
-    own = storable.ingredients()
+    root, own = config.dir.expanduser(), teacher.ingredients()
     # A CLIP's rows hold features alone: they have no largest logits, and outlive a change of classes.
     if rows.classes:
         own["class names"] = list(class_names)
@@ -128,7 +144,7 @@ def with_cache(
         for damage in cache.damaged:
             log(f"warning: {cache.folder.name}: shard {damage}; it was removed, and will be computed again")
         log(f"cache: {cache}")
-    return CachedTeacher(storable, caches)
+    return CachedTeacher(teacher, caches)
 
 
 def cache_name(teacher: str, split: str) -> str:

@@ -63,11 +63,14 @@ class Manifest:
         return f"{self.name}-{self.digest}"
 
     def differences(self, other: Manifest) -> list[str]:
-        """Names of the ingredients in which two caches differ."""
-        mine, theirs = dict(self.ingredients), dict(other.ingredients)
-        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        """In what two caches differ: the names of ingredients, or what a row keeps if these are equal."""
         shapes = (self.images, self.views, self.rows) != (other.images, other.views, other.rows)
-        return names or (["what a row keeps"] if shapes else [])
+        return self.differing_ingredients(other) or (["what a row keeps"] if shapes else [])
+
+    def differing_ingredients(self, other: Manifest) -> list[str]:
+        """Names of the ingredients that have another value, or that only one of two caches has."""
+        mine, theirs = dict(self.ingredients), dict(other.ingredients)
+        return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
 
 
 class OutputCache:
@@ -240,7 +243,10 @@ def explain_miss(root: Path, manifest: Manifest) -> str | None:
     same = [other for other in readable_manifests(root) if other.name == manifest.name]
     if not same:
         return None
-    closest = min(same, key=lambda other: len(manifest.differences(other)))
+    # What a row keeps depends on the ingredients, so it decides only between caches of equal ingredients.
+    closest = min(
+        same, key=lambda other: (len(manifest.differing_ingredients(other)), manifest.rows != other.rows)
+    )
     return f"cache {closest.folder} is not used: it differs in {', '.join(manifest.differences(closest))}"
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError, nearest
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.prompt_weights import PromptSet
-from richkd.teachers.clip.prompts import class_prompts, load_class_prompts, load_names, templates
+from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
 from richkd.teachers.clip.tokens import check_tokenizer, vocabulary_size
-
-_LOCAL, _HUB = "local-dir:", "hf-hub:"
 
 
 def clip_teacher(
@@ -33,7 +32,7 @@ def clip_teacher(
     clip, selected = load_clip(config.name, device=device), templates(config.prompts)
     own = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
     outputs = load_names(config.rename_classes, class_names) if config.rename_classes else {}
-    prompts = class_prompts(class_names, selected, own, outputs, superclasses)
+    prompts = build_prompts(class_names, selected, own, outputs, superclasses)
 
     def prompt_set() -> PromptSet:
         # A class with prompts of its own is at every template what all of these together are.
@@ -68,12 +67,13 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         raise ClipError(
             "CLIP runs in a floating-point type that open_clip knows", got=str(dtype), fix=f"use {known}."
         )
-    if spec.startswith(_LOCAL):
-        folder = Path(spec.removeprefix(_LOCAL)).expanduser()
+    parsed = parse_model_name(spec)
+    if parsed.kind == "local-dir":
+        folder = parsed.path
         _check_folder(folder)
-        name, tag, fix = f"{_LOCAL}{folder}", None, f"check that the files in {folder} belong together."
-    elif spec.startswith(_HUB):
-        name, tag, fix = spec, None, _offline_fix(spec.removeprefix(_HUB))
+        name, tag, fix = f"local-dir:{folder}", None, f"check that the files in {folder} belong together."
+    elif parsed.kind == "hf-hub":
+        name, tag, fix = spec, None, _offline_fix(parsed.value)
     else:
         name, tag = _name_and_tag(spec)
         fix = _offline_fix(open_clip.get_pretrained_cfg(name, tag).get("hf_hub"))

@@ -21,6 +21,7 @@ from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.types import Batch, Output
 from richkd.data.views import RGB, Views, render
+from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat, as_stored
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import templates
@@ -163,8 +164,10 @@ class Clip:
         return feats_BD.clone()
 
 
-class ClipTeacher:
+class ClipTeacher(Teacher):
     """CLIP as a teacher: it renders the student's views at its own size and gives cosines and features."""
+
+    sees_pixels, role = True, "CLIP"
 
     def __init__(
         self, clip: Clip, class_embeddings_CD: Tensor, prompts: Callable[[], PromptSet] | None = None
@@ -174,12 +177,20 @@ class ClipTeacher:
         self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
         self.logit_scale = clip.logit_scale
         self.name, self.feature_width = clip.name, clip.embed_width
-        self.computed = 0
 
     @cached_property
     def prompts(self) -> PromptSet | None:
-        """The templates and what each of them makes of each class; embedded when first asked for."""
+        """The templates and the class embeddings of each; computed when first used."""
         return None if self._prompts is None else self._prompts()
+
+    @property
+    def zero_shot(self) -> ZeroShot:
+        def reweighted(class_embeddings_CD: Tensor) -> Teacher:
+            teacher = ClipTeacher(self.clip, class_embeddings_CD, self._prompts)
+            teacher.name = self.name
+            return teacher
+
+        return ZeroShot(self.class_embeddings_CD, lambda: self.prompts, reweighted)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -187,7 +198,8 @@ class ClipTeacher:
         rows = self.class_embeddings_CD.cpu().contiguous().view(torch.uint8).numpy().tobytes()
         return hashlib.sha256(self.clip.fingerprint.encode() + rows).hexdigest()
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        assert not maps, "a CLIP gives no intermediate maps"
         clip = self.clip
         return self.cosines(render(batch.pixels_BHWC, views, clip.image_size, clip.mean, clip.std))
 
@@ -201,7 +213,7 @@ class ClipTeacher:
         return self.restored(as_stored(Output(feats_BD[:, :0], feats_BD)))
 
     @property
-    def rows(self) -> RowFormat:
+    def row_format(self) -> RowFormat:
         return RowFormat(0, self.feature_width)
 
     def restored(self, stored: Output) -> Output:

@@ -51,7 +51,7 @@ def templates(spec: str) -> tuple[str, ...]:
     return _read_templates(Path(spec).expanduser())
 
 
-def class_prompts(
+def build_prompts(
     class_names: Sequence[str],
     templates: Sequence[str],
     per_class: Mapping[str, Sequence[str]] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 from richkd.core.errors import ClipError, nearest
 from richkd.core.types import Batch, Output
 from richkd.data.views import Views
+from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
 
@@ -20,13 +22,14 @@ from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, r
 RELEASED_LOGIT_SCALE = 100.0
 
 
-class GivenClip:
+class GivenClip(Teacher):
     """Stored outputs of a CLIP model, looked up by split and position; see `load_given`.
 
     They belong to one fixed rendering of each image, whatever view the student sees.
     """
 
     name = "CLIP outputs"
+    role = "CLIP"
 
     def __init__(
         self,
@@ -46,10 +49,20 @@ class GivenClip:
         self._feats_ND = feats_ND
         self._rows = dict(rows_by_split)
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    @property
+    def zero_shot(self) -> ZeroShot:
+        def reweighted(class_embeddings_CD: Tensor) -> Teacher:
+            teacher = copy(self)
+            teacher.class_embeddings_CD = functional.normalize(class_embeddings_CD.float(), dim=1)
+            return teacher
+
+        return ZeroShot(self.class_embeddings_CD, lambda: self.prompts, reweighted)
+
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        assert not maps, "a CLIP gives no intermediate maps"
         return self.look_up(batch.split, batch.index_B).to(batch.pixels_BHWC.device)
 
-    def look_up(self, split_name: str, index_B: Tensor) -> Output:
+    def look_up(self, split_name: str | None, index_B: Tensor) -> Output:
         """Cosines ``logits_BC`` in [-1, 1] and unit-norm features of images of a split.
 
         ``index_B`` holds positions in the split. Both outputs are float32, on the CPU.
@@ -57,11 +70,11 @@ class GivenClip:
         Raises:
             ClipError: there are no outputs for the split.
         """
-        if split_name not in self._rows:
+        if split_name is None or split_name not in self._rows:
             raise ClipError(
                 "CLIP outputs were given for other splits",
                 got=f"'{split_name}'",
-                fix=nearest(split_name, self._rows),
+                fix=nearest(str(split_name), self._rows),
             )
         rows_B = self._rows[split_name][index_B]
         # Rows stay in the file's type, half the memory for float16; each batch is normalized in float32.

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import CacheError
+from richkd.data.augmentations import Clean
 from richkd.data.split import Split
-from richkd.data.views import Augmentation, Clean
+from richkd.data.views import Augmentation
 from richkd.teachers.cache.cached import count_of
 from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
 

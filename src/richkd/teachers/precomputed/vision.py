@@ -12,14 +12,14 @@ from torch import Tensor
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError, nearest
 from richkd.core.types import Batch, Output
+from richkd.data.augmentations import Clean
 from richkd.data.batches import Store
 from richkd.data.split import Split
-from richkd.data.views import Augmentation, Clean, Views
+from richkd.data.views import Augmentation, Views
+from richkd.teachers.base import Sample, Teacher
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
 from richkd.teachers.cache.store import Manifest, OutputCache, readable_manifests
 
-# ``--teacher cache:NAME`` asks for imported outputs.
-PREFIX = "cache:"
 # The ingredient that only imported caches have.
 GIVEN = "given arrays"
 
@@ -33,7 +33,7 @@ class ImportedSplit:
     cache: OutputCache
 
 
-class ImportedTeacher:
+class ImportedTeacher(Teacher):
     """Stored outputs of a vision teacher, looked up by split, image and view; see `open_imported`.
 
     Outputs of whole images serve for whatever view the student sees, as a CLIP's given outputs do.
@@ -42,19 +42,18 @@ class ImportedTeacher:
         computed: images that went through a network: none ever does.
     """
 
-    logit_scale = 1.0
-    computed = 0
-
     def __init__(self, name: str, splits: Mapping[str, ImportedSplit]) -> None:
         self.name, self.splits = name, dict(splits)
         self.feature_width = min(part.cache.format.features for part in self.splits.values())
 
-    def outputs(self, batch: Batch, views: Views) -> Output:
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         """Logits and features (B, F) of the batch's views, on the device of its pixels.
 
         Raises:
             CacheError: a view that was not imported, with its image.
         """
+        assert not maps, "stored outputs have no maps"
+        assert batch.split is not None, "stored outputs belong to a split"
         part, index_B = self.splits[batch.split], batch.index_B
         whole = isinstance(part.augmentation, Clean)
         number_B = torch.zeros_like(index_B) if whole else views.number_B
@@ -66,11 +65,10 @@ class ImportedTeacher:
             )
         return part.cache.read(self._found(part, index_B, number_B)).to(batch.pixels_BHWC.device)
 
-    def sample(self, split: str, count: int) -> tuple[Tensor, Output]:
-        """Images (n), and as many of the stored outputs of a split, evenly spread; n is at most ``count``."""
-        cache = self.splits[split].cache
-        index_N, number_N = cache.sample(count)
-        return index_N, cache.read(cache.find(index_N, number_N))
+    def sample(self, store: Store, device: torch.device, most: int) -> Sample:
+        cache = self.splits[store.split.name].cache
+        index_N, number_N = cache.sample(most)
+        return Sample(index_N, cache.read(cache.find(index_N, number_N)), "imported views")
 
     def check_complete(self) -> None:
         """Refuse whole images without an output, which evaluation would ask for at the end of a run.
@@ -83,7 +81,7 @@ class ImportedTeacher:
                 index_N = torch.arange(len(part.split))
                 self._found(part, index_N, torch.zeros_like(index_N))
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
         stored = sum(len(part.cache) for part in self.splits.values())
         numbered = [part.cache for part in self.splits.values() if not isinstance(part.augmentation, Clean)]
         seen = f"of {numbered[0].manifest.views:,} views in training" if numbered else "of whole images"
@@ -119,8 +117,8 @@ def open_imported(
     Args:
         stores: the splits.
         augmentations: what each split is seen through.
-        features: whether the method needs the teacher's features.
-        say: told which caches are read.
+        features: whether a loss term reads features.
+        log: receives a line for each cache that is read.
 
     Raises:
         CacheError: no folder or no such cache; images, classes or views are others than the run's; shards
@@ -128,7 +126,7 @@ def open_imported(
     """
     if config.cache.dir is None:
         raise CacheError(
-            f"Teacher {PREFIX}{name} is read from a folder of caches",
+            f"Teacher cache:{name} is read from a folder of caches",
             got="no folder",
             fix="add --teacher-cache DIR.",
         )
@@ -160,10 +158,10 @@ def open_imported(
             )
         if features and not manifest.rows.features:
             raise CacheError(
-                f"Method {config.method.name}, variant {config.method.variant}, needs the teacher's features",
-                got=f"imported logits alone in {cache.folder}",
-                fix="import features too, an array 'features' in the file, or use --method.variant l "
-                "or --method kd.",
+                f"A loss term reads features, which the imported outputs of '{name}' must then have",
+                got=f"logits without features in {cache.folder}",
+                fix="import features too (array 'features' of the file), or use terms on logits only: "
+                "--method.variant l or --method kd.",
             )
         log(f"cache: {cache}")
         splits[split] = ImportedSplit(store.split, augmentation, cache)
@@ -193,7 +191,7 @@ def _chosen(
         }
         for manifest in named:
             own = {key: manifest.ingredients[key] for key in ("teacher", GIVEN)}
-            rows = replace(manifest.rows, top=config.cache.top_k)
+            rows = replace(manifest.rows, top_k=config.cache.top_k)
             wanted = Manifest(manifest.name, own | belonging, len(store.split), count_of(augmentation), rows)
             compared.append((manifest.differences(wanted), manifest, augmentation))
     differing, manifest, augmentation = min(compared, key=lambda one: (len(one[0]), "views" in one[0]))

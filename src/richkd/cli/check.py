@@ -1,0 +1,37 @@
+"""The command ``richkd check``; no logic."""
+
+from __future__ import annotations
+
+from richkd.cli.options import configured
+from richkd.config.schema import Config
+
+
+@configured(
+    "data",
+    "student",
+    "teacher",
+    "teacher_weights",
+    "clip",
+    "unlabeled",
+    "teacher_cache",
+    "method",
+    "variant",
+    "preset",
+    "device",
+)
+def check(*, config: Config) -> None:
+    """Open and test everything that a run needs, without training, and print the plan.
+
+    Decodes every image, compares class names and their order across data, teachers and CLIP, runs one
+    forward pass, and reports images that are in both train and test.
+
+    For example:
+
+    richkd check --data photos/ --student resnet18 --teacher local-dir:runs/teacher/student
+    --clip ViT-B-32:datacomp_xl_s13b_b90k
+    """
+    from rich.console import Console
+
+    from richkd.training.check import check_run
+
+    check_run(config, Console(highlight=False))

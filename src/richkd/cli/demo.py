@@ -1,0 +1,26 @@
+"""The command ``richkd demo``; no logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="folder for the demo's data and runs", show_default=True)] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, Parameter(help="seed of all runs", show_default=True)] = 0,
+) -> None:
+    """Run the whole pipeline on real handwritten digits with a tiny CLIP; nothing is downloaded.
+
+    For example:
+
+    richkd demo --out runs/demo
+    """
+    from richkd.demo.run import run_demo
+
+    run_demo(out, seed)

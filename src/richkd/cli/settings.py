@@ -1,0 +1,44 @@
+"""The command ``richkd settings``; no logic."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def settings(
+    word: Annotated[str, Parameter(help="show settings that contain this word only")] = "",
+    /,
+) -> None:
+    """List settings with default, allowed values and meaning.
+
+    The names are those of recipes and of --section.name VALUE. Experimental values are shown when a word is
+    given.
+
+    For example:
+
+    richkd settings
+
+    richkd settings fusion
+
+    richkd settings objective.kd
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from richkd.config.listing import settings as listed
+    from richkd.config.loading import nearest_setting
+    from richkd.core.errors import ConfigError
+
+    rows = list(listed(word))
+    if not rows:
+        raise ConfigError(f"No setting contains '{word}'", got=word, fix=nearest_setting(word))
+    table = Table("setting", "default", "meaning", box=None, pad_edge=False)
+    for setting in rows:
+        choices = "".join(f"\n  {name}{f': {about}' if about else ''}" for name, about in setting.choices)
+        if setting.choices and not any(about for _, about in setting.choices):
+            choices = f" ({', '.join(name for name, _ in setting.choices)})"
+        table.add_row(*(escape(text) for text in (setting.name, setting.default, setting.meaning + choices)))
+    Console(highlight=False).print(table)

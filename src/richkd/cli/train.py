@@ -1,0 +1,78 @@
+"""The commands that train: ``richkd distill`` and ``richkd teach``; no logic."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from richkd.cli.options import Overwrite, Resume, configured
+from richkd.config.schema import Config
+
+
+@configured(
+    "data",
+    "student",
+    "teacher",
+    "teacher_weights",
+    "clip",
+    "unlabeled",
+    "teacher_cache",
+    "method",
+    "variant",
+    "preset",
+    "epochs",
+    "seed",
+    "device",
+    "out",
+)
+def distill(*, config: Config, resume: Resume = False, overwrite: Overwrite = False) -> None:
+    """Train a small student from a vision teacher that is fused with CLIP.
+
+    Every other setting is given as --section.name VALUE; `richkd settings` lists them.
+
+    For example:
+
+    richkd distill --data photos/ --student mobilenetv3_small_100 --student.size 128
+    --teacher local-dir:runs/teacher/student --clip ViT-B-32:datacomp_xl_s13b_b90k --out runs/small
+    """
+    _train(config, resume=resume, overwrite=overwrite)
+
+
+@configured("data", "model", "weights", "epochs", "seed", "device", "out", method="ce")
+def teach(
+    *,
+    config: Config,
+    folds: Annotated[
+        int | None, Parameter(help="train this many teachers, each without one fold of the images")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a teacher from labels: the same loop with cross-entropy only.
+
+    Use the result as --teacher local-dir:OUT/student. With --folds K, use it as --teacher folds:OUT; each
+    training image then gets its target from the teacher that was not trained on it. Settings of the model
+    are --student.*.
+
+    For example:
+
+    richkd teach --data photos/ --model resnet50 --student.pretrained true --out runs/teacher
+    """
+    _train(config, resume=resume, overwrite=overwrite, folds=folds)
+
+
+def _train(config: Config, *, resume: bool, overwrite: bool, folds: int | None = None) -> None:
+    from richkd.core.interrupt import Interrupted
+    from richkd.training.run import distill as run_distill
+    from richkd.training.run import teach_folds
+
+    try:
+        if folds is None:
+            run_distill(config, resume=resume, overwrite=overwrite)
+        else:
+            teach_folds(config, folds, resume=resume, overwrite=overwrite)
+    except Interrupted:
+        print("\nstopped and saved; continue with the same command and --resume")
+        sys.exit(130)

@@ -1,0 +1,59 @@
+"""The contrastive feature loss of RichKD: the student's embedding follows the teachers' fused embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from richkd.config.choices import TERMS
+from richkd.core.types import Batch, Output, Target
+from richkd.losses.memory_bank import ContrastMemory, ContrastSettings
+from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
+
+
+class ContrastiveConfig(TargetConfig):
+    """Settings of `contrastive`."""
+
+    weight: float = Field(0.8, ge=0, description="weight of the term in the sum that is minimized")
+    embed_dim: int = Field(128, ge=2, description="width of the embedding in which features are compared")
+    negatives: Literal["memory-bank", "shared", "queue"] = Field(
+        "memory-bank",
+        description="memory-bank: each image has its own negatives; shared: one set per batch; queue: the "
+        "latest rows",
+    )
+    num_negatives: int = Field(16384, ge=1, description="number of negatives, images of other classes")
+    temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
+    momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")
+
+
+@TERMS.register(
+    "contrastive", "contrastive loss on embedded features with memory banks (CRD, Tian et al. 2020)"
+)
+class Contrastive(Term):
+    """See `richkd.losses.contrast` for the loss and `richkd.losses.memory_bank` for its state."""
+
+    Config = ContrastiveConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({"features"})
+    stream = "memory"
+
+    def __init__(self, config: ContrastiveConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        widths = [teacher.features for teacher in setup.teachers]
+        settings = ContrastSettings(
+            config.embed_dim, config.negatives, config.num_negatives, config.temperature, config.momentum
+        )
+        self.memory = ContrastMemory(
+            setup.student.features, widths, setup.labels_N, setup.classes, settings, setup.seed
+        )
+
+    def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
+        assert target is not None
+        student_BD, target_BD = self.memory.embed(student, target)
+        value = self.memory.loss(student_BD, target_BD, batch, context.draw)
+        return Loss(value, {"student": student_BD.detach(), "target": target_BD.detach()})
+
+    def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:
+        self.memory.remember(index_B, memory["student"], memory["target"])

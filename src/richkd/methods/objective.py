@@ -1,0 +1,193 @@
+"""The objective: the list of terms that the student minimizes, read from the settings, and as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from richkd.config.choices import TERMS
+from richkd.config.loading import explain
+from richkd.config.schema import Config
+from richkd.core.errors import ConfigError
+from richkd.core.seeds import mix_seed
+from richkd.core.types import Batch, LossTerms, Output, Targets
+from richkd.data.mixup import Mix
+from richkd.methods.presets import DEFAULT_VARIANT, preset_of
+from richkd.methods.term import Context, Need, NetworkShapes, Setup, Term, TermConfig
+
+# The key of an entry that names its term, where its label is another word.
+TERM = "term"
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class TermSpec:
+    """A term of the objective before it is built.
+
+    Attributes:
+        label: its name in logs and settings; the term's own name unless the settings give another.
+        name: the registered name of the term.
+        term: the registered class.
+        config: its settings.
+        target: what it compares the student with; ``"labels"`` for a term that reads labels only.
+    """
+
+    label: str
+    name: str
+    term: type[Term]
+    config: TermConfig
+    target: str
+
+
+def read_objective(config: Config) -> tuple[TermSpec, ...]:
+    """The terms that the settings ask for, in order.
+
+    A list under ``objective`` is the whole objective. A mapping changes settings of the method's terms, and
+    adds the terms that the method does not have.
+
+    Raises:
+        ConfigError: an unknown method, term or setting, or a value that a setting does not take; a list
+            together with a method.
+    """
+    entries = _entries(config)
+    specs = tuple(_spec(label, dict(settings or {})) for label, settings in entries.items())
+    if not specs:
+        raise ConfigError("The objective must have at least one term", got="none", fix="add {ce: {}}.")
+    return specs
+
+
+def _entries(config: Config) -> dict[str, dict[str, Any]]:
+    given = config.objective
+    if isinstance(given, Mapping):
+        terms = preset_of(config.method).terms
+        return {label: terms.get(label, {}) | (given.get(label) or {}) for label in {**terms, **given}}
+    if config.method.name is not None or config.method.variant is not None:
+        raise ConfigError(
+            "A list of terms under objective is the whole objective, so no method may be named",
+            got=f"method {config.method.name or config.method.variant} and objective with {len(given)} terms",
+            fix="remove the method, or write objective as a mapping that changes the method's terms.",
+        )
+    entries: dict[str, dict[str, Any]] = {}
+    for entry in given:
+        ((label, settings),) = entry.items()
+        if label in entries:
+            raise ConfigError(
+                f"Every term of the objective must have its own label; '{label}' occurs twice",
+                fix=f"give one of them a label of its own: {label}2: {{term: {label}, …}}.",
+            )
+        entries[label] = settings or {}
+    return entries
+
+
+def _spec(label: str, settings: dict[str, Any]) -> TermSpec:
+    name = str(settings.pop(TERM, label))
+    term: type[Term] = TERMS[name]
+    try:
+        config = term.Config.model_validate(settings)
+    except ValidationError as error:
+        raise explain(error.errors()[0], f"objective.{label}", list(term.Config.model_fields)) from None
+    return TermSpec(label, name, term, config, getattr(config, "target", LABELS))
+
+
+def method_label(config: Config) -> str:
+    """The method in a few words: its preset, or its terms where the settings change which there are.
+
+    Example:
+        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}}
+        >>> method_label(Config.model_validate(base))
+        'richkd lf'
+        >>> method_label(Config.model_validate(base | {"objective": [{"ce": None}, {"kd": {"weight": 1}}]}))
+        'ce + kd'
+    """
+    specs = read_objective(config)
+    if isinstance(config.objective, Mapping):
+        preset = preset_of(config.method)
+        if set(preset.terms) == {spec.label for spec in specs}:
+            variant = config.method.variant or DEFAULT_VARIANT
+            return f"{preset.name} {variant}" if preset.needs_clip else preset.name
+    return " + ".join(spec.label for spec in specs)
+
+
+def needs_of(specs: Sequence[TermSpec], target: str | None = None) -> frozenset[Need]:
+    """What the terms read of the student, or of one target's teachers.
+
+    Example:
+        >>> config = Config.model_validate({"data": {"path": "."}, "student": {"name": "resnet18"}})
+        >>> sorted(needs_of(read_objective(config)))
+        ['features', 'logits']
+    """
+    return frozenset(need for spec in specs if target in (None, spec.target) for need in spec.term.needs)
+
+
+def logit_temperature(specs: Sequence[TermSpec]) -> float:
+    """The temperature of the first term that softens a target's logits; 1 without such a term."""
+    for spec in specs:
+        if spec.target != LABELS and "logits" in spec.term.needs:
+            return float(getattr(spec.config, "temperature", 1.0))
+    return 1.0
+
+
+class Objective(nn.Module):
+    """All terms as one module: their state, their weighted losses, and mixup.
+
+    Args:
+        specs: the terms.
+        student: shapes of the student's outputs.
+        teachers: shapes of each target's teachers, by target.
+        labels_N: labels of the training images.
+        classes: number of classes.
+        seed: seed of the run.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[TermSpec],
+        student: NetworkShapes,
+        teachers: Mapping[str, tuple[NetworkShapes, ...]],
+        labels_N: Tensor,
+        classes: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.specs = {spec.label: spec for spec in specs}
+        self.needs = needs_of(specs)
+        self.terms = nn.ModuleDict()
+        for spec in specs:
+            own_seed = mix_seed(seed, spec.term.stream or spec.label)
+            setup = Setup(student, teachers.get(spec.target, ()), labels_N, classes, own_seed)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(own_seed)
+                self.terms[spec.label] = spec.term(spec.config, setup)
+
+    def forward(
+        self, student: Output, targets: Targets, batch: Batch, context: Context, mix: Mix | None = None
+    ) -> LossTerms:
+        """Every term's weighted loss for a batch; with ``mix``, the student saw a mixup of the batch."""
+        values: dict[str, Tensor] = {}
+        memory: dict[str, dict[str, Tensor]] = {}
+        for label, term in self.terms.items():
+            spec = self.specs[label]
+            target = targets.get(spec.target)
+            if mix is not None and not spec.term.linear:
+                target = mix.target(target)
+            loss = term(student, target, batch, context)
+            value = spec.config.weight * loss.value
+            if mix is not None and spec.term.linear:
+                partner = term(student, mix.partners(target), mix.batch(batch), context)
+                value = torch.lerp(spec.config.weight * partner.value, value, mix.share)
+            values[label] = value
+            if loss.memory:
+                memory[label] = dict(loss.memory)
+        return LossTerms(values, memory)
+
+    def remember(self, index_B: Tensor, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Hand each term the rows that it returned for these images, after the optimizer step."""
+        for label, rows in memory.items():
+            term = self.terms[label]
+            assert isinstance(term, Term)
+            term.remember(index_B, rows)

@@ -1,0 +1,60 @@
+"""Which intermediate maps of student and teacher belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from richkd.methods.term import Shape
+
+
+def pair_stages(student: Sequence[Shape], teacher: Sequence[Shape]) -> tuple[tuple[int, int], ...]:
+    """Positions of maps of student and teacher that are compared, from early to late.
+
+    Both networks are reduced to their stages (`stages_of`), and as many of each are paired as the one with
+    fewer has. Pyramids are paired from their last stage backwards. A network of constant resolution, such as
+    a ViT, takes part with evenly spaced blocks.
+
+    Args:
+        student, teacher: channels, height and width of each map, first map first.
+
+    Example:
+        >>> resnet = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+        >>> pair_stages(resnet, [(8, 64, 64), *resnet])
+        ((0, 1), (1, 2), (2, 3))
+        >>> vit = [(192, 8, 8)] * 12
+        >>> pair_stages(resnet, vit)
+        ((0, 3), (1, 7), (2, 11))
+    """
+    own, other = stages_of(student), stages_of(teacher)
+    count = min(len(own), len(other))
+    return tuple(zip(_last(own, student, count), _last(other, teacher, count), strict=True))
+
+
+def stages_of(maps: Sequence[Shape]) -> list[int]:
+    """The last map of every resolution; all maps of a network with one resolution.
+
+    Example:
+        >>> stages_of([(16, 32, 32), (24, 16, 16), (32, 16, 16), (64, 8, 8)])
+        [0, 2, 3]
+        >>> stages_of([(192, 8, 8)] * 3)
+        [0, 1, 2]
+    """
+    if _is_flat(maps):
+        return list(range(len(maps)))
+    following = [*maps[1:], (0, 0, 0)]
+    return [
+        place
+        for place, (shape, after) in enumerate(zip(maps, following, strict=True))
+        if shape[1:] != after[1:]
+    ]
+
+
+def _is_flat(maps: Sequence[Shape]) -> bool:
+    return len({shape[1:] for shape in maps}) == 1
+
+
+def _last(stages: list[int], maps: Sequence[Shape], count: int) -> list[int]:
+    """The last stages of a pyramid, or evenly spaced blocks of a network of one resolution."""
+    if not _is_flat(maps):
+        return stages[len(stages) - count :]
+    return [stages[(number + 1) * len(stages) // count - 1] for number in range(count)]

@@ -1,0 +1,138 @@
+"""What a loss term is: its settings, what it needs of student and target, its state, and its loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from richkd.config.schema import Section
+from richkd.core.seeds import mix_seed
+from richkd.core.types import Batch, Output, Target
+
+Need = Literal["logits", "features", "maps"]
+Shape = tuple[int, int, int]
+
+
+class TermConfig(Section):
+    """Settings that every term has. A term's own settings are a subclass."""
+
+    weight: float = Field(1.0, ge=0, description="weight of the term in the sum that is minimized")
+
+
+class TargetConfig(TermConfig):
+    """Settings of a term that compares the student with a target."""
+
+    target: str = Field(
+        "fused",
+        description="fused (all teachers), teacher (vision teachers only), teacher-1, teacher-2, … (one "
+        "of them), clip",
+    )
+
+
+@dataclass(frozen=True)
+class NetworkShapes:
+    """Widths of a network's outputs, from one dry forward pass.
+
+    Attributes:
+        features: width F of the pooled feature; 0 if there is none.
+        maps: channels, height and width of each stage's map; empty unless a term needs maps.
+    """
+
+    features: int
+    maps: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a term may use to build its state.
+
+    Attributes:
+        student: shapes of the student's outputs.
+        teachers: shapes of each teacher of the term's target; empty for a term without a target.
+        labels_N: label of each training image.
+        classes: number of classes.
+        seed: seed of everything random in this term.
+    """
+
+    student: NetworkShapes
+    teachers: tuple[NetworkShapes, ...]
+    labels_N: Tensor
+    classes: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where training is.
+
+    Attributes:
+        step: number of optimizer steps so far.
+        epoch: number of finished epochs.
+        progress: share of the run that is done, in [0, 1].
+        draw: number of forward passes so far. Equal to ``step`` without gradient accumulation; with it,
+            every part of a step has its own number, so that parts draw different random numbers.
+        seed: the run's seed.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    progress: float = 0.0
+    draw: int = 0
+    seed: int = 0
+
+    def stream(self, purpose: str) -> int:
+        """The seed of a random stream for this forward pass: a function of (seed, purpose, draw).
+
+        Example:
+            >>> now, later = Context(draw=3), Context(draw=4)
+            >>> now.stream("masks") == now.stream("masks"), now.stream("masks") == later.stream("masks")
+            (True, False)
+        """
+        return mix_seed(self.seed, purpose, self.draw)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A term's unweighted loss, and detached rows that its state keeps for later batches."""
+
+    value: Tensor
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Term(nn.Module, ABC):
+    """One summand of the objective.
+
+    A subclass is registered in ``TERMS`` and states the class attributes below. Its trainable modules and
+    buffers are attributes as in any module: they are moved, optimized, checkpointed and counted without
+    further code.
+
+    Attributes:
+        Config: its settings.
+        needs: what it reads of the student and of the target's teachers.
+        one_teacher: its target must be a single network, because outputs of several networks do not compare.
+        linear: the loss is linear in the target, so a mixup batch's loss is the mix of two losses. If False,
+            the target is mixed instead.
+        stream: name of the random stream that its state is drawn from; its label in the objective if None.
+    """
+
+    Config: ClassVar[type[TermConfig]] = TargetConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
+    one_teacher: ClassVar[bool] = False
+    linear: ClassVar[bool] = True
+    stream: ClassVar[str | None] = None
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
+        """The loss of a batch, averaged over all its images."""
+
+    def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:
+        """Update the state after the optimizer step, with what `forward` returned for these images."""

@@ -1,0 +1,151 @@
+"""Fitting what combines teachers: weights of prompts, fusions, and scales of features, on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from richkd.config.schema import Config
+from richkd.core.errors import ClipError, DataError
+from richkd.data.batches import Store
+from richkd.data.held_out import held_out_split
+from richkd.data.split import evenly_spaced
+from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
+from richkd.fusion.fusion import Fusion, HeldOut, fuse, identity_fusion, needs_held_out
+from richkd.fusion.ood import fit_ood_weights
+from richkd.teachers.base import Teacher
+from richkd.teachers.clip.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights
+from richkd.teachers.predict import outputs_of
+
+# Training images on which the scale of features is fitted.
+FEATURE_IMAGES = 4096
+GIVE_HELD_OUT = "give --data.calibration DIR, --data.val_fraction 0.1 or --data.test_calibration_fraction 0.2"
+
+
+@dataclass
+class Fitter:
+    """Fits fusions of a run's teachers. Each teacher's held-out outputs are computed once.
+
+    Attributes:
+        features: whether a loss term reads features.
+        log: receives a line for everything that was fitted.
+    """
+
+    config: Config
+    stores: Mapping[str, Store]
+    device: torch.device
+    features: bool
+    log: Callable[[str], None]
+    _held_out: dict[int, Tensor] = field(default_factory=dict)
+
+    def fusion(self, teachers: Sequence[Teacher], *, clip: bool) -> Fusion:
+        """The fusion of some teachers that the settings describe.
+
+        Args:
+            clip: whether the last teacher is the CLIP, with which the others share by alpha.
+
+        Raises:
+            DataError: it has to be fitted, and there are no held-out images.
+        """
+        config = self.config.fusion
+        scales = [teacher.logit_scale for teacher in teachers]
+        if len(teachers) == 1 and config.weights is None and not clip:
+            return identity_fusion()
+        shared = clip and len(teachers) > 1
+        # Alpha says how vision teachers and a CLIP share; without a CLIP all share alike.
+        settings = config if shared else config.model_copy(update={"alpha": None, "feature_alpha": None})
+        split = held_out_split(self.stores)
+        weighs_ood = self.config.data.unlabeled is not None and config.ood_quantile > 0
+        held_out = None
+        if needs_held_out(settings) or (weighs_ood and split is not None):
+            held_out = self._held_out_of(teachers, split, settings.preset)
+        fused = fuse(settings, scales, held_out, clip=clip)
+        if weighs_ood and held_out is not None:
+            weights = fit_ood_weights(fused.scales, held_out.logits, config.ood_quantile)
+            fused = replace(fused, ood_weights=weights)
+        elif weighs_ood:
+            self.log(
+                "unlabeled images count in full: without held-out images, unusual ones cannot be detected"
+            )
+        if self.features and config.features != "raw":
+            fused = replace(fused, features=self._feature_scales(teachers))
+        self.log(f"fusion: {describe(fused, teachers)}")
+        return fused
+
+    def weigh_prompts(self, clip: Teacher) -> Teacher:
+        """The CLIP with its prompts weighted as the settings ask; the given teacher stays as it is.
+
+        Raises:
+            ClipError: embeddings of single prompts are not known, or the file of weights does not fit the
+                prompts.
+            DataError: weights have to be fitted, and there are no held-out images.
+        """
+        assert self.config.clip is not None
+        choice = self.config.clip.prompt_weights
+        if choice == "equal":
+            return clip
+        zero_shot = clip.zero_shot
+        assert zero_shot is not None
+        prompts = zero_shot.prompts()
+        if prompts is None:
+            raise ClipError(
+                f"Prompt weights need the class embeddings of each prompt; {clip.name} holds their mean only",
+                got=f"clip.prompt_weights {choice}",
+                fix="add 'prompt_features' and 'prompts' to the file, or leave the weights equal.",
+            )
+        if choice == "fitted":
+            split = held_out_split(self.stores)
+            if split is None:
+                raise DataError(
+                    "Prompt weights are fitted on held-out images",
+                    got="neither a calibration folder nor a validation split",
+                    fix=f"{GIVE_HELD_OUT}.",
+                )
+            labels_N = self.stores[split].split.labels_N
+            feats_ND = outputs_of(clip, self.stores[split], self.device).feats_BF
+            weights_P = fit_prompt_weights(prompts, feats_ND, labels_N, clip.logit_scale)
+            fitted, equal = cross_fitted_nll(prompts, feats_ND, labels_N, clip.logit_scale)
+            self.log(
+                f"prompts: weights fitted on {len(labels_N)} images of {split}; cross-fitted NLL "
+                f"{fitted:.4f}, with equal weights {equal:.4f}"
+            )
+        else:
+            weights_P = read_prompt_weights(Path(choice).expanduser(), prompts.templates)
+        order = weights_P.argsort(descending=True)[:3].tolist()
+        largest = (f"{float(weights_P[place]):.2f} × '{prompts.templates[place]}'" for place in order)
+        self.log(f"prompts: {', '.join(largest)}, …")
+        embeddings_CD = prompts.class_embeddings(weights_P).float()
+        return zero_shot.reweighted(embeddings_CD.to(zero_shot.class_embeddings_CD))
+
+    def _held_out_of(self, teachers: Sequence[Teacher], split: str | None, preset: str) -> HeldOut:
+        if split is None:
+            raise DataError(
+                f"Fusion preset '{preset}' is fitted on held-out images",
+                got="neither a calibration folder nor a validation split",
+                fix=f"{GIVE_HELD_OUT}, or use --fusion.preset paper.",
+            )
+        store = self.stores[split]
+        for teacher in teachers:
+            if id(teacher) not in self._held_out:
+                self._held_out[id(teacher)] = outputs_of(teacher, store, self.device).logits_BC
+        logits = [self._held_out[id(teacher)] for teacher in teachers]
+        return HeldOut([teacher.name for teacher in teachers], logits, store.split.labels_N, split)
+
+    def _feature_scales(self, teachers: Sequence[Teacher]) -> tuple[FeatureScale, ...]:
+        training = self.stores["train"]
+        places_N = evenly_spaced(len(training.split), FEATURE_IMAGES)
+        isotropic = self.config.fusion.features == "phi-s"
+        feats = (outputs_of(teacher, training, self.device, places_N).feats_BF for teacher in teachers)
+        return tuple(fit_feature_scale(feats_NF, isotropic=isotropic) for feats_NF in feats)
+
+
+def describe(fusion: Fusion, teachers: Sequence[Teacher]) -> str:
+    """A fusion in one line: its teachers, their multipliers where these are all of it, and its origin."""
+    names = [teacher.name for teacher in teachers]
+    if fusion.multipliers:
+        names = [f"{w:.4g} × {name}" for w, name in zip(fusion.multipliers, names, strict=True)]
+    return f"{', '.join(names)} ({fusion.origin})"

@@ -1,0 +1,83 @@
+"""Settings that have no effect are refused by name, so that nobody relies on one that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from richkd.config.schema import Config, Section
+from richkd.core.errors import ConfigError
+from richkd.methods.objective import TermSpec, needs_of
+from richkd.pipeline.roles import Roles
+
+CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views")
+
+
+def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> None:
+    """Refuse a setting that differs from its default and that this run does not read.
+
+    Raises:
+        ConfigError: naming the setting, and what it would need to have an effect.
+    """
+    for name, reason in _unused(config, specs, roles):
+        section, _, leaf = name.partition(".")
+        value = getattr(getattr(config, section), leaf)
+        raise ConfigError(
+            f"Setting '{name}' has no effect in this run: {reason}",
+            got=f"{name} {value}",
+            fix=f"remove {name}.",
+        )
+
+
+def _unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[tuple[str, str]]:
+    """Names of changed settings without effect, each with the reason."""
+    yield from _augment(config)
+    yield from _optim(config)
+    yield from _fusion(config, specs, roles)
+    if not roles.vision:
+        yield from _changed("cache", config.cache, "no loss term reads a teacher")
+        yield from _changed(
+            "train", config.train, "there is no vision teacher", ("teacher_precision", "compile_teacher")
+        )
+    elif config.cache.dir is None:
+        yield from _changed("cache", config.cache, "it needs cache.dir (--teacher-cache)", ("top_k",))
+    if config.data.unlabeled is None:
+        yield from _changed("data", config.data, "it needs data.unlabeled", ("unlabeled_fraction",))
+
+
+def _augment(config: Config) -> Iterator[tuple[str, str]]:
+    policy = config.augment.policy
+    if policy != "random-resized-crop":
+        yield from _changed("augment", config.augment, f"the augmentation policy is {policy}", CROP_ONLY)
+    if policy != "crop-flip":
+        yield from _changed("augment", config.augment, f"the augmentation policy is {policy}", ("pad",))
+    if policy == "clean":
+        yield from _changed("augment", config.augment, "the augmentation policy is clean", ("flip",))
+
+
+def _optim(config: Config) -> Iterator[tuple[str, str]]:
+    if config.optim.schedule == "cosine":
+        yield from _changed("optim", config.optim, "the schedule is cosine", ("milestones", "gamma"))
+
+
+def _fusion(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[tuple[str, str]]:
+    fused = any(len(roles.vision[name]) + roles.clip[name] > 1 for name in roles.vision)
+    fusion = config.fusion
+    # A CLIP alone is brought to a scale, and a single teacher's logits may be multiplied.
+    alone = (("scale", "preset") if roles.needs_clip else ()) + (("weights",) if roles.vision else ())
+    others = tuple(name for name in type(fusion).model_fields if name not in alone)
+    if not fused:
+        yield from _changed("fusion", fusion, "there is only one teacher, so nothing is fused", others)
+        return
+    if "features" not in needs_of(specs):
+        names = ("feature_alpha", "features")
+        yield from _changed("fusion", fusion, "no loss term reads features", names)
+    if config.data.unlabeled is None:
+        yield from _changed("fusion", fusion, "it needs data.unlabeled", ("ood_quantile",))
+
+
+def _changed(
+    section: str, values: Section, reason: str, names: Sequence[str] | None = None
+) -> Iterator[tuple[str, str]]:
+    for name, field in type(values).model_fields.items():
+        if (names is None or name in names) and getattr(values, name) != field.default:
+            yield f"{section}.{name}", reason
