@@ -1,0 +1,88 @@
+"""Attention transfer: the student looks where the teacher looks, stage by stage.
+
+Source: Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017, section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from richkd.config.choices import TERMS
+from richkd.core.numerics import at_least_fp32
+from richkd.core.types import Batch, Output, Target
+from richkd.methods.stages import pair_stages
+from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
+
+
+class AttentionConfig(TargetConfig):
+    """Settings of `at`; the default weight is that of the authors' code."""
+
+    weight: float = Field(1000.0, ge=0, description="weight of the term in the sum that is minimized")
+    power: float = Field(2.0, gt=0, description="exponent p of the activations in an attention map")
+
+
+@TERMS.register("at", "attention transfer on intermediate maps (Zagoruyko and Komodakis 2017)")
+class AttentionTransfer(Term):
+    """See `attention_loss`; stages of student and teacher are paired by `pair_stages`."""
+
+    Config = AttentionConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
+    one_teacher = True
+    linear = False
+
+    def __init__(self, config: AttentionConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        (teacher,) = setup.teachers
+        self.pairs = pair_stages(setup.student.maps, teacher.maps)
+
+    def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
+        assert target is not None
+        (teacher,) = target.teachers
+        pairs = [(student.maps[own], teacher.maps[other]) for own, other in self.pairs]
+        return Loss(attention_loss(pairs, self.config.power))
+
+
+def attention_loss(pairs: Sequence[tuple[Tensor, Tensor]], power: float = 2.0) -> Tensor:
+    """``Σ_stages mean_B mean_positions (Q_student − Q_teacher)²``.
+
+    Q is the attention map: the mean over channels of ``|activation|^p`` at each position, flattened and
+    scaled to unit L2 norm. Maps of different resolution are averaged to the smaller one first. Teachers
+    receive no gradient.
+
+    Args:
+        pairs: maps (B, channels, H, W) of student and teacher for each stage; channels may differ.
+        power: p.
+
+    Example:
+        >>> import torch
+        >>> map_BFHW = torch.rand(2, 3, 4, 4)
+        >>> float(attention_loss([(map_BFHW, 5 * map_BFHW)])) < 1e-12  # scale does not matter
+        True
+    """
+    losses = []
+    for student_BFHW, teacher_BFHW in pairs:
+        height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
+        student_BP = attention_map(student_BFHW, (height, width), power)
+        teacher_BP = attention_map(teacher_BFHW.detach(), (height, width), power)
+        losses.append((student_BP - teacher_BP).square().mean())
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss
+    return total
+
+
+def attention_map(map_BFHW: Tensor, size: tuple[int, int], power: float = 2.0) -> Tensor:
+    """Where a stage is active: (B, height · width) of unit L2 norm, averaged to ``size``.
+
+    Example:
+        >>> import torch
+        >>> attention_map(torch.tensor([[[[3.0, 4.0]]]]), (1, 2), power=1).tolist()
+        [[0.6000000238418579, 0.800000011920929]]
+    """
+    active_BHW = at_least_fp32(map_BFHW).abs().pow(power).mean(dim=1)
+    return F.normalize(F.adaptive_avg_pool2d(active_BHW, size).flatten(1), dim=1)
