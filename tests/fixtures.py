@@ -38,8 +38,8 @@ class World:
     def settings(self, out: Path, **changes: Any) -> dict[str, Any]:
         """Dotted settings of a short RichKD L+F run; ``__`` in a name of ``changes`` stands for a dot.
 
-        Teacher, CLIP and contrastive settings are given only if the method reads them, as they are refused otherwise;
-        ``changes`` win, and None removes a setting. With a list under ``objective`` nothing is given by itself.
+        Teacher, CLIP and contrastive settings are given only if the method reads them, because otherwise they
+        are refused. ``changes`` win, and None removes a setting. A list under ``objective`` adds nothing.
         """
         given = {name.replace("__", "."): value for name, value in changes.items()}
         method, variant = given.get("method.name") or "richkd", given.get("method.variant") or "lf"

@@ -1,11 +1,19 @@
-"""Distil a big image classifier, fused with CLIP, into a small one that you would ship.
+"""Distill a large image classifier, fused with CLIP, into a small one for deployment.
 
-The public names are loaded when they are first used, so that importing the package stays cheap::
+Train a student and load it::
 
     import richkd
 
     run = richkd.distill(richkd.load_config("recipe.yaml"))
     student = richkd.load_student(run.folder)
+
+The modules of the public names are imported when a name is first used, so ``import richkd`` is fast.
+
+Example:
+    >>> import richkd
+    >>> config = richkd.load_config(None, {"data.path": "photos", "student.name": "resnet18"})
+    >>> config.train.epochs
+    240
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -62,3 +63,13 @@ def test_a_caches_bytes_grow_with_its_views(growth: Any) -> None:
 @pytest.mark.slow
 def test_evaluation_and_epoch_are_scaled(growth: Any, small: Any) -> None:
     assert all(seconds > 0 for seconds in growth.growth_runs.evaluation(1, 120, 8).values())
+
+
+def test_ratios_follow_from_the_curves(growth: Any) -> None:
+    """The ratios of the stored results, from their curves."""
+    stored = json.loads((BENCHMARKS / "results" / "growth.json").read_text(encoding="utf-8"))
+    curves = {
+        part: {name: {int(x): y for x, y in curve.items()} for name, curve in stored[part].items()}
+        for part in ("images", "negatives", "classes", "prompts", "text", "views")
+    }
+    assert growth.ratios(stored | curves) == pytest.approx(stored["ratios"])

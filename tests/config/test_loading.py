@@ -274,7 +274,7 @@ def test_yaml_reads_back_as_what_was_written(tmp_path_factory: Any, overrides: d
         renamed = config.data.model_copy(update={"path": overrides["data.path"]})
         config = config.model_copy(update={"data": renamed})
     recipe = written(tmp_path_factory.mktemp("yaml"), config.to_yaml())
-    assert load_config(recipe) == config
+    assert load_config(recipe) == load_config(str(recipe)) == config
 
 
 # The command line

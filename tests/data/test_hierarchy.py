@@ -21,6 +21,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_each_class_has_its_superclass(tmp_path: Path) -> None:
     result = read_hierarchy(written(tmp_path, "insect: [ant]\nmammal: [cow, brown bear]"), CLASSES)
+    assert read_hierarchy(str(tmp_path / "tree.yaml"), CLASSES) == result
     assert result.superclasses == ("insect", "mammal")
     assert result.superclass_of_C == (0, 1, 1)
     assert result.names() == ["insect", "mammal", "mammal"]

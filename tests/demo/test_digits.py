@@ -65,7 +65,7 @@ def test_size_8_keeps_the_counts_exactly(tmp_path: Path) -> None:
 
 
 def test_a_second_call_writes_nothing_and_mends_what_is_broken(folder: Path, tmp_path: Path) -> None:
-    copy = write_digits(tmp_path / "copy")
+    copy = write_digits(str(tmp_path / "copy"))
     before = contents(folder)
     assert contents(copy) == before
     paths = sorted(copy.rglob("*.png"))

@@ -19,7 +19,7 @@ from richkd.data.batches import Resident, open_store
 from richkd.data.sources import open_data
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.predictors import NetworkPredictor
-from richkd.evaluate.robustness import OWN, mce, measure_corrupted, relative_mce
+from richkd.evaluate.robustness import GENERATED, mce, measure_corrupted, relative_mce
 from richkd.evaluate.run import evaluate_models, selected_corruptions
 from richkd.evaluate.shift import open_shift
 from richkd.export.student import load_student
@@ -57,7 +57,7 @@ def test_a_student_is_judged_on_each_corruption(world: World) -> None:
         CPU,
         corruptions=("fog", "pixelate"),
     )
-    assert row.source == OWN
+    assert row.source == GENERATED
     for name in ("fog", "pixelate"):
         for severity in range(1, 6):
             pixels = corrupt(store.pixels_NHWC, name, severity)

@@ -1,4 +1,4 @@
-"""A saved student answers as it did before, to us and to timm."""
+"""A saved student gives the same outputs after loading, with this package and with timm."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def expected_probabilities(network: Network, pictures: list[Image.Image], temper
     return (powers_BC / powers_BC.sum(1, keepdim=True)).float()
 
 
-def test_a_loaded_student_answers_as_before(
+def test_a_loaded_student_has_the_same_outputs(
     network: Network, folder: Path, pictures: list[Image.Image]
 ) -> None:
     for path in (folder, folder.parent, str(folder)):
@@ -72,9 +72,9 @@ def test_a_loaded_student_answers_as_before(
         assert (student.class_names, student.temperature) == (CLASSES, 2.5)
         assert (student.network.size, student.network.mean, student.network.std) == tuple(INPUT.values())
         assert not any(parameter.requires_grad for parameter in student.network.parameters())
-        answer_BC = student.probabilities(pictures)
-        assert torch.allclose(answer_BC, expected_probabilities(network, pictures, 2.5), atol=1e-5)
-        assert not torch.allclose(answer_BC, expected_probabilities(network, pictures, 1.0), atol=1e-3)
+        probs_BC = student.probabilities(pictures)
+        assert torch.allclose(probs_BC, expected_probabilities(network, pictures, 2.5), atol=1e-5)
+        assert not torch.allclose(probs_BC, expected_probabilities(network, pictures, 1.0), atol=1e-3)
 
 
 def test_files_and_grayscale_are_read(folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
@@ -82,11 +82,14 @@ def test_files_and_grayscale_are_read(folder: Path, pictures: list[Image.Image],
     pictures[1].save(tmp_path / "x.png")
     from_file = student.probabilities([tmp_path / "x.png"])
     assert torch.equal(from_file, student.probabilities(pictures[1:2]))
+    assert torch.equal(from_file, student.probabilities([str(tmp_path / "x.png")]))
     gray = pictures[0].convert("L")
     assert torch.equal(student.probabilities([gray]), student.probabilities([gray.convert("RGB")]))
     (tmp_path / "y.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"y\.png"):
         student.probabilities([tmp_path / "y.png"])
+    with pytest.raises(DataError, match=r"y\.png"):
+        student.probabilities([str(tmp_path / "y.png")])
 
 
 def test_timm_loads_the_folder(network: Network, folder: Path) -> None:
@@ -140,6 +143,12 @@ def test_saving_again_replaces_and_leaves_nothing_behind(network: Network, tmp_p
         save_student(tmp_path, network, CLASSES, temperature, {})
     assert load_student(tmp_path).temperature == 3.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_folders_may_be_given_as_text(network: Network, tmp_path: Path) -> None:
+    save_student(str(tmp_path / "new" / "student"), network, CLASSES, 2.0, {})
+    assert load_student(str(tmp_path / "new")).temperature == 2.0
+    assert load_student(tmp_path / "new" / "student").class_names == CLASSES
 
 
 def test_a_model_from_timm_has_no_temperature(folder: Path, tmp_path: Path) -> None:

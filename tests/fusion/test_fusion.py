@@ -132,7 +132,7 @@ def test_teachers_that_cannot_be_fused_are_named() -> None:
     held = held_out(12)
     broken = held.logits[1].clone()
     broken[3, 1] = torch.nan
-    with pytest.raises(DataError, match=r"teacher 'CLIP'(.|\n)*1 of 12 images"):
+    with pytest.raises(DataError, match=r"those of 'CLIP' are not(.|\n)*1 of 12 images"):
         HeldOut(held.names, (held.logits[0], broken), held.labels_N, "val")
     with pytest.raises(DataError, match=r"teacher 'teacher'(.|\n)*probabilities"):
         HeldOut(held.names, (held.logits[0].softmax(1).half(), held.logits[1]), held.labels_N, "val")

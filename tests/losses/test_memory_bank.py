@@ -92,7 +92,9 @@ def expected_loss(
     rows_BK1 = torch.cat(
         [
             rows_B1,
-            negative_rows(LABELS_N[INDEX_B], memory.negatives.class_starts_C, memory.negatives.class_sizes_C, draws_BK),
+            negative_rows(
+                LABELS_N[INDEX_B], memory.negatives.class_starts_C, memory.negatives.class_sizes_C, draws_BK
+            ),
         ],
         dim=1,
     )
@@ -193,7 +195,10 @@ def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
     rows_K = below(draw(0, 3, (9,), "cpu"), IMAGES)
     label_of_row = LABELS_N[memory.negatives.row_of_image_N.argsort()]
     for side_BK1, v_BD, bank_ND in zip(
-        scores, (student_BD, target_BD), (memory.negatives.target_ND, memory.negatives.student_ND), strict=True
+        scores,
+        (student_BD, target_BD),
+        (memory.negatives.target_ND, memory.negatives.student_ND),
+        strict=True,
     ):
         for b, image in enumerate(INDEX_B.tolist()):
             for k, row in enumerate(rows_K.tolist()):

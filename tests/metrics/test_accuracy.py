@@ -11,10 +11,10 @@ import torch
 import torchmetrics.functional.classification as tm
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
-from richkd.metrics.accuracy import accuracy, agreement, brier, measure, nll
+from richkd.metrics.accuracy import accuracy, agreement, brier, measure, near_chance, nll
 from richkd.metrics.calibration import ece, fit_temperature
 
 cases = st.tuples(st.integers(1, 200), st.integers(2, 12), st.floats(0.01, 50), st.integers(0, 9999))
@@ -248,3 +248,42 @@ def test_arguments_are_checked() -> None:
         ece(logits_NC, labels_N, 0)
     with pytest.raises(ConfigError, match="'temperature'"):
         measure(logits_NC, labels_N, 0.0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+@pytest.mark.parametrize("images", [5, 36, 450, 10_000])
+def test_a_perfect_model_is_not_near_chance_and_one_at_chance_is(classes: int, images: int) -> None:
+    assert not near_chance(1.0, classes, images)
+    assert near_chance(1 / classes, classes, images)
+    assert near_chance(0.0, classes, images)
+
+
+def test_the_limit_of_near_chance_is_two_standard_errors_or_a_twentieth() -> None:
+    # 36 images of 3 classes: √(1/3 · 2/3 / 36) = 0.0786 is more than 0.05 · 2/3 = 0.0333.
+    assert near_chance(1 / 3 + 0.157, 3, 36)
+    assert not near_chance(1 / 3 + 0.158, 3, 36)
+    # 10,000 images: two standard errors are 0.0094, and a twentieth of the distance to 1 counts.
+    assert near_chance(1 / 3 + 0.0333, 3, 10_000)
+    assert not near_chance(1 / 3 + 0.0334, 3, 10_000)
+    # With two classes, a few correct images prove nothing: four in a row have a probability of 1/16.
+    assert near_chance(1.0, 2, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 200), st.integers(1, 5000))
+def test_most_guessing_models_are_near_chance(classes: int, images: int) -> None:
+    correct = np.arange(images + 1)
+    flagged = np.array([near_chance(k / images, classes, images) for k in correct])
+    # Cantelli's inequality: at most 1 / (1 + 2²) of a distribution is 2 standard deviations above its mean.
+    assert stats.binom.pmf(correct[flagged], images, 1 / classes).sum() >= 0.8
+    # With many images the binomial is nearly normal, of which 2.3 % are above.
+    if images / classes > 50:
+        assert stats.binom.pmf(correct[flagged], images, 1 / classes).sum() >= 0.96
+    # All accuracies up to the limit are flagged, and none above it.
+    assert not np.diff(flagged.astype(int)).clip(0).any()
+
+
+@pytest.mark.parametrize(("classes", "images"), [(0, 10), (10, 0)])
+def test_chance_needs_a_class_and_an_image(classes: int, images: int) -> None:
+    with pytest.raises(ConfigError, match="at least one class and one image"):
+        near_chance(0.5, classes, images)

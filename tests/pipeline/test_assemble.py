@@ -95,7 +95,7 @@ def test_given_clip_outputs_that_lack_images(world: World, tmp_path: Path) -> No
     error = refused(world, clip__name=f"outputs:{tmp_path / 'clip.npz'}")
     assert isinstance(error, ClipError)
     assert "split 'test'" in error.rule
-    assert "2 of 12 images without one: test/ant/0.png, test/ant/1.png" in str(error.got)
+    assert "2 of 12 images without a row: test/ant/0.png, test/ant/1.png" in str(error.got)
 
 
 def test_fusion_without_held_out_images(world: World) -> None:

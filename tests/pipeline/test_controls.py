@@ -121,3 +121,10 @@ def test_a_control_of_clip_needs_a_clip(world: World, tmp_path: Path) -> None:
     assert isinstance(error, ConfigError)
     assert "Control 'shuffled' needs a fusion of a vision teacher with CLIP" in error.rule
     assert "--clip" in str(error.fix)
+
+
+def test_a_control_with_another_target_of_clip_is_refused(world: World) -> None:
+    changes = {"objective": {"kd-clip": {"term": "kd", "target": "clip"}}}
+    error = refusal(parts_of, world, "shuffled", **changes)
+    assert isinstance(error, ConfigError)
+    assert error.got == "target clip"

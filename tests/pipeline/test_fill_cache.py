@@ -12,7 +12,7 @@ import pytest
 
 from richkd.cli import main
 from richkd.core.errors import CacheError, ConfigError, RichKDError
-from richkd.pipeline.fill_cache import fill_caches, verify_caches
+from richkd.pipeline.fill_cache import contents, damaged_shards, fill_caches, verify_caches
 from richkd.teachers.cache.store import OutputCache, list_caches
 from richkd.training.run import distill
 from tests.fixtures import World, command, one_thread, refusal
@@ -115,8 +115,10 @@ def test_caches_are_listed_and_removed(
     root = tmp_path / "cache"
     assert ask("cache", "ls", root) == 0
     shown = capsys.readouterr().out
+    assert [manifest.folder for manifest, _ in contents(str(root))] == [f.name for f in list_caches(root)]
     for folder in list_caches(root):
         assert folder.name in shown
+        assert damaged_shards(str(folder)) == []
         assert ask("cache", "rm", root, folder.name) == 0
     assert list_caches(root) == []
     assert ask("cache", "ls", root) == 1
@@ -134,7 +136,7 @@ def test_manifests_name_their_ingredients(world: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "rule"),
     [
-        ({"cache__dir": None}, CacheError, "must be named"),
+        ({"cache__dir": None}, CacheError, "cache.dir must be set"),
         (
             {"method__name": "ce"},
             ConfigError,

@@ -1,4 +1,4 @@
-"""Out-of-fold teachers: who answers for which image, and what they must have left out."""
+"""Out-of-fold teachers: the assignment of images to teachers, and the images that each must leave out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_each_fold_is_left_out_once_and_by_its_teacher(world: World, taught: Pat
         assert figures["splits"]["val"]["n"] == len(whole["val"])
 
 
-def test_every_image_is_answered_by_one_teacher(world: World, taught: Path, tmp_path: Path) -> None:
+def test_every_output_is_of_the_assigned_teacher(world: World, taught: Path, tmp_path: Path) -> None:
     parts = assemble(
         world.config(tmp_path / "run", teachers__1__name=f"folds:{taught}", method__variant="l"), CPU
     )
@@ -81,7 +81,7 @@ def test_a_student_learns_from_them_and_a_cache_holds_them(
     assert runs[0]["splits"] == runs[1]["splits"]
 
 
-def test_finished_folds_are_passed_over(world: World, taught: Path) -> None:
+def test_finished_folds_are_skipped(world: World, taught: Path) -> None:
     config = world.config(taught, method__name="ce", train__epochs=1)
     before = [(taught / f"fold-{fold}" / "metrics.jsonl").stat().st_mtime_ns for fold in range(FOLDS)]
     assert len(teach_folds(config, FOLDS, resume=True, quiet=True)) == FOLDS

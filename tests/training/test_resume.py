@@ -35,6 +35,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optim__lr": 1e-4,
         "optim__decay_norm_and_bias": False,
     },
+    # Counters of steps in parameter groups, and as plain numbers in the state.
+    "lamb": {"optim__name": "lamb", "optim__lr": 1e-3, "train__ema_decay": 0.9},
+    "adabelief": {"optim__name": "adabelief", "optim__lr": 1e-3, "train__ema_decay": 0.9},
 }
 LONG: dict[str, Any] = {
     "train__ema_decay": 0.9,

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from richkd.core.errors import ClipError, NonFiniteError
+from richkd.core.errors import ClipError, ConfigError, NonFiniteError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.types import Batch, Output, Target
 from richkd.methods.kd import Distillation
@@ -295,6 +295,8 @@ def test_a_mistake_with_overwrite_loses_nothing(world: World, tmp_path: Path) ->
     files = run(world, tmp_path / "run", train__epochs=1)
     config = world.config(tmp_path / "run", clip__name="outputs:nowhere.npz")
     assert isinstance(refusal(distill, config, overwrite=True, quiet=True), ClipError)
+    unknown = world.config(tmp_path / "run", optim__name="adamww")
+    assert isinstance(refusal(distill, unknown, overwrite=True, quiet=True), ConfigError)
     assert {name: (tmp_path / "run" / name).read_bytes() for name in SAME} == files
     distill(world.config(tmp_path / "run", train__epochs=1, train__seed=3), overwrite=True, quiet=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() != files["metrics.jsonl"]

@@ -139,7 +139,10 @@ def verify(
     for name, problems in damaged.items():
         print(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
     if recipe is not None or overrides:
-        for result in verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample):
+        results = verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample)
+        if not results:
+            print("no outputs were computed again: none of these teachers has stored outputs to compare")
+        for result in results:
             print(
                 f"{result.cache.folder.name}: {result.images} outputs computed again, "
                 f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"

@@ -1,4 +1,4 @@
-"""The tables that ``richkd evaluate`` prints."""
+"""The tables that ``richkd evaluate`` prints; no logic."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ if TYPE_CHECKING:
     from richkd.evaluate.run import Evaluation
     from richkd.metrics.intervals import Interval
 
+# Width in characters if the output is not a terminal.
 WIDE = 180
+CI = "95% CI"
 
 
 def print_evaluation(result: Evaluation, title: str) -> None:
+    """Print one table per group of metrics; groups without rows are omitted.
+
+    Args:
+        result: the metrics.
+        title: title of the first table.
+    """
     from rich.console import Console
 
-    # Piped, a table is as wide as it needs to be.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     tables = (
         _accuracy(result, title),
         _confidence(result),
-        _meaning(result),
-        _pairs(result),
-        _followed(result),
-        _corrupted(result),
-        _shifted(result),
+        _semantics(result),
+        _differences(result),
+        _fidelity(result),
+        _robustness(result),
+        _shifts(result),
         _costs(result),
     )
     for table in tables:
@@ -46,12 +53,17 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _accuracy(result: Evaluation, title: str) -> Table:
-    table = _table(title, "top-1", "95 %", "top-5", "NLL", "ECE", "95 %", "adaptive", "MCE", "Brier")
+    table = _table(title, "top-1", CI, "top-5", "NLL", "ECE", CI, "adaptive ECE", "MCE", "Brier")
     for model_report in result.model_reports:
         rows = [(model_report.name, model_report.own, "ece", 0)]
         if model_report.temperature != 1.0:
             rows.append(
-                (f"  at T = {model_report.temperature:.3f}", model_report.calibrated, "calibrated ece", 1)
+                (
+                    f"  calibrated, T = {model_report.temperature:.3f}",
+                    model_report.calibrated,
+                    "calibrated ece",
+                    1,
+                )
             )
         for name, figures, key, calibrated in rows:
             top1, ece = model_report.intervals["top1"], model_report.intervals[key]
@@ -71,10 +83,12 @@ def _accuracy(result: Evaluation, title: str) -> Table:
 
 
 def _confidence(result: Evaluation) -> Table:
+    from richkd.evaluate.model_report import CERTAIN
     from richkd.metrics.confidence import COVERAGES
 
-    surest = [f"wrong in surest {coverage:.0%}" for coverage in COVERAGES]
-    table = _table("confidence, calibrated", "right > 0.7", "wrong > 0.7", *surest, "AURC", "AUGRC")
+    title = f"confidence and selective risk, calibrated (confident: at least {CERTAIN:.0%})"
+    risks = [f"risk at {coverage:.0%} coverage" for coverage in COVERAGES]
+    table = _table(title, "confident, correct", "confident, incorrect", *risks, "AURC", "AUGRC")
     for model_report in result.model_reports:
         row = model_report.confidence
         shares = [f"{share:.1%}" for share in (*row.calibrated, *row.wrong_at)]
@@ -82,17 +96,17 @@ def _confidence(result: Evaluation) -> Table:
     return table
 
 
-def _meaning(result: Evaluation) -> Table:
+def _semantics(result: Evaluation) -> Table:
     columns = (
         "superclass AUROC",
-        "95 %",
+        CI,
         "superclass mass",
         "consistency",
-        "severity",
+        "mistake severity",
         "distance",
         "Mantel ρ",
     )
-    table = _table("wrong classes, calibrated", *columns)
+    table = _table("probabilities of wrong classes, calibrated", *columns)
     for model_report in result.model_reports:
         row = model_report.semantics
         if row is not None:
@@ -119,8 +133,9 @@ def _range(interval: Interval | None, digits: int, scale: float = 1) -> str:
     return f"{scale * interval.low:.{digits}f}–{scale * interval.high:.{digits}f}"
 
 
-def _pairs(result: Evaluation) -> Table:
-    table = _table(f"less {result.model_reports[0].name}", "top-1", "95 %", "NLL", "95 %", "McNemar's p")
+def _differences(result: Evaluation) -> Table:
+    columns = ("top-1, points", CI, "NLL", CI, "McNemar's p")
+    table = _table(f"difference to {result.model_reports[0].name}", *columns)
     for pair in result.comparisons:
         table.add_row(
             pair.b,
@@ -133,50 +148,51 @@ def _pairs(result: Evaluation) -> Table:
     return table
 
 
-def _followed(result: Evaluation) -> Table:
-    table = _table("how closely it follows", "same answer", "KL, nats", "CKA of features")
+def _fidelity(result: Evaluation) -> Table:
+    columns = ("agreement", "KL(teacher ‖ student), nats", "CKA of features")
+    table = _table("agreement of students with teachers", *columns)
     for model, rows in result.fidelity.items():
         for row in rows:
-            likeness = "" if row.cka is None else f"{row.cka:.3f}"
-            table.add_row(f"{model} → {row.name}", f"{row.agreement:.2%}", f"{row.kl:.4f}", likeness)
+            cka = "" if row.cka is None else f"{row.cka:.3f}"
+            table.add_row(f"{model} vs {row.name}", f"{row.agreement:.2%}", f"{row.kl:.4f}", cka)
     return table
 
 
-def _corrupted(result: Evaluation) -> Table:
+def _robustness(result: Evaluation) -> Table:
     from richkd.evaluate.corruptions.corrupt import GROUPS
 
     source = result.robustness[0].source if result.robustness else ""
-    columns = ("clean", "wrong", "95 %", *GROUPS, "mCE", "relative", "ECE clean", "ECE")
-    table = _table(f"share of wrong answers on images that are {source}", *columns)
+    columns = ("clean", "corrupted", CI, *GROUPS, "mCE", "relative mCE", "ECE, clean", "ECE, corrupted")
+    table = _table(f"error rate on images {source}", *columns)
     for row in result.robustness:
         by_group = [row.group_error(group) for group in GROUPS]
-        beside = (row.mce, row.relative_mce)
+        relative = (row.mce, row.relative_mce)
         table.add_row(
             row.name,
             f"{row.clean_error:.2%}",
             f"{row.error.estimate:.2%}",
             _range(row.error, 1, 100),
-            *("" if share is None else f"{share:.1%}" for share in by_group),
-            *("" if ratio is None else f"{ratio:.3f}" for ratio in beside),
+            *("" if error is None else f"{error:.1%}" for error in by_group),
+            *("" if ratio is None else f"{ratio:.3f}" for ratio in relative),
             f"{row.clean_ece:.3f}",
             f"{row.ece:.3f}",
         )
     return table
 
 
-def _shifted(result: Evaluation) -> Table:
-    columns = ("images", "classes", "top-1", "95 %", "at home", "95 %", "ECE", "at home")
-    table = _table("other pictures of the same classes", *columns)
+def _shifts(result: Evaluation) -> Table:
+    columns = ("images", "classes", "top-1", CI, "in-distribution top-1", CI, "ECE", "in-distribution ECE")
+    table = _table("distribution shift: other images of the same classes", *columns)
     for row in result.shifts:
-        home = row.home_accuracy
+        in_distribution = row.home_accuracy
         table.add_row(
             f"{row.name} on {row.shift}",
             f"{row.images:,}",
             str(row.classes),
             f"{row.accuracy.estimate:.2%}",
             _range(row.accuracy, 1, 100),
-            "" if home is None else f"{home.estimate:.2%}",
-            _range(home, 1, 100),
+            "" if in_distribution is None else f"{in_distribution.estimate:.2%}",
+            _range(in_distribution, 1, 100),
             f"{row.ece:.3f}",
             "" if row.home_ece is None else f"{row.home_ece:.3f}",
         )
@@ -187,7 +203,8 @@ def _costs(result: Evaluation) -> Table:
     from richkd.metrics.cost import BATCHES
 
     times = [f"ms, batch {batch}" for batch in BATCHES]
-    table = _table("cost here", "parameters", "MFLOPs an image", "MB", "MB at work", *times)
+    columns = ("parameters", "MFLOPs per image", "weights, MB", f"peak MB, batch {BATCHES[-1]}", *times)
+    table = _table("cost on this machine", *columns)
     for name, cost in result.costs.items():
         milliseconds = [f"{cost.milliseconds[batch]:.1f}" for batch in BATCHES]
         size = (

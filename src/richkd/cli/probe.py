@@ -17,16 +17,14 @@ from richkd.config.schema import Config
     "seed",
     "device",
     "out",
-    # All presets are compared; this one needs no fit.
-    method="richkd",
-    variant="l",
-    preset="paper",
 )
 def probe(*, config: Config) -> None:
     """Predict before any training whether CLIP improves the teacher on your classes.
 
     Compares teacher, CLIP and their fusions on held-out images: the validation split, or --data.calibration
-    DIR if the teacher was trained on all images. --out writes a page, probe.html, and probe.json.
+    DIR if the teacher was trained on all images. All presets of fusion are compared, so a recipe's method,
+    objective and fusion have no influence, except for the temperature of its logit loss. --out writes a
+    page, probe.html, and probe.json.
 
     For example:
 
@@ -40,12 +38,14 @@ def probe(*, config: Config) -> None:
     from richkd.core.device import pick_device
     from richkd.pipeline.assemble import assemble
     from richkd.reporting.probe.page import write_probe
-    from richkd.reporting.probe.probe import run_probe
+    from richkd.reporting.probe.probe import probe_config, run_probe
     from richkd.reporting.probe.terminal import print_probe
 
     console = Console(highlight=False)
     device = pick_device(config.train.device)
-    parts = assemble(config, device, lambda line: console.print(line, markup=False, soft_wrap=True))
+    parts = assemble(
+        probe_config(config), device, lambda line: console.print(line, markup=False, soft_wrap=True)
+    )
     result = run_probe(parts)
     parts.flush_caches()
     print_probe(result, console)

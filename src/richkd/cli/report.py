@@ -18,7 +18,7 @@ def report(
     config: EvaluateConfig,
     out: Annotated[Path | None, Parameter(help="folder of the page (default: RUN/report)")] = None,
 ) -> None:
-    """Write a page that shows what a student is worth: report.html, report.md and summary.json.
+    """Write a page that evaluates a student: report.html, report.md and summary.json.
 
     The first run's teachers are evaluated, too.
 

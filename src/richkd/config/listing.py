@@ -59,7 +59,14 @@ def choices_of(dotted: str) -> tuple[str, ...]:
 
 
 def section_type(field: FieldInfo, *, items: bool = False) -> type[Section] | None:
-    """The section that a field of `Config` holds, or None; with ``items``, also the sections of a list."""
+    """The section that a field of `Config` holds, or None; with ``items``, also the sections of a list.
+
+    Example:
+        >>> section_type(Config.model_fields["student"]).__name__
+        'ModelConfig'
+        >>> section_type(Config.model_fields["teachers"]) is None
+        True
+    """
     annotation = field.annotation
     if get_origin(annotation) is tuple and not items:
         return None  # a list of sections is one setting

@@ -121,12 +121,18 @@ def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") 
 
 
 def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None) -> ConfigError:
-    """A pydantic error as one of ours.
+    """Convert a pydantic error to a `ConfigError`.
 
     Args:
         error: the first error of a validation.
         where: the recipe or section that holds the setting.
         known: the section's settings, for the nearest name; all settings if None.
+
+    Example:
+        >>> error = {"type": "extra_forbidden", "loc": ("optim", "lrr"), "msg": "", "input": 0.1}
+        >>> print(explain(error, "recipe.yaml"))
+        There is no setting 'optim.lrr' (in recipe.yaml)
+        Fix: Did you mean 'optim.lr' or 'optim' or 'optim.name'?
     """
     location = _location(error)
     dotted = ".".join(location)

@@ -26,9 +26,7 @@ class ModelName:
         kind: where the model comes from. ``name``: a library's model by its name; ``callable``: a Python
             factory ``package.module:callable``; ``local-dir`` and ``hf-hub``: saved weights with their
             configuration; ``folds``: the teachers of ``richkd teach --folds``; ``cache``: imported outputs
-            of a vision
-                teacher;
-            ``outputs``: a file of CLIP outputs.
+            of a vision teacher; ``outputs``: a file of CLIP outputs.
         value: what follows the prefix; the whole text for ``name`` and ``callable``.
         text: the name as it was given.
     """

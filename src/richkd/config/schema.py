@@ -95,9 +95,8 @@ class ModelConfig(Section):
     """A student or a vision teacher."""
 
     name: str = Field(
-        description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable; a teacher "
-        "may also be "
-        "folds:FOLDER or cache:NAME"
+        description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable; "
+        "a teacher may also be folds:FOLDER or cache:NAME"
     )
     weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
     pretrained: bool = Field(False, description="load timm's pretrained weights of this name")
@@ -112,8 +111,8 @@ class ClipConfig(Section):
     """The CLIP that is fused with the vision teachers, and its prompts."""
 
     name: str = Field(
-        description="NAME:TAG of open_clip, hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE computed "
-        "elsewhere"
+        description="NAME:TAG of open_clip, hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE.npz that "
+        "was computed elsewhere"
     )
     prompts: str = Field("paper", description="simple (1), paper (12), openai (80), or a file of templates")
     class_prompts: Path | None = Field(None, description="YAML file {class: [prompt, …]}")
@@ -141,8 +140,7 @@ class FusionConfig(Section):
     preset: Literal["default", "paper", "as-released"] = Field(
         "default",
         description="default: fitted on held-out images; paper: CLIP logits × 100 with alpha 0.7; "
-        "as-released: raw "
-        "cosines with alpha 0.7",
+        "as-released: raw cosines with alpha 0.7",
     )
     scale: Annotated[str | None, OneOf(SCALES)] = Field(
         None, description="how logits of teachers are brought to one scale (default: the preset's)"
@@ -168,13 +166,12 @@ class FusionConfig(Section):
         ge=0,
         lt=1,
         description="a teacher counts less for an unlabeled image that is more unusual to it than all but "
-        "this "
-        "fraction of held-out images; 0 disables this",
+        "this fraction of held-out images; 0 disables this",
     )
     weights: tuple[float, ...] | None = Field(
         None,
-        description="multiplier of each teacher's logits (vision teachers, then CLIP); replaces alpha and "
-        "scale",
+        description="multiplier of each teacher's logits (vision teachers, then CLIP); "
+        "replaces alpha and scale",
     )
 
 
@@ -245,7 +242,13 @@ ObjectiveConfig = list[dict[str, dict[str, Any] | None]] | dict[str, dict[str, A
 
 
 class Config(Section):
-    """All settings of a run."""
+    """All settings of a run. `richkd.load_config` builds it from a recipe and overrides.
+
+    Example:
+        >>> config = Config(data={"path": "photos"}, student={"name": "resnet18"}, optim={"lr": 0.1})
+        >>> config.student.name, config.optim.lr, config.train.epochs
+        ('resnet18', 0.1, 240)
+    """
 
     data: DataConfig
     student: ModelConfig
@@ -260,8 +263,7 @@ class Config(Section):
     objective: ObjectiveConfig = Field(
         default_factory=dict,
         description="loss terms and their settings: a list of {term: {setting: value}} is the whole "
-        "objective, a "
-        "mapping changes the method's terms",
+        "objective, a mapping changes the method's terms",
     )
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

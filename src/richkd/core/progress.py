@@ -1,4 +1,4 @@
-"""Live progress: a bar for each epoch on a terminal, plain lines in a log."""
+"""Progress of a training run: a live bar per epoch on a terminal, one line per epoch otherwise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,26 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from torch import Tensor
 
-# Reading a loss waits for the device, so the bar's figures are refreshed no more often than this.
+# Reading a loss waits for the device, so the losses of the bar are not updated more often than this.
 REFRESH_SECONDS = 0.5
 
 
 class Progress:
-    """Shows how a run goes; the loop tells it of each step and each epoch."""
+    """Prints the progress of a training run.
+
+    Use it as a context manager. The training loop calls `start_epoch` and `end_epoch` once per epoch and
+    `advance` once per step.
+
+    Args:
+        quiet: print nothing.
+
+    Example:
+        >>> with Progress(quiet=True) as progress:
+        ...     progress.start_epoch(0, epochs=1, steps=2, done=0)
+        ...     progress.advance(64, {"ce": Tensor([1.5])})
+        ...     sorted(progress.end_epoch({"train/ce": 1.5}))
+        ['images_per_second', 'seconds']
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False)
@@ -46,9 +60,22 @@ class Progress:
         self._bar.stop()
 
     def log(self, message: str) -> None:
+        """Print one line above the bar.
+
+        Example:
+            >>> Progress(quiet=True).log("not printed")
+        """
         self.console.print(message, markup=False, soft_wrap=True)
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Start the bar of an epoch.
+
+        Args:
+            epoch: index of the epoch, counted from 0.
+            epochs: number of epochs of the run.
+            steps: number of steps of the epoch.
+            done: steps of this epoch that were done before the run was resumed.
+        """
         self._title, self._epochs_left = f"epoch {epoch + 1}/{epochs}", epochs - epoch - 1
         self._began, self._images = time.perf_counter(), 0
         if self._task is not None:
@@ -56,6 +83,12 @@ class Progress:
         self._task = self._bar.add_task(self._title, total=steps, completed=done, speed="", losses="")
 
     def advance(self, images: int, means: Mapping[str, Tensor]) -> None:
+        """Move the bar by one step.
+
+        Args:
+            images: number of images of the step, over all processes.
+            means: mean of each loss term in this epoch, shown at the end of the bar.
+        """
         assert self._task is not None
         self._images += images
         now = time.perf_counter()
@@ -71,7 +104,14 @@ class Progress:
         )
 
     def end_epoch(self, record: Mapping[str, Any]) -> dict[str, float]:
-        """Print the epoch's line; returns its seconds and speed."""
+        """Print the losses, the validation accuracy and the speed of the epoch that ends.
+
+        Args:
+            record: metrics of the epoch, such as ``train/ce`` and ``val/top1``.
+
+        Returns:
+            ``seconds`` of the epoch and ``images_per_second``.
+        """
         seconds = time.perf_counter() - self._began
         speed = self._images / seconds
         left = seconds * self._epochs_left
@@ -79,12 +119,17 @@ class Progress:
             f"{name.removeprefix('train/')} {value:.4f}" for name, value in record.items() if "train/" in name
         ]
         if "val/top1" in record:
-            parts.append(f"val {record['val/top1']:.2%}")
+            parts.append(f"val top-1 {record['val/top1']:.2%}")
         parts += [f"{speed:,.0f} images/s", f"{_clock(left)} left"]
         self.log(f"{self._title}  " + "  ".join(parts))
         return {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
 
-    def say_summary(self, summary: Mapping[str, Any]) -> None:
+    def log_summary(self, summary: Mapping[str, Any]) -> None:
+        """Print the metrics of each split, the student's folder and the time of a finished run.
+
+        Args:
+            summary: content of ``summary.json``.
+        """
         for name, figures in summary["splits"].items():
             self.log(
                 f"{name}: top-1 {figures['top1']:.2%}  NLL {figures['nll']:.4f}  ECE {figures['ece']:.4f}"

@@ -55,7 +55,7 @@ def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
     return Hierarchy(tuple(SUPERCLASSES), tuple(above[clean_name(name)] for name in class_names))
 
 
-def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
+def read_hierarchy(path: str | Path, class_names: Sequence[str]) -> Hierarchy:
     """Read a hierarchy ``{superclass: [class, …]}`` from a YAML or JSON file.
 
     Every class of the data must be in exactly one superclass. Names of classes may have spaces instead of
@@ -77,6 +77,7 @@ def read_hierarchy(path: Path, class_names: Sequence[str]) -> Hierarchy:
         ...     read_hierarchy(file, ["ant", "brown_bear", "cow"]).superclass_of_C
         (0, 1, 1)
     """
+    path = Path(path)
     result = parse_file(path, ClassError, "The hierarchy", "{superclass: [class, …]}")
     if not isinstance(result, dict) or not result:
         raise ClassError(f"{path} must map superclasses to classes", got=repr(result)[:80], fix=FORM)

@@ -1,5 +1,5 @@
-"""The embedded demo: a genuine but tiny CLIP, and real handwritten digits, so that nothing is downloaded.
+"""The demo: a tiny CLIP model and real handwritten digits. Nothing is downloaded.
 
-``tiny_clip/`` loads through open_clip's ``local-dir:`` path. It was pre-trained by
-``scripts/train_tiny_clip.py`` on captioned renderings of glyphs, and never saw a handwritten digit.
+open_clip loads the folder ``tiny_clip/`` with the model name ``local-dir:FOLDER``. The model was pre-trained
+by ``scripts/train_tiny_clip.py`` on renderings of printed glyphs with captions, not on handwritten digits.
 """

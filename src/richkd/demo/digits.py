@@ -1,4 +1,4 @@
-"""The images of the embedded demo: 1,797 real handwritten digits as an image folder."""
+"""The images of the demo: 1,797 real handwritten digits, written as an image folder."""
 
 from __future__ import annotations
 
@@ -13,50 +13,65 @@ from richkd.core.errors import ConfigError, DataError
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "val", "test")
-# The digits are 8×8 counts of ink in blocks of 4×4 pixels.
+# Each of the 8×8 values of a digit is the number of ink pixels in a block of 4×4 pixels, so at most 16.
 LEVELS = 16
 
 
 def write_digits(
-    folder: Path, *, size: int = 16, train_per_class: int = 10, val_per_class: int = 10, seed: int = 0
+    folder: str | Path, *, size: int = 16, train_per_class: int = 10, val_per_class: int = 10, seed: int = 0
 ) -> Path:
     """Write scikit-learn's handwritten digits as ``folder/train|val|test/<zero…nine>/NNNN.png``.
 
-    Strokes are white on black. The 8×8 counts c in [0, 16] become gray levels round(255·c/16) and are
-    enlarged to ``size`` × ``size`` pixels by PIL's bicubic filter. Of each class, ``train_per_class`` and
-    ``val_per_class`` images are drawn without replacement under ``seed``; all others are the test split.
-    NNNN is the image's position in scikit-learn's data, so every image has one name for ever. Images that
-    are there already are not written again; an image that other settings left there is refused.
+    Strokes are white on black. A value c in [0, 16] of the 8×8 source becomes the gray level round(255·c/16).
+    Images are enlarged to ``size`` × ``size`` pixels with PIL's bicubic filter. NNNN is the position of the
+    image in scikit-learn's data. Existing intact images are not written again.
+
+    Args:
+        folder: the folder.
+        size: height and width of the images in pixels, at least 8.
+        train_per_class: number of training images of each class.
+        val_per_class: number of validation images of each class; all other images are test images.
+        seed: seed of the random selection of training and validation images.
 
     Returns:
-        ``folder``.
+        ``folder`` as a path.
 
     Raises:
-        ConfigError: a size below 8, a count below 1 or too large for the smallest class.
-        DataError: scikit-learn is missing, or the folder holds other images or cannot be written.
+        ConfigError: the size is below 8, a number of images is below 1, or it is too large for a class.
+        DataError: scikit-learn is not installed, or the folder contains images of other settings or cannot
+            be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     digits = write_digits(folder, size=8, train_per_class=5)
+        ...     len(list(digits.glob("train/*/*.png"))), len(list(digits.glob("*/*/*.png")))
+        (50, 1797)
     """
     if size < 8:
         raise ConfigError(
-            "The digits are 8×8 pixels, and can only be enlarged", got=f"size={size}", fix="16."
+            "Argument 'size' must be at least 8, the size of the source images",
+            got=f"size={size}",
+            fix="use size=16.",
         )
     pixels_NHW, labels_N = _load()
     split_N = _divide(labels_N, train_per_class, val_per_class, seed)
     folder = Path(folder)
-    wanted = {
+    pixels_of = {
         folder / split_N[i] / NAMES[labels_N[i]] / f"{i:04d}.png": pixels_NHW[i] for i in range(len(labels_N))
     }
-    _check_folder(folder, set(wanted))
+    _check_folder(folder, set(pixels_of))
     try:
-        for path, counts_HW in wanted.items():
+        for path, counts_HW in pixels_of.items():
             image = _enlarge(counts_HW, size)
             if not _is_written(path, image):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 image.save(path)
     except OSError as error:
         raise DataError(
-            f"The demo writes its digits to {folder}",
+            f"The folder of the digits, {folder}, must be writable",
             got=str(error),
-            fix="name a folder that can be written.",
+            fix="use another folder.",
         ) from error
     return folder
 
@@ -66,9 +81,9 @@ def _load() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
-            "The demo takes its handwritten digits from scikit-learn",
+            "The demo needs scikit-learn for its handwritten digits",
             got=str(error),
-            fix="install it with: pip install 'richkd[demo]'",
+            fix="install it: pip install 'richkd[demo]'",
         ) from error
     digits = load_digits()
     return digits.images, digits.target.astype(np.int64)
@@ -79,9 +94,9 @@ def _divide(labels_N: NDArray[np.int64], train: int, val: int, seed: int) -> NDA
     smallest = int(np.bincount(labels_N).min())
     if train < 1 or val < 1 or train + val >= smallest:
         raise ConfigError(
-            f"Every split needs an image of each class, and the smallest class has {smallest}",
+            f"Every split needs an image of each class; the smallest class has {smallest} images",
             got=f"train_per_class={train}, val_per_class={val}",
-            fix=f"take at least 1 of each, and together at most {smallest - 1}.",
+            fix=f"use values of at least 1, with a sum of at most {smallest - 1}.",
         )
     split_N = np.full(len(labels_N), "test", dtype="<U5")
     rng = np.random.default_rng(seed)
@@ -102,27 +117,27 @@ def _existing(folder: Path) -> Iterator[Path]:
         yield from (folder / split).glob("*/*")
 
 
-def _check_folder(folder: Path, wanted: set[Path]) -> None:
-    """Refuse files of another division: an image in two splits would be a leak."""
-    foreign = sorted(set(_existing(folder)) - wanted)
-    if foreign:
+def _check_folder(folder: Path, expected: set[Path]) -> None:
+    """Check that there are no files of other settings, which could put an image into two splits."""
+    unexpected = sorted(set(_existing(folder)) - expected)
+    if unexpected:
         raise DataError(
-            f"{folder} must hold the demo's digits under these settings, or nothing",
-            got=f"{len(foreign)} other files, first {foreign[0].relative_to(folder)}",
-            fix="name an empty folder.",
+            f"{folder} must be empty or contain the digits of the same settings",
+            got=f"{len(unexpected)} other files, first {unexpected[0].relative_to(folder)}",
+            fix="use an empty folder.",
         )
 
 
 def _is_written(path: Path, image: Image.Image) -> bool:
-    """Whether the file holds these very pixels; a half-written one does not."""
+    """Whether the file has exactly these pixels; a partially written file does not."""
     if not path.is_file():
         return False
     try:
-        with Image.open(path) as result:
+        with Image.open(path) as existing:
             return (
-                result.mode == image.mode
-                and result.size == image.size
-                and result.tobytes() == image.tobytes()
+                existing.mode == image.mode
+                and existing.size == image.size
+                and existing.tobytes() == image.tobytes()
             )
     except OSError:
         return False

@@ -1,7 +1,8 @@
-"""The embedded default: the whole pipeline on real handwritten digits with a tiny CLIP, in a few minutes.
+"""The demo run: the whole pipeline on real handwritten digits with a tiny CLIP, in a few minutes.
 
-A teacher learns from five labels a class; CLIP was trained on captioned renderings of printed glyphs and
-has never seen handwriting; students learn from labels, from the teacher, and from both fused.
+The teacher is trained on five labeled images per class. CLIP was trained on renderings of printed glyphs with
+captions, not on handwriting. Students are trained on the labels, on the teacher, on CLIP, and on the fusion
+of both.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ TEACHER, STUDENT = "cifar_resnet20", "cifar_resnet8"
 SIZE, LABELS = 16, 5
 SETTINGS: dict[str, Any] = {
     "student.size": SIZE,
-    # A mirrored digit is another sign, or none.
+    # A mirrored digit is no digit, or another one.
     "augment.flip": False,
     "augment.pad": 2,
     "optim.schedule": "cosine",
     "optim.warmup_epochs": 5,
     "train.batch_size": 25,
     "train.eval_every": 50,
-    # So small a network gains nothing from bfloat16.
+    # bfloat16 does not speed up such small networks.
     "train.precision": "fp32",
 }
 EPOCHS = 150
@@ -43,29 +44,33 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "RichKD F": {"method.variant": "f", **NEGATIVES},
     "RichKD L+F": {"method.variant": "lf", **NEGATIVES},
 }
-# The teachers that each student reads: the vision teacher, CLIP, or both.
+# The teachers that a student is trained with, if these are not both.
 READS: dict[str, tuple[str, ...]] = {
     "student alone": (),
     "KD from the teacher": ("teacher",),
     "KD from CLIP alone": ("clip",),
 }
-# What the page at the end compares: what would be shipped, and its controls.
+# The students in the report: the one to deploy, and two baselines.
 SHOWN = ("RichKD L", "KD from the teacher", "student alone")
 
 
-def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
-    """Run the demo and print its table; returns the summary of each student by name.
+def run_demo(out: str | Path, seed: int = 0) -> dict[str, Any]:
+    """Train a teacher and several students on handwritten digits, print a table and write a report.
 
     Args:
-        out: folder of the digits, the teacher and the students; what an earlier demo left is replaced.
+        out: folder of the digits, the runs and the report; runs of an earlier demo are replaced.
         seed: seed of all runs.
+
+    Returns:
+        The content of ``summary.json`` of each student, by name.
 
     Raises:
         RichKDError: ``out`` cannot be written, or the extra ``demo`` is not installed.
     """
+    out = Path(out)
     console = Console(highlight=False)
     console.print(
-        f"Real handwritten digits, {LABELS} labels per class, and a tiny CLIP trained on printed glyphs.",
+        f"Data: real handwritten digits, {LABELS} labels per class. CLIP: tiny, trained on printed glyphs.",
         soft_wrap=True,
     )
     data = write_digits(out / "digits", size=SIZE, train_per_class=LABELS, val_per_class=10, seed=0)
@@ -83,25 +88,30 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     common |= {"student.name": STUDENT, "train.epochs": EPOCHS}
     summaries = {}
     for name, settings in STUDENTS.items():
-        read = READS.get(name, ("teacher", "clip"))
-        chosen = common | settings | {key: v for source in read for key, v in sources[source].items()}
-        if read:
-            chosen["cache.dir"] = str(out / "teacher-cache")
-        summaries[name] = _train(console, name, chosen, out / folder_of(name)).summary
+        used = READS.get(name, ("teacher", "clip"))
+        selected = common | settings | {key: v for source in used for key, v in sources[source].items()}
+        if used:
+            selected["cache.dir"] = str(out / "teacher-cache")
+        summaries[name] = _train(console, name, selected, out / folder_of(name)).summary
     _print_table(console, summaries)
-    console.print(f"\nThe students are in {out}/*/student; try one on a digit of the test split:")
+    console.print(f"\nThe students are in {out}/*/student. To classify test images with one of them:")
     console.print(
         f"  richkd predict {out / 'richkd-lf'} {data / 'test' / 'seven'}/*.png --top 2", soft_wrap=True
     )
-    shown = [str(out / folder_of(name)) for name in SHOWN]
+    runs = [str(out / folder_of(name)) for name in SHOWN]
     with console.status("writing the report"):
-        page = write_report(collect(shown), out / "report")
-    console.print(f"\nWhat the first of them is worth, as a page: {page}", soft_wrap=True, markup=False)
+        page = write_report(collect(runs), out / "report")
+    console.print(f"\nReport on {', '.join(SHOWN)}: {page}", soft_wrap=True, markup=False)
     return summaries
 
 
 def folder_of(name: str) -> str:
-    """The folder of a student of the demo."""
+    """The name of the folder of a student of the demo.
+
+    Example:
+        >>> folder_of("RichKD L+F")
+        'richkd-lf'
+    """
     return name.lower().replace(" ", "-").replace("+", "")
 
 

@@ -1,4 +1,4 @@
-"""One model on one set of images, by every figure, and two models compared image by image."""
+"""All metrics of one model on labeled images, and the comparison of two models on the same images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from richkd.metrics.intervals import (
 )
 from richkd.metrics.semantics import Semantics, semantics
 
-# Confidence from which the paper calls an answer certain.
+# Confidence from which the paper counts a prediction as confident.
 CERTAIN = 0.7
 SEED, RESAMPLES = 0, 1000
 CURVE_POINTS = 100
@@ -43,11 +43,16 @@ CURVE_POINTS = 100
 
 @dataclass(frozen=True)
 class Confidence(Figures):
-    """How often one teacher is certain and right, or certain and wrong: shares of all images.
+    """Confident predictions and selective risk of one model; made by `confidence_of`.
 
-    ``raw`` counts answers of its own probabilities beyond `CERTAIN`, which a temperature alone can change;
-    ``calibrated`` does so after calibration; ``wrong_at`` is the share that is wrong among the most
-    confident of each of `COVERAGES`, by coverage.
+    Attributes:
+        name: name of the model.
+        raw: confidently correct and confidently incorrect images as fractions of all images, for a confidence
+            of at least `CERTAIN` without temperature; a temperature alone can change these fractions.
+        calibrated: the same with calibrated probabilities.
+        wrong_at: selective risk, the error rate among the most confident images, at each of `COVERAGES`.
+        aurc: area under the risk-coverage curve (`richkd.metrics.confidence.aurc`).
+        augrc: area under the generalized risk-coverage curve.
     """
 
     name: str
@@ -60,7 +65,14 @@ class Confidence(Figures):
 
 @dataclass(frozen=True)
 class Confusion(Figures):
-    """Of a class's images, the share that a teacher calls by the name of another class, most often this."""
+    """The class with which a class is confused most often; made by `confusions_of`.
+
+    Attributes:
+        name: the correct class.
+        called: the incorrect class that is predicted most often for images of ``name``.
+        share: fraction of the images of ``name`` for which ``called`` is predicted.
+        images: number of images of ``name``.
+    """
 
     name: str
     called: str
@@ -70,18 +82,26 @@ class Confusion(Figures):
 
 @dataclass(frozen=True)
 class ModelReport:
-    """Everything that one model's logits say of it on labeled images.
+    """All metrics of one model on labeled images; made by `measure_model`.
+
+    *Calibrated* metrics use softmax(logits / temperature). The temperature is given; it is not fitted here.
 
     Attributes:
-        temperature: what its logits are divided by for all that is called calibrated; never fitted here.
-        own, calibrated: accuracy, NLL, ECE and Brier score of its probabilities, without and with it.
-        intervals: at 95 %, by ``top1``, ``top5``, ``nll``, ``brier`` and ``ece``, the last three also as
-            ``calibrated …``; ``certain right``, ``certain wrong``, ``aurc`` and ``augrc``, calibrated.
-        adaptive_ece: over bins of equal mass, without and with the temperature.
-        semantics: of wrong classes, calibrated; None without a hierarchy.
-        classes: each class's images and accuracy.
-        confusions: the wrong name that each class is given most often, the worst first.
-        confusion: images of each class (rows) by the class they are given.
+        name: name of the model.
+        temperature: the temperature of the calibrated metrics.
+        own: accuracy, NLL, ECE and Brier score without temperature.
+        calibrated: the same with temperature.
+        intervals: 95% confidence intervals by metric: ``top1``, ``top5``, ``nll``, ``brier`` and ``ece``, the
+            last three also as ``calibrated …``; and ``certain right``, ``certain wrong`` (confidently correct
+            and incorrect images), ``aurc`` and ``augrc``, all calibrated.
+        adaptive_ece: ECE over bins of equal mass, without and with temperature.
+        reliability: reliability diagram, without and with temperature.
+        confidence: confident predictions and selective risk.
+        curve: risk-coverage curve, calibrated.
+        semantics: metrics of the probabilities of wrong classes, calibrated; None without a hierarchy.
+        classes: name, number of images and accuracy of each class that has images.
+        confusions: the most frequent confusion of each class, the largest fraction first.
+        confusion: confusion matrix, images of each class (rows) by predicted class (columns).
     """
 
     name: str
@@ -99,13 +119,22 @@ class ModelReport:
     confusion: tuple[tuple[int, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON."""
+        """The fields as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Comparison(Figures):
-    """Model b less model a on the same images: differences with their intervals, and McNemar's test."""
+    """Metrics of model b minus those of model a on the same images; made by `compare`.
+
+    Attributes:
+        a: name of the first model.
+        b: name of the second model.
+        top1: difference in accuracy with its interval; > 0 if b is more accurate.
+        nll: difference in calibrated NLL with its interval, in nats; < 0 if b is better.
+        ece: difference in calibrated ECE with its interval; < 0 if b is better.
+        mcnemar: McNemar's test that both have the same accuracy.
+    """
 
     a: str
     b: str
@@ -124,14 +153,26 @@ def measure_model(
     temperature: float = 1.0,
     hierarchy: Hierarchy | None = None,
 ) -> ModelReport:
-    """Judge a model by its logits.
+    """Compute all metrics of a model from its logits.
 
     Args:
-        temperature: the one that was stored with the model.
-        hierarchy: superclasses, for what wrong classes mean.
+        name: name of the model.
+        logits_NC: logits of the model; softmax(logits_NC) are its probabilities.
+        labels_N: labels of the images.
+        class_names: names of the classes.
+        temperature: temperature of the calibrated metrics, as stored with the model.
+        hierarchy: superclass of each class, for the metrics of wrong classes; None to skip them.
 
     Raises:
-        RichKDError: logits that are not finite, or labels outside of the classes.
+        RichKDError: the logits are not finite, or a label is not a valid class.
+
+    Example:
+        >>> logits_NC, labels_N = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+        >>> result = measure_model("model", logits_NC, labels_N, ("cat", "dog"), temperature=4.0)
+        >>> result.own.top1, result.classes
+        (0.5, (('cat', 1, 1.0), ('dog', 1, 0.0)))
+        >>> result.calibrated.nll < result.own.nll  # half of the confident predictions are incorrect
+        True
     """
     scaled_NC = logits_NC.double() / temperature
     probs, calibrated = logits_NC.double().softmax(dim=1), scaled_NC.softmax(dim=1)
@@ -162,15 +203,26 @@ def measure_model(
 
 
 def compare(a: tuple[str, Tensor, float], b: tuple[str, Tensor, float], labels_N: Tensor) -> Comparison:
-    """Two models, each by name, logits (N, C) and temperature, on the same images.
+    """Compare two models on the same images.
+
+    Args:
+        a: name, logits (N, C) and temperature of the first model.
+        b: the same of the second model.
+        labels_N: labels of the images.
 
     Raises:
-        RichKDError: logits of two shapes, or not finite.
+        RichKDError: the shapes of the logits differ, or logits are not finite.
+
+    Example:
+        >>> labels_N, logits_NC = torch.tensor([0, 1, 0, 1]), torch.tensor([[2.0, 1.0]] * 4)
+        >>> pair = compare(("a", logits_NC, 1.0), ("b", 5 * torch.eye(2)[labels_N], 1.0), labels_N)
+        >>> pair.top1.estimate, pair.mcnemar.only_b
+        (0.5, 2)
     """
     (a_name, a_NC, a_temperature), (b_name, b_NC, b_temperature) = a, b
     a_scaled, b_scaled = a_NC.double() / a_temperature, b_NC.double() / b_temperature
     a_NS, b_NS = (
-        torch.stack([right_of(z_NC, labels_N), losses_of(z_NC, labels_N)], dim=1)
+        torch.stack([correct_of(z_NC, labels_N), losses_of(z_NC, labels_N)], dim=1)
         for z_NC in (a_scaled, b_scaled)
     )
     top1, nll = paired_bootstrap(a_NS, b_NS, seed=SEED, resamples=RESAMPLES)
@@ -180,41 +232,66 @@ def compare(a: tuple[str, Tensor, float], b: tuple[str, Tensor, float], labels_N
     return Comparison(a_name, b_name, top1, nll, ece, mcnemar(*discordant_counts(a_NC, b_NC, labels_N)))
 
 
-def right_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """1 for each image (N) whose label has the largest logit, else 0, in float64."""
+def correct_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """Whether the prediction of each image is correct: 1 or 0 in float64, shape (N).
+
+    Example:
+        >>> correct_of(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])).tolist()
+        [1.0, 0.0]
+    """
     return (logits_NC.argmax(dim=1) == labels_N).double()
 
 
 def losses_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """The NLL of each image (N), in nats and float64."""
+    """Negative log-likelihood of each image's label in nats, in float64, shape (N).
+
+    Example:
+        >>> losses_of(torch.zeros(1, 4), torch.tensor([2])).exp().round().tolist()  # 4 equal probabilities
+        [4.0]
+    """
     return torch.nn.functional.cross_entropy(logits_NC.double(), labels_N, reduction="none")
 
 
 def _columns(
     logits_NC: Tensor, scaled_NC: Tensor, probs_NC: Tensor, calibrated_NC: Tensor, labels_N: Tensor
 ) -> dict[str, Tensor]:
-    """Figures of each image (N), whose means are the figures of all of them."""
-    right_N = right_of(logits_NC, labels_N)
+    """Values per image (N) by metric; the mean over the images is the metric."""
+    correct_N = correct_of(logits_NC, labels_N)
     certain_N = (calibrated_NC.amax(dim=1) >= CERTAIN).double()
     best_NK = logits_NC.topk(min(5, logits_NC.shape[1]), dim=1).indices
     truth_NC = torch.zeros_like(probs_NC).scatter_(1, labels_N[:, None], 1.0)
     return {
-        "top1": right_N,
+        "top1": correct_N,
         "top5": (best_NK == labels_N[:, None]).any(dim=1).double(),
         "nll": losses_of(logits_NC, labels_N),
         "calibrated nll": losses_of(scaled_NC, labels_N),
         "brier": (probs_NC - truth_NC).square().sum(dim=1),
         "calibrated brier": (calibrated_NC - truth_NC).square().sum(dim=1),
-        "certain right": certain_N * right_N,
-        "certain wrong": certain_N * (1 - right_N),
+        "certain right": certain_N * correct_N,
+        "certain wrong": certain_N * (1 - correct_N),
     }
 
 
 def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Tensor) -> Confidence:
-    """A model's confident answers, right and wrong, from its own and its calibrated logits."""
+    """Confident predictions and selective risk of a model.
+
+    Args:
+        name: name of the model.
+        logits_NC: logits at the model's scale.
+        scaled_NC: calibrated logits, which are divided by a temperature.
+        labels_N: labels of the images.
+
+    Example:
+        >>> logits_NC = torch.tensor([[3.0, 0.0], [3.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+        >>> result = confidence_of("model", logits_NC, logits_NC / 4, torch.tensor([0, 0, 1, 1]))
+        >>> result.raw, result.calibrated  # at least 70% confident: all four images, then none
+        ((0.5, 0.5), (0.0, 0.0))
+        >>> result.wrong_at[0]  # error rate among the 50% most confident images
+        0.0
+    """
     raw_NC, calibrated_NC = logits_NC.double().softmax(dim=1), scaled_NC.double().softmax(dim=1)
     raw, scaled = (confident_rates(probs_NC, labels_N, CERTAIN) for probs_NC in (raw_NC, calibrated_NC))
-    wrong = [
+    risks = [
         confident_rates_at_coverage(calibrated_NC, labels_N, coverage).wrong / coverage
         for coverage in COVERAGES
     ]
@@ -222,14 +299,21 @@ def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Ten
         name,
         (raw.correct, raw.wrong),
         (scaled.correct, scaled.wrong),
-        tuple(wrong),
+        tuple(risks),
         aurc(calibrated_NC, labels_N),
         augrc(calibrated_NC, labels_N),
     )
 
 
 def confusions_of(logits_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]) -> tuple[Confusion, ...]:
-    """For each class the wrong name that a model gives it most often, where it does, the worst first."""
+    """For each class that has errors, its most frequent confusion; the largest fraction first.
+
+    Example:
+        >>> logits_NC = torch.eye(3)[[0, 1, 1]]  # predicted: cat, dog, dog
+        >>> [one] = confusions_of(logits_NC, torch.tensor([0, 0, 1]), ("cat", "dog", "cow"))
+        >>> one.name, one.called, one.share, one.images
+        ('cat', 'dog', 0.5, 2)
+    """
     guess_N = logits_NC.argmax(dim=1)
     result = []
     for label, name in enumerate(class_names):
@@ -250,10 +334,10 @@ def _confusion(logits_NC: Tensor, labels_N: Tensor, classes: int) -> tuple[tuple
 def _by_class(
     logits_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]
 ) -> tuple[tuple[str, int, float], ...]:
-    right_N = right_of(logits_NC, labels_N)
+    correct_N = correct_of(logits_NC, labels_N)
     rows = []
     for label, name in enumerate(class_names):
-        of_class_K = right_N[labels_N == label]
+        of_class_K = correct_N[labels_N == label]
         if len(of_class_K):
             rows.append((name, len(of_class_K), float(of_class_K.mean())))
     return tuple(rows)

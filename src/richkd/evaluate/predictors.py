@@ -1,7 +1,7 @@
-"""Who is evaluated: saved students, networks with a checkpoint, a run's teachers and their fusion.
+"""The models that can be evaluated: saved students, networks with a checkpoint, and a run's teachers.
 
-Models that share computation are one predictor: a run's teachers and their fusion, for example, so that every
-image goes through each network once.
+A predictor computes the outputs of one or several models. Models that share computation belong to one
+predictor: the teachers of a run and their fusion do, so that each image passes through each network once.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from richkd.teachers.cache.cached import with_cache
 from richkd.teachers.predict import BATCH
 
 FUSED = "fused"
-# On a CPU what a network computes of so many pictures stays near the processor: ResNet-20 takes 5 s for
-# 10,000 pictures of 32 pixels, and 8 s where it is given 250 at once.
-AT_ONCE = 64
+# Images per forward pass on a CPU. The activations of a small batch fit in the processor's cache: ResNet-20
+# takes 5 s for 10,000 images of 32 pixels in batches of 64, and 8 s in batches of 250.
+CPU_BATCH = 64
 
 
 class Predictor(Protocol):
-    """Models that answer together, by name, each with the temperature that is stored with it.
+    """Interface of one or several models that are evaluated together.
 
-    ``size`` is that of the square source images they are shown. Answers are logits of own probabilities.
+    Attributes:
+        names: name of each model.
+        temperatures: temperature that is stored with each model; 1 if none is stored.
+        size: side in pixels of the square source images that the models receive.
     """
 
     @property
@@ -53,16 +56,46 @@ class Predictor(Protocol):
     @property
     def size(self) -> int: ...
 
-    def answer(self, batch: Batch, views: Views) -> Sequence[Output]: ...
+    def predict(self, batch: Batch, views: Views) -> Sequence[Output]:
+        """Outputs of each model for these views, in the order of ``names``.
+
+        The logits are at the scale of the model's probabilities: softmax(logits) without a further factor.
+        """
+        ...
+
+    def with_cache_of(self, store: Store) -> Predictor:
+        """A predictor that reads outputs for a store's clean images from a cache, if it has one."""
+        ...
+
+    def flush(self) -> None:
+        """Write new cached outputs to disk."""
+        ...
 
     def for_any_image(self) -> Predictor | None:
-        """Those of the predictor who look at pixels, and so can judge images that nobody has seen before."""
+        """A predictor of the models that compute from pixels; None if there is no such model.
+
+        Stored outputs exist for the images of the run only, so they cannot be evaluated on corrupted or
+        shifted images.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class NetworkPredictor:
-    """One network, in float32."""
+    """A single network, evaluated in float32.
+
+    Attributes:
+        name: name of the model in the evaluation.
+        network: the network, in evaluation mode.
+        temperature: temperature that is stored with it; 1 if none is stored.
+
+    Example:
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
+        >>> predictor = NetworkPredictor("small", network, 1.5)
+        >>> predictor.names, predictor.temperatures, predictor.size
+        (('small',), (1.5,), 8)
+    """
 
     name: str
     network: Network
@@ -80,21 +113,35 @@ class NetworkPredictor:
     def size(self) -> int:
         return self.network.size
 
-    def answer(self, batch: Batch, views: Views) -> Sequence[Output]:
+    def predict(self, batch: Batch, views: Views) -> Sequence[Output]:
+        """Logits and features of the network."""
         network = self.network
         pixels = render(batch.pixels_BHWC, views, network.size, network.mean, network.std)
-        at_once = AT_ONCE if pixels.device.type == "cpu" else len(pixels)
-        return [Output.cat([network(part) for part in torch.split(pixels, at_once)])]
+        batch_size = CPU_BATCH if pixels.device.type == "cpu" else len(pixels)
+        return [Output.cat([network(part) for part in torch.split(pixels, batch_size)])]
+
+    def with_cache_of(self, store: Store) -> Predictor:
+        """The same predictor, because a network that is evaluated is not cached."""
+        return self
+
+    def flush(self) -> None:
+        """Does nothing, because a network has no cache."""
 
     def for_any_image(self) -> Predictor:
+        """The same predictor, because a network computes from pixels."""
         return self
 
 
 @dataclass(frozen=True)
 class TeachersPredictor:
-    """A run's teachers, each at its own scale, and their fusion where all of them answer.
+    """The teachers of a run, each at its own logit scale, and their fusion as the last model.
 
-    What they say of the splits of ``class_names`` is read from ``cache``, and added to it.
+    Attributes:
+        teachers: the teachers.
+        fusion: the fusion of all teachers; None if it is not evaluated.
+        size: side in pixels of the square source images.
+        cache: settings of the teacher cache, which is read and filled; None for no cache.
+        class_names: class names of the data, which are part of the key of cached outputs.
     """
 
     teachers: tuple[Teacher, ...]
@@ -105,27 +152,28 @@ class TeachersPredictor:
 
     @property
     def names(self) -> tuple[str, ...]:
-        own = tuple(teacher.name for teacher in self.teachers)
-        return own if self.fusion is None else (*own, FUSED)
+        names = tuple(teacher.name for teacher in self.teachers)
+        return names if self.fusion is None else (*names, FUSED)
 
     @property
     def temperatures(self) -> tuple[float, ...]:
         return (1.0,) * len(self.names)
 
-    def answer(self, batch: Batch, views: Views) -> Sequence[Output]:
+    def predict(self, batch: Batch, views: Views) -> Sequence[Output]:
+        """Outputs of each teacher, then fused logits without features."""
         raw = [teacher.outputs(batch, views) for teacher in self.teachers]
-        own = [
+        scaled = [
             Output(output.logits_BC * teacher.logit_scale, output.feats_BF)
             for teacher, output in zip(self.teachers, raw, strict=True)
         ]
         if self.fusion is None:
-            return own
+            return scaled
         fused_BC = self.fusion.logits([output.logits_BC for output in raw]).float()
-        # The fused teacher has no features of one space.
-        return [*own, Output(fused_BC, fused_BC[:, :0])]
+        # Features of different teachers have no common space, so the fusion has none.
+        return [*scaled, Output(fused_BC, fused_BC[:, :0])]
 
-    def beside(self, store: Store) -> TeachersPredictor:
-        """The same, reading and filling the cache of a store's clean images."""
+    def with_cache_of(self, store: Store) -> TeachersPredictor:
+        """A predictor that reads outputs for a store's clean images from the cache and adds missing ones."""
         if self.cache is None:
             return self
         name = store.split.name
@@ -147,24 +195,31 @@ class TeachersPredictor:
         )
 
     def flush(self) -> None:
+        """Write new cached outputs to disk."""
         for teacher in self.teachers:
             teacher.flush()
 
     def for_any_image(self) -> Predictor | None:
-        seeing = tuple(teacher.uncached for teacher in self.teachers if teacher.sees_pixels)
-        if not seeing:
+        """The teachers that compute from pixels, and the fusion if all of them do."""
+        networks = tuple(teacher.uncached for teacher in self.teachers if teacher.sees_pixels)
+        if not networks:
             return None
-        return TeachersPredictor(
-            seeing, self.fusion if len(seeing) == len(self.teachers) else None, self.size
-        )
+        fusion = self.fusion if len(networks) == len(self.teachers) else None
+        return TeachersPredictor(networks, fusion, self.size)
 
 
 def predict_all(predictors: Sequence[Predictor], store: Store, device: torch.device) -> dict[str, Output]:
-    """What each model of some predictors says of every image of a store: clean view, in the store's order."""
-    predictors = [
-        predictor.beside(store) if isinstance(predictor, TeachersPredictor) else predictor
-        for predictor in predictors
-    ]
+    """Outputs of each model for the clean view of every image of a store.
+
+    Args:
+        predictors: the models; all must use the size of the store.
+        store: the source images.
+        device: device on which the networks are.
+
+    Returns:
+        Outputs on the CPU by the name of the model, in the order of the store's images.
+    """
+    predictors = [predictor.with_cache_of(store) for predictor in predictors]
     clean = Clean(store.size)
     parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
     with torch.inference_mode():
@@ -172,21 +227,30 @@ def predict_all(predictors: Sequence[Predictor], store: Store, device: torch.dev
             batch = batch.to(device)
             views = clean.draw(0, 0, batch.index_B)
             for predictor in predictors:
-                for name, output in zip(predictor.names, predictor.answer(batch, views), strict=True):
+                for name, output in zip(predictor.names, predictor.predict(batch, views), strict=True):
                     parts[name].append(output.cpu())
     for predictor in predictors:
-        if isinstance(predictor, TeachersPredictor):
-            predictor.flush()
+        predictor.flush()
     return {name: Output.cat(outputs) for name, outputs in parts.items()}
 
 
 def open_network(
     model: str, weights: Path | None, data: Data, where: str, device: torch.device
 ) -> NetworkPredictor:
-    """A saved student or run, or a network's name with a checkpoint.
+    """Open a saved student, the student of a run, or a network with a checkpoint.
+
+    Args:
+        model: folder of a student or run; with ``weights``, the name of a network.
+        weights: checkpoint of the network; None for a folder.
+        data: the data that the model is evaluated on.
+        where: what the data are called in error messages.
+        device: device that the network is moved to.
+
+    Returns:
+        The network as a predictor, in evaluation mode. Its temperature is the stored one, or 1.
 
     Raises:
-        RichKDError: no such folder, network or weights, or classes that are not the data's.
+        RichKDError: the folder, network or weights do not exist, or the classes differ from the data's.
     """
     if weights is not None:
         config = ModelConfig(name=model, weights=weights)
@@ -199,59 +263,69 @@ def open_network(
     return NetworkPredictor(model, network, temperature)
 
 
-def open_teachers(run: Path, data: str, device: torch.device) -> tuple[Predictor, Parts]:
-    """A run's teachers and their fusion, for its own data or any others that they see; and its parts.
+def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Predictor, Parts]:
+    """Open the teachers of a run and their fusion.
+
+    Args:
+        run: folder of the run.
+        data: the data that the teachers are evaluated on. On other data than the run's, only teachers that
+            compute from pixels are evaluated.
+        device: device that the networks are moved to.
+
+    Returns:
+        The predictor, and the parts of the run.
 
     Raises:
-        DataError: no run folder, or teachers that are stored outputs of other images.
-        ConfigError: a run without teachers.
+        DataError: ``run`` is not the folder of a run, or all teachers are stored outputs of other images.
+        ConfigError: the run has no teachers.
     """
+    run = Path(run)
     if not (run / "config.yaml").is_file():
         raise DataError(
-            f"--teachers needs the folder of a run, whose settings name its teachers: {run} is none",
+            f"--teachers needs the folder of a run, whose settings name the teachers; {run} is not one",
             got="no config.yaml",
             fix="give a run folder as the first model.",
         )
     config = load_config(run / "config.yaml")
-    parts = assemble(_for_judging(config), device)
+    parts = assemble(_without_training_settings(config), device)
     if parts.fusion is None:
         raise ConfigError(
             f"The run {run} has no teachers",
             got=f"method {method_label(config)}",
-            fix="leave --teachers out.",
+            fix="omit --teachers.",
         )
     source = parts.main_source
-    # Terms may read different targets; a fusion is shown if it is of all teachers.
+    # Loss terms can have different targets; the fusion is evaluated only if it includes all teachers.
     fusion = source.fusion if source and len(source.teachers) == len(parts.teachers) > 1 else None
     predictor = TeachersPredictor(parts.teachers, fusion, parts.stores["train"].size)
     if Path(config.data.path).resolve() == Path(data).resolve():
-        # Rows of the largest logits alone are not what a teacher says.
-        whole = config.cache.dir is not None and config.cache.top_k is None
-        return (
-            replace(predictor, cache=config.cache, class_names=parts.data.class_names) if whole else predictor
-        ), parts
-    elsewhere = predictor.for_any_image()
-    if elsewhere is None:
+        # A cache of the top-k logits does not have the complete outputs that the metrics need.
+        complete = config.cache.dir is not None and config.cache.top_k is None
+        if complete:
+            predictor = replace(predictor, cache=config.cache, class_names=parts.data.class_names)
+        return predictor, parts
+    for_other_data = predictor.for_any_image()
+    if for_other_data is None:
         raise DataError(
-            f"The teachers of {run} are outputs that were stored for {config.data.path}",
+            f"The teachers of {run} are stored outputs for the images of {config.data.path}",
             got=f"images of {data}",
-            fix="leave --teachers out, or evaluate on the run's own data.",
+            fix="omit --teachers, or evaluate on the data of the run.",
         )
-    return elsewhere, parts
+    return for_other_data, parts
 
 
-def _for_judging(config: Config) -> Config:
-    """A run's settings without those that only training needs: images in memory, compiled networks, caches.
+def _without_training_settings(config: Config) -> Config:
+    """The settings of a run without those that only training needs: images in memory, compiling, caches.
 
-    Teachers of a run with a cache stay as they were when it was filled, because compiling changes their last
-    bits.
+    If the run has a cache, ``compile_teacher`` is kept: compiling changes the last bits of the outputs, and
+    these must be equal to the cached ones.
     """
     compiled = config.train.compile_teacher and config.cache.dir is not None
     train = config.train.model_copy(update={"compile": "never", "compile_teacher": compiled})
     if any(parse_model_name(teacher.name).kind == "cache" for teacher in config.teachers):
-        # Imported outputs exist in the cache only, and belong to the images as training opened them.
+        # Imported outputs exist only in the cache, for the images exactly as training opened them.
         return config.model_copy(update={"train": train})
     data = config.data.model_copy(update={"unlabeled": None, "unlabeled_fraction": None, "in_memory_gb": 0.0})
-    # Without unlabeled images and a cache, settings that belong to them would be refused as unused.
+    # Settings of unlabeled images and of the cache would be rejected as unused without them.
     fusion = config.fusion.model_copy(update={"ood_quantile": FusionConfig().ood_quantile})
     return config.model_copy(update={"data": data, "train": train, "fusion": fusion, "cache": CacheConfig()})

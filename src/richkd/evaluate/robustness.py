@@ -1,11 +1,12 @@
-"""How much of its accuracy, and of its honesty, a model keeps on corrupted images.
+"""Robustness of models to image corruptions: error rate and calibration by corruption and severity.
 
-Errors are kept by corruption and severity. ``mCE`` of a model f beside a reference is
+The mean corruption error (mCE) of a model f relative to a reference model is
 
     mean over corruptions c of  Σ_s E_f(c, s) / Σ_s E_ref(c, s)
 
-(Hendrycks and Dietterich, ICLR 2019). It falls whenever clean accuracy rises, so the relative form, with the
-clean error taken off every E, stands beside it.
+with the error rate E(c, s) at severity s. A model with a lower clean error usually has a lower mCE, too. The
+relative mCE subtracts the clean error of each model from its E, and so measures only the errors that the
+corruptions add. Source: Hendrycks and Dietterich, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from richkd.metrics.checks import Figures
 from richkd.metrics.intervals import Interval, bootstrap_means, paired_bootstrap
 
 SEED, RESAMPLES = 0, 1000
-OWN = "corrupted by richkd (not CIFAR-C or ImageNet-C)"
+# Completes "error rate on images …".
+GENERATED = "corrupted by richkd (not CIFAR-C or ImageNet-C)"
 
 Cells = dict[str, tuple[float, ...]]
 Log = Callable[[str], None]
@@ -37,16 +39,21 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Robustness(Figures):
-    """One model on corrupted images: shares of wrong answers and calibrated ECE, by corruption and severity.
+    """Error rates and calibrated ECE of one model on corrupted images; made by `measure_corrupted`.
 
     Attributes:
-        source: where the corrupted images come from.
-        clean_error, clean_ece: the same on the images as they are.
-        errors, eces: a tuple over severities 1 to 5 for each corruption.
-        error: mean over all of them, with its interval over images.
-        less_reference: that mean less the reference's; None for the reference itself.
-        mce, relative_mce: over the test corruptions that were measured, relative to the reference, so 1 for
-            the reference itself; see `mce` for when they are None.
+        name: name of the model.
+        source: origin of the corrupted images, in words.
+        reference: name of the reference model of both kinds of mCE.
+        clean_error: error rate on the clean images.
+        clean_ece: calibrated ECE on the clean images.
+        errors: error rates by corruption, a tuple over severities 1 to 5.
+        eces: calibrated ECE by corruption and severity.
+        error: mean error rate over all corruptions and severities, with its interval over images.
+        less_reference: difference of ``error`` to that of the reference model; None for the reference.
+        mce: mean corruption error over the measured test corruptions; 1 for the reference itself; see `mce`
+            for when it is None.
+        relative_mce: the same after subtraction of the clean error.
     """
 
     name: str
@@ -67,23 +74,26 @@ class Robustness(Figures):
         return mean(value for row in self.eces.values() for value in row)
 
     def group_error(self, group: str) -> float | None:
-        """Mean error of one group of corruptions, where it was measured."""
+        """Mean error rate over one of `GROUPS`, such as "noise"; None if none of it was measured."""
         rows = [self.errors[name] for name in GROUPS[group] if name in self.errors]
         return mean(value for row in rows for value in row) if rows else None
 
 
 @dataclass
 class _Tally:
-    """What one model has got wrong so far."""
+    """Sums of one model over the corrupted images that were evaluated so far.
+
+    ``errors_N`` counts how often the prediction of each image was incorrect.
+    """
 
     errors: dict[str, list[float]]
     eces: dict[str, list[float]]
-    wrong_N: Tensor
+    errors_N: Tensor
 
     def add(self, name: str, logits_NC: Tensor, labels_N: Tensor, temperature: float) -> None:
-        wrong_N = (logits_NC.argmax(dim=1) != labels_N).double()
-        self.wrong_N += wrong_N
-        self.errors.setdefault(name, []).append(float(wrong_N.mean()))
+        error_N = (logits_NC.argmax(dim=1) != labels_N).double()
+        self.errors_N += error_N
+        self.errors.setdefault(name, []).append(float(error_N.mean()))
         probs_NC = (logits_NC.double() / temperature).softmax(dim=1)
         self.eces.setdefault(name, []).append(ece(probs_NC, labels_N))
 
@@ -99,34 +109,42 @@ def measure_corrupted(
     corruptions: Sequence[str] = TEST,
     log: Log = lambda message: None,
 ) -> tuple[Robustness, ...]:
-    """All models that look at pixels, on each corruption and severity; the first is everybody's reference.
+    """Evaluate models on all severities of each corruption. The first model is the reference of the mCE.
 
     Args:
-        clean: each model's logits (N, C) of the images as they are.
-        temperatures: what they are divided by, by model.
-        published: a folder of CIFAR-C files instead of corruptions made here.
-        say: told of each corruption that is done.
+        predictors: the models, which must compute from pixels.
+        split: the clean images.
+        clean: logits (N, C) of each model for the clean images.
+        temperatures: temperature of each model.
+        device: device on which the networks are.
+        published: folder of published CIFAR-C files; None to generate the corruptions.
+        corruptions: names of the corruptions.
+        log: receives one line per finished corruption.
+
+    Returns:
+        One result per model, in the order of the predictors.
 
     Raises:
-        DataError: published files that are missing or of other images.
+        DataError: published files are missing, or belong to other images.
     """
     labels_N = split.labels_N
-    seeing = [name for predictor in predictors for name in predictor.names]
-    tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in seeing}
+    names = [name for predictor in predictors for name in predictor.names]
+    tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in names}
     originals = {
         size: open_store(split, size) for size in sorted({predictor.size for predictor in predictors})
     }
     for number, name in enumerate(corruptions):
         for stores in _severities(name, originals, split, published):
             for size, store in stores.items():
-                alike = [
+                # Published images have one size, which all models then receive.
+                selected = [
                     predictor for predictor in predictors if published is not None or predictor.size == size
                 ]
-                for model, output in predict_all(alike, store, device).items():
+                for model, output in predict_all(selected, store, device).items():
                     tallies[model].add(name, output.logits_BC, labels_N, temperatures[model])
-        log(f"{name}, {number + 1} of {len(corruptions)} corruptions")
-    source = OWN if published is None else f"the files in {published}"
-    return _summed(tallies, clean, labels_N, temperatures, source)
+        log(f"corruption {number + 1} of {len(corruptions)} evaluated: {name}")
+    source = GENERATED if published is None else f"read from {published}"
+    return _results(tallies, clean, labels_N, temperatures, source)
 
 
 def mce(errors: Cells, reference: Cells) -> float | None:
@@ -140,9 +158,9 @@ def mce(errors: Cells, reference: Cells) -> float | None:
         0.5
     """
     totals = [(sum(row), sum(reference[name])) for name, row in errors.items() if name in TEST]
-    if not totals or any(below <= 0 for _, below in totals):
+    if not totals or any(of_reference <= 0 for _, of_reference in totals):
         return None
-    return mean(own / below for own, below in totals)
+    return mean(of_model / of_reference for of_model, of_reference in totals)
 
 
 def relative_mce(errors: Cells, clean: float, reference: Cells, reference_clean: float) -> float | None:
@@ -152,10 +170,10 @@ def relative_mce(errors: Cells, clean: float, reference: Cells, reference_clean:
         >>> relative_mce({"fog": (0.5, 0.75)}, 0.25, {"fog": (0.75, 1.25)}, 0.25)
         0.5
     """
-    return mce(_beyond(errors, clean), _beyond(reference, reference_clean))
+    return mce(_added_errors(errors, clean), _added_errors(reference, reference_clean))
 
 
-def _beyond(errors: Cells, clean: float) -> Cells:
+def _added_errors(errors: Cells, clean: float) -> Cells:
     return {name: tuple(value - clean for value in row) for name, row in errors.items()}
 
 
@@ -170,7 +188,7 @@ def _severities(
         yield {size: CorruptedStore(store, name, severity) for size, store in originals.items()}
 
 
-def _summed(
+def _results(
     tallies: dict[str, _Tally],
     clean: Mapping[str, Tensor],
     labels_N: Tensor,
@@ -178,29 +196,29 @@ def _summed(
     source: str,
 ) -> tuple[Robustness, ...]:
     reference, first = next(iter(tallies.items()))
-    wrong = {name: float((clean[name].argmax(dim=1) != labels_N).double().mean()) for name in tallies}
+    clean_errors = {name: float((clean[name].argmax(dim=1) != labels_N).double().mean()) for name in tallies}
     first_cells = _cells(first.errors)
     result = []
     for name, tally in tallies.items():
         cells = _cells(tally.errors)
         count = sum(map(len, cells.values()))
-        mean_N1, first_N1 = ((t.wrong_N / count)[:, None] for t in (tally, first))
+        mean_N1, first_N1 = ((t.errors_N / count)[:, None] for t in (tally, first))
         (error,) = bootstrap_means(mean_N1, seed=SEED, resamples=RESAMPLES)
-        (less,) = paired_bootstrap(first_N1, mean_N1, seed=SEED, resamples=RESAMPLES)
+        (difference,) = paired_bootstrap(first_N1, mean_N1, seed=SEED, resamples=RESAMPLES)
         probs_NC = (clean[name].double() / temperatures[name]).softmax(dim=1)
         result.append(
             Robustness(
                 name,
                 source,
                 reference,
-                wrong[name],
+                clean_errors[name],
                 ece(probs_NC, labels_N),
                 cells,
                 _cells(tally.eces),
                 error,
-                None if name == reference else less,
+                None if name == reference else difference,
                 mce(cells, first_cells),
-                relative_mce(cells, wrong[name], first_cells, wrong[reference]),
+                relative_mce(cells, clean_errors[name], first_cells, clean_errors[reference]),
             )
         )
     return tuple(result)

@@ -1,4 +1,4 @@
-"""Evaluate models side by side: on a split, on its images corrupted, on other pictures of its classes."""
+"""Evaluate one or several models on a split, on its images with corruptions, and on shifted images."""
 
 from __future__ import annotations
 
@@ -33,10 +33,19 @@ from richkd.pipeline.teachers import Log
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Models on one split, in the order in which they were named; all others are compared with the first.
+    """The metrics of all models; made by `evaluate_models`.
 
-    ``fidelity`` has, for each model that was named, how closely it follows each of the teachers.
-    ``robustness`` and ``shifts`` are of the models that look at pixels.
+    The models are in the order in which they were given, then the teachers and their fusion.
+
+    Attributes:
+        split: name of the split.
+        class_names: classes of the data.
+        model_reports: all metrics of each model.
+        comparisons: each model compared with the first one.
+        costs: parameters, FLOPs, size and latency of each given model, by name.
+        fidelity: agreement of each given model with each teacher, by name of the model.
+        robustness: error rates on corrupted images, of the models that compute from pixels.
+        shifts: metrics on shifted images, of the models that compute from pixels.
     """
 
     split: str
@@ -49,7 +58,13 @@ class Evaluation:
     shifts: tuple[Shift, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON."""
+        """The fields as a dictionary that can be written as JSON.
+
+        Example:
+            >>> evaluation = Evaluation("test", ("cat", "dog"), (), (), {}, {})
+            >>> evaluation.to_dict()["classes"]
+            ['cat', 'dog']
+        """
         return {
             "split": self.split,
             "classes": list(self.class_names),
@@ -64,14 +79,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """An evaluation and what it was computed from.
+    """An evaluation and the data that it was computed from; made by `evaluate_models`.
 
     Attributes:
-        evaluation: all figures.
+        evaluation: the metrics.
         split: the images.
-        outputs: outputs of each model by name.
-        fingerprint: SHA-256 of the images' pixels.
-        parts: the parts of the first run, if its teachers were evaluated.
+        outputs: outputs of each model, by name.
+        fingerprint: SHA-256 of the pixels of the images.
+        parts: the parts of the first run if its teachers were evaluated, else None.
     """
 
     evaluation: Evaluation
@@ -83,7 +98,7 @@ class EvaluationRun:
 
 @dataclass(frozen=True)
 class _Subjects:
-    """The images and the models of an evaluation; `predictors` begin with `networks`."""
+    """The images and the models of an evaluation. ``predictors`` are ``networks``, then the teachers."""
 
     data: Data
     split: Split
@@ -94,31 +109,36 @@ class _Subjects:
 
 
 def evaluate_models(
-    models: Sequence[str],
-    data: str,
+    models: Sequence[str | Path],
+    data: str | Path,
     config: EvaluateConfig | None = None,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     log: Log = lambda message: None,
 ) -> EvaluationRun:
-    """Figures of models on one split, in float32, with and without each model's temperature.
+    """Evaluate models on one split in float32, without and with temperature.
 
-    Test images that a run was fitted on (`data.test_calibration_fraction`) are excluded, for its student and
-    for all other models. On these images, or on a calibration folder, a temperature is fitted for each model
-    that comes without one.
+    Test images on which the first model's run was fitted (``data.test_calibration_fraction``) are excluded
+    for all models. A model without a stored temperature gets one that is fitted on the calibration split
+    (these test images, or a calibration folder), if there is one.
 
     Args:
         models: folders of students or runs, and networks as NAME=CHECKPOINT.
         data: folder, parquet files or hub name of the images.
         config: what is measured; see `EvaluateConfig`.
-        weights: the checkpoint of the only model, which is then a network's name.
-        log: receives progress, a line at a time.
+        weights: checkpoint of the only model, which is then the name of a network.
+        log: receives progress messages, one line each.
+
+    Returns:
+        The metrics, with the images and outputs that they were computed from.
 
     Raises:
-        RichKDError: no such split, model, weights or folder, or classes that are not the data's.
+        RichKDError: the split, a model, a checkpoint or a folder does not exist, or a model has other classes
+            than the data.
     """
     config = config or EvaluateConfig()
-    subjects = _open_subjects(models, data, config, weights)
+    checkpoints = _checkpoints([str(model) for model in models], weights)
+    subjects = _open_subjects(checkpoints, str(data), config)
     split, device = subjects.split, subjects.device
     outputs, fingerprint = _predict_sizes(subjects.predictors, split, device)
     temperatures = _temperatures(subjects)
@@ -138,10 +158,7 @@ def evaluate_models(
     return EvaluationRun(evaluation, split, outputs, fingerprint, subjects.parts)
 
 
-def _open_subjects(
-    models: Sequence[str], data: str, config: EvaluateConfig, weights: Path | None
-) -> _Subjects:
-    checkpoints = _checkpoints(models, weights)
+def _open_subjects(checkpoints: Mapping[str, Path | None], data: str, config: EvaluateConfig) -> _Subjects:
     first, device = Path(next(iter(checkpoints))), pick_device(config.device)
     settings, seed = _as_trained(first, data)
     changes = {name: getattr(config, name) for name in ("label_column", "test_calibration_fraction")}
@@ -179,7 +196,7 @@ def _model_reports(
 def _comparisons(
     clean: Mapping[str, Tensor], temperatures: Mapping[str, float], labels_N: Tensor
 ) -> tuple[Comparison, ...]:
-    """All models but the first, each compared with the first."""
+    """Each model except the first, compared with the first."""
     first, *others = ((name, logits_NC, temperatures[name]) for name, logits_NC in clean.items())
     return tuple(compare(first, other, labels_N) for other in others)
 
@@ -196,7 +213,7 @@ def _robustness(
     if config.cifar_c is None and not names:
         return ()
     return measure_corrupted(
-        _seeing(subjects),
+        _pixel_predictors(subjects),
         subjects.split,
         clean,
         temperatures,
@@ -214,27 +231,34 @@ def _shifts(
     folders: Mapping[str, str],
 ) -> tuple[Shift, ...]:
     labels_N, class_names = subjects.split.labels_N, subjects.data.class_names
-    seeing, device = _seeing(subjects), subjects.device
+    predictors, device = _pixel_predictors(subjects), subjects.device
     return tuple(
         shift
         for name, path in folders.items()
-        for shift in measure_shift(name, path, seeing, clean, temperatures, labels_N, class_names, device)
+        for shift in measure_shift(name, path, predictors, clean, temperatures, labels_N, class_names, device)
     )
 
 
-def _seeing(subjects: _Subjects) -> list[Predictor]:
-    """The predictors that compute from pixels, and so can be asked about other images."""
-    able = (predictor.for_any_image() for predictor in subjects.predictors)
-    return [predictor for predictor in able if predictor is not None]
+def _pixel_predictors(subjects: _Subjects) -> list[Predictor]:
+    """Predictors of the models that compute from pixels, which can be evaluated on any image."""
+    predictors = (predictor.for_any_image() for predictor in subjects.predictors)
+    return [predictor for predictor in predictors if predictor is not None]
 
 
 def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
-    """The 15 corruptions for testing, the 4 for tuning, both, or none."""
+    """Names of the 15 test corruptions, of the 4 validation corruptions (reserved for tuning), or of both.
+
+    Example:
+        >>> len(selected_corruptions(test=True, validation=False))
+        15
+        >>> len(selected_corruptions(test=False, validation=True))
+        4
+    """
     return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
 
 
 def _temperatures(subjects: _Subjects) -> dict[str, float]:
-    """The temperature stored with each model; for others one that is fitted on calibration images."""
+    """Temperature of each model: the stored one, else one that is fitted on the calibration split."""
     stored = {
         name: temperature
         for predictor in subjects.predictors
@@ -255,7 +279,7 @@ def _temperatures(subjects: _Subjects) -> dict[str, float]:
 def _predict_sizes(
     predictors: Sequence[Predictor], split: Split, device: torch.device
 ) -> tuple[dict[str, Output], str]:
-    """Every model's outputs, in the predictors' order, and the SHA-256 of the first one's images."""
+    """Outputs of each model on source images of its size, and the SHA-256 of the first model's images."""
     outputs: dict[str, Output] = {}
     fingerprints = {}
     for size in sorted({predictor.size for predictor in predictors}):
@@ -267,15 +291,15 @@ def _predict_sizes(
     return ordered, fingerprints[predictors[0].size]
 
 
-def _checkpoints(models: Sequence[str], weights: Path | None) -> dict[str, Path | None]:
-    """Each model's checkpoint, if it is given; a folder that exists is never read as NAME=CHECKPOINT."""
+def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:
+    """The checkpoint of each model, or None. An existing folder is never parsed as NAME=CHECKPOINT."""
     if not models:
         raise ConfigError(
             "At least one model must be evaluated", got="none", fix="richkd evaluate RUN --data DATA"
         )
     if weights is not None and len(models) > 1:
         raise ConfigError(
-            "--weights belongs to one model",
+            "--weights can be given for one model only",
             got=", ".join(models),
             fix="write each network with its checkpoint as NAME=CHECKPOINT.",
         )
@@ -285,14 +309,16 @@ def _checkpoints(models: Sequence[str], weights: Path | None) -> dict[str, Path 
         if weights is None and equals and not Path(model).exists():
             result[name] = Path(file)
         else:
-            result[model] = weights
+            result[model] = None if weights is None else Path(weights)
     if len(result) < len(models):
-        raise ConfigError("Models must have different names", got=", ".join(models), fix="name each once.")
+        raise ConfigError(
+            "Models must have different names", got=", ".join(models), fix="give each model once."
+        )
     return result
 
 
 def _fidelity(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
-    """How closely each model that was named follows each of the others, which are teachers."""
+    """Agreement of each given model with each of the other models, which are teachers and their fusion."""
     teachers = {name: output for name, output in outputs.items() if name not in models}
     return {
         model: tuple(measure_fidelity(name, outputs[model], output) for name, output in teachers.items())
@@ -301,7 +327,10 @@ def _fidelity(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str,
 
 
 def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
-    """The data settings of the run that made a student, so that it is not tested on its training images."""
+    """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
+
+    With these settings the splits are the same as in training, so no training image is in the test split.
+    """
     for folder in (model, model.parent):
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")

@@ -1,7 +1,8 @@
-"""Other pictures of the same classes: sketches, another camera, another year.
+"""Evaluation under distribution shift: other images of the same classes, such as sketches or another camera.
 
-Classes are matched by name. Where a folder has some of the classes only, logits are cut down to them before
-the softmax, and the images at home are judged on the same classes in the same way.
+Classes are matched by name. If the shifted images have only some of the classes, only the logits of these
+classes are used, before the softmax. The in-distribution images of these classes are evaluated in the same
+way, so that both accuracies can be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from richkd.data.batches import open_store
 from richkd.data.columns import as_split
 from richkd.data.split import Split
 from richkd.data.tables import WHOLE, open_tables, quiet
-from richkd.evaluate.model_report import right_of
+from richkd.evaluate.model_report import correct_of
 from richkd.evaluate.predictors import Predictor, predict_all
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
@@ -28,10 +29,18 @@ SEED, RESAMPLES = 0, 1000
 
 @dataclass(frozen=True)
 class Shift(Figures):
-    """One model on one folder of other pictures, beside the images at home of the same classes.
+    """Metrics of one model on shifted images and on in-distribution images; made by `measure_shift`.
 
-    ``accuracy`` and ``home_accuracy`` come with intervals over images; ``ece`` and ``home_ece`` are
-    calibrated.
+    Attributes:
+        shift: name of the set of shifted images.
+        name: name of the model.
+        images: number of shifted images.
+        classes: number of classes that have shifted images; both accuracies are over these classes.
+        accuracy: accuracy on the shifted images, with its interval.
+        home_accuracy: accuracy on the in-distribution images of the same classes, with its interval; None
+            if there are none.
+        ece: calibrated ECE on the shifted images.
+        home_ece: calibrated ECE on the in-distribution images of the same classes.
     """
 
     shift: str
@@ -45,13 +54,18 @@ class Shift(Figures):
 
 
 def open_shift(path: str, class_names: Sequence[str]) -> Split:
-    """All images of a folder of class folders or a parquet file (of its test split, where it has splits).
+    """Open shifted images: a folder of class folders, or parquet files; of data with splits, the test split.
 
-    Labels become positions in ``class_names``.
+    Args:
+        path: the folder or file.
+        class_names: classes of the models.
+
+    Returns:
+        The images as a split. The labels are positions in ``class_names``.
 
     Raises:
-        DataError: no images, or splits without "test".
-        ClassError: a class that the models do not know.
+        DataError: there are no images, or there are splits but no test split.
+        ClassError: a class is not one of ``class_names``.
     """
     with quiet():
         tables = open_tables(path)
@@ -59,16 +73,16 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
         if table is None:
             raise DataError(
                 f"{path} must be one folder of class folders, or have a test split",
-                got=", ".join(tables),
-                fix="give the folder whose images are to be judged.",
+                got=f"splits {', '.join(tables)}",
+                fix="give the folder of the split that must be evaluated.",
             )
         split = as_split(table, "shift", path, None, None, None)
     unknown = [name for name in split.class_names if name not in class_names]
     if unknown:
         raise ClassError(
-            f"The classes of {path} must be some of the models' own",
-            got=f"{len(unknown)} others, such as '{unknown[0]}'",
-            fix=f"name folders as the models' classes. {nearest(unknown[0], class_names)}",
+            f"The classes of {path} must be classes of the models",
+            got=f"{len(unknown)} other classes, such as '{unknown[0]}'",
+            fix=f"name the folders like the classes of the models. {nearest(unknown[0], class_names)}",
         )
     position_C = torch.tensor([list(class_names).index(name) for name in split.class_names])
     return replace(split, labels_N=position_C[split.labels_N], class_names=tuple(class_names))
@@ -84,48 +98,60 @@ def measure_shift(
     class_names: Sequence[str],
     device: torch.device,
 ) -> tuple[Shift, ...]:
-    """All models that look at pixels, on other pictures.
+    """Evaluate models on shifted images.
 
     Args:
-        home: each model's logits (N, C) of the images at home.
-        temperatures: what logits are divided by, by model.
+        shift: name of the set of shifted images.
+        path: its folder or file.
+        predictors: the models, which must compute from pixels.
+        home: logits (N, C) of each model for the in-distribution images.
+        temperatures: temperature of each model.
+        home_labels_N: labels of the in-distribution images.
+        class_names: classes of the models.
+        device: device on which the networks are.
+
+    Returns:
+        One result per model, in the order of the predictors.
 
     Raises:
-        RichKDError: as `open_shift`, and for images that cannot be read.
+        RichKDError: as `open_shift`, or an image cannot be read.
     """
     split = open_shift(path, class_names)
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
     result = []
     for size in sorted({predictor.size for predictor in predictors}):
-        alike = [predictor for predictor in predictors if predictor.size == size]
-        for name, output in predict_all(alike, open_store(split, size), device).items():
-            away = _judged(output.logits_BC, split.labels_N, kept_K, temperatures[name])
-            assert away is not None
-            at_home = _judged(home[name], home_labels_N, kept_K, temperatures[name])
+        same_size = [predictor for predictor in predictors if predictor.size == size]
+        for name, output in predict_all(same_size, open_store(split, size), device).items():
+            shifted = _measure(output.logits_BC, split.labels_N, kept_K, temperatures[name])
+            assert shifted is not None
+            in_distribution = _measure(home[name], home_labels_N, kept_K, temperatures[name])
             result.append(
                 Shift(
                     shift,
                     name,
                     len(split),
                     len(kept_K),
-                    away[0],
-                    None if at_home is None else at_home[0],
-                    away[1],
-                    None if at_home is None else at_home[1],
+                    shifted[0],
+                    None if in_distribution is None else in_distribution[0],
+                    shifted[1],
+                    None if in_distribution is None else in_distribution[1],
                 )
             )
     order = [name for predictor in predictors for name in predictor.names]
     return tuple(sorted(result, key=lambda row: order.index(row.name)))
 
 
-def _judged(
+def _measure(
     logits_NC: Tensor, labels_N: Tensor, kept_K: Tensor, temperature: float
 ) -> tuple[Interval, float] | None:
-    """Accuracy and calibrated ECE on the images of some classes, among those classes; None without any."""
+    """Accuracy and calibrated ECE on the images of the kept classes (K), over these classes only.
+
+    None if there are no such images.
+    """
     of_kept_N = torch.isin(labels_N, kept_K)
     if not of_kept_N.any():
         return None
     logits_MK = logits_NC[of_kept_N][:, kept_K]
     labels_M = torch.searchsorted(kept_K, labels_N[of_kept_N])
-    (accuracy,) = bootstrap_means(right_of(logits_MK, labels_M)[:, None], seed=SEED, resamples=RESAMPLES)
+    (accuracy,) = bootstrap_means(correct_of(logits_MK, labels_M)[:, None], seed=SEED, resamples=RESAMPLES)
     return accuracy, ece((logits_MK.double() / temperature).softmax(dim=1), labels_M)

@@ -1,8 +1,8 @@
-"""The student as an artifact: a folder with weights, classes, preprocessing and temperature.
+"""Save and load students: a folder with weights, class names, preprocessing and temperature.
 
-``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it. Its ``config.json`` is timm's own
-format; what timm has no place for (the fitted temperature, where the model came from) stands under
-``richkd``. Networks for 32-pixel images are known to timm after ``import richkd.models``.
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the network. ``config.json`` has timm's
+format. Entries that timm does not define (the fitted temperature and the origin of the model) are under
+``richkd``. The networks for 32-pixel images are registered with timm by ``import richkd.models``.
 """
 
 from __future__ import annotations
@@ -34,23 +34,35 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 @dataclass(frozen=True)
 class Student:
-    """A saved classifier, ready to use.
+    """A trained classifier with its class names and temperature.
 
     Attributes:
         network: the network, in evaluation mode.
-        class_names: the classes in output order.
-        temperature: divides the logits before the softmax; fitted on held-out images.
+        class_names: names of the classes, in the order of the logits.
+        temperature: divisor of the logits before the softmax; fitted on held-out images.
+
+    Example:
+        >>> config = ModelConfig(name="cifar_resnet8", size=16)
+        >>> network = build_network(config, classes=2, role="student").eval()
+        >>> student = Student(network, ("ant", "bee"), temperature=1.0)
+        >>> probs_BC = student.probabilities([Image.new("RGB", (20, 30), "red")])
+        >>> tuple(probs_BC.shape), round(float(probs_BC.sum()), 4)
+        ((1, 2), 1.0)
     """
 
     network: Network
     class_names: tuple[str, ...]
     temperature: float
 
-    def probabilities(self, images: Sequence[Path | Image.Image]) -> Tensor:
-        """Calibrated class probabilities (B, C) of image files or RGB images.
+    def probabilities(self, images: Sequence[str | Path | Image.Image]) -> Tensor:
+        """Class probabilities softmax(z / temperature) (B, C), float32 on the CPU.
+
+        Args:
+            images: paths of image files, or images. The short side is resized to the input size, then the
+                center square is cropped.
 
         Raises:
-            DataError: naming a file that cannot be read as an image.
+            DataError: a file cannot be read as an image; the message contains its path.
         """
         network = self.network
         squares = [square(_rgb(image), network.size) for image in images]
@@ -65,13 +77,32 @@ class Student:
 
 
 def save_student(
-    folder: Path, network: Network, class_names: Sequence[str], temperature: float, origin: dict[str, Any]
+    folder: str | Path,
+    network: Network,
+    class_names: Sequence[str],
+    temperature: float,
+    origin: dict[str, Any],
 ) -> None:
-    """Write a student's folder; its config comes last, so a folder with a config is whole.
+    """Write a student to a folder. ``config.json`` is written last, so a folder that has it is complete.
 
     Args:
-        origin: what produced the student, kept under ``richkd`` in the config.
+        folder: the folder; it is created, and existing files of a student are replaced.
+        network: the network.
+        class_names: names of the classes, in the order of the logits.
+        temperature: divisor of the logits before the softmax.
+        origin: information about the training; stored under ``richkd`` in ``config.json``.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+
+    Example:
+        >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['config.json', 'model.safetensors']
     """
+    folder = Path(folder)
     config = {
         "num_classes": len(class_names),
         "label_names": list(class_names),
@@ -86,7 +117,7 @@ def save_student(
         "richkd": {"temperature": temperature, **origin},
     }
     with tempfile.TemporaryDirectory() as scratch:
-        # timm writes its own format; the files are moved here so that each of them is replaced as a whole.
+        # timm does not write atomically, so its files are written to a temporary folder first.
         save_for_hf(_saveable(network), scratch, model_config=config, safe_serialization=True)
         written = json.loads((Path(scratch) / CONFIG).read_text(encoding="utf-8"))
         write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
@@ -95,10 +126,21 @@ def save_student(
 
 
 def load_student(path: str | Path) -> Student:
-    """Load a student that a run saved: its ``student/`` folder, or the run folder itself.
+    """Load the student of a run.
+
+    Args:
+        path: the run folder, or its folder ``student/``.
 
     Raises:
-        ModelError: no student there, or a damaged one.
+        ModelError: there is no student, or its files are damaged.
+
+    Example:
+        >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})
+        ...     student = load_student(folder)
+        >>> student.class_names, student.temperature
+        (('ant', 'bee'), 1.5)
     """
     folder = Path(path)
     if (folder / "student" / CONFIG).is_file():
@@ -119,7 +161,7 @@ def load_student(path: str | Path) -> Student:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
             got=f"{type(error).__name__}: {error}",
-            fix="give a run folder or the student/ folder inside it.",
+            fix="pass a run folder, or the student/ folder in it.",
         ) from None
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
     return Student(network, class_names, temperature)
@@ -128,14 +170,16 @@ def load_student(path: str | Path) -> Student:
 def _saveable(network: Network) -> nn.Module:
     """A copy on the CPU in the default memory format, with the attributes that timm needs to save it."""
     model = copy.deepcopy(network.model).cpu().to(memory_format=torch.contiguous_format)
-    described = cast(Any, model)
+    attributes = cast(Any, model)
     if not getattr(model, "pretrained_cfg", None):
         size = (3, network.size, network.size)
-        described.pretrained_cfg = {"architecture": network.name, "input_size": size}
+        attributes.pretrained_cfg = {"architecture": network.name, "input_size": size}
     if not hasattr(model, "num_classes"):
-        described.num_classes = network.classes
+        attributes.num_classes = network.classes
     return model
 
 
-def _rgb(image: Path | Image.Image) -> Image.Image:
-    return decode_rgb(image, name=str(image)) if isinstance(image, Path) else image.convert("RGB")
+def _rgb(image: str | Path | Image.Image) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    return decode_rgb(Path(image), name=str(image))

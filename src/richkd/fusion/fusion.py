@@ -1,4 +1,4 @@
-"""Fusion: several teachers' logits and features become one target; presets of the paper, and ours."""
+"""Fusion: the logits and features of several teachers become one target."""
 
 from __future__ import annotations
 
@@ -30,15 +30,25 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Fusion:
-    """Each teacher's scale, how they are mixed, and the shares of their features.
+    """The scale of each teacher, how their logits are mixed, and the shares of their features.
 
     Attributes:
-        scales: brings each teacher's logits (a CLIP's are cosines) to log-probabilities.
-        mixing: from these to fused logits.
-        feature_weights: share of each teacher's embedded features, summing to one (paper: λ, 1 − λ).
-        origin: where the numbers came from, for the log and the summary.
+        scales: converts each teacher's logits (for a CLIP: cosines) to log-probabilities.
+        mixing: combines the log-probabilities into fused logits.
+        feature_weights: share of each teacher's embedded features; they sum to one (paper: λ, 1 − λ).
+        origin: how the values were determined, for the log and the summary.
         ood_weights: reduces the weight of teachers on unusual unlabeled images; None: full weight.
-        features: brings each teacher's features to one scale; None: they stay as they are.
+        features: brings each teacher's features to a common scale; None: they are not changed.
+
+    Example:
+        >>> fusion = fuse(FusionConfig(weights=(0.5, 50.0)), [1.0, 100.0], None)
+        >>> vision = Output(torch.tensor([[4.0, 0.0]]), torch.zeros(1, 8))
+        >>> clip = Output(torch.tensor([[0.25, 0.26]]), torch.zeros(1, 6))  # logits are cosines
+        >>> target = fusion([vision, clip], torch.tensor([0]))
+        >>> round(float(target.logits_BC[0, 0] - target.logits_BC[0, 1]), 4)  # 0.5 · 4 − 50 · 0.01
+        1.5
+        >>> fusion.multipliers
+        (0.5, 50.0)
     """
 
     scales: tuple[Scale, ...]
@@ -49,7 +59,7 @@ class Fusion:
     features: tuple[FeatureScale, ...] | None = None
 
     def __call__(self, teachers: Sequence[Output], labels_B: Tensor) -> Target:
-        """The target of images, of which some may be `UNLABELED`."""
+        """The target of a batch; images with label `UNLABELED` get the out-of-distribution weights."""
         logits = [teacher.logits_BC for teacher in teachers]
         if self.features is not None:
             scaled = zip(logits, self.features, teachers, strict=True)
@@ -66,19 +76,19 @@ class Fusion:
         return Target(self.mixing(logs), tuple(teachers), self.feature_weights, image_weight_B)
 
     def logits(self, logits: Sequence[Tensor]) -> Tensor:
-        """The fused logits (B, C) of the teachers' own."""
+        """Fused logits (B, C) from the logits of each teacher."""
         assert len(logits) == len(self.scales)
         return self.mixing(on_scales(self.scales, logits))
 
     @property
     def multipliers(self) -> tuple[float, ...] | None:
-        """What each teacher's own logits are multiplied by, where that is all that fusion does."""
+        """Factor of each teacher's logits if the fusion is a weighted sum of logits; otherwise None."""
         if isinstance(self.mixing, LogPool) and not any(scale.standardized for scale in self.scales):
             return tuple(w * s.multiplier for w, s in zip(self.mixing.weights, self.scales, strict=True))
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as a JSON file gives it back."""
+        """All parts as plain JSON values."""
         mixing = {"kind": self.mixing.kind, **asdict(self.mixing)}  # type: ignore[call-overload]
         described = {
             "scales": [asdict(scale) for scale in self.scales],
@@ -92,10 +102,20 @@ class Fusion:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Each teacher's name and logits (N, C) of images that none was trained on, labels, and their split.
+    """Logits for images that no teacher was trained on; the fusion is fitted on them.
+
+    Attributes:
+        names: name of each teacher.
+        logits: logits (N, C) of each teacher.
+        labels_N: labels of the images.
+        split: name of the split that the images come from.
 
     Raises:
-        DataError: no image, or a teacher whose numbers are not finite or are probabilities.
+        DataError: there are no images, or values of a teacher are not finite or are probabilities.
+
+    Example:
+        >>> str(HeldOut(["a"], [torch.tensor([[2.0, -1.0]])], torch.tensor([0]), "val"))
+        '1 images of val'
     """
 
     names: Sequence[str]
@@ -115,16 +135,16 @@ class HeldOut:
             bad_N = ~logits_NC.isfinite().all(dim=1)
             if bad_N.any():
                 raise DataError(
-                    f"What a teacher says of {self.split} must be finite; teacher '{name}' is not",
+                    f"Outputs of a teacher for {self.split} must be finite; those of '{name}' are not",
                     got=f"NaN or infinity for {int(bad_N.sum())} of {len(bad_N)} images",
-                    fix="check its weights, or compute it with --train.teacher_precision fp32.",
+                    fix="check its weights, or compute them with --train.teacher_precision fp32.",
                 )
             sums_N = logits_NC.double().sum(dim=1)
             if bool((logits_NC >= 0).all()) and bool(((sums_N - 1).abs() < SUM_TOLERANCE).all()):
                 raise DataError(
-                    f"A teacher must give logits or log-probabilities; teacher '{name}' does not",
-                    got="probabilities: no number is negative, and each row sums to one",
-                    fix="give what comes before its softmax, or the logarithm of what comes after.",
+                    f"A teacher must return logits or log-probabilities; teacher '{name}' does not",
+                    got="probabilities: no value is negative, and each row sums to one",
+                    fix="use the values before its softmax, or the logarithm of the probabilities.",
                 )
 
     def __str__(self) -> str:
@@ -132,8 +152,14 @@ class HeldOut:
 
 
 def identity_fusion() -> Fusion:
-    """The target of a single teacher: its logits as they are."""
-    return Fusion((Scale(),), LogPool((1.0,)), (1.0,), "one teacher, as it is")
+    """The fusion of a single teacher: its probabilities and features are not changed.
+
+    Example:
+        >>> fused_BC = identity_fusion().logits([torch.tensor([[1.0, -2.0]])])
+        >>> round(float(fused_BC[0, 0] - fused_BC[0, 1]), 4)
+        3.0
+    """
+    return Fusion((Scale(),), LogPool((1.0,)), (1.0,), "one teacher, unchanged")
 
 
 def needs_held_out(config: FusionConfig) -> bool:
@@ -162,11 +188,15 @@ def fuse(
         config: preset, scale, mixing, alpha, feature_alpha, or given multipliers.
         logit_scales: factor that turns each teacher's logits into those of its own probabilities.
         held_out: required if `needs_held_out`.
-        clip: whether the last teacher is a CLIP, with which the others share by alpha; otherwise all share
-            alike.
+        clip: whether the last teacher is a CLIP, whose share is 1 − alpha; otherwise all shares are equal.
 
     Raises:
         ConfigError: the number of weights is not the number of teachers.
+
+    Example:
+        >>> fusion = fuse(FusionConfig(preset="paper", alpha=0.5), [1.0, 100.0], None)
+        >>> fusion.origin, fusion.multipliers
+        ('alpha 0.5, scale logit-scale', (0.5, 50.0))
     """
     teachers = len(logit_scales)
     features = alpha_shares(config.feature_alpha, teachers, clip=clip)
@@ -220,7 +250,14 @@ def _shares_in_words(mixing: str, shares: tuple[float, ...], *, clip: bool) -> s
 
 
 def alpha_shares(alpha: float | None, num_teachers: int, *, clip: bool = True) -> tuple[float, ...]:
-    """α among the vision teachers in equal parts, and 1 − α for the CLIP at their end; without it, equal."""
+    """Share of each teacher: 1 − α for the CLIP, which is last, and α in equal parts for the others.
+
+    Without a CLIP, all shares are equal. The default of α is 0.7 (paper).
+
+    Example:
+        >>> alpha_shares(0.5, 3), alpha_shares(None, 2, clip=False)
+        ((0.25, 0.25, 0.5), (0.5, 0.5))
+    """
     if num_teachers == 1 or not clip:
         return (1 / num_teachers,) * num_teachers
     alpha = PAPER_ALPHA if alpha is None else alpha
@@ -229,10 +266,12 @@ def alpha_shares(alpha: float | None, num_teachers: int, *, clip: bool = True) -
 
 @dataclass(frozen=True)
 class TargetShift:
-    """How much of a fused target is not the first teacher's, or not that of all teachers but the CLIP.
+    """How much a fused target differs from the target of some teachers alone at any temperature.
 
-    ``nats`` is the mean KL from the first alone, at the temperature that brings it nearest, to the
-    fused target; ``multiplier`` is what its logits are multiplied by there, which makes it the control.
+    Attributes:
+        nats: mean KL divergence between the fused target and the closest tempered target of the teachers
+            alone.
+        multiplier: inverse temperature of that closest target, which is also the target of the control.
     """
 
     nats: float
@@ -240,15 +279,35 @@ class TargetShift:
 
 
 def teacher_only_logits(fusion: Fusion, logits: Sequence[Tensor], count: int) -> Tensor:
-    """Logits (B, C) of the first ``count`` teachers: of one as they are, of several the mean of their
-    log-probabilities."""
+    """Logits (B, C) of the first ``count`` teachers without the rest.
+
+    One teacher: its logits, unchanged. Several: the mean of their scaled log-probabilities.
+
+    Example:
+        >>> logits = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 9.0]])]
+        >>> fusion = fuse(FusionConfig(weights=(0.5, 0.5)), [1.0, 1.0], None)
+        >>> teacher_only_logits(fusion, logits, 1).tolist()
+        [[1.0, 0.0]]
+    """
     if count == 1:
         return logits[0]
     return torch.stack(on_scales(fusion.scales[:count], logits[:count])).mean(dim=0)
 
 
 def measure_target_shift(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> TargetShift:
-    """``min_β mean KL(softmax(z_F / T) ‖ softmax(β z_1 / T))``: what no temperature of teacher 1 gives."""
+    """``min_β mean KL(softmax(z_F / T) ‖ softmax(β z_1 / T))``: the part that no temperature explains.
+
+    Args:
+        fused_NC: logits z_F of the fused target.
+        first_NC: logits z_1 of the teachers alone, from `teacher_only_logits`.
+        temperature: T of the loss that reads the target.
+
+    Example:
+        >>> logits_NC = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]])
+        >>> shift = measure_target_shift(3 * logits_NC, logits_NC, temperature=4.0)
+        >>> round(abs(shift.nats), 6), round(shift.multiplier, 3)  # only the temperature differs
+        (0.0, 3.0)
+    """
     fused_NC, first_NC = fused_NC.double() / temperature, first_NC.double() / temperature
     multiplier = fit_inverse_temperature(first_NC, fused_NC.softmax(dim=1))
     return TargetShift(float(kl_nats(fused_NC, multiplier * first_NC).mean()), multiplier)

@@ -22,7 +22,7 @@ class Scale:
     """``log softmax(multiplier · z)``, where z can first be standardized within each image.
 
     The multiplier is 1 for the scale ``raw``, the CLIP model's own factor for ``logit-scale``, and one over
-    a temperature fitted on held-out images for ``calibrated``. Standardized logits, ``(z − mean) / std``
+    a temperature fitted on held-out images for ``temperature``. Standardized logits, ``(z − mean) / std``
     over the classes of an image, no longer show on which images the teacher is more confident.
 
     Example:

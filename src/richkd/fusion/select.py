@@ -61,8 +61,8 @@ def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Ch
     """Select the simplest mixing whose cross-fitted NLL is within one standard error of the smallest NLL.
 
     The candidates, from simple to complex, are the best teacher alone at its best temperature, and those of
-    `richkd.fusion.mixings.candidates`. With few held-out images
-    the standard errors are large, and the rule tends to select the best teacher alone.
+    `richkd.fusion.mixings.candidates`. With few held-out images the standard errors are large, and the rule
+    tends to select the best teacher alone.
 
     Cross-fitting uses at most `FIT_IMAGES` images; the selected candidate is then fitted on all images. If
     it has a higher NLL on the held-out images than the best teacher alone, the best teacher is selected.

@@ -24,6 +24,8 @@ from richkd.core.numerics import at_least_fp32, check_temperature
 def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
     """Log scores bank[rows]·v/τ (B × K) of each embedding against its rows of the memory bank.
 
+    Their exponentials are the scores of the CRD paper.
+
     The result is float32 or higher. Under autocast the matrix product runs in the autocast dtype; with
     bfloat16 the error of a score is up to 2⁻⁸·|log score|. Column 0, the positive, is always exact.
 
@@ -79,17 +81,6 @@ def shared_log_scores(
     return torch.cat([exact_B1, scores_BK.masked_fill(excluded_BK, -math.inf)], dim=1)
 
 
-def bank_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
-    """Scores exp(bank[rows]·v/τ) (B × K), in the notation of the CRD paper; see `bank_log_scores`.
-
-    Example:
-        >>> bank_ND = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> bank_scores(torch.tensor([[0.0, 0.0]]), bank_ND, torch.tensor([[0, 1]]), 0.5).tolist()
-        [[1.0, 1.0]]
-    """
-    return bank_log_scores(v_BD, bank_ND, rows_BK, temperature).exp()
-
-
 def _products(v_BD: Tensor, rows_ND: Tensor, temperature: float) -> Tensor:
     device = v_BD.device.type
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -118,16 +109,6 @@ def estimate_log_normalizer(log_scores_BK: Tensor, images: int) -> Tensor:
     log_scores_BK = log_scores_BK.detach()
     scored = (log_scores_BK > -math.inf).sum().to(log_scores_BK.dtype)
     return torch.logsumexp(log_scores_BK.flatten(), dim=0) + math.log(images) - scored.log()
-
-
-def estimate_normalizer(scores_BK: Tensor, images: int) -> Tensor:
-    """Z = mean(score)·N, in the notation of the CRD paper; see `estimate_log_normalizer`.
-
-    Example:
-        >>> float(estimate_normalizer(torch.tensor([[1.0, 3.0]]), images=10))
-        20.0
-    """
-    return scores_BK.detach().mean() * images
 
 
 def nce_loss(

@@ -52,7 +52,15 @@ class ContrastMemory(nn.Module):
             unknown.
         classes: how many classes there are.
         settings: see `ContrastSettings`.
-        seed: what negatives and initial embeddings are drawn from.
+        seed: seed of the negatives and of the initial embeddings.
+
+    Example:
+        >>> settings = ContrastSettings(embed_dim=4, num_negatives=2)
+        >>> memory = ContrastMemory(5, [6], torch.tensor([0, 0, 1]), 2, settings, seed=0)
+        >>> [tuple(head.weight.shape) for head in (memory.student_head, *memory.teacher_heads)]
+        [(4, 5), (4, 6)]
+        >>> tuple(memory.negatives.student_ND.shape)
+        (3, 4)
     """
 
     log_normalizers: Tensor
@@ -88,7 +96,7 @@ class ContrastMemory(nn.Module):
         return student_BD, fuse_features(teachers, target.feature_weights)
 
     def loss(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Tensor:
-        """The contrastive loss of a batch, its negatives a function of (seed, step)."""
+        """The contrastive loss of a batch; its negatives are a function of (seed, step)."""
         scores, shares_B = self.negatives(student_BD, target_BD, batch, step)
         if step == 0:
             self.log_normalizers.copy_(log_normalizers_of(scores, self.images))
@@ -102,9 +110,16 @@ class ContrastMemory(nn.Module):
 class Banks(nn.Module):
     """Two memory banks with one row per training image, sorted by class.
 
-    With ``memory-bank``, each image has its own K negatives, rows of other classes. With ``shared``, the
-    batch has one set of K rows, and those of an image's own class do not count for it; this costs a third,
-    whatever the number of images.
+    With ``memory-bank``, each image has its own K negatives, which are rows of other classes. With
+    ``shared``, the batch has one set of K rows, and an image ignores the rows of its own class; this costs a
+    third, and the cost does not depend on the number of images.
+
+    Example:
+        >>> banks = Banks(torch.tensor([0, 1, 0]), 2, ContrastSettings(embed_dim=2, momentum=0.0), seed=0)
+        >>> new_BD = torch.tensor([[1.0, 0.0]])
+        >>> banks.remember(torch.tensor([1]), new_BD, new_BD)
+        >>> banks.student_ND[banks.row_of_image_N[1]].tolist()
+        [1.0, 0.0]
     """
 
     student_ND: Tensor
@@ -120,7 +135,7 @@ class Banks(nn.Module):
         for name in ("student", "target"):
             bank_ND = initial_bank(len(labels_N), settings.embed_dim, mix_seed(seed, name))
             self.register_buffer(f"{name}_ND", bank_ND)
-        # These follow from the labels, so checkpoints need not carry them.
+        # These follow from the labels, so checkpoints do not contain them.
         rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
         self.register_buffer("row_of_image_N", rows_N, persistent=False)
         self.register_buffer("class_starts_C", starts_C, persistent=False)
@@ -166,10 +181,18 @@ class Banks(nn.Module):
 
 
 class Queues(nn.Module):
-    """The latest K embeddings of student and target, whatever the number of images.
+    """The latest K embeddings of student and target; the size does not depend on the number of images.
 
-    An image's positive is the other side's embedding of the same batch; what is in the queue of its own
-    class does not count. Queues begin as random rows of no class.
+    The positive of an image is its own embedding by the other network. Entries of its own class are ignored.
+    Queues start as random rows without a class.
+
+    Example:
+        >>> settings = ContrastSettings(embed_dim=2, negatives="queue", num_negatives=3)
+        >>> queues = Queues(torch.tensor([0, 1]), 2, settings, seed=0)
+        >>> new_BD = torch.eye(2)
+        >>> queues.remember(torch.tensor([1, 0]), new_BD, new_BD)
+        >>> queues.labels_K.tolist()  # -1: random row without a class
+        [1, 0, -1]
     """
 
     student_KD: Tensor
@@ -187,7 +210,7 @@ class Queues(nn.Module):
         self.register_buffer("labels_K", torch.full((settings.num_negatives,), -1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("labels_N", labels_N, persistent=False)
-        # Refuses data of one class, which have no negatives.
+        # Raises for data of a single class, which has no negatives.
         rows_by_class(labels_N, classes)
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
@@ -199,7 +222,7 @@ class Queues(nn.Module):
         return scores, valid_negative_fraction(excluded_BK)
 
     def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
-        """Put the embeddings in the oldest ones' places; a batch longer than the queue gives its end."""
+        """Replace the oldest entries; of a batch that is longer than the queue, keep the end."""
         latest = slice(-len(self.labels_K), None)
         index_B, student_BD, target_BD = index_B[latest], student_BD[latest], target_BD[latest]
         places_B = (self.next + torch.arange(len(index_B), device=self.next.device)) % len(self.labels_K)
@@ -210,7 +233,13 @@ class Queues(nn.Module):
 
 
 def with_own_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
-    """Labels in which each image without one has a class of its own, and how many classes that makes."""
+    """Labels in which each unlabeled image forms its own class, and the resulting number of classes.
+
+    Example:
+        >>> labels_N, classes = with_own_classes(torch.tensor([0, UNLABELED, 1, UNLABELED]), 2)
+        >>> labels_N.tolist(), classes
+        ([0, 2, 1, 3], 4)
+    """
     unlabeled_N = labels_N == UNLABELED
     groups_N = labels_N.clone()
     count = int(unlabeled_N.sum())
@@ -219,6 +248,11 @@ def with_own_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
 
 
 def valid_negative_fraction(excluded_BK: Tensor) -> Tensor:
-    """The share of each image's scores that are negatives; where there is none, as if there were one."""
+    """Fraction of each image's scores that are negatives; an image without negatives counts as having one.
+
+    Example:
+        >>> valid_negative_fraction(torch.tensor([[True, False], [True, True]])).tolist()
+        [0.5, 0.5]
+    """
     counted_B = (~excluded_BK).sum(dim=1)
     return counted_B.clamp(min=1) / excluded_BK.shape[1]

@@ -53,6 +53,14 @@ def read_objective(config: Config) -> tuple[TermSpec, ...]:
     Raises:
         ConfigError: an unknown method, term or setting, or a value that a setting does not take; a list
             together with a method.
+
+    Example:
+        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}, "method": {"name": "kd"}}
+        >>> config = Config.model_validate(base | {"objective": {"kd": {"temperature": 2}, "at": None}})
+        >>> [(spec.label, spec.target) for spec in read_objective(config)]
+        [('ce', 'labels'), ('kd', 'teacher'), ('at', 'fused')]
+        >>> read_objective(config)[1].config.temperature
+        2.0
     """
     entries = _entries(config)
     specs = tuple(_spec(label, dict(settings or {})) for label, settings in entries.items())
@@ -124,12 +132,18 @@ def needs_of(specs: Sequence[TermSpec], target: str | None = None) -> frozenset[
     return frozenset(need for spec in specs if target in (None, spec.target) for need in spec.term.needs)
 
 
-def logit_temperature(specs: Sequence[TermSpec]) -> float:
-    """The temperature of the first term that softens a target's logits; 1 without such a term."""
+def logit_temperature(specs: Sequence[TermSpec], default: float = 1.0) -> float:
+    """The temperature of the first term that softens a target's logits, or ``default`` without such a term.
+
+    Example:
+        >>> config = Config.model_validate({"data": {"path": "."}, "student": {"name": "resnet18"}})
+        >>> logit_temperature(read_objective(config))
+        3.0
+    """
     for spec in specs:
         if spec.target != LABELS and "logits" in spec.term.needs:
             return float(getattr(spec.config, "temperature", 1.0))
-    return 1.0
+    return default
 
 
 class Objective(nn.Module):
@@ -142,6 +156,17 @@ class Objective(nn.Module):
         labels_N: labels of the training images.
         classes: number of classes.
         seed: seed of the run.
+
+    Example:
+        >>> settings = {"data": {"path": "."}, "student": {"name": "resnet18"}, "objective": [{"ce": None}]}
+        >>> specs = read_objective(Config.model_validate(settings))
+        >>> labels_B = torch.tensor([1, 0])
+        >>> objective = Objective(specs, NetworkShapes(features=8), {}, labels_B, classes=2, seed=0)
+        >>> student = Output(torch.zeros(2, 2), torch.zeros(2, 8))
+        >>> batch = Batch("train", torch.arange(2), torch.zeros(2, 4, 4, 3), labels_B)
+        >>> losses = objective(student, {}, batch, Context())
+        >>> round(float(losses.terms["ce"]), 4)  # ln 2
+        0.6931
     """
 
     def __init__(

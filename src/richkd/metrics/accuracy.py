@@ -5,6 +5,7 @@ Invalid input raises an error; nothing is corrected silently.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -99,6 +100,38 @@ def brier(probs_NC: Tensor, labels_N: Tensor) -> float:
     true_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
     # (p_y − 1)² = p_y² − 2·p_y + 1, so no one-hot matrix is needed.
     return float((probs_NC.square().sum(1) - 2 * true_N + 1).mean())
+
+
+def near_chance(top1: float, classes: int, images: int) -> bool:
+    """Whether a top-1 accuracy is so low that the model may be guessing, or has its classes in another order.
+
+    The limit is c + max(2·√(c·(1 − c)/images), 0.05·(1 − c)) with the chance level c = 1/classes: two
+    binomial standard errors of a guessing model, or a twentieth of the distance from chance to 1, whichever
+    is larger. For two classes a perfect model is above the limit from 5 images on; for more classes, earlier.
+
+    Args:
+        top1: top-1 accuracy, a fraction in [0, 1].
+        classes: number of classes; with a single class every accuracy is near chance.
+        images: number of images on which the accuracy was measured, ≥ 1.
+
+    Raises:
+        ConfigError: no class or no image.
+
+    Example:
+        >>> near_chance(0.35, classes=3, images=1000), near_chance(0.9, classes=3, images=1000)
+        (True, False)
+        >>> near_chance(0.02, classes=100, images=1000)  # twice chance, but below the limit of 0.0595
+        True
+    """
+    if classes < 1 or images < 1:
+        raise ConfigError(
+            "An accuracy can be compared with chance only for at least one class and one image",
+            got=f"{classes} classes, {images} images",
+            fix="pass the numbers of classes and images of the measurement.",
+        )
+    chance = 1 / classes
+    margin = max(2 * math.sqrt(chance * (1 - chance) / images), 0.05 * (1 - chance))
+    return top1 <= chance + margin
 
 
 def agreement(a_logits_NC: Tensor, b_logits_NC: Tensor) -> float:

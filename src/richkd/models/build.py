@@ -155,7 +155,7 @@ def build_network(
     )
 
 
-def load_weights(model: nn.Module, path: Path, *, role: str) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, role: str) -> None:
     """Load a checkpoint into a model; all keys and shapes must match.
 
     Reads ``.safetensors`` files, and PyTorch files with ``weights_only=True`` (code in the file is not
@@ -174,11 +174,11 @@ def load_weights(model: nn.Module, path: Path, *, role: str) -> None:
         >>> trained, model = nn.Linear(2, 3), nn.Linear(2, 3)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     torch.save({"state_dict": trained.state_dict()}, f"{folder}/model.pth")
-        ...     load_weights(model, Path(folder) / "model.pth", role="teacher")
+        ...     load_weights(model, f"{folder}/model.pth", role="teacher")
         >>> torch.equal(model.weight, trained.weight)
         True
     """
-    state = _unwrap(_read_weights(path))
+    state = _unwrap(_read_weights(Path(path)))
     if isinstance(model, CifarNet):
         state = checkpoint_filter_fn(state, model)
     expected = model.state_dict()

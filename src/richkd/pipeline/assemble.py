@@ -206,11 +206,23 @@ def _open_sources(opening: Opening, roles: Roles, specs: Sequence[TermSpec]) -> 
         sources[name] = TargetSource(members, fitter.fusion(members, clip=with_clip is not None))
     if config.fusion.control is not None:
         name = FUSED if FUSED in sources else roles.targets[0]
+        _refuse_clip_besides(name, roles)
         training = opening.stores["train"]
         source = controlled(config, sources[name], training, opening.device, logit_temperature(specs))
         sources[name] = source
         log(f"control: {config.fusion.control} ({describe(source.fusion, source.teachers)})")
     return sources
+
+
+def _refuse_clip_besides(controlled_target: str, roles: Roles) -> None:
+    """A control replaces CLIP in one target, so no other target may contain it."""
+    others = [name for name in roles.targets if name != controlled_target and roles.clip[name]]
+    if others:
+        raise ConfigError(
+            f"fusion.control replaces CLIP in target {controlled_target}; no other target may contain CLIP",
+            got=f"target {', '.join(others)}",
+            fix="remove the terms that read it, or fusion.control.",
+        )
 
 
 def _cached(teacher: Teacher, opening: Opening) -> Teacher:

@@ -1,4 +1,4 @@
-"""``richkd cache``: fill caches ahead of a run, verify what is stored, and list what there is."""
+"""``richkd cache``: fill the teacher cache before a run, verify stored outputs, and list caches."""
 
 from __future__ import annotations
 
@@ -21,28 +21,36 @@ from richkd.data.batches import in_order
 from richkd.data.views import Views
 from richkd.methods.objective import method_label
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.teachers.cache.cached import CachedTeacher
 from richkd.teachers.cache.store import Manifest, OutputCache, list_caches, read_manifest, shard_problem
-from richkd.teachers.precomputed.vision import ImportedTeacher
 from richkd.teachers.predict import BATCH
 
 Drawn = Callable[[Tensor], Views]
 
 
 def fill_caches(config: Config, *, quiet: bool = False) -> None:
-    """Compute and store what a run with these settings will ask its teachers, epoch by epoch.
+    """Compute and store all teacher outputs that a run with these settings needs, epoch by epoch.
 
-    Walks through the run's own batches, so that a run of the same seed afterwards computes nothing and
-    has, to the bit, the targets of a run without a cache. Stored outputs are passed over, so a filling
-    that was stopped goes on where it was. Processes started together share the batches among them.
+    The batches are those of the run. So a later run with the same seed computes no teacher outputs, and its
+    targets are bit-identical to those without a cache. Stored outputs are skipped, so an interrupted call
+    can be repeated. If several processes are started together, each computes a part of the batches.
+
+    Args:
+        config: the settings of the run, with ``cache.dir``.
+        quiet: print nothing.
 
     Raises:
-        RichKDError: as training would; no cache folder, or no teacher that can be stored.
-        Interrupted: a signal stopped the filling; what was computed is stored.
+        RichKDError: see `distill`; or there is no cache folder, or no teacher whose outputs can be cached.
+        Interrupted: a signal stopped the call; computed outputs are stored.
     """
     process = PartialState()
     progress = Progress(quiet=quiet or not process.is_main_process)
-    parts = _assemble_with_caches(config, process.device, progress)
+    parts = _assemble_with_cache_dir(config, process.device, progress)
+    if not any(teacher.caches for teacher in parts.teachers):
+        raise CacheError(
+            f"Method {method_label(config)} must have a teacher whose outputs can be stored",
+            got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
+            fix="add --teacher NAME or --clip NAME; outputs that were computed elsewhere are already stored.",
+        )
     share = slice(process.process_index, None, process.num_processes)
     seed, epochs = config.train.seed, config.train.epochs
     order = parts.order()
@@ -51,23 +59,38 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
             for epoch in range(epochs):
                 drawn = partial(parts.augmentation.draw, seed, epoch)
                 groups = order.epoch(epoch)[share]
-                wanted = _lacking(parts, "train", groups, drawn)
-                progress.start_epoch(epoch, epochs, len(groups), len(groups) - len(wanted))
-                for images in _computed(parts, "train", wanted, drawn, stop):
+                missing = _missing(parts, "train", groups, drawn)
+                progress.start_epoch(epoch, epochs, len(groups), len(groups) - len(missing))
+                for images in _compute(parts, "train", missing, drawn, stop):
                     progress.advance(images, {})
                 progress.end_epoch({})
             for name in parts.stores.keys() - {"train"}:
                 store = parts.stores[name]
                 drawn = partial(Clean(store.size).draw, seed, 0)
-                wanted = _lacking(parts, name, in_order(len(store.split), BATCH)[share], drawn)
-                progress.log(f"{name}: {sum(_computed(parts, name, wanted, drawn, stop)):,} images")
+                missing = _missing(parts, name, in_order(len(store.split), BATCH)[share], drawn)
+                progress.log(f"{name}: {sum(_compute(parts, name, missing, drawn, stop)):,} images")
         finally:
             parts.flush_caches()
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A sample of stored outputs beside the same outputs computed now."""
+    """Comparison of a sample of stored outputs with the same outputs computed again.
+
+    Attributes:
+        cache: the cache.
+        images: number of compared outputs.
+        largest: largest absolute difference of a logit (of a feature, if the cache has no logits).
+        agreement: fraction of outputs with the same arg-max.
+
+    Example:
+        >>> import tempfile
+        >>> from richkd.teachers.cache.row_format import RowFormat
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     Verified(cache, images=9, largest=0.001, agreement=1.0).agreement
+        1.0
+    """
 
     cache: OutputCache
     images: int
@@ -76,96 +99,102 @@ class Verified:
 
 
 def verify_caches(config: Config, *, sample: int = 256, quiet: bool = False) -> list[Verified]:
-    """Compute a sample of each cache's outputs again, and compare.
+    """Compute a sample of the outputs of each cache again, and compare them with the stored ones.
 
-    ``largest`` is the largest absolute difference of a stored number, ``agreement`` the share of
-    outputs with the same largest logit (of the same largest feature, where only features are stored).
-    Imported outputs cannot be computed, and are passed over.
+    Imported outputs cannot be computed again and are skipped, so the result can be empty.
+
+    Args:
+        config: the settings of the run, with ``cache.dir``.
+        sample: largest number of outputs per cache.
+        quiet: print nothing.
 
     Raises:
-        RichKDError: as training would; no cache folder, or no teacher that can be stored.
+        RichKDError: see `distill`; or there is no cache folder.
     """
-    parts = _assemble_with_caches(
-        config, PartialState().device, Progress(quiet=quiet), (CachedTeacher, ImportedTeacher)
-    )
+    parts = _assemble_with_cache_dir(config, PartialState().device, Progress(quiet=quiet))
+    seed = config.train.seed
     verified = []
     for teacher in parts.teachers:
-        if isinstance(teacher, CachedTeacher):
-            for (split, augmentation), cache in teacher.caches.items():
-                index_N, number_N = cache.sample(sample)
-                stored, now = [], []
-                for number in sorted(set(number_N.tolist())):
-                    at_N = number_N == number
-                    for batch in parts.stores[split].batches([index_N[at_N]]):
-                        batch = batch.to(parts.device)
-                        views = augmentation.view(config.train.seed, number, batch.index_B)
-                        now.append(
-                            cache.format.unpack(cache.format.pack(teacher.teacher.outputs(batch, views)))
-                        )
-                    stored.append(cache.read(cache.find(index_N[at_N], number_N[at_N])))
-                if stored:
-                    verified.append(_compared(cache, _numbers(stored), _numbers(now)))
+        for (split, augmentation), cache in teacher.caches.items():
+            index_N, number_N = cache.sample(sample)
+            stored, computed = [], []
+            for number in sorted(set(number_N.tolist())):
+                at_N = number_N == number
+                for batch in parts.stores[split].batches([index_N[at_N]]):
+                    views = augmentation.view(seed, number, batch.index_B)
+                    output = teacher.uncached.outputs(batch.to(parts.device), views)
+                    computed.append(cache.format.unpack(cache.format.pack(output)))
+                stored.append(cache.read(cache.find(index_N[at_N], number_N[at_N])))
+            if stored:
+                verified.append(_compare(cache, _values(stored), _values(computed)))
     return verified
 
 
-def damaged_shards(folder: Path) -> list[str]:
-    """What is wrong with the shards of a cache, by file; nothing is changed.
+def damaged_shards(folder: str | Path) -> list[str]:
+    """Check all shards of a cache; no file is changed.
+
+    Returns:
+        File name and problem of each damaged shard.
 
     Raises:
-        CacheError: the cache's manifest cannot be read.
+        CacheError: the manifest of the cache cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from richkd.teachers.cache.row_format import RowFormat
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     size = (cache.folder / "0.safetensors").write_bytes(b"")
+        ...     damaged_shards(cache.folder)
+        ['0.safetensors: has a name that is not the SHA-256 of its content']
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     problems = {path: shard_problem(path, manifest) for path in sorted(folder.glob("*.safetensors"))}
     return [f"{path.name}: {problem}" for path, problem in problems.items() if problem]
 
 
-def contents(root: Path) -> list[tuple[Manifest, OutputCache]]:
-    """Every cache under a folder.
+def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
+    """Open all caches in a folder; no file is changed.
 
     Raises:
-        CacheError: there is none.
+        CacheError: there is no cache.
+
+    Example:
+        >>> import tempfile
+        >>> from richkd.teachers.cache.row_format import RowFormat
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     [(manifest.name, len(opened)) for manifest, opened in contents(root)]
+        [('net-train', 0)]
     """
     folders = list_caches(root)
     if not folders:
         raise CacheError(
-            f"There are no caches in {root}", fix="fill one with `richkd cache fill … --teacher-cache DIR`."
+            f"There are no caches in {root}", fix="fill one: `richkd cache fill … --teacher-cache DIR`."
         )
     return [(manifest, OutputCache(root, manifest, mend=False)) for manifest in map(read_manifest, folders)]
 
 
-def _assemble_with_caches(
-    config: Config,
-    device: torch.device,
-    progress: Progress,
-    kinds: tuple[type, ...] = (CachedTeacher,),
-) -> Parts:
-    """The parts of a run, refused where no teacher is one of ``kinds``."""
+def _assemble_with_cache_dir(config: Config, device: torch.device, progress: Progress) -> Parts:
     if config.cache.dir is None:
-        raise CacheError("The cache's folder must be named", got="none", fix="add --teacher-cache DIR.")
-    parts = assemble(config, device, progress.log)
-    if not any(isinstance(teacher, kinds) for teacher in parts.teachers):
-        raise CacheError(
-            f"Method {method_label(config)} must have a teacher that can be stored",
-            got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
-            fix="outputs that were computed elsewhere are stored already; ce has no teacher.",
-        )
-    return parts
+        raise CacheError("cache.dir must be set", got="no folder", fix="add --teacher-cache DIR.")
+    return assemble(config, device, progress.log)
 
 
-def _lacking(parts: Parts, split: str, groups: list[Tensor], drawn: Drawn) -> list[Tensor]:
-    """The groups of images of which any teacher lacks a view."""
-    cached = [teacher for teacher in parts.teachers if isinstance(teacher, CachedTeacher)]
+def _missing(parts: Parts, split: str, groups: list[Tensor], drawn: Drawn) -> list[Tensor]:
+    """The groups that contain an image whose output is not stored for every teacher."""
     return [
         index_B
         for index_B in groups
-        if any(teacher.lacks(split, index_B, drawn(index_B)) for teacher in cached)
+        if any(teacher.lacks(split, index_B, drawn(index_B)) for teacher in parts.teachers)
     ]
 
 
-def _computed(
+def _compute(
     parts: Parts, split: str, groups: list[Tensor], drawn: Drawn, stop: StopRequest
 ) -> Iterator[int]:
-    """Put each group through the teachers, which store what is new; yields its number of images."""
+    """Compute the outputs of each group, which stores new ones; yields the number of images of the group."""
     for batch in parts.stores[split].batches(groups):
         batch = batch.to(parts.device)
         for teacher in parts.teachers:
@@ -175,12 +204,12 @@ def _computed(
             raise Interrupted
 
 
-def _numbers(outputs: list[Output]) -> Tensor:
-    """Logits, or features where there are no logits."""
+def _values(outputs: list[Output]) -> Tensor:
+    """The logits, or the features if there are no logits."""
     logits_NC = torch.cat([output.logits_BC for output in outputs])
     return logits_NC if logits_NC.shape[1] else torch.cat([output.feats_BF for output in outputs])
 
 
-def _compared(cache: OutputCache, stored_NX: Tensor, now_NX: Tensor) -> Verified:
-    same = (stored_NX.argmax(dim=1) == now_NX.argmax(dim=1)).double().mean()
-    return Verified(cache, len(stored_NX), float((stored_NX - now_NX).abs().max()), float(same))
+def _compare(cache: OutputCache, stored_NX: Tensor, computed_NX: Tensor) -> Verified:
+    agreement = (stored_NX.argmax(dim=1) == computed_NX.argmax(dim=1)).double().mean()
+    return Verified(cache, len(stored_NX), float((stored_NX - computed_NX).abs().max()), float(agreement))

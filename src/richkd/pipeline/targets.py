@@ -26,8 +26,9 @@ class TargetSource:
 
 
 def distinct_teachers(sources: Mapping[str, TargetSource]) -> tuple[Teacher, ...]:
-    """Every teacher of the targets once."""
-    return tuple({id(t): t for source in sources.values() for t in source.teachers}.values())
+    """Every teacher of the targets once: vision teachers, then the CLIP."""
+    teachers = {id(t): t for source in sources.values() for t in source.teachers}.values()
+    return tuple(sorted(teachers, key=lambda teacher: teacher.zero_shot is not None))
 
 
 def teach(

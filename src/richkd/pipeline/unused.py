@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from richkd.config.schema import Config, Section
 from richkd.core.errors import ConfigError
+from richkd.fusion.mixings import ALPHA
 from richkd.methods.objective import TermSpec, needs_of
 from richkd.pipeline.roles import Roles
 
@@ -35,11 +36,12 @@ def _unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator
     yield from _fusion(config, specs, roles)
     if not roles.vision:
         yield from _changed("cache", config.cache, "no loss term reads a teacher")
-        yield from _changed(
-            "train", config.train, "there is no vision teacher", ("teacher_precision", "compile_teacher")
-        )
     elif config.cache.dir is None:
         yield from _changed("cache", config.cache, "it needs cache.dir (--teacher-cache)", ("top_k",))
+    if not any(roles.vision.values()):
+        reason = "there is no vision teacher"
+        yield from _changed("cache", config.cache, reason, ("top_k",))
+        yield from _changed("train", config.train, reason, ("teacher_precision", "compile_teacher"))
     if config.data.unlabeled is None:
         yield from _changed("data", config.data, "it needs data.unlabeled", ("unlabeled_fraction",))
 
@@ -60,19 +62,35 @@ def _optim(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _fusion(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[tuple[str, str]]:
-    fused = any(len(roles.vision[name]) + roles.clip[name] > 1 for name in roles.vision)
-    fusion = config.fusion
-    # A CLIP alone is brought to a scale, and a single teacher's logits may be multiplied.
-    alone = (("scale", "preset") if roles.needs_clip else ()) + (("weights",) if roles.vision else ())
-    others = tuple(name for name in type(fusion).model_fields if name not in alone)
-    if not fused:
+    fusion, sizes = config.fusion, [(len(roles.vision[name]), roles.clip[name]) for name in roles.vision]
+    if not sizes:
+        yield from _changed("fusion", fusion, "no loss term reads a teacher")
+    elif all(vision + clip == 1 for vision, clip in sizes):
+        others = [name for name in type(fusion).model_fields if name not in _read_for_one(config, roles)]
         yield from _changed("fusion", fusion, "there is only one teacher, so nothing is fused", others)
-        return
+    elif not any(vision and clip for vision, clip in sizes):
+        reason = "vision teachers have equal shares, and no target has both them and a CLIP"
+        yield from _changed("fusion", fusion, reason, ("alpha", "feature_alpha"))
+    if fusion.weights is not None:
+        yield from _changed("fusion", fusion, "fusion.weights replaces it", ("scale", "mixing", "alpha"))
+    elif fusion.mixing not in (None, ALPHA):
+        yield from _changed("fusion", fusion, f"fusion.mixing is {fusion.mixing}", ("alpha",))
     if "features" not in needs_of(specs):
         names = ("feature_alpha", "features")
         yield from _changed("fusion", fusion, "no loss term reads features", names)
     if config.data.unlabeled is None:
         yield from _changed("fusion", fusion, "it needs data.unlabeled", ("ood_quantile",))
+
+
+def _read_for_one(config: Config, roles: Roles) -> set[str]:
+    """The settings of a fusion that targets of one teacher read."""
+    names = {"weights"}
+    if roles.needs_clip:
+        # A CLIP alone is brought to a scale.
+        names |= {"preset", "scale"}
+    if roles.needs_clip or config.fusion.weights is not None:
+        names |= {"features", "ood_quantile"}
+    return names
 
 
 def _changed(

@@ -1,8 +1,8 @@
-"""Stand-ins for a CLIP that show what its place in a fusion is worth without its knowledge of the image.
+"""Control teachers: they replace CLIP in a fusion, but do not use the content of the image.
 
-A student that gains as much from one of these as from CLIP gained from something else: softer targets,
-more regularization, or the names of the classes. Fusion is fitted with the true outputs, and only what
-the student learns from is replaced.
+If a student improves as much with a control as with CLIP, the gain comes from something else: softer targets,
+more regularization, or the class names. Fusion is fitted on the true outputs; only the training targets are
+replaced.
 """
 
 from __future__ import annotations
@@ -21,10 +21,26 @@ from richkd.teachers.base import Teacher
 
 
 class Shuffled(Teacher):
-    """A teacher that answers for another training image: any, or another of the same class.
+    """A teacher that returns, for a training image, the output of another training image.
 
-    The permutation is a function of the seed; within classes, unlabeled images are permuted among
-    themselves. Answers to all other splits are the teacher's own.
+    The images are permuted by `permutation`. Outputs for other splits are not changed.
+
+    Args:
+        teacher: the teacher that computes the outputs.
+        training: the training split.
+        seed: seed of the permutation.
+        within_class: permute images only within their class; unlabeled images count as one class.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from richkd.data import batches, split
+        >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>> clip = GivenClip(torch.eye(3), torch.eye(2, 3), {}, logit_scale=100.0, fingerprint="")
+        >>> labels_N, rows = torch.tensor([0, 0, 1]), Dataset.from_dict({})
+        >>> train = split.Split("train", rows, labels_N, ("ant", "bee"), "image", None)
+        >>> store = batches.Resident(train, 8, torch.zeros(3, 8, 8, 3, dtype=torch.uint8))
+        >>> int(Shuffled(clip, store, seed=0, within_class=True).other_N[2])  # the only image of its class
+        2
     """
 
     def __init__(self, teacher: Teacher, training: Store, seed: int, *, within_class: bool) -> None:
@@ -39,17 +55,32 @@ class Shuffled(Teacher):
             return self.teacher.outputs(batch, views)
         (other,) = self.training.batches([self.other_N[batch.index_B]])
         pixels_BHWC = other.pixels_BHWC.to(batch.pixels_BHWC.device)
-        # The view is this image's, so its number says nothing of what a cache holds of the other one.
+        # The view was drawn for this image, so its number must not be used as a cache key of the other one.
         views = replace(views, augmentation=None, number_B=None)
         return self.teacher.outputs(replace(batch, index_B=other.index_B, pixels_BHWC=pixels_BHWC), views)
 
 
 class TextOnly(Teacher):
-    """A teacher that has read the labels and never sees an image: it answers how alike class names are.
+    """A teacher whose outputs depend only on the label of a training image: similarities of class names.
 
-    Logits of an image of class y are the cosines of y's text embedding with all classes', so non-target
-    mass is that of the names; of an unlabeled image it has nothing to say. It answers for training images
-    alone; other splits, which fusion is fitted on, are answered by the teacher.
+    The logits of an image of class y are the cosines t_y · t_c between the text embedding of y and those of
+    all classes c; the feature is t_y. Both are zero for an unlabeled image. Outputs for other splits, on
+    which fusion is fitted, are those of the wrapped teacher.
+
+    Args:
+        teacher: the teacher that computes the outputs of other splits.
+        class_embeddings_CD: text embedding of each class.
+        training: name of the training split.
+
+    Example:
+        >>> from richkd.data.augmentations import Clean
+        >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>> clip = GivenClip(torch.eye(2), torch.eye(2), {}, logit_scale=100.0, fingerprint="")
+        >>> teacher = TextOnly(clip, torch.tensor([[1.0, 0.0], [0.6, 0.8]]), "train")
+        >>> batch = Batch("train", torch.tensor([0]), torch.zeros(1, 8, 8, 3), torch.tensor([1]))
+        >>> output = teacher.outputs(batch, Clean(8).draw(0, 0, batch.index_B))
+        >>> [round(cosine, 4) for cosine in output.logits_BC[0].tolist()]
+        [0.6, 1.0]
     """
 
     def __init__(self, teacher: Teacher, class_embeddings_CD: Tensor, training: str) -> None:
@@ -67,12 +98,28 @@ class TextOnly(Teacher):
 
 
 def permutation(labels_N: Tensor, seed: int, *, within_class: bool) -> Tensor:
-    """For each image the one (N) whose answer it gets: a permutation of all, or of each class."""
+    """A random permutation of all images, or of the images within each class.
+
+    Args:
+        labels_N: class positions (int64); equal values are one class.
+        seed: seed of the permutation.
+        within_class: permute only within classes.
+
+    Returns:
+        For each image, the position of the image that replaces it (N, int64).
+
+    Example:
+        >>> labels_N = torch.tensor([0, 1, 0, 1])
+        >>> other_N = permutation(labels_N, seed=0, within_class=True)
+        >>> labels_N[other_N].tolist(), sorted(other_N.tolist())
+        ([0, 1, 0, 1], [0, 1, 2, 3])
+    """
     generator = torch.Generator().manual_seed(mix_seed(seed, "shuffled teacher"))
     random_N = torch.randperm(len(labels_N), generator=generator)
     if not within_class:
         return random_N
-    # Images by class, once in their order and once at random: places of one class correspond.
+    # Both lists are sorted by class, one in the original order and one in random order, so the images at the
+    # same place have the same class.
     ordered_N = labels_N.argsort(stable=True)
     shuffled_N = random_N[labels_N[random_N].argsort(stable=True)]
     other_N = torch.empty_like(ordered_N)

@@ -1,7 +1,8 @@
-"""Out-of-fold teachers: several classifiers, each silent on the training images that it learned from.
+"""Out-of-fold teachers: several classifiers, each of which is used only for images it was not trained on.
 
-A classifier is right on nearly all images that it was trained on, and says little more than the label there.
-Trained without a fold of them, it says of that fold what it would say of new images.
+A classifier is correct on nearly all of its training images, so its outputs there contain little more than
+the label. If it was trained without a fold of the images, its outputs on this fold are like those on new
+images.
 """
 
 from __future__ import annotations
@@ -28,10 +29,24 @@ from richkd.teachers.vision import VisionTeacher
 
 
 class FoldTeachers(Teacher):
-    """One teacher of many: each image is answered by the one that was trained without it.
+    """Several classifiers as one teacher: the output of an image comes from one that was not trained on it.
 
-    Images that none was trained on are dealt out in turn, so that answers to them are as good as those to
-    training images. Features of different networks do not compare, so there are none.
+    Images that no classifier was trained on, such as validation images, are assigned to the classifiers in
+    turn; so outputs have the same quality on all splits. Features of different networks are not comparable,
+    so this teacher has no features.
+
+    Args:
+        teachers: one classifier per fold.
+        folds: for each split, the position in ``teachers`` that each image is assigned to (N, int64).
+
+    Example:
+        >>> from richkd.models.build import build_network
+        >>> config = ModelConfig(name="cifar_resnet8", size=8)
+        >>> networks = [build_network(config, 3, role="teacher") for fold in range(2)]
+        >>> teachers = [VisionTeacher(network, torch.device("cpu")) for network in networks]
+        >>> teacher = FoldTeachers(teachers, {"train": torch.tensor([0, 1, 1, 0])})
+        >>> teacher.name, teacher.feature_width
+        ('2 × cifar_resnet8, out of fold', 0)
     """
 
     feature_width = 0
@@ -45,8 +60,8 @@ class FoldTeachers(Teacher):
         return sum(teacher.computed for teacher in self.teachers)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
-        assert not maps, "maps of several networks do not compare"
-        assert batch.split is not None, "fold teachers are chosen by an image's position in its split"
+        assert not maps, "maps of different networks are not comparable"
+        assert batch.split is not None, "out-of-fold teachers need the split of each image"
         fold_B = self.folds[batch.split][batch.index_B]
         logits_BC: Tensor | None = None
         for fold, teacher in enumerate(self.teachers):
@@ -69,26 +84,34 @@ class FoldTeachers(Teacher):
             digest.update(split.encode() + fold_N.numpy().tobytes())
         return {
             "teachers": [teacher.ingredients() for teacher in self.teachers],
-            "who answers": digest.hexdigest(),
+            "fold of each image": digest.hexdigest(),
         }
 
 
 def open_folds(
-    folder: Path, data: Data, device: torch.device, autocast: torch.dtype | None, *, compiled: bool
+    folder: str | Path, data: Data, device: torch.device, autocast: torch.dtype | None, *, compiled: bool
 ) -> FoldTeachers:
-    """The teachers that ``richkd teach --folds`` left in a folder, and who answers for which image.
+    """Open the teachers that ``richkd teach --folds`` wrote to a folder; assign each image to one of them.
+
+    Args:
+        folder: the ``--out`` folder of ``richkd teach``.
+        data: the data set of the run.
+        device: device of the networks.
+        autocast: see `VisionTeacher`.
+        compiled: see `VisionTeacher`.
 
     Raises:
-        ModelError: no such teachers, ones that left out other images than these, or a training image that
-            all of them have learned from.
-        ClassError: teachers of other classes.
+        ModelError: the folder has fewer than two fold teachers, a teacher does not list the images that it
+            was trained without, all teachers were trained on one of the training images, or a teacher has
+            another number of classes.
     """
+    folder = Path(folder)
     students = sorted(folder.glob(f"fold-*/student/{CONFIG}"), key=lambda path: path.parent.parent.name)
     if len(students) < 2:
         raise ModelError(
-            f"{folder} must hold at least two teachers of folds",
+            f"{folder} must contain at least two teachers of folds",
             got=f"{len(students)}",
-            fix="make them with `richkd teach --folds 5 --out FOLDER`.",
+            fix="train them with `richkd teach --folds 5 --out FOLDER`.",
         )
     fold_of_key: dict[str, int] = {}
     teachers = []
@@ -96,8 +119,9 @@ def open_folds(
         left_out = json.loads(path.read_text(encoding="utf-8")).get("richkd", {}).get("left_out")
         if not left_out:
             raise ModelError(
-                f"Teachers of folds must name the images that they left out: {path} does not",
-                fix="make them with `richkd teach --folds 5 --out FOLDER`.",
+                f"{path} must list the images that the teacher was trained without",
+                got="no list of images",
+                fix="train the teachers with `richkd teach --folds 5 --out FOLDER`.",
             )
         fold_of_key |= dict.fromkeys(left_out, fold)
         name = f"local-dir:{path.parent}"
@@ -117,8 +141,8 @@ def _folds_of(split: Split, fold_of_key: Mapping[str, int], folds: int, folder: 
     if split.name == "train" and known < len(labeled):
         missing = next(key for key in labeled if key not in fold_of_key)
         raise ModelError(
-            f"Each labeled training image must be one that a teacher of {folder} was trained without",
-            got=f"{len(labeled) - known} of {len(labeled)} that are not, first {missing}",
-            fix="train these teachers on the same --data, with the same seed and data.val_fraction.",
+            f"For each labeled training image, a teacher in {folder} must have been trained without it",
+            got=f"{len(labeled) - known} of {len(labeled)} images without such a teacher, first {missing}",
+            fix="train the teachers on the same --data, with the same seed and data.val_fraction.",
         )
     return torch.tensor(result)

@@ -16,7 +16,21 @@ BATCH = 250
 
 
 def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
-    """A network's logits (N, C) for every image: unaugmented views, evaluation mode (restored afterwards)."""
+    """Logits (N, C) of a network for all images of a split, without augmentation, in evaluation mode.
+
+    The result is float32 on the CPU. Afterwards the network is in its previous mode again.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from richkd.data import batches, split
+        >>> from richkd.models.cifar import cifar_resnet8
+        >>> model = cifar_resnet8(num_classes=2)
+        >>> network = Network(model, "cifar_resnet8", size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> test = split.Split("test", Dataset.from_dict({}), torch.tensor([0, 1]), ("a", "b"), "image", None)
+        >>> store = batches.Resident(test, 8, torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+        >>> tuple(logits_of(network, store, torch.device("cpu")).shape)
+        (2, 2)
+    """
     training = network.training
     network.eval()
     clean, logits = Clean(store.size), []
@@ -31,7 +45,25 @@ def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
 
 
 def outputs_of(teacher: Teacher, store: Store, device: torch.device, index_N: Tensor | None = None) -> Output:
-    """A teacher's logits and features for every image, or for those at ``index_N``; unaugmented views."""
+    """Logits and features of a teacher for all images of a split, without augmentation; float32 on the CPU.
+
+    Args:
+        teacher: the teacher.
+        store: the images.
+        device: where the pixels are moved to.
+        index_N: positions of the images; None for all.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from richkd.data import batches, split
+        >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>> rows = {"test": torch.arange(2)}
+        >>> clip = GivenClip(torch.eye(2), torch.eye(2), rows, logit_scale=100.0, fingerprint="")
+        >>> test = split.Split("test", Dataset.from_dict({}), torch.tensor([0, 1]), ("a", "b"), "image", None)
+        >>> store = batches.Resident(test, 8, torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+        >>> outputs_of(clip, store, torch.device("cpu"), torch.tensor([1])).logits_BC.tolist()
+        [[0.0, 1.0]]
+    """
     clean = Clean(store.size)
     groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
     return Output.cat(

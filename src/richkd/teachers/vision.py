@@ -1,4 +1,4 @@
-"""A frozen vision teacher: from the views of a batch to logits and features."""
+"""A frozen vision teacher: logits and features of the views of a batch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,26 @@ from richkd.teachers.cache.row_format import RowFormat, as_stored
 
 
 class VisionTeacher(Teacher):
-    """A trained classifier, frozen, that renders the student's views at its own resolution.
+    """A trained classifier with frozen weights that sees the views of the student at its own resolution.
+
+    Outputs are float32, rounded to values that float16 can represent (`as_stored`), for every ``autocast``.
 
     Args:
-        network: the trained network; it is switched to evaluation and its gradients are turned off.
-        device: where it runs.
-        autocast: dtype of the convolutions and products; outputs are float32 numbers that float16 holds,
-            whatever it is.
-        compiled: compile the frozen network, its batch norms folded into its convolutions. Costs some
-            20 seconds for each batch size, and changes the outputs' last bits.
+        network: the trained network; it is set to evaluation mode and its gradients are disabled.
+        device: device of the network.
+        autocast: dtype of convolutions and matrix products; None for float32.
+        compiled: compile the network and fold its batch norms into its convolutions. This takes about 20
+            seconds per batch size and changes the last bits of the outputs.
+
+    Example:
+        >>> from richkd.data.augmentations import Clean
+        >>> from richkd.models.cifar import cifar_resnet8
+        >>> model = cifar_resnet8(num_classes=3)
+        >>> network = Network(model, "cifar_resnet8", size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> teacher = VisionTeacher(network, torch.device("cpu"))
+        >>> batch = Batch("train", torch.arange(2), torch.zeros(2, 8, 8, 3), torch.zeros(2))
+        >>> tuple(teacher.outputs(batch, Clean(8).draw(0, 0, batch.index_B)).logits_BC.shape)
+        (2, 3)
     """
 
     sees_pixels = True

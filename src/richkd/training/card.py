@@ -88,12 +88,13 @@ def _lesson(parts: Parts) -> str:
     names = [_short(teacher.name) for teacher in parts.teachers]
     if not names:
         return "trained from labels alone"
-    together = " fused with " if len(names) > 1 else ""
-    return f"taught by {together.join([', '.join(names[:-1]), names[-1]]) if together else names[0]}"
+    if len(names) == 1:
+        return f"distilled from {names[0]}"
+    return f"distilled from {', '.join(names[:-1])} fused with {names[-1]}"
 
 
 def _short(name: str) -> str:
-    """A teacher's name without where it lay, which is nobody's business; the fused target's is "fused"."""
+    """A teacher's name without the path of its folder, which is private; "fused teacher" for the target."""
     if name == "target":
         return "fused teacher"
     local = parse_model_name(name).kind == "local-dir"

@@ -16,22 +16,25 @@ from richkd.data.batches import Resident
 from richkd.data.images import decode_all, duplicates
 from richkd.methods.objective import TermSpec
 from richkd.methods.term import Context
-from richkd.metrics.accuracy import measure
+from richkd.metrics.accuracy import measure, near_chance
 from richkd.metrics.cost import flops
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.training.optimizer import build_optimizer
 from richkd.training.trainer import Task
 
 SAMPLE = 256
-# A trained teacher is far above chance on its own classes; one in another class order is at chance.
-CHANCE_FACTOR = 3
 
 
 def check_run(config: Config, console: Console) -> None:
-    """Open, decode, compare and try; print what was found and what a run would cost.
+    """Check everything that a run needs, and print the results and the plan of the run.
+
+    Opens the data, decodes every image, searches for images that are in two splits, measures the accuracy of
+    the teachers on training images, and computes the loss terms of one step. Nothing is trained, and nothing
+    is written to the run folder.
 
     Raises:
-        RichKDError: the first thing that would stop a run.
+        RichKDError: the first error that would stop the run.
     """
     device = pick_device(config.train.device)
     parts = assemble(config, device, lambda line: console.print(line, markup=False, soft_wrap=True))
@@ -64,25 +67,28 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
 
 
 def _report_teachers(parts: Parts, console: Console) -> None:
-    store, chance = parts.stores["train"], 1 / len(parts.data.class_names)
+    store, classes = parts.stores["train"], len(parts.data.class_names)
     for teacher in parts.teachers:
         sample = teacher.sample(store, parts.device, SAMPLE)
         labels_N = store.split.labels_N[sample.index_N]
         top1 = measure(sample.output.logits_BC.cpu() * teacher.logit_scale, labels_N).top1
         console.print(
-            f"{teacher.role} {teacher.name}: {top1:.1%} correct on {len(labels_N)} {sample.what}",
+            f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on {len(labels_N)} {sample.what}",
             markup=False,
         )
-        if top1 < CHANCE_FACTOR * chance:
+        # A trained teacher is above chance on its own classes; one with another class order is near chance.
+        if near_chance(top1, classes, len(labels_N)):
             console.print(
-                f"warning: this is near chance ({chance:.1%}); its classes are probably in another order",
+                f"warning: this is near chance ({1 / classes:.1%}); the teacher's classes are probably in "
+                "another order",
                 markup=False,
             )
 
 
 def _dry_step(parts: Parts) -> dict[str, Tensor]:
     task = Task(parts).to(parts.device)
-    # The first images of the run's own first step: imported outputs need not hold the views of any others.
+    build_optimizer(task, parts.config.optim)
+    # The images of the run's first step are used, because imported outputs may lack the views of others.
     first = parts.order().epoch(0)[0][:8]
     (batch,) = (batch.to(parts.device) for batch in parts.stores["train"].batches([first]))
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Checkpoints: written atomically, hashed, and exact.
+"""Checkpoints: written atomically and protected by a hash; a resumed run is bit-identical.
 
-A checkpoint is one file: a line with the SHA-256 of all that follows, then a safetensors payload whose
-header carries the scalars as JSON. It is written beside its place, flushed to disk and moved over the
-old one, which stays as ``previous`` until the next save; so a kill or a full disk at any moment leaves
-a whole checkpoint behind, and a flipped bit is found.
+A checkpoint is one file. Its first line is the SHA-256 of the rest, which is a safetensors payload with the
+scalars as JSON in its header. A new checkpoint is written to a temporary file, flushed to disk and then
+renamed to its final name. The old checkpoint is kept as ``previous`` until the next save. So there is a valid
+checkpoint at any moment, even if the process is killed or the disk is full, and a damaged file is detected.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from richkd.core.errors import CheckpointError
 from richkd.core.files import not_written, write_atomically
 
-# What file systems without hard links answer to one.
+# Error numbers of file systems that do not support hard links.
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 MAGIC = b"richkd-checkpoint-1 "
 HEADER_BYTES = len(MAGIC) + 64 + 1
@@ -32,20 +31,42 @@ HEADER_BYTES = len(MAGIC) + 64 + 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: tensors by dotted name, and JSON-able scalars."""
+    """The state that a run needs to resume: tensors by dotted name, and scalars that JSON can hold.
+
+    Example:
+        >>> tensors = {"task.weight": torch.ones(2), "average.weight": torch.zeros(2)}
+        >>> checkpoint = Checkpoint(tensors, {"step": 3})
+        >>> checkpoint.part("task")["weight"].tolist()
+        [1.0, 1.0]
+    """
 
     tensors: dict[str, Tensor]
     scalars: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under ``prefix.``, without it."""
+        """The tensors whose names start with ``prefix.``, by the rest of their names."""
         dotted = f"{prefix}."
         return {name.removeprefix(dotted): t for name, t in self.tensors.items() if name.startswith(dotted)}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Save to ``path``, keeping what was there as ``previous`` beside it."""
-    # Tensors that share memory or are strided views are refused by safetensors; copies are not.
+    """Save a checkpoint; an existing one is kept as ``NAME.previous.ckpt`` in the same folder.
+
+    Raises:
+        CheckpointError: the file cannot be written; the existing checkpoint is then unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "last.ckpt"
+        >>> for step in (1, 2):
+        ...     save_checkpoint(path, Checkpoint({"weight": torch.full((1,), float(step))}, {"step": step}))
+        >>> loaded, warning = load_checkpoint(path)
+        >>> loaded.scalars["step"], warning, sorted(file.name for file in path.parent.iterdir())
+        (2, None, ['last.ckpt', 'last.previous.ckpt'])
+        >>> folder.cleanup()
+    """
+    # safetensors rejects tensors that share memory or are strided views, so copies are saved.
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in checkpoint.tensors.items()}
     payload = save(tensors, metadata={"scalars": json.dumps(checkpoint.scalars)})
     digest = hashlib.sha256(payload).hexdigest().encode()
@@ -62,13 +83,25 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
-    """Load a checkpoint, or the previous one where the newest is damaged, which is then replaced by it.
+    """Load a checkpoint. If it is damaged, load the previous one instead and replace the damaged file by it.
 
     Returns:
-        the checkpoint, and a warning if it is not the newest.
+        The checkpoint, and a warning if the previous checkpoint was loaded.
 
     Raises:
-        CheckpointError: neither can be read.
+        CheckpointError: neither file can be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "last.ckpt"
+        >>> for step in (1, 2):
+        ...     save_checkpoint(path, Checkpoint({}, {"step": step}))
+        >>> size = path.write_bytes(b"damaged")
+        >>> loaded, warning = load_checkpoint(path)
+        >>> loaded.scalars["step"], warning.endswith("last.previous.ckpt is used instead")
+        (1, True)
+        >>> folder.cleanup()
     """
     problems = []
     for candidate in (path, _previous(path)):
@@ -79,39 +112,29 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
             continue
         if not problems:
             return checkpoint, None
-        # The next save makes the newest file the previous one, and that has to be a whole one.
+        # The next save keeps the newest file as the previous one, so it must be a valid one.
         write_atomically(path, candidate.read_bytes())
-        return checkpoint, f"{problems[0]}; going on from {candidate.name}"
+        return checkpoint, f"{problems[0]}; {candidate.name} is used instead"
     raise CheckpointError(
         f"No checkpoint at {path} can be read", got="; ".join(problems), fix="start again with --overwrite."
     )
 
 
-def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as flat tensors: ``<parameter>.<name>``."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{i}.{name}": t for i, entry in state.items() for name, t in entry.items() if isinstance(t, Tensor)
-    }
-
-
-def restore_optimizer(optimizer: optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` took out."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for dotted, tensor in tensors.items():
-        number, _, name = dotted.partition(".")
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    # Checkpoints are contiguous. Moments in another layout than their weights take other kernels, which
-    # are slower and may round differently.
-    for parameter, entry in optimizer.state.items():
-        for name, tensor in entry.items():
-            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
-                entry[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-
-
 def load_module(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:
-    """Load a module's tensors from a checkpoint, or say that it belongs to another model."""
+    """Load the tensors of a module from a checkpoint.
+
+    Args:
+        what: name of the module in the error message.
+
+    Raises:
+        CheckpointError: names or shapes of the tensors differ from those of the module.
+
+    Example:
+        >>> module = nn.Linear(1, 1)
+        >>> load_module(module, {"weight": torch.ones(1, 1), "bias": torch.zeros(1)}, what="student")
+        >>> module(torch.full((1, 1), 3.0)).tolist()
+        [[3.0]]
+    """
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a run costs in energy, by the processor's own counter where one may read it (Linux, RAPL)."""
+"""Energy that a run uses, from the counters of the processor where they can be read (Linux, RAPL)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,29 @@ MICRO = 1e-6
 
 
 class EnergyMeter:
-    """Joules of all processor packages since it was made, or None without a counter that may be read.
+    """Energy of all processor packages since the meter was created.
 
-    Counters start again at zero after some minutes to hours, so `sample` has to be called more often than
-    that: once an epoch does.
+    The counters wrap around to zero after minutes to hours. Call `sample` more often than that, for example
+    once per epoch.
 
     Args:
-        counters: the folder of the counters; ``intel-rapl:N`` are packages (on AMD's processors too), and
-            ``intel-rapl:N:M`` parts of these.
+        counters: folder of the counters. ``intel-rapl:N`` is a package (also on AMD processors), and
+            ``intel-rapl:N:M`` a part of it, which is not counted again.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> EnergyMeter(Path(folder.name)).joules is None  # no counter
+        True
+        >>> zone = Path(folder.name) / "intel-rapl:0"
+        >>> zone.mkdir()
+        >>> size = (zone / "energy_uj").write_text("1000000")
+        >>> meter = EnergyMeter(Path(folder.name))
+        >>> size = (zone / "energy_uj").write_text("3500000")
+        >>> meter.sample()
+        >>> meter.joules
+        2.5
+        >>> folder.cleanup()
     """
 
     def __init__(self, counters: Path = COUNTERS) -> None:
@@ -25,7 +40,7 @@ class EnergyMeter:
         self._total = 0
 
     def sample(self) -> None:
-        """Add what has been used since the last sample."""
+        """Add the energy used since the last sample."""
         now = [_read(zone / "energy_uj") for zone in self._zones]
         for zone, before, after in zip(self._zones, self._last, now, strict=True):
             if before is not None and after is not None:
@@ -35,7 +50,7 @@ class EnergyMeter:
 
     @property
     def joules(self) -> float | None:
-        """Energy up to the last sample."""
+        """Energy in joules up to the last sample; None if no counter can be read."""
         return self._total * MICRO if self._zones and None not in self._last else None
 
 
@@ -43,5 +58,5 @@ def _read(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):
-        # Since 2020 Linux shows these to root alone.
+        # Since 2020, only root can read these counters on Linux.
         return None

@@ -85,7 +85,7 @@ def _described(spec: TermSpec) -> dict[str, Any]:
 
 
 def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
-    """Figures of each teacher at its own scale and of the main target, and how far that is from a baseline."""
+    """Metrics of each teacher at its own scale and of the main target, and the target's shift."""
     source, labels_N = parts.main_source, store.split.labels_N
     assert source is not None
     logits = {teacher.name: outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers}

@@ -1,4 +1,4 @@
-"""A run from its settings to its summary: assemble, train epoch by epoch, finish."""
+"""A run from settings to summary: assemble, train all epochs, evaluate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ from richkd.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, and the figures of ``summary.json``."""
+    """A finished run, as `distill` returns it.
+
+    Attributes:
+        folder: the run folder.
+        summary: the content of ``summary.json``.
+
+    Example:
+        >>> run = Run(Path("runs/small"), {"splits": {"test": {"top1": 0.9}}})
+        >>> run.summary["splits"]["test"]["top1"]
+        0.9
+    """
 
     folder: Path
     summary: dict[str, Any]
@@ -33,15 +43,21 @@ class Run:
 def teach_folds(
     config: Config, folds: int, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> list[Run]:
-    """Train as many teachers, each without one fold of the training images, into ``out/fold-J``.
+    """Train one teacher per fold, each without the images of its fold, in ``out/fold-J``.
 
-    Finished ones are passed over by ``resume``.
+    Args:
+        config: the settings of every teacher; see :mod:`richkd.config.schema`.
+        folds: number of folds, at least 2.
+        resume: skip teachers that are finished, and resume the one that was stopped.
+        overwrite: replace existing runs.
+        quiet: print nothing.
 
     Raises:
-        RichKDError: as `distill`; fewer than two folds.
+        ConfigError: fewer than two folds.
+        RichKDError: see `distill`.
     """
     if folds < 2:
-        raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="try --folds 5.")
+        raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="use --folds 5.")
     runs = []
     for fold in range(folds):
         data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
@@ -55,17 +71,35 @@ def teach_folds(
 
 
 def distill(config: Config, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
-    """Train a student as the settings say, and evaluate and save it.
+    """Train a student, evaluate it and save it.
 
     Args:
         config: the settings; see :mod:`richkd.config.schema`.
-        resume: go on with the run in ``config.out``; the result is bit-identical to a run never stopped.
+        resume: resume the run in ``config.out`` (bit-identical to an uninterrupted run).
         overwrite: replace the run in ``config.out``.
         quiet: print nothing.
 
+    Returns:
+        The run folder and the content of ``summary.json``.
+
     Raises:
-        RichKDError: wrong input, found before the first step wherever it can be known.
-        Interrupted: a signal stopped the run; it was saved.
+        RichKDError: wrong input, detected before the first step where possible.
+        Interrupted: a signal stopped the run; a checkpoint was saved.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from richkd.config.loading import load_config
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for number in range(32):
+        ...         path = Path(folder, "images", "dark" if number < 16 else "bright", f"{number}.png")
+        ...         path.parent.mkdir(parents=True, exist_ok=True)
+        ...         Image.new("RGB", (16, 16), (8 * number,) * 3).save(path)
+        ...     settings = {"data.path": f"{folder}/images", "train.epochs": 1, "method.name": "ce"}
+        ...     settings |= {"student.name": "cifar_resnet8", "student.size": 16, "train.workers": 0}
+        ...     run = distill(load_config(None, settings | {"out": f"{folder}/run"}), quiet=True)
+        ...     (run.folder / "student" / "model.safetensors").exists(), run.summary["method"]
+        (True, 'ce')
     """
     device = pick_device(config.train.device)
     accelerator = Accelerator(
@@ -83,16 +117,17 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     parts = assemble(config, device, progress.log)
     if "train" not in parts.stores:
         raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
+    # An unknown optimizer must be found before the folder is changed.
+    trainer = Trainer(parts, accelerator, folder)
     if accelerator.is_main_process:
         folder.create(config, overwrite=overwrite)
     accelerator.wait_for_everyone()
-    trainer = Trainer(parts, accelerator, folder)
     accelerator.init_trackers("events")
     if resume and (warning := trainer.resume()):
         progress.log(f"warning: {warning}")
     began, meter = time.perf_counter(), EnergyMeter()
     with ExitStack() as end, stop_request() as stop, progress:
-        # Curves are flushed to disk however the run ends.
+        # Also flush curves and caches to disk if the run ends with an error.
         end.callback(accelerator.end_training)
         end.callback(parts.flush_caches)
         for epoch in range(trainer.epoch, config.train.epochs):
@@ -116,5 +151,5 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         write=accelerator.is_main_process,
     )
     parts.flush_caches()
-    progress.say_summary(summary)
+    progress.log_summary(summary)
     return Run(config.out, summary)

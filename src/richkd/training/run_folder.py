@@ -1,15 +1,15 @@
-"""The run folder: what was run, how it went, and what came out of it.
+"""The run folder: settings, logs, checkpoints and results of a run.
 
 ::
 
     config.yaml        the resolved settings
     environment.json   versions, hardware and thread counts
-    metrics.jsonl      one line an epoch; no clock in it, so that equal runs give equal bytes
+    metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
     checkpoints/       last and best
-    student/           the artifact
-    summary.json       the figures at the end
+    student/           the trained student
+    summary.json       the final figures
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ PACKAGES = (
     "pillow",
 )
 
-
-# What a run writes, for --overwrite.
+# Files that a run writes; --overwrite removes these and no others.
 WRITTEN = (
     *("config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "summary.json", ".*.tmp"),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
@@ -53,7 +52,16 @@ WRITTEN = (
 
 
 class RunFolder:
-    """Paths inside a run folder, and the writing of its small files."""
+    """Paths inside a run folder, and functions that write its small files.
+
+    Args:
+        path: the run folder; it need not exist.
+
+    Example:
+        >>> folder = RunFolder(Path("runs/small"))
+        >>> folder.last.as_posix(), folder.student.as_posix()
+        ('runs/small/checkpoints/last.ckpt', 'runs/small/student')
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +72,7 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
 
     def summary(self) -> dict[str, Any] | None:
-        """The figures of a finished run."""
+        """The figures of a finished run; None if the run is not finished."""
         path = self.path / "summary.json"
         if not path.exists():
             return None
@@ -72,12 +80,13 @@ class RunFolder:
         return figures
 
     def accept(self, config: Config, *, resume: bool, overwrite: bool) -> None:
-        """Make sure that the run may go here, without changing anything yet.
+        """Check that the run can be started in this folder, without changing anything.
 
         Raises:
-            CheckpointError: it holds a run and neither resume nor overwrite was asked for; there is
-                nothing to resume; the settings to resume with are others; it cannot be written.
-            ConfigError: both were asked for.
+            CheckpointError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; there is
+                no checkpoint to resume; the settings differ from those of the run to resume; the folder
+                cannot be written.
+            ConfigError: both ``resume`` and ``overwrite`` are set.
         """
         occupied = self.path.is_dir() and any(self.path.iterdir())
         if self.path.exists() and not self.path.is_dir():
@@ -88,18 +97,18 @@ class RunFolder:
             raise ConfigError(
                 "--resume and --overwrite exclude each other",
                 got="both",
-                fix="go on with the run by --resume, or replace it by --overwrite.",
+                fix="use --resume to resume the run, or --overwrite to replace it.",
             )
         if occupied and not resume and not overwrite:
             raise CheckpointError(
                 f"--out {self.path} is not empty",
                 got=", ".join(sorted(entry.name for entry in self.path.iterdir())[:5]),
-                fix="go on with --resume, replace it with --overwrite, or choose another --out.",
+                fix="resume the run with --resume, replace it with --overwrite, or choose another --out.",
             )
         if resume and not self.last.exists():
             raise CheckpointError(
                 f"There is no checkpoint in {self.path} to resume from",
-                fix="start it without --resume, or with --overwrite if it was stopped before its first one.",
+                fix="start it without --resume; add --overwrite if it stopped before its first checkpoint.",
             )
         if resume:
             self._refuse_other_settings(config)
@@ -109,15 +118,19 @@ class RunFolder:
         if not nearest_folder.is_dir() or not os.access(nearest_folder, os.W_OK):
             raise CheckpointError(
                 f"--out {self.path} cannot be written",
-                got=f"{nearest_folder} is no folder that one may write to",
+                got=f"{nearest_folder} is not a folder with write permission",
                 fix="choose another --out.",
             )
 
     def create(self, config: Config, *, overwrite: bool) -> None:
-        """Create the folder, and write what is known before the first step.
+        """Create the folder and write ``config.yaml`` and ``environment.json``.
+
+        Args:
+            config: the settings of the run.
+            overwrite: first remove the files of an earlier run.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the folder cannot be written.
         """
         try:
             if overwrite:
@@ -133,12 +146,19 @@ class RunFolder:
         self.write_json("environment.json", environment())
 
     def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
         write_atomically(self.path / name, text.encode())
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file atomically."""
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def append(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Append a line to a ``.jsonl`` file.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
         line = json.dumps(record) + "\n"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -147,11 +167,11 @@ class RunFolder:
             raise CheckpointError(
                 f"{path} could not be written ({len(line):,} bytes)",
                 got=error.strerror or str(error),
-                fix="free space, then go on with --resume.",
+                fix="free space, then resume the run with --resume.",
             ) from error
 
     def forget_after(self, epoch: int) -> None:
-        """Drop lines of epochs that a resumed run is about to compute again, and any half-written line."""
+        """Remove incomplete lines and lines of epochs after ``epoch``; a resumed run computes these again."""
         for path in (self.metrics, self.timing):
             kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -171,13 +191,13 @@ class RunFolder:
             shown = [f"{name} {now.get(name)} where the run has {was.get(name)}" for name in others[:3]]
             difference = "; ".join(shown) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
             raise CheckpointError(
-                f"A run is resumed with the settings it was started with ({self.path / 'config.yaml'})",
+                f"A run must be resumed with the settings it was started with ({self.path / 'config.yaml'})",
                 got=difference,
                 fix=f"repeat the first command, or `-c {self.path / 'config.yaml'} --resume`.",
             )
 
     def _clear(self) -> None:
-        # Only what a run writes is removed; a user's own files in the folder stay.
+        # Other files in the folder belong to the user.
         for pattern in WRITTEN:
             for file in self.path.glob(pattern):
                 file.unlink()
@@ -189,7 +209,17 @@ class RunFolder:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``.jsonl`` file; a last line that a kill cut short is left out."""
+    """The records of a ``.jsonl`` file, without an incomplete last line; empty if the file does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "metrics.jsonl"
+        >>> size = path.write_text('{"epoch": 0}\\n{"epoch": 1, "tra')
+        >>> read_lines(path)
+        [{'epoch': 0}]
+        >>> folder.cleanup()
+    """
     if not path.exists():
         return []
     records = []
@@ -209,7 +239,12 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware that a result depends on."""
+    """Versions and hardware that a result can depend on.
+
+    Example:
+        >>> "torch" in environment()["packages"]
+        True
+    """
     versions = {}
     for package in PACKAGES:
         try:
@@ -239,7 +274,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that runs, where it is one."""
+    """The git commit of the source tree; None if it is not a git checkout."""
     try:
         result = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],

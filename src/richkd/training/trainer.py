@@ -1,4 +1,4 @@
-"""The state of a run between two steps, and the step; no mathematics, and no method known by name."""
+"""The training state and the training step. Losses are in `richkd.losses`, methods in `richkd.methods`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
-from richkd.config.schema import OptimConfig
-from richkd.core.errors import ConfigError, NonFiniteError, nearest
+from richkd.core.errors import NonFiniteError
 from richkd.core.interrupt import Interrupted, StopRequest
 from richkd.core.progress import Progress
 from richkd.core.seeds import mix_seed
@@ -28,17 +26,16 @@ from richkd.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_module,
-    optimizer_tensors,
-    restore_optimizer,
     save_checkpoint,
 )
 from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_advice
+from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.schedule import learning_rate
 
 
 class Task(nn.Module):
-    """Student and objective in one module, so that wrappers for several processes see all that is trained."""
+    """Student and objective in one module, so that a wrapper for several processes sees all parameters."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
@@ -48,8 +45,9 @@ class Task(nn.Module):
         self._compiled: Callable[[Tensor, bool], Output] | None = None
 
     def compile_student(self) -> None:
-        """Compile the student's forward pass; its state keeps its names."""
-        # The function alone: a compiled module would enter the state under a second name.
+        """Compile the student's forward pass; the names in its state do not change."""
+        # A compiled module would add its parameters to the state under a second name, so only the function
+        # is compiled.
         self._compiled = compile_fixed(self.student.forward)
 
     def forward(
@@ -62,7 +60,13 @@ class Task(nn.Module):
 
 
 class Trainer:
-    """The state of a run between two steps: weights, optimizer, memory, averages, and the step's number."""
+    """The training state: weights, optimizer, state of the terms, averaged weights and number of the step.
+
+    Args:
+        parts: data, student, teachers and settings of the run.
+        accelerator: device and processes.
+        folder: where checkpoints and logs are written.
+    """
 
     def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
         self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
@@ -91,14 +95,17 @@ class Trainer:
 
     @property
     def shipped(self) -> Network:
-        """The network that is evaluated and saved: the averaged one where an average is kept."""
+        """The network that is evaluated and saved: the averaged weights if ``train.ema_decay`` is set."""
         return cast(Network, self.average.module) if self.average else self.task.student
 
     def train_epoch(self, progress: Progress, stop: StopRequest) -> None:
-        """Run what is left of the epoch, saving where asked to; a stop request ends it between steps.
+        """Run the remaining steps of the epoch, with checkpoints every ``train.save_every`` steps.
 
-        After the last step nothing is saved, for an epoch is over only once :meth:`end_epoch` has
-        validated it: a run that went on from there would lack the epoch's line.
+        No checkpoint is saved after the last step: `end_epoch` must first add the epoch's line to
+        ``metrics.jsonl``, which a run resumed from such a checkpoint would not write.
+
+        Raises:
+            Interrupted: a stop was requested; a checkpoint was saved after the current step.
         """
         first = self.step % self.order.steps
         self.task.train()
@@ -122,14 +129,14 @@ class Trainer:
         """One optimizer step; returns the detached loss terms.
 
         Raises:
-            NonFiniteError: a loss that is NaN or infinite.
-            DeviceMemoryError: the batch does not fit, with the setting that makes it fit.
+            NonFiniteError: a loss is NaN or infinite.
+            DeviceMemoryError: the batch does not fit in memory; names the setting to change.
         """
         config = self.config
         rate = learning_rate(config.optim, self.step, self.order.steps, config.train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Dropout and its kin draw from torch's global stream, which thus depends on the step alone.
+        # Dropout draws from PyTorch's global generator. Seeding makes it a function of the step.
         torch.manual_seed(mix_seed(config.train.seed, "step", self.step, self.accelerator.process_index))
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
@@ -157,12 +164,16 @@ class Trainer:
         return totals
 
     def means(self) -> dict[str, Tensor]:
-        """Means of the loss terms over the steps of this epoch so far."""
+        """Mean of each loss term over the steps of this epoch so far."""
         done = (self.step - 1) % self.order.steps + 1
         return {name: value / done for name, value in self.sums.items()}
 
     def end_epoch(self) -> dict[str, Any]:
-        """Validate where it is time to, write the epoch's line and the checkpoints; returns the line."""
+        """Validate if due, append the epoch's line to ``metrics.jsonl`` and save; returns the line.
+
+        Raises:
+            NonFiniteError: a loss, weight or optimizer state is NaN or infinite; nothing is saved.
+        """
         config, epoch = self.config.train, self.step // self.order.steps - 1
         record: dict[str, Any] = {
             "epoch": epoch,
@@ -192,21 +203,32 @@ class Trainer:
         return record
 
     def save(self) -> None:
+        """Save ``last.ckpt``.
+
+        Raises:
+            NonFiniteError: a loss, weight or optimizer state is NaN or infinite; nothing is saved.
+            CheckpointError: the file cannot be written.
+        """
         self.detector.check()
-        # Epochs before a checkpoint are not walked again, so what they computed has to be stored by then.
+        # A resumed run does not repeat the epochs before the checkpoint, so their outputs must be stored now.
         self.parts.flush_caches()
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder.last, self._checkpoint())
 
     def resume(self) -> str | None:
-        """Continue from the newest whole checkpoint; returns a warning if that is not the last one."""
+        """Load the newest valid checkpoint; returns a warning if that is not the last one.
+
+        Raises:
+            CheckpointError: no checkpoint can be read, or it belongs to another model.
+        """
         checkpoint, warning = load_checkpoint(self.folder.last)
         load_module(self.task, checkpoint.part("task"), what="student or method")
         if self.average is not None:
             load_module(self.average.module, checkpoint.part("average"), what="average of weights")
-        restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
+        numbers = checkpoint.scalars.get("optimizer")
+        restore_optimizer(self.optimizer, checkpoint.part("optimizer"), numbers)
         sums = checkpoint.part("sums")
-        # Files keep no order of names, and the lines of metrics.jsonl do.
+        # safetensors does not preserve the order of names, which the lines of metrics.jsonl follow.
         self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
         self.step, self.best_top1 = checkpoint.scalars["step"], checkpoint.scalars["best_top1"]
         if self.accelerator.is_main_process:
@@ -237,41 +259,17 @@ class Trainer:
         tensors |= {f"sums.{name}": t for name, t in self.sums.items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
-        # A finite loss can have an infinite gradient, which shows in the weights before the next loss.
+        # A finite loss can have an infinite gradient. It appears in the weights before the next loss.
         bad = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
         if bad:
             raise NonFiniteError(
                 f"Weights became NaN or infinite before step {self.step} (epoch {self.epoch})",
                 got=f"{len(bad)} of {len(tensors)} tensors, first {bad[0]}",
                 fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5; "
-                "the last checkpoint is from before and intact.",
+                "the last checkpoint is older and valid.",
             )
         scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
+        # Most optimizers keep all of their state in tensors.
+        if numbers := optimizer_numbers(self.optimizer):
+            scalars["optimizer"] = numbers
         return Checkpoint(tensors, scalars)
-
-
-def build_optimizer(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """An optimizer of timm over all parameters of student and objective.
-
-    Raises:
-        ConfigError: timm has no optimizer of this name, or it does not take these settings.
-    """
-    known = list_optimizers()
-    if config.name not in known:
-        raise ConfigError(f"There is no optimizer '{config.name}'", fix=nearest(config.name, known))
-    try:
-        optimizer: optim.Optimizer = create_optimizer_v2(
-            task,
-            config.name,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            filter_bias_and_bn=not config.decay_norm_and_bias,
-        )
-        return optimizer
-    except Exception as error:  # optimizers of optional packages raise errors of their own
-        raise ConfigError(
-            f"The optimizer {config.name} could not be created",
-            got=f"{type(error).__name__}: {error}"[:200],
-            fix="install the package that provides it, or choose another optimizer.",
-        ) from error

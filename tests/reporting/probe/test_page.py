@@ -95,5 +95,5 @@ def test_a_browser_opens_it_at_any_width_without_a_word(result: Probe, tmp_path:
         done = subprocess.run(
             [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
         )
-        assert "Will CLIP help on these classes?" in done.stdout
+        assert "Does CLIP improve the teacher on these classes?" in done.stdout
         assert "CONSOLE" not in done.stderr

@@ -107,7 +107,7 @@ def test_the_text_has_the_same_figures(page: Path, result: Report) -> None:
     text = (page.parent / "report.md").read_text(encoding="utf-8")
     for model_report in result.evaluation.model_reports:
         assert f"| {result.names[model_report.name]} | {model_report.own.top1:.1%} |" in text
-    assert "## Corruptions" in text
+    assert "## Robustness to corruptions" in text
     assert result.fingerprint in text
     assert "{{" not in text
 
@@ -163,7 +163,7 @@ def test_the_command_writes_beside_the_run(
     page = Path(folders[1]) / "report" / "report.html"
     assert page.is_file()
     assert str(page) in capsys.readouterr().out
-    assert "Did fusing the teachers" not in page.read_text(encoding="utf-8")
+    assert "Fusion of teacher and CLIP" not in page.read_text(encoding="utf-8")
 
 
 ACTS = """<script>

@@ -132,7 +132,7 @@ def outputs(world: World, out: Path, **changes: Any) -> str:
         ({"augment__flip": False}, "views"),
         ({"train__teacher_precision": "bf16"}, "precision"),
         ({"data__val_fraction": 0.5}, "images"),
-        ({"cache__top_k": 1}, "what a row keeps"),
+        ({"cache__top_k": 1}, "row format"),
     ],
 )
 def test_a_cache_of_other_settings_is_explained_and_not_used(

@@ -1,4 +1,4 @@
-"""Caches on disk: found by image and view, whole after kills, full disks, other writers and flipped bits."""
+"""Caches on disk: reading by image and view; kills, full disks, several writers and flipped bits."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_a_miss_is_explained_by_the_most_similar_cache(tmp_path: Path) -> None:
     OutputCache(tmp_path, near)
     assert "differs in weights, views, seed" in str(explain_miss(tmp_path, far))
     sparse = replace(MANIFEST_OF, rows=RowFormat(5, 3, top_k=1))
-    assert str(explain_miss(tmp_path, sparse)).endswith("differs in what a row keeps")
+    assert str(explain_miss(tmp_path, sparse)).endswith("differs in row format")
     assert explain_miss(tmp_path, replace(far, name="another-train")) is None
 
 
@@ -243,11 +243,25 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path: Path) -> None:
     assert read_manifest(cache.folder) == MANIFEST_OF
     path = cache.folder / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | {"images": 7}))
-    with pytest.raises(CacheError, match="what its name says"):
+    with pytest.raises(CacheError, match="must match the name of the folder"):
         OutputCache(tmp_path, MANIFEST_OF)
     path.write_text("{")
     with pytest.raises(CacheError, match=r"manifest\.json"):
         OutputCache(tmp_path, MANIFEST_OF)
+
+
+def test_folders_may_be_given_as_text(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    cache = OutputCache(root, MANIFEST_OF)
+    fill(cache, torch.tensor([1]), torch.tensor([1]))
+    cache.flush()
+    (shard,) = cache.folder.glob("*.safetensors")
+    assert shard_problem(str(shard), MANIFEST_OF) is None
+    assert read_manifest(str(cache.folder)) == MANIFEST_OF
+    assert explain_miss(root, MANIFEST_OF) is None
+    assert list_caches(root) == list_caches(tmp_path) == [cache.folder]
+    assert remove_cache(root, cache.folder.name) == cache.folder
+    assert list_caches(root) == []
 
 
 def test_removing_names_the_nearest(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "weights.yaml"
     file.write_text("'the {}': 0.25\n'a {}': 0.75\n'one {}': 0\n", encoding="utf-8")
     assert read_prompt_weights(file, NAMES).tolist() == [0.75, 0.25, 0]
+    assert read_prompt_weights(str(file), NAMES).tolist() == [0.75, 0.25, 0]
 
 
 @pytest.mark.parametrize(

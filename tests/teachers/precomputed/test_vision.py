@@ -57,15 +57,15 @@ class Rows:
         return path
 
 
-def said_of_whole_images(parts: Parts, rows: Rows, splits: set[str]) -> Rows:
+def outputs_of_whole_images(parts: Parts, rows: Rows, splits: set[str]) -> Rows:
     for name in splits:
         keys = parts.data.splits[name].keys()
         rows.add(keys, [0] * len(keys), outputs_of(parts.teachers[0], parts.stores[name], CPU))
     return rows
 
 
-def said_in_training(parts: Parts) -> Rows:
-    """What the run's teacher says of each view that the student will see."""
+def outputs_in_training(parts: Parts) -> Rows:
+    """The outputs of the run's teacher for each view that the student will see."""
     rows, train, store = Rows(), parts.config.train, parts.stores["train"]
     order = TrainingOrder(len(store.split), train.batch_size, train.seed)
     for epoch in range(train.epochs):
@@ -115,7 +115,7 @@ def test_a_run_on_whole_images_is_the_run_with_the_teacher_online(world: World, 
     settings = KD | {"augment__policy": "clean"}
     online = distill(world.config(tmp_path / "online", **settings), quiet=True)
     parts = assemble(world.config(tmp_path / "online", **settings), CPU)
-    rows = said_of_whole_images(parts, Rows(), {"train", "val", "test"})
+    rows = outputs_of_whole_images(parts, Rows(), {"train", "val", "test"})
     path = rows.save(tmp_path / "big.npz", numbered=False)
     settings["cache__dir"] = tmp_path / "cache"
     import_outputs(path, world.config(tmp_path / "run", **settings))
@@ -133,7 +133,7 @@ def test_a_run_on_numbered_views_is_the_run_with_the_teacher_online(
     config = world.config(tmp_path / "online", **changes)
     online = distill(config, quiet=True)
     parts = assemble(config, CPU)
-    rows = said_of_whole_images(parts, said_in_training(parts), {"val", "test"})
+    rows = outputs_of_whole_images(parts, outputs_in_training(parts), {"val", "test"})
     path = rows.save(tmp_path / "outputs.npz", numbered=True)
     settings = changes | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings), name="big")
@@ -144,7 +144,7 @@ def test_a_run_on_numbered_views_is_the_run_with_the_teacher_online(
 
 def test_a_view_that_was_not_imported_is_named(world: World, tmp_path: Path) -> None:
     parts = assemble(world.config(tmp_path / "run", **KD), CPU)
-    rows = said_of_whole_images(parts, said_in_training(parts), {"val", "test"})
+    rows = outputs_of_whole_images(parts, outputs_in_training(parts), {"val", "test"})
     key, number = next(iter(rows.rows))
     path = rows.save(tmp_path / "big.npz", numbered=True, exclude_fold=1)
     settings = KD | {"cache__dir": tmp_path / "cache"}
@@ -164,7 +164,7 @@ def test_a_view_that_was_not_imported_is_named(world: World, tmp_path: Path) -> 
 
 def test_splits_that_are_evaluated_must_be_whole_before_the_first_step(world: World, tmp_path: Path) -> None:
     parts = assemble(world.config(tmp_path / "run", **KD), CPU)
-    path = said_in_training(parts).save(tmp_path / "big.npz", numbered=True)
+    path = outputs_in_training(parts).save(tmp_path / "big.npz", numbered=True)
     settings = KD | {"cache__dir": tmp_path / "cache"}
     import_outputs(path, world.config(tmp_path / "run", **settings))
     error = refused(world, tmp_path, **settings, teachers__1__name="cache:big")
@@ -176,7 +176,7 @@ def test_features_are_asked_for_by_methods_that_need_them(world: World, tmp_path
     folder = {"cache__dir": tmp_path / "cache"}
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **folder))
     error = refused(world, tmp_path, **folder, teachers__1__name="cache:big")
-    assert "A loss term reads features, which the imported outputs of 'big' must then have" in error.rule
+    assert "A loss term reads features, so the imported outputs of 'big' must have features" in error.rule
     assert "--method.variant l" in str(error.fix)
     _, teacher = opened(world, tmp_path, **folder, teachers__1__name="cache:big", method__variant="l")
     assert teacher.feature_width == 0
@@ -188,7 +188,7 @@ def test_features_are_asked_for_by_methods_that_need_them(world: World, tmp_path
         ({"data__val_fraction": 0.5}, "images"),
         ({"train__seed": 1}, "images"),
         ({"student__size": 12}, "images, views"),
-        ({"cache__top_k": 2}, "what a row keeps"),
+        ({"cache__top_k": 2}, "row format"),
     ],
 )
 def test_outputs_of_other_settings_are_refused_in_words(
@@ -196,7 +196,7 @@ def test_outputs_of_other_settings_are_refused_in_words(
 ) -> None:
     error = refused(world, tmp_path, **imported(world, tmp_path) | changes)
     assert isinstance(error, CacheError)
-    assert "this run's images, classes and views" in error.rule
+    assert "must belong to this run's images, classes and views" in error.rule
     assert str(error.got).endswith(f"which differs in {differs}")
 
 
@@ -247,7 +247,7 @@ def test_damage_is_refused_and_mended_by_importing_again(world: World, tmp_path:
     shard = next(path for path in before if path.suffix == ".safetensors")
     shard.write_bytes(shard.read_bytes()[:-1])
     error = refused(world, tmp_path, **settings)
-    assert "must be whole" in error.rule
+    assert "must be intact" in error.rule
     assert shard.exists()
     import_outputs(tmp_path / "big.npz", world.config(tmp_path / "run", **settings))
     opened(world, tmp_path, **settings)
@@ -264,5 +264,5 @@ def test_two_files_of_one_name_are_not_guessed_between(world: World, tmp_path: P
     for folder in list_caches(tmp_path / "other"):
         shutil.copytree(folder, tmp_path / "cache" / folder.name)
     error = refused(world, tmp_path, **settings)
-    assert "must stand for one file's outputs" in error.rule
+    assert "must refer to the outputs of one file" in error.rule
     assert str(error.got).count("big-train-") == 2

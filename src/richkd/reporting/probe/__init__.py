@@ -1,1 +1,1 @@
-"""Whether CLIP will help, before any training: figures, verdict, terminal and page."""
+"""`richkd probe`: whether CLIP improves the teacher, before training; metrics, verdict, terminal and page."""

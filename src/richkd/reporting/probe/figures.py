@@ -1,4 +1,4 @@
-"""Figures of a probe, each a pure function of what teachers say of held-out images."""
+"""Metrics of a probe: pure functions of the teachers' logits for held-out images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from richkd.metrics.calibration import Reliability, reliability
 from richkd.metrics.confidence import Moves, moves_at_coverage
 from richkd.metrics.intervals import Interval, bootstrap_ece, bootstrap_means, mcnemar
 
-# Coverage at which moves between certain and uncertain are shown.
+# Coverage that defines a confident prediction when two models are compared.
 MATCHED = 0.8
 SEED, RESAMPLES, ECE_RESAMPLES = 0, 1000, 200
 BINS = 15
@@ -25,10 +25,14 @@ BINS = 15
 
 @dataclass(frozen=True)
 class TeacherFigures:
-    """One teacher, or one fusion, on the held-out images.
+    """Metrics of one teacher or one fusion on the held-out images; made by `measure_teachers`.
 
-    ``metrics`` are those of its own probabilities, ``calibrated`` at a temperature that is fitted, for each
-    image, without the image's fold. ``intervals`` are at 95 %, by ``top1``, ``nll`` (calibrated) and ``ece``.
+    Attributes:
+        name: name of the teacher or fusion.
+        metrics: metrics of its probabilities as they are.
+        calibrated: metrics with a cross-fitted temperature: for each image the temperature is fitted without
+            the image's fold.
+        intervals: 95% confidence intervals of ``top1``, ``nll`` (calibrated) and ``ece``.
     """
 
     name: str
@@ -37,6 +41,7 @@ class TeacherFigures:
     intervals: Mapping[str, Interval]
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary that can be written as JSON; ``metrics`` are at the top level."""
         return {
             **self.metrics.to_dict(),
             "calibrated": self.calibrated.to_dict(),
@@ -46,9 +51,14 @@ class TeacherFigures:
 
 @dataclass(frozen=True)
 class ClassGain:
-    """A class with its share of right answers by the teacher alone and by the fused teacher.
+    """Accuracy on one class of the teacher and of the fused teacher; made by `gains_by_class`.
 
-    ``p`` is the mid-p value of McNemar's test on its images: small where the change is more than chance.
+    Attributes:
+        name: name of the class.
+        images: number of images of the class.
+        teacher: accuracy of the teacher on these images.
+        fused: accuracy of the fused teacher on these images.
+        p: mid-p-value of McNemar's test on these images; small if the difference is probably not random.
     """
 
     name: str
@@ -59,20 +69,42 @@ class ClassGain:
 
 
 def calibrated(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """Logits (N, C) in float64 at a temperature that is fitted, for each image, without the image's fold."""
+    """Logits (N, C) in float64, divided by a cross-fitted temperature.
+
+    For each image the temperature is fitted without the image's fold.
+
+    Example:
+        >>> logits_NC = 9 * torch.eye(2)[torch.arange(20) % 2]  # overconfident: correct on 16 of 20 images
+        >>> labels_N = (torch.arange(20) + (torch.arange(20) < 4)) % 2
+        >>> bool((calibrated(logits_NC, labels_N).amax(dim=1) < 4).all())
+        True
+    """
     return cross_fitted(fit_log_pool, [logits_NC], labels_N)
 
 
-def judged(
-    named: Mapping[str, Tensor], scaled: Mapping[str, Tensor], labels_N: Tensor
+def measure_teachers(
+    logits: Mapping[str, Tensor], scaled: Mapping[str, Tensor], labels_N: Tensor
 ) -> tuple[TeacherFigures, ...]:
-    """Teachers by name from their logits (N, C), own and `calibrated`; intervals from the same resamples."""
+    """Compute the metrics of teachers. The intervals of all teachers use the same resampled images.
+
+    Args:
+        logits: logits (N, C) of each teacher at the scale of its probabilities, by name.
+        scaled: `calibrated` logits (N, C) of each teacher, by name.
+        labels_N: labels of the images.
+
+    Example:
+        >>> labels_N = torch.arange(4) % 2
+        >>> logits = {"teacher": 2 * torch.eye(2)[labels_N]}
+        >>> [teacher] = measure_teachers(logits, {"teacher": logits["teacher"].double()}, labels_N)
+        >>> teacher.name, teacher.metrics.top1, teacher.intervals["top1"].low
+        ('teacher', 1.0, 1.0)
+    """
     columns = []
-    for name, z_NC in named.items():
+    for name, z_NC in logits.items():
         columns += [(z_NC.argmax(dim=1) == labels_N).double(), losses_of(scaled[name], labels_N)]
     intervals = bootstrap_means(torch.stack(columns, dim=1), seed=SEED, resamples=RESAMPLES)
     teachers = []
-    for place, (name, z_NC) in enumerate(named.items()):
+    for place, (name, z_NC) in enumerate(logits.items()):
         ece = bootstrap_ece(z_NC.softmax(dim=1), labels_N, seed=SEED, resamples=ECE_RESAMPLES)
         bounds = {"top1": intervals[2 * place], "nll": intervals[2 * place + 1], "ece": ece}
         teachers.append(
@@ -81,24 +113,57 @@ def judged(
     return tuple(teachers)
 
 
-def moved(before_NC: Tensor, after_NC: Tensor, labels_N: Tensor) -> Moves:
-    """What became of each answer, certain being the `MATCHED` share of most confident ones both times."""
+def confidence_moves(before_NC: Tensor, after_NC: Tensor, labels_N: Tensor) -> Moves:
+    """Count how the predictions of two models differ in correctness and confidence.
+
+    The most confident fraction `MATCHED` of each model's predictions counts as confident.
+
+    Args:
+        before_NC: logits of the first model.
+        after_NC: logits of the second model.
+        labels_N: labels of the images.
+
+    Example:
+        >>> logits_NC = torch.tensor([[5.0, 0.0], [4.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+        >>> moves = confidence_moves(logits_NC, logits_NC, torch.zeros(5, dtype=torch.long))
+        >>> moves.counts[0][0], moves.counts[1][1]  # 4 of 5 images are confident, before and after
+        (4.0, 1.0)
+    """
     return moves_at_coverage(before_NC.softmax(dim=1), after_NC.softmax(dim=1), labels_N, MATCHED)
 
 
-def diagram(logits_NC: Tensor, labels_N: Tensor) -> Reliability:
-    """The reliability diagram of a teacher's own probabilities."""
+def reliability_of(logits_NC: Tensor, labels_N: Tensor) -> Reliability:
+    """Reliability diagram with `BINS` bins, without temperature.
+
+    Example:
+        >>> diagram = reliability_of(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
+        >>> [count for count in diagram.count if count], diagram.ece
+        ([4], 0.25)
+    """
     return reliability(logits_NC.double().softmax(dim=1), labels_N, BINS)
 
 
 def gains_by_class(
     before_NC: Tensor, after_NC: Tensor, labels_N: Tensor, class_names: Sequence[str]
 ) -> tuple[ClassGain, ...]:
-    """Every class that has images, the most helped first."""
+    """Accuracy of two models on each class that has images, the largest gain first.
+
+    Args:
+        before_NC: logits of the teacher.
+        after_NC: logits of the fused teacher.
+        labels_N: labels of the images.
+        class_names: names of the classes.
+
+    Example:
+        >>> before_NC, after_NC = torch.eye(2)[[0, 0, 0]], torch.eye(2)[[0, 1, 0]]
+        >>> gains = gains_by_class(before_NC, after_NC, torch.tensor([0, 1, 1]), ("cat", "dog"))
+        >>> [(gain.name, gain.teacher, gain.fused) for gain in gains]
+        [('dog', 0.0, 0.5), ('cat', 1.0, 1.0)]
+    """
     gains = []
-    right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (before_NC, after_NC)])
+    correct_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (before_NC, after_NC)])
     for label, name in enumerate(class_names):
-        before_K, after_K = right_2N[:, labels_N == label]
+        before_K, after_K = correct_2N[:, labels_N == label]
         if len(before_K):
             only_before, only_after = int((before_K & ~after_K).sum()), int((after_K & ~before_K).sum())
             test = mcnemar(only_before, only_after)
@@ -106,10 +171,24 @@ def gains_by_class(
     return tuple(sorted(gains, key=lambda gain: gain.teacher - gain.fused))
 
 
-def alike_names(
+def similar_names(
     embeddings_CD: Tensor, class_names: Sequence[str], count: int
 ) -> list[tuple[str, str, float]]:
-    """Pairs of classes whose text embeddings have the largest cosines, which CLIP can hardly tell apart."""
+    """Pairs of class names with the most similar text embeddings, which CLIP can confuse easily.
+
+    Args:
+        embeddings_CD: text embedding of each class.
+        class_names: names of the classes.
+        count: maximum number of pairs.
+
+    Returns:
+        Both names and the cosine similarity of each pair, the most similar pair first.
+
+    Example:
+        >>> embeddings_CD = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
+        >>> [(a, b, round(cosine, 2)) for a, b, cosine in similar_names(embeddings_CD, "abc", count=2)]
+        [('b', 'c', 0.8), ('a', 'c', 0.6)]
+    """
     unit_CD = torch.nn.functional.normalize(embeddings_CD.double().cpu(), dim=1)
     cosines_P, places_P = _upper(unit_CD @ unit_CD.T)
     best = cosines_P.topk(min(count, len(cosines_P))).indices
@@ -121,9 +200,16 @@ def alike_names(
 
 
 def share(hit_N: Tensor) -> float:
+    """Fraction of images for which a condition holds.
+
+    Example:
+        >>> share(torch.tensor([True, False, False, False]))
+        0.25
+    """
     return float(hit_N.double().mean())
 
 
 def _upper(square_CC: Tensor) -> tuple[Tensor, Tensor]:
+    """The P values above the diagonal, and their positions in the flattened matrix."""
     places_P = torch.ones_like(square_CC, dtype=torch.bool).triu(1).flatten().nonzero()[:, 0]
     return square_CC.flatten()[places_P], places_P

@@ -1,4 +1,4 @@
-"""A probe as one page that opens anywhere: no script, no network, charts as SVG."""
+"""A probe as a single HTML page without scripts or external files; the charts are SVG."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER, Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
+# Classes of the style sheet, which set the colors.
 KINDS = {TEACHER: "teacher", CLIP: "clip", FUSED: "fused"}
 STATES = {
-    State.CORRECT_CERTAIN: "right, certain",
-    State.CORRECT_UNCERTAIN: "right, unsure",
-    State.WRONG_CERTAIN: "wrong, certain",
-    State.WRONG_UNCERTAIN: "wrong, unsure",
+    State.CORRECT_CERTAIN: "correct, confident",
+    State.CORRECT_UNCERTAIN: "correct, not confident",
+    State.WRONG_CERTAIN: "incorrect, confident",
+    State.WRONG_UNCERTAIN: "incorrect, not confident",
 }
 
 
-def write_probe(result: Probe, folder: Path, data: str) -> Path:
-    """Write ``probe.html`` and ``probe.json`` into a folder; returns the page's path.
+def write_probe(result: Probe, folder: str | Path, data: str) -> Path:
+    """Write ``probe.html`` and ``probe.json`` into a folder.
 
     Args:
-        data: what the data are called in the page's head.
+        result: the probe.
+        folder: the folder; it is created if necessary.
+        data: name of the data, shown at the top of the page.
+
+    Returns:
+        The path of the page.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
+    folder = Path(folder)
     verdict = {"headline": headline(result), "explanation": explanation(result), "warnings": warnings(result)}
     figures = json.dumps({"verdict": verdict} | result.to_dict(), indent=2, ensure_ascii=False)
     write_atomically(folder / "probe.json", f"{figures}\n".encode())
@@ -43,7 +50,7 @@ def write_probe(result: Probe, folder: Path, data: str) -> Path:
 
 
 def render(result: Probe, data: str) -> str:
-    """The page's HTML."""
+    """Returns the HTML text of the page; ``data`` is the name of the data."""
     return (
         environment("richkd.reporting")
         .get_template("probe.html")
@@ -52,27 +59,35 @@ def render(result: Probe, data: str) -> str:
             data=data,
             headline=headline(result),
             explanation=explanation(result),
-            shaky=warnings(result),
+            warnings=warnings(result),
             **_teachers(result),
             **alpha_curves(result),
-            **_right(result),
+            **_correct_shares(result),
             diagrams=[(name, KINDS[name], bins_of(bins)) for name, bins in result.reliability.items()],
             certain=CERTAIN,
             coverages=COVERAGES,
             matched=MATCHED,
             states=list(STATES.values()),
             moves=_moves(result),
-            helped=[gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher],
-            hurt=[gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher],
+            gains=[gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher],
+            losses=[gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher],
             confusions=result.confusions[:SHOWN_CONFUSIONS],
             prompts=sorted(result.prompts.rows, key=lambda row: -row[1]) if result.prompts else [],
-            nothing=NO_SIGNAL,
+            no_signal=NO_SIGNAL,
         )
     )
 
 
 def teacher_rows(result: Probe) -> list[tuple[str, TeacherFigures, str]]:
-    """Every teacher and every fusion, as it is called, with its color; the default fusion comes last."""
+    """Name, metrics and color class of each teacher and each fusion; the default fusion is the last one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> clip, default = SimpleNamespace(name="CLIP"), SimpleNamespace(name="default")
+        >>> probe = SimpleNamespace(teachers=[clip], fusions=[default], fused=default)
+        >>> [(name, kind) for name, _, kind in teacher_rows(probe)]
+        [('CLIP', 'clip'), ('fused, default', 'fused')]
+    """
     rows = [(e.name, e, KINDS.get(e.name, "teacher")) for e in result.teachers]
     return rows + [(f"fused, {e.name}", e, "fused" if e is result.fused else "other") for e in result.fusions]
 
@@ -88,7 +103,20 @@ def _teachers(result: Probe) -> dict[str, Any]:
 
 
 def alpha_curves(result: Probe) -> dict[str, Any]:
-    """Accuracy and NLL over α as points, and the range of each axis."""
+    """Template values of the curves of accuracy and NLL over α.
+
+    Returns:
+        ``best`` (α, accuracy, NLL) with the highest accuracy; and for ``top1`` and ``nll`` the points
+        ``…_curve`` and the range of the vertical axis ``…_range``, 5% wider than the values.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> curves = alpha_curves(SimpleNamespace(curve=[(0.0, 0.5, 1.0), (1.0, 0.7, 1.0)]))
+        >>> curves["best"], curves["top1_curve"]
+        ((1.0, 0.7, 1.0), [(0.0, 0.5), (1.0, 0.7)])
+        >>> curves["nll_range"]  # a constant curve
+        (0.99, 1.01)
+    """
     curves: dict[str, Any] = {"best": max(result.curve, key=lambda point: point[1])}
     for name, column in (("top1", 1), ("nll", 2)):
         points = [(point[0], point[column]) for point in result.curve]
@@ -98,18 +126,26 @@ def alpha_curves(result: Probe) -> dict[str, Any]:
     return curves
 
 
-def _right(result: Probe) -> dict[str, Any]:
-    words = [
-        ("fused", result.both, 0.9, "both right"),
+def _correct_shares(result: Probe) -> dict[str, Any]:
+    """Color, fraction, opacity and label of each part of the bar "which of the two is correct"."""
+    parts = [
+        ("fused", result.both, 0.9, "both correct"),
         ("teacher", result.teacher_only, 0.9, "only the teacher"),
         ("clip", result.clip_only, 0.9, "only CLIP"),
         ("other", result.neither, 0.6, "neither"),
     ]
-    return {"right_words": words, "right": [part[:3] for part in words]}
+    return {"correct_labels": parts, "correct": [part[:3] for part in parts]}
 
 
 def bins_of(bins: Reliability) -> list[tuple[float, float, int]]:
-    """Confidence, accuracy and count of each bin that holds images."""
+    """Confidence, accuracy and number of images of each bin that is not empty.
+
+    Example:
+        >>> import torch
+        >>> from richkd.metrics.calibration import reliability
+        >>> bins_of(reliability(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1])))
+        [(0.75, 0.5, 2)]
+    """
     return [
         (confidence, accuracy, count)
         for confidence, accuracy, count in zip(bins.confidence, bins.accuracy, bins.count, strict=True)
@@ -118,7 +154,7 @@ def bins_of(bins: Reliability) -> list[tuple[float, float, int]]:
 
 
 def _moves(result: Probe) -> list[tuple[str, list[tuple[str, float, float]]]]:
-    """Each row's state and its cells: color, strength of the color in percent, number of images."""
+    """State and cells of each row; a cell is color, strength of the color in percent, number of images."""
     rows = []
     for before, counts in zip(State, result.moves.counts, strict=True):
         cells = []

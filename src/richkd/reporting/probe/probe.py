@@ -1,6 +1,7 @@
-"""``richkd probe``: before any training, whether CLIP will make the teacher of these classes better.
+"""``richkd probe``: predict before training whether fusing CLIP improves the teacher on these classes.
 
-Everything is computed from what the teachers say of held-out images; nothing is trained but a fusion.
+All metrics are computed from the teachers' outputs for held-out images. Only fusions and temperatures are
+fitted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from richkd.config.schema import Config, FusionConfig, MethodConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED
 from richkd.data.held_out import held_out_split
@@ -21,6 +23,7 @@ from richkd.fusion.fusion import HeldOut, TargetShift, alpha_shares, measure_tar
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale, on_scales
 from richkd.fusion.select import Choice, choose
+from richkd.methods.objective import logit_temperature, read_objective
 from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import Reliability, fit_temperature
 from richkd.metrics.confidence import Moves
@@ -28,13 +31,13 @@ from richkd.pipeline.assemble import Parts
 from richkd.reporting.probe.figures import (
     ClassGain,
     TeacherFigures,
-    alike_names,
     calibrated,
-    diagram,
+    confidence_moves,
     gains_by_class,
-    judged,
-    moved,
+    measure_teachers,
+    reliability_of,
     share,
+    similar_names,
 )
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.clip.class_name_advice import NameAdvice, advise_on_names
@@ -43,33 +46,46 @@ from richkd.teachers.predict import outputs_of
 
 TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
 ALPHAS = tuple(i / 20 for i in range(21))
-# Standard errors that a difference of mean losses has to reach to be called one.
+# The fused teacher is better if its gain is larger than this many standard errors.
 CLEAR = 2.0
-ALIKE_PAIRS = 8
+SIMILAR_PAIRS = 8
+# Maximum number of images on which the accuracy on training images is measured.
+TRAIN_IMAGES = 512
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found, in the order in which it is told.
+    """All metrics of a probe; made by `run_probe`.
+
+    "Teacher" is the vision teacher, or the mean of several ones.
 
     Attributes:
-        split, images, bare: the held-out images, and the classes that have none of them.
-        labeled, unlabeled: the training images, and how many of the former a class has at least.
-        teachers: the vision teacher (several ones, and their mean as "teacher"), then CLIP.
-        fusions: the presets, ``default`` cross-fitted.
-        both, teacher_only, clip_only, neither: shares of images by who is right.
-        choice: how each way of mixing did on images it was not fitted on.
-        curve: α, accuracy and NLL of calibrated teachers mixed by it.
-        reliability: by name, of teacher, CLIP and default.
-        confidence: confident answers of these three; moves: from teacher to default.
-        classes: each with its accuracy before and after, most helped first.
-        confusions: what CLIP calls classes wrongly; alike: pairs of names that are hard to tell apart.
-        signals: by preset, how much of the student's target is not the teacher's.
-        names: class names that may mislead CLIP.
-        prompts: what each prompt template alone is worth, where that is known.
-        train_top1: the teacher's accuracy on its training images.
-        gain, error: the default fusion's NLL below the teacher's, each calibrated on other images, and its
-            standard error.
+        split: name of the split of held-out images.
+        images: number of held-out images.
+        bare: classes without a held-out image.
+        class_count: number of classes.
+        labeled: number of labeled training images.
+        unlabeled: number of unlabeled training images.
+        teachers: the vision teachers (several ones are followed by their mean, "teacher"), then CLIP.
+        fusions: the presets; the last one, ``default``, is cross-fitted.
+        both: fraction of images that teacher and CLIP classify correctly.
+        teacher_only: fraction of images that only the teacher classifies correctly.
+        clip_only: fraction of images that only CLIP classifies correctly.
+        neither: fraction of images that neither classifies correctly.
+        choice: cross-fitted scores of all ways of mixing, and the selected one.
+        curve: (α, accuracy, NLL) of calibrated teachers, mixed with the weight α for the teacher.
+        reliability: reliability diagrams of teacher, CLIP and default fusion, by name.
+        confidence: confident predictions and selective risk of the same three.
+        moves: changes in correctness and confidence from the teacher to the default fusion.
+        classes: accuracy of each class with the teacher and the default fusion, the largest gain first.
+        confusions: the most frequent confusion of each class with CLIP.
+        alike: pairs of class names with similar text embeddings.
+        signals: difference of each preset's target from the teacher's outputs, by preset.
+        names: class names that CLIP may misunderstand.
+        prompts: accuracy of each prompt template; None if embeddings of single prompts are not available.
+        train_top1: accuracy of the first teacher on its training images.
+        gain: calibrated NLL of the teacher minus that of the default fusion, both cross-fitted, in nats.
+        error: standard error of ``gain``.
     """
 
     split: str
@@ -101,24 +117,26 @@ class Probe:
 
     @property
     def teacher(self) -> TeacherFigures:
-        """All that vision teachers say together."""
+        """The vision teacher, or the mean of several ones."""
         return self.teachers[-2]
 
     @property
     def clip(self) -> TeacherFigures:
+        """CLIP."""
         return self.teachers[-1]
 
     @property
     def fused(self) -> TeacherFigures:
+        """The default fusion."""
         return self.fusions[-1]
 
     @property
     def helps(self) -> bool:
-        """Whether the fused teacher is clearly the better one."""
+        """Whether the fused teacher is better: ``gain`` > 2 standard errors."""
         return self.gain > CLEAR * self.error
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the fused logits, as plain values."""
+        """All fields except the fused logits, as a dictionary that can be written as JSON."""
         plain = {
             name: getattr(self, name)
             for name in ("split", "images", "bare", "labeled", "unlabeled", "gain", "error", "train_top1")
@@ -146,18 +164,114 @@ class Probe:
         }
 
 
+@dataclass(frozen=True)
+class _Logits:
+    """Logits (N, C) for the held-out images, by name.
+
+    Attributes:
+        teachers: vision teachers, their mean and CLIP, each at the scale of its probabilities.
+        fusions: the presets.
+        scaled: cross-fitted calibrated logits of all teachers and fusions.
+        log_probs: calibrated log-probabilities of the single teachers and CLIP.
+        choice: the selected way of mixing.
+    """
+
+    teachers: dict[str, Tensor]
+    fusions: dict[str, Tensor]
+    scaled: dict[str, Tensor]
+    log_probs: tuple[Tensor, ...]
+    choice: Choice
+
+    @property
+    def compared(self) -> dict[str, Tensor]:
+        """Teacher, CLIP and default fusion."""
+        return {
+            TEACHER: self.teachers[TEACHER],
+            CLIP: self.teachers[CLIP],
+            FUSED: self.fusions[DEFAULT],
+        }
+
+
+def probe_config(config: Config) -> Config:
+    """The settings of a run, with the method, objective and fusion of a probe.
+
+    A probe compares all presets of fusion on logits. Of the objective, it keeps only the temperature of the
+    first loss on a target's logits; without one, that of RichKD is used.
+
+    Example:
+        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}, "fusion": {"features": "phi-s"}}
+        >>> config = Config.model_validate(base | {"objective": {"kd": {"temperature": 4}}})
+        >>> config = probe_config(config)
+        >>> config.fusion.features, config.method.variant, config.objective
+        ('raw', 'l', {'kd': {'temperature': 4.0}})
+    """
+    # This preset needs no fit.
+    own = {"method": MethodConfig(variant="l"), "objective": {}, "fusion": FusionConfig(preset="paper")}
+    probing = config.model_copy(update=own)
+    temperature = logit_temperature(read_objective(config), logit_temperature(read_objective(probing)))
+    return probing.model_copy(update={"objective": {"kd": {"temperature": temperature}}})
+
+
 def run_probe(parts: Parts) -> Probe:
     """Compare vision teachers, CLIP and their fusions on held-out images.
 
-    Figures of anything fitted are cross-fitted: each image is judged by what was fitted without its fold.
+    Metrics of fitted models are cross-fitted: each image is evaluated by a fit without the image's fold.
+
+    Args:
+        parts: the data, one or several vision teachers, and CLIP as the last teacher.
+
+    Returns:
+        All metrics of the comparison.
 
     Raises:
-        ConfigError: not vision teachers and one CLIP.
-        DataError: no held-out images.
+        ConfigError: there is no vision teacher or no CLIP.
+        DataError: there are no held-out images.
     """
+    held_out = _held_out_name(parts)
+    store, device = parts.stores[held_out], parts.device
+    labels_N, class_names = store.split.labels_N, parts.data.class_names
+    outputs = [outputs_of(teacher, store, device) for teacher in parts.teachers]
+    logits = _fuse(parts, [output.logits_BC for output in outputs], labels_N, held_out)
+    teacher_NC, clip_NC, fused_NC = logits.compared.values()
+    losses_N = losses_of(logits.scaled[TEACHER], labels_N) - losses_of(logits.scaled[FUSED], labels_N)
+    train_N = parts.data.splits["train"].labels_N
+    return Probe(
+        held_out,
+        len(labels_N),
+        _classes_without_images(store.split),
+        class_count=len(class_names),
+        labeled=int((train_N != UNLABELED).sum()),
+        unlabeled=int((train_N == UNLABELED).sum()),
+        teachers=measure_teachers(logits.teachers, logits.scaled, labels_N),
+        fusions=measure_teachers(logits.fusions, logits.scaled, labels_N),
+        **_correct_shares(teacher_NC, clip_NC, labels_N),
+        choice=logits.choice,
+        curve=tuple(_at_alpha(alpha, logits.log_probs, labels_N) for alpha in ALPHAS),
+        reliability={name: reliability_of(z_NC, labels_N) for name, z_NC in logits.compared.items()},
+        confidence=tuple(
+            confidence_of(name, z_NC, logits.scaled[name], labels_N) for name, z_NC in logits.compared.items()
+        ),
+        moves=confidence_moves(logits.scaled[TEACHER], logits.scaled[FUSED], labels_N),
+        classes=gains_by_class(teacher_NC, fused_NC, labels_N, class_names),
+        confusions=confusions_of(clip_NC, labels_N, class_names),
+        alike=_similar_names(parts.teachers[-1].zero_shot, class_names),
+        signals={
+            name: measure_target_shift(z_NC, teacher_NC, parts.temperature)
+            for name, z_NC in logits.fusions.items()
+        },
+        names=tuple(advise_on_names(class_names)),
+        prompts=_prompts(parts.teachers[-1], outputs[-1].feats_BF, labels_N),
+        train_top1=_train_accuracy(parts),
+        gain=float(losses_N.mean()),
+        error=float(losses_N.std() / len(losses_N) ** 0.5),
+    )
+
+
+def _held_out_name(parts: Parts) -> str:
+    """Check that a probe is possible, and return the name of the split of held-out images."""
     if len(parts.teachers) < 2:
         raise ConfigError(
-            "A probe compares a vision teacher, or several, with one CLIP",
+            "A probe compares one or several vision teachers with CLIP",
             got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
             fix="give --teacher and --clip, and --method richkd.",
         )
@@ -166,73 +280,54 @@ def run_probe(parts: Parts) -> Probe:
         raise DataError(
             "A probe needs images that no teacher was trained on",
             got="neither a calibration folder nor a validation split",
-            fix="give --data.calibration DIR, or the --data.val_fraction it was trained without, or "
-            "--data.test_calibration_fraction 0.2.",
+            fix="give --data.calibration DIR, or the --data.val_fraction that the teacher was trained with, "
+            "or --data.test_calibration_fraction 0.2.",
         )
-    store, device = parts.stores[split], parts.device
-    labels_N, class_names = store.split.labels_N, parts.data.class_names
-    outputs = [outputs_of(teacher, store, device) for teacher in parts.teachers]
-    logits = [output.logits_BC for output in outputs]
-    single = len(logits) == 2
+    return split
+
+
+def _fuse(parts: Parts, raw: Sequence[Tensor], labels_N: Tensor, split: str) -> _Logits:
+    """Logits of teachers and fusions from the raw logits of the teachers."""
+    single = len(raw) == 2
     names = [TEACHER if single else teacher.name for teacher in parts.teachers[:-1]] + [CLIP]
-    HeldOut(names, logits, labels_N, split)  # refuses what cannot be compared
-    own = [z_NC * t.logit_scale for z_NC, t in zip(logits, parts.teachers, strict=True)]
-    logs = on_scales([Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in own], own)
-    teacher_NC, clip_NC = own[0] if single else torch.stack(logs[:-1]).mean(dim=0), own[-1]
+    HeldOut(names, raw, labels_N, split)  # raises if the teachers cannot be compared
+    logits = [z_NC * t.logit_scale for z_NC, t in zip(raw, parts.teachers, strict=True)]
+    logs = on_scales([Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in logits], logits)
+    teacher_NC = logits[0] if single else torch.stack(logs[:-1]).mean(dim=0)
     choice = choose(logs, labels_N, names)
-    chosen_NC = choice.logits_NC.float()
-    shares = alpha_shares(None, len(logits))
-    fused = {
-        "as-released": LogPool(shares)(logits),
-        "paper": LogPool(shares)(own),
-        DEFAULT: chosen_NC,
+    shares = alpha_shares(None, len(raw))
+    # A single vision teacher has the name "teacher"; of several ones, their mean has this name.
+    teachers = dict(zip(names[:-1], logits, strict=False)) | {TEACHER: teacher_NC, CLIP: logits[-1]}
+    fusions = {
+        "as-released": LogPool(shares)(raw),
+        "paper": LogPool(shares)(logits),
+        DEFAULT: choice.logits_NC.float(),
     }
-    # A single vision teacher is called "teacher", and several are so together.
-    teachers = dict(zip(names[:-1], own, strict=False)) | {TEACHER: teacher_NC, CLIP: clip_NC}
-    main = {TEACHER: teacher_NC, CLIP: clip_NC, FUSED: chosen_NC}
-    # What was chosen is fitted without each image's fold already.
     scaled = {
-        name: calibrated(z_NC, labels_N) for name, z_NC in (teachers | fused).items() if name != DEFAULT
+        name: calibrated(z_NC, labels_N) for name, z_NC in (teachers | fusions).items() if name != DEFAULT
     }
+    # The selected fusion is cross-fitted already.
     scaled[DEFAULT] = scaled[FUSED] = choice.logits_NC
-    right_2N = torch.stack([z_NC.argmax(dim=1) == labels_N for z_NC in (teacher_NC, clip_NC)])
-    losses_N = losses_of(scaled[TEACHER], labels_N) - losses_of(scaled[FUSED], labels_N)
-    train_N = parts.data.splits["train"].labels_N
-    temperature, zero_shot = parts.temperature, parts.teachers[-1].zero_shot
-    return Probe(
-        split,
-        len(labels_N),
-        _bare(store.split),
-        class_count=len(class_names),
-        labeled=int((train_N != UNLABELED).sum()),
-        unlabeled=int((train_N == UNLABELED).sum()),
-        teachers=judged(teachers, scaled, labels_N),
-        fusions=judged(fused, scaled, labels_N),
-        both=share(right_2N[0] & right_2N[1]),
-        teacher_only=share(right_2N[0] & ~right_2N[1]),
-        clip_only=share(~right_2N[0] & right_2N[1]),
-        neither=share(~right_2N[0] & ~right_2N[1]),
-        choice=choice,
-        curve=tuple(_at_alpha(alpha, logs, labels_N) for alpha in ALPHAS),
-        reliability={name: diagram(z_NC, labels_N) for name, z_NC in main.items()},
-        confidence=tuple(confidence_of(name, z_NC, scaled[name], labels_N) for name, z_NC in main.items()),
-        moves=moved(scaled[TEACHER], scaled[FUSED], labels_N),
-        classes=gains_by_class(teacher_NC, chosen_NC, labels_N, class_names),
-        confusions=confusions_of(clip_NC, labels_N, class_names),
-        alike=_alike(zero_shot, class_names),
-        signals={name: measure_target_shift(z_NC, teacher_NC, temperature) for name, z_NC in fused.items()},
-        names=tuple(advise_on_names(class_names)),
-        prompts=_prompts(parts.teachers[-1], outputs[-1].feats_BF, labels_N),
-        train_top1=_on_training_images(parts),
-        gain=float(losses_N.mean()),
-        error=float(losses_N.std() / len(losses_N) ** 0.5),
-    )
+    return _Logits(teachers, fusions, scaled, tuple(logs), choice)
 
 
-def _alike(zero_shot: ZeroShot | None, class_names: Sequence[str]) -> tuple[tuple[str, str, float], ...]:
+def _correct_shares(teacher_NC: Tensor, clip_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """Fractions of images that both, only one or neither of the two classifies correctly."""
+    teacher_N, clip_N = (z_NC.argmax(dim=1) == labels_N for z_NC in (teacher_NC, clip_NC))
+    return {
+        "both": share(teacher_N & clip_N),
+        "teacher_only": share(teacher_N & ~clip_N),
+        "clip_only": share(~teacher_N & clip_N),
+        "neither": share(~teacher_N & ~clip_N),
+    }
+
+
+def _similar_names(
+    zero_shot: ZeroShot | None, class_names: Sequence[str]
+) -> tuple[tuple[str, str, float], ...]:
     if zero_shot is None:
         return ()
-    return tuple(alike_names(zero_shot.class_embeddings_CD, class_names, ALIKE_PAIRS))
+    return tuple(similar_names(zero_shot.class_embeddings_CD, class_names, SIMILAR_PAIRS))
 
 
 def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
@@ -240,21 +335,21 @@ def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable |
     return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
 
 
-def _bare(split: Split) -> tuple[str, ...]:
+def _classes_without_images(split: Split) -> tuple[str, ...]:
     counts_C = torch.bincount(split.labels_N, minlength=len(split.class_names)).tolist()
     return tuple(name for name, count in zip(split.class_names, counts_C, strict=True) if not count)
 
 
 def _at_alpha(alpha: float, logs: Sequence[Tensor], labels_N: Tensor) -> tuple[float, float, float]:
     fused_NC = LogPool(alpha_shares(alpha, len(logs)))(logs)
-    right_N = fused_NC.argmax(dim=1) == labels_N
-    return alpha, share(right_N), float(losses_of(fused_NC, labels_N).mean())
+    correct_N = fused_NC.argmax(dim=1) == labels_N
+    return alpha, share(correct_N), float(losses_of(fused_NC, labels_N).mean())
 
 
-def _on_training_images(parts: Parts, images: int = 512) -> float:
-    """The first teacher's accuracy on some of the labeled training images, evenly spread."""
+def _train_accuracy(parts: Parts) -> float:
+    """Accuracy of the first teacher on at most `TRAIN_IMAGES` labeled training images, evenly spaced."""
     store = parts.stores["train"]
-    known_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
-    places_N = known_N[evenly_spaced(len(known_N), images)]
+    labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
+    places_N = labeled_N[evenly_spaced(len(labeled_N), TRAIN_IMAGES)]
     outputs = outputs_of(parts.teachers[0], store, parts.device, places_N)
     return measure(outputs.logits_BC, store.split.labels_N[places_N]).top1

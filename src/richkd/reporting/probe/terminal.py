@@ -1,6 +1,8 @@
-"""A probe's findings as text: the verdict first, then what it rests on."""
+"""A probe as text on the terminal: the verdict first, then the metrics behind it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -8,51 +10,52 @@ from rich.table import Table
 from richkd.reporting.probe.figures import ClassGain
 from richkd.reporting.probe.probe import Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, warnings
+from richkd.teachers.clip.prompt_weights import PromptTable
 
 SHOWN_CLASSES = 5
 
 
 def print_probe(result: Probe, console: Console) -> None:
-    """Print verdict, figures, and what may be wrong, in this order."""
+    """Print the verdict, the metrics and the warnings, in this order."""
 
     def log(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
     log(f"\n{headline(result)} {explanation(result)}\n")
     console.print(_teachers(result))
-    log(
-        f"\nRight: both {result.both:.1%}, the teacher only {result.teacher_only:.1%}, "
-        f"CLIP only {result.clip_only:.1%}, neither {result.neither:.1%}: choosing the right one of the two "
-        f"would be right on {1 - result.neither:.1%}."
-    )
-    best = max(result.curve, key=lambda point: point[1])
-    log(
-        f"With calibrated teachers mixed by α, accuracy is highest at α {best[0]:.2f}: {best[1]:.1%} "
-        f"({result.curve[0][1]:.1%} at 0, CLIP alone; {result.curve[-1][1]:.1%} at 1)."
-    )
+    log(f"\n{_complementarity(result)}")
+    log(_best_alpha(result))
     console.print(_mixings(result))
+    log("\ntarget shift (KL divergence of the fused target from the teacher's outputs):")
     for name, signal in result.signals.items():
-        note = ", which is numerically nothing" if signal.nats < NO_SIGNAL else ""
-        log(f"{name}: {signal.nats:.2g} nats of the student's target are not the teacher's{note}")
+        note = " (negligible: the student learns nothing from CLIP)" if signal.nats < NO_SIGNAL else ""
+        log(f"  {name}: {signal.nats:.2g} nats{note}")
     if result.prompts is not None:
-        template, top1 = max(result.prompts.rows, key=lambda row: row[1])
-        together, selected = len(result.prompts.rows), len(result.prompts.best)
-        log(
-            f"\nprompts: all {together} together {result.prompts.all_top1:.1%}, the best alone {top1:.1%} "
-            f"('{template}'), the best set of {selected} {result.prompts.best_top1:.1%}"
-        )
-    helped = [gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
-    hurt = [gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
-    log(f"\nhelped most: {_listed(helped)}")
-    log(f"hurt most: {_listed(hurt)}")
+        log(f"\n{_prompts(result.prompts)}")
+    gains = [gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
+    losses = [gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
+    log(f"\nlargest gains in accuracy: {list_gains(gains)}")
+    log(f"largest losses in accuracy: {list_gains(losses)}")
     for warning in warnings(result):
         log(f"warning: {warning}")
+
+
+def list_gains(gains: Sequence[ClassGain]) -> str:
+    """Class names with their accuracy before and after fusing, separated by commas.
+
+    Example:
+        >>> list_gains([ClassGain("cat", images=8, teacher=0.5, fused=0.75, p=0.3)])
+        'cat 50% → 75% (8 images)'
+        >>> list_gains([])
+        'none'
+    """
+    return ", ".join(f"{g.name} {g.teacher:.0%} → {g.fused:.0%} ({g.images} images)" for g in gains) or "none"
 
 
 def _teachers(result: Probe) -> Table:
     table = Table(title=f"{result.images:,} images of {result.split}", title_justify="left", box=None)
     table.add_column("")
-    for column in ("accuracy", "95 %", "NLL", "ECE", "NLL, calibrated"):
+    for column in ("accuracy", "95% CI", "NLL", "ECE", "NLL, calibrated"):
         table.add_column(column, justify="right", no_wrap=True)
     rows = [(teacher.name, teacher) for teacher in result.teachers]
     rows += [(f"fused, {teacher.name}", teacher) for teacher in result.fusions]
@@ -69,10 +72,27 @@ def _teachers(result: Probe) -> Table:
     return table
 
 
+def _complementarity(result: Probe) -> str:
+    return (
+        f"Correct predictions: both {result.both:.1%}, teacher only {result.teacher_only:.1%}, CLIP only "
+        f"{result.clip_only:.1%}, neither {result.neither:.1%}. If the correct one of the two were always "
+        f"selected, the accuracy would be {1 - result.neither:.1%}."
+    )
+
+
+def _best_alpha(result: Probe) -> str:
+    alpha, top1, _ = max(result.curve, key=lambda point: point[1])
+    return (
+        f"Calibrated teachers mixed with the weight α for the teacher: the highest accuracy is {top1:.1%} at "
+        f"α = {alpha:.2f} (CLIP alone, α = 0: {result.curve[0][1]:.1%}; teacher alone, α = 1: "
+        f"{result.curve[-1][1]:.1%})."
+    )
+
+
 def _mixings(result: Probe) -> Table:
-    table = Table(title="\nways of mixing, each judged on images it was not fitted on", box=None)
+    table = Table(title="\nways of mixing (cross-fitted)", box=None)
     table.title_justify = "left"
-    for column in ("", "NLL", "behind the best", "standard error"):
+    for column in ("", "NLL", "NLL − lowest NLL", "standard error"):
         table.add_column(column, justify="left" if not column else "right")
     for candidate in result.choice.candidates:
         selected = "  ← default" if candidate.name == result.choice.name else ""
@@ -81,5 +101,10 @@ def _mixings(result: Probe) -> Table:
     return table
 
 
-def _listed(gains: list[ClassGain]) -> str:
-    return ", ".join(f"{g.name} {g.teacher:.0%} → {g.fused:.0%} of {g.images}" for g in gains) or "none"
+def _prompts(prompts: PromptTable) -> str:
+    template, top1 = max(prompts.rows, key=lambda row: row[1])
+    return (
+        f"accuracy of CLIP by prompts: all {len(prompts.rows)} templates {prompts.all_top1:.1%}, best single "
+        f"template {top1:.1%} ('{template}'), best set of templates (size {len(prompts.best)}, "
+        f"cross-fitted) {prompts.best_top1:.1%}"
+    )

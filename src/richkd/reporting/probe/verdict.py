@@ -1,82 +1,100 @@
-"""What a probe's figures mean: the verdict, and what of its ground is shaky. In plain words."""
+"""The conclusions from a probe in words: recommendation, explanation and warnings."""
 
 from __future__ import annotations
 
+from richkd.metrics.accuracy import near_chance
 from richkd.reporting.probe.probe import Probe
 
-# Share of answers that are right on training images beyond which a teacher has nothing left to say there.
+# Accuracy on training images from which a teacher's outputs contain little more than the labels.
 SATURATED = 0.99
-# Below so many nats the student's target is the teacher's, whatever CLIP says.
+# Below this target shift in nats, the student's target is practically that of the teacher without CLIP.
 NO_SIGNAL = 0.001
-# Held-out images below which intervals are so wide that little is known.
+# With fewer held-out images the confidence intervals are wide.
 FEW_IMAGES = 200
-# A teacher that is right less often than so many times chance knows nothing of these classes.
-CHANCE_FACTOR = 3
 
 
 def headline(result: Probe) -> str:
-    """What to do, in one line."""
+    """The recommendation in one line: use CLIP or not.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> headline(SimpleNamespace(helps=False))
+        'No: do not use CLIP here. Train with --method kd.'
+        >>> headline(SimpleNamespace(helps=True))
+        'Yes: fusing CLIP improves the teacher on these classes.'
+    """
     if not result.helps:
-        return "No: do not use CLIP here, train with --method kd."
-    return "Yes, CLIP makes this a better teacher."
+        return "No: do not use CLIP here. Train with --method kd."
+    return "Yes: fusing CLIP improves the teacher on these classes."
 
 
 def explanation(result: Probe) -> str:
-    """What the headline rests on, and what to expect of a student."""
-    ground = (
-        f"Fused with CLIP the teacher is right on {result.fused.metrics.top1:.1%} of {result.images:,} "
-        f"held-out images, alone on {result.teacher.metrics.top1:.1%}, CLIP alone on "
-        f"{result.clip.metrics.top1:.1%}; "
-        f"its loss (NLL) is lower by {result.gain:.3f} ± {result.error:.3f} nats."
+    """The accuracies and the gain behind the headline, and what to expect of a student."""
+    metrics = (
+        f"Accuracy on {result.images:,} held-out images: fused teacher {result.fused.metrics.top1:.1%}, "
+        f"teacher alone {result.teacher.metrics.top1:.1%}, CLIP alone {result.clip.metrics.top1:.1%}. "
+        f"The calibrated NLL of the fused teacher is {abs(result.gain):.3f} ± {result.error:.3f} nats "
+        f"{'lower' if result.gain > 0 else 'higher'} than that of the teacher (± standard error)."
     )
-    return f"{ground} {_of_the_student(result)}".strip()
+    return f"{metrics} {_student_expectation(result)}".strip()
 
 
 def warnings(result: Probe) -> list[str]:
-    """What of a probe's ground is shaky: a teacher that knows its images by heart, names that mislead."""
+    """Problems that make the result of a probe unreliable, one sentence or two each.
+
+    Such problems are: few held-out images, classes without images, a teacher near chance, a teacher that was
+    trained on the held-out images or knows its training images by heart, and misleading class names.
+    """
     messages = []
-    top1 = result.teacher.metrics.top1
     if result.images < FEW_IMAGES:
         messages.append(
-            f"{result.images} held-out images are few: read the intervals, and trust small differences least."
+            f"{result.images} held-out images are few: the confidence intervals are wide, and small "
+            "differences are not reliable."
         )
     if result.bare:
         messages.append(
-            f"{len(result.bare)} classes have no held-out image, first {result.bare[0]}; "
-            "nothing is known of these."
+            f"classes without a held-out image: {len(result.bare)}, first {result.bare[0]}. Their accuracy "
+            "is unknown."
         )
     for teacher in result.teachers:
-        if teacher.metrics.top1 < CHANCE_FACTOR / result.class_count:
+        if near_chance(teacher.metrics.top1, result.class_count, result.images):
             messages.append(
-                f"{teacher.name} is right on {teacher.metrics.top1:.1%}, which is near chance "
+                f"the accuracy of {teacher.name}, {teacher.metrics.top1:.1%}, is near chance "
                 f"({1 / result.class_count:.1%}): its classes are probably in another order."
             )
-    if result.train_top1 >= SATURATED and top1 >= SATURATED:
-        messages.append(
-            f"the teacher is right on {top1:.1%} of {result.split}: was it trained on these images? Then "
-            "they flatter it, and a fusion fitted here trusts it too much; give --data.calibration DIR."
-        )
-    elif result.train_top1 >= SATURATED:
-        messages.append(
-            f"the teacher is right on {result.train_top1:.1%} of its training images and on {top1:.1%} of "
-            f"{result.split}: of its training images it says little more than the labels. Teachers that each "
-            "left out a part of them say more: richkd teach --folds 5."
-        )
+    messages += _saturation_warning(result.train_top1, result.teacher.metrics.top1, result.split)
     messages += [f"class '{a.class_name}': {a.problem}; {a.advice}" for a in result.names]
     return messages
 
 
-def _of_the_student(result: Probe) -> str:
+def _saturation_warning(train_top1: float, held_out_top1: float, split: str) -> list[str]:
+    if train_top1 < SATURATED:
+        return []
+    if held_out_top1 >= SATURATED:
+        return [
+            f"the accuracy of the teacher on {split} is {held_out_top1:.1%}: it was probably trained on "
+            "these images. Then its accuracy here is too optimistic, and a fusion that is fitted here gives "
+            "it too much weight. Give other images with --data.calibration DIR."
+        ]
+    return [
+        f"the accuracy of the teacher is {train_top1:.1%} on its training images and {held_out_top1:.1%} on "
+        f"{split}: its outputs for training images contain little more than the labels. Outputs of "
+        "out-of-fold teachers contain more: richkd teach --folds 5."
+    ]
+
+
+def _student_expectation(result: Probe) -> str:
     if not result.helps:
         return ""
     if result.unlabeled > result.labeled:
         return (
-            f"With {result.labeled / result.class_count:.0f} labeled images a class and {result.unlabeled:,} "
-            "unlabeled ones, expect a better student too: what CLIP knows reaches it through the images "
-            "that nobody has labeled."
+            f"There are {result.labeled / result.class_count:.0f} labeled training images per class and "
+            f"{result.unlabeled:,} unlabeled ones. In such a case the student usually improves, too: it "
+            "learns CLIP's knowledge from the unlabeled images."
         )
     return (
-        f"A better teacher is not yet a better student: most of the {result.labeled:,} training images have "
-        "labels, and there a softer teacher helps a student as much as CLIP does. Train the control too, "
-        "with --fusion.control teacher-only, or add images without labels by --unlabeled DIR."
+        f"This does not imply a better student: {result.labeled:,} of "
+        f"{result.labeled + result.unlabeled:,} training images are labeled, and on labeled images a softer "
+        "target alone helps a student as much as CLIP does. Train the control, too "
+        "(--fusion.control teacher-only), or add unlabeled images (--unlabeled DIR)."
     )

@@ -1,1 +1,1 @@
-"""What a student is worth: everything that explains it, in three sentences and on one page."""
+"""`richkd report`: evaluation of a finished run, as three sentences, one page, text and JSON."""

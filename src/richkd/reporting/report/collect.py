@@ -1,7 +1,7 @@
-"""``richkd report``: everything that a careful engineer would look at before shipping, collected from runs.
+"""``richkd report``: collect all data of the page from finished runs.
 
-The figures come from `richkd.evaluate`; here are the stories beside them: how training went, what was run,
-which pictures a student gets wrong and what everybody else said of these.
+The metrics come from `richkd.evaluate`. This module adds the training curves, settings and environment of the
+runs, and example images of errors with the predictions of all models.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ THUMBNAIL = 96
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run folder says of itself: settings, figures at the end, epochs, machine."""
+    """Content of a run folder; made by `read_run`.
+
+    Attributes:
+        name: name of the folder.
+        settings: text of ``config.yaml``.
+        summary: content of ``summary.json``.
+        epochs: metrics of each epoch (``metrics.jsonl``).
+        environment: content of ``environment.json``: machine and package versions.
+    """
 
     name: str
     settings: str
@@ -43,14 +51,24 @@ class RunFacts:
 
     @property
     def watt_hours(self) -> float | None:
-        """What the processor's energy counter said of training, where there was one."""
+        """Energy of the processor during training in Wh; None if the machine has no energy counter.
+
+        Example:
+            >>> RunFacts("run", "", {"joules": 7200.0}, (), {}).watt_hours
+            2.0
+        """
         joules = self.summary.get("joules")
         return None if joules is None else joules / 3600
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the split, small, as a ``data:`` address, and its key in the data."""
+    """A thumbnail of an image; made by `picture_of`.
+
+    Attributes:
+        key: key of the image in the data.
+        address: the thumbnail as a ``data:`` URL.
+    """
 
     key: str
     address: str
@@ -58,7 +76,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model calls a picture, and how sure it is, calibrated."""
+    """Prediction of one model for one image.
+
+    Attributes:
+        model: name of the model on the page.
+        answer: name of the predicted class.
+        confidence: calibrated confidence in [0, 1].
+    """
 
     model: str
     answer: str
@@ -67,7 +91,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that the first model is surely wrong about, and what everybody says of it."""
+    """A confident error of the first model, with the predictions of all models for the image.
+
+    Attributes:
+        picture: the image.
+        truth: name of the correct class.
+        answers: predictions of all models, the first model's first.
+    """
 
     picture: Picture
     truth: str
@@ -76,15 +106,20 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """All data of the page; made by `collect`.
 
     Attributes:
-        names: what models are called on the page, by their names in the evaluation.
-        clip: the name in the evaluation of the CLIP among the teachers.
-        students: those of the evaluation's models that were named, the first being what would be shipped.
-        confusions: the pairs of classes that the first model confuses most, with examples.
-        probe: whether CLIP helps the first run's teacher; None where there is none, or nothing to judge on.
-        fingerprint: SHA-256 of the pixels that were judged.
+        data: name of the data.
+        evaluation: metrics of all models.
+        names: short name of each model, by its name in the evaluation.
+        clip: name of CLIP in the evaluation; None if there is no CLIP.
+        students: names of the given models; the first one is the model to ship.
+        runs: content of each run folder.
+        mistakes: the most confident errors of the first model.
+        confusions: the most frequent confusions of the first model, with example images.
+        probe: comparison of the first run's teachers; None if the run has no CLIP or no held-out images, or
+            is a control.
+        fingerprint: SHA-256 of the pixels of the evaluated images.
     """
 
     data: str
@@ -100,67 +135,76 @@ class Report:
 
     @property
     def shipped(self) -> ModelReport:
-        """The first student's model_report."""
+        """Metrics of the first student."""
         return self.evaluation.model_reports[0]
 
 
 def collect(
-    runs: Sequence[str],
+    runs: Sequence[str | Path],
     config: EvaluateConfig | None = None,
     *,
     log: Callable[[str], None] = lambda message: None,
 ) -> Report:
-    """Evaluate runs side by side, with the first one's teachers, and collect what explains the figures.
+    """Evaluate the students of runs and the teachers of the first run, and collect all data of the page.
 
     Args:
-        config: what is measured; teachers are evaluated if the first run has any.
+        runs: folders of finished runs.
+        config: what is measured; ``teachers`` is ignored: teachers are evaluated if the first run has any.
+        log: receives progress messages, one line each.
+
+    Returns:
+        All data of the page.
 
     Raises:
-        DataError: a folder that is not a finished run, with what it lacks.
-        ConfigError: runs on different data.
+        DataError: a folder is not that of a finished run; the message names the missing file.
+        ConfigError: the runs used different data.
         RichKDError: as `richkd.evaluate.run.evaluate_models`.
     """
-    facts = tuple(read_run(Path(run)) for run in runs)
+    facts = tuple(read_run(run) for run in runs)
     configs = [load_config(Path(run) / "config.yaml") for run in runs]
     places = {str(Path(run_config.data.path).resolve()) for run_config in configs}
     if len(places) > 1:
         raise ConfigError(
-            "Runs of one report must be of the same data",
+            "All runs of one report must use the same data",
             got=", ".join(sorted(places)),
-            fix="write a report for each.",
+            fix="write one report per data set.",
         )
     has_teachers = bool(facts[0].summary["teachers"])
     config = (config or EvaluateConfig()).model_copy(update={"teachers": has_teachers})
-    judged = evaluate_models(runs, configs[0].data.path, config, log=log)
-    clip = _clip_of(judged.parts)
-    names = {name: short_name(name, judged.outputs, clip) for name in judged.outputs}
-    first = judged.evaluation.model_reports[0]
+    result = evaluate_models(runs, configs[0].data.path, config, log=log)
+    clip = _clip_of(result.parts)
+    names = {name: short_name(name, result.outputs, clip) for name in result.outputs}
+    first = result.evaluation.model_reports[0]
     return Report(
         Path(configs[0].data.path).name,
-        judged.evaluation,
+        result.evaluation,
         names,
         clip,
-        tuple(runs),
+        tuple(map(str, runs)),
         facts,
-        _mistakes(judged, names),
-        tuple((pair, _examples(judged, pair)) for pair in first.confusions[:CONFUSIONS]),
-        None if judged.parts is None else _probed(judged.parts, log),
-        judged.fingerprint,
+        _mistakes(result, names),
+        tuple((pair, _examples(result, pair)) for pair in first.confusions[:CONFUSIONS]),
+        None if result.parts is None else _probe(result.parts, log),
+        result.fingerprint,
     )
 
 
-def read_run(folder: Path) -> RunFacts:
-    """What a finished run left behind.
+def read_run(folder: str | Path) -> RunFacts:
+    """Read the settings, summary, epochs and environment of a finished run.
+
+    Args:
+        folder: the run folder.
 
     Raises:
-        DataError: naming the file that is missing or cannot be read.
+        DataError: a file is missing or cannot be read; the message names it.
     """
+    folder = Path(folder)
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"):
         if not (folder / name).is_file():
             raise DataError(
                 f"{folder} must be the folder of a finished run",
                 got=f"no {name} in it",
-                fix="give what --out was; a run that was stopped is finished by --resume.",
+                fix="give the --out folder of a run; finish a stopped run with --resume.",
             )
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -176,16 +220,27 @@ def read_run(folder: Path) -> RunFacts:
 
 
 def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> str:
-    """A model's name without the folders it lies in, as long as it is then the only one of that name.
+    """Short name of a model for the page: the last folder of its path, with its role.
 
-    A teacher's says that it is one, and ``clip``'s that it is the CLIP.
+    Args:
+        name: name of the model in the evaluation.
+        all_names: names of all models; if two of them have the same last folder, the path is kept.
+        clip: name of CLIP.
+
+    Example:
+        >>> short_name("runs/small", ["runs/small", "runs/control"])
+        'small'
+        >>> short_name("runs/a/kd", ["runs/a/kd", "runs/b/kd"])
+        'runs/a/kd'
+        >>> short_name("local-dir:runs/large/student", [])
+        'teacher (large)'
     """
-    own = _last_folder(name)
+    folder = _last_folder(name)
     if name == clip:
-        return own if own.startswith("CLIP") else f"CLIP ({own})"
+        return folder if folder.startswith("CLIP") else f"CLIP ({folder})"
     if parse_model_name(name).kind == "local-dir":
-        return own if own == "teacher" else f"teacher ({own})"
-    return name if own in (_last_folder(other) for other in all_names if other != name) else own
+        return folder if folder == "teacher" else f"teacher ({folder})"
+    return name if folder in (_last_folder(other) for other in all_names if other != name) else folder
 
 
 def _last_folder(name: str) -> str:
@@ -197,51 +252,53 @@ def _clip_of(parts: Parts | None) -> str | None:
     return None if parts is None else next((t.name for t in parts.teachers if t.zero_shot is not None), None)
 
 
-def _mistakes(judged: EvaluationRun, names: Mapping[str, str]) -> tuple[Mistake, ...]:
-    probs = _probabilities(judged)
+def _mistakes(result: EvaluationRun, names: Mapping[str, str]) -> tuple[Mistake, ...]:
+    """The most confident errors of the first model."""
+    probs = _probabilities(result)
     first_NC = next(iter(probs.values()))
-    sure_N, guess_N = first_NC.max(dim=1)
-    labels_N = judged.split.labels_N
-    wrong = (guess_N != labels_N).nonzero()[:, 0]
-    worst = wrong[sure_N[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
-    result = []
-    for index in worst:
+    split, labels_N = result.split, result.split.labels_N
+    indices = _most_confident(first_NC, first_NC.argmax(dim=1) != labels_N, MISTAKES)
+    mistakes = []
+    for index in indices:
         answers = [
             Answer(
-                names[name],
-                judged.split.class_names[int(probs_NC[index].argmax())],
-                float(probs_NC[index].max()),
+                names[name], split.class_names[int(probs_NC[index].argmax())], float(probs_NC[index].max())
             )
             for name, probs_NC in probs.items()
         ]
-        truth = judged.split.class_names[int(labels_N[index])]
-        result.append(Mistake(picture_of(judged.split, index), truth, tuple(answers)))
-    return tuple(result)
+        label = split.class_names[int(labels_N[index])]
+        mistakes.append(Mistake(picture_of(split, index), label, tuple(answers)))
+    return tuple(mistakes)
 
 
-def _examples(judged: EvaluationRun, pair: Confusion) -> tuple[Picture, ...]:
-    """Pictures of a class that the first model calls by the other name, the surest first."""
-    class_names = judged.split.class_names
-    first_NC = next(iter(_probabilities(judged).values()))
-    sure_N, guess_N = first_NC.max(dim=1)
-    confused = (judged.split.labels_N == class_names.index(pair.name)) & (
-        guess_N == class_names.index(pair.called)
-    )
-    places = confused.nonzero()[:, 0]
-    order = sure_N[places].argsort(descending=True, stable=True)
-    return tuple(picture_of(judged.split, index) for index in places[order][:EXAMPLES].tolist())
+def _examples(result: EvaluationRun, pair: Confusion) -> tuple[Picture, ...]:
+    """Images of a class for which the first model predicts the other class, the most confident first."""
+    split, class_names = result.split, result.split.class_names
+    first_NC = next(iter(_probabilities(result).values()))
+    of_class_N = split.labels_N == class_names.index(pair.name)
+    confused_N = of_class_N & (first_NC.argmax(dim=1) == class_names.index(pair.called))
+    return tuple(picture_of(split, index) for index in _most_confident(first_NC, confused_N, EXAMPLES))
 
 
-def _probabilities(judged: EvaluationRun) -> dict[str, Tensor]:
-    temperatures = {j.name: j.temperature for j in judged.evaluation.model_reports}
+def _most_confident(probs_NC: Tensor, selected_N: Tensor, count: int) -> list[int]:
+    """Positions of the most confident predictions among the selected images."""
+    places = selected_N.nonzero()[:, 0]
+    order = probs_NC.amax(dim=1)[places].argsort(descending=True, stable=True)
+    positions: list[int] = places[order][:count].tolist()
+    return positions
+
+
+def _probabilities(result: EvaluationRun) -> dict[str, Tensor]:
+    """Calibrated probabilities (N, C) of each model."""
+    temperatures = {j.name: j.temperature for j in result.evaluation.model_reports}
     return {
         name: (output.logits_BC.double() / temperatures[name]).softmax(dim=1)
-        for name, output in judged.outputs.items()
+        for name, output in result.outputs.items()
     }
 
 
 def picture_of(split: Split, index: int) -> Picture:
-    """One image of a split as a small JPEG inside an address."""
+    """The thumbnail of one image of a split, a JPEG in a ``data:`` URL."""
     image = split.read(index)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -251,11 +308,11 @@ def picture_of(split: Split, index: int) -> Picture:
     )
 
 
-def _probed(parts: Parts, log: Callable[[str], None]) -> Probe | None:
+def _probe(parts: Parts, log: Callable[[str], None]) -> Probe | None:
     if _clip_of(parts) is None or parts.config.fusion.control is not None:
         return None
     try:
         return run_probe(parts)
     except RichKDError as error:
-        log(f"no probe: {error.rule}")
+        log(f"the comparison of teacher and CLIP was skipped: {error.rule}")
         return None

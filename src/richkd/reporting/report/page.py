@@ -1,9 +1,9 @@
-"""A report as one page that opens anywhere, as text, and as numbers."""
+"""A report as a single HTML page without external files, as Markdown text and as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +17,57 @@ from richkd.reporting.probe.verdict import explanation, headline
 from richkd.reporting.report.collect import Report
 from richkd.reporting.report.verdict import sentences
 
-# Colors are never alone: lines are dashed differently too.
+# Classes of the style sheet, which set the colors. Lines also differ in their dashes, for readers who cannot
+# distinguish the colors.
 STUDENTS = ("s0", "s1", "s2", "s3")
 DASHES = {"s0": "none", "s1": "7 3", "s2": "2 3", "s3": "9 3 2 3", "teacher": "none", "clip": "7 3"}
 MODEL_HEADS = (
     "model",
-    "right",
-    "95 %",
-    "top 5",
+    "accuracy",
+    "95% CI",
+    "top-5",
     "NLL",
     "ECE",
-    "ECE, 95 %",
+    "ECE, 95% CI",
     "AURC",
     "parameters, M",
     "MFLOPs",
-    "MB",
-    "MB at work",
-    "ms, one image",
-    "ms, 64 images",
+    "weights, MB",
+    "peak memory, MB",
+    "ms, batch of 1",
+    "ms, batch of 64",
 )
 
 
-def write_report(report: Report, folder: Path) -> Path:
-    """Write ``report.html``, ``report.md`` and ``summary.json`` into a folder; returns the page's path.
+def write_report(report: Report, folder: str | Path) -> Path:
+    """Write ``report.html``, ``report.md`` and ``summary.json`` into a folder.
+
+    Args:
+        report: all data of the page.
+        folder: the folder; it is created if necessary.
+
+    Returns:
+        The path of the page.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    shown = context(report)
+    values = context(report)
+    folder = Path(folder)
     page = folder / "report.html"
     write_atomically(
-        page, environment("richkd.reporting").get_template("report.html").render(**shown).encode()
+        page, environment("richkd.reporting").get_template("report.html").render(**values).encode()
     )
     write_atomically(
         folder / "report.md",
-        environment("richkd.reporting").get_template("report.md").render(**shown).encode(),
+        environment("richkd.reporting").get_template("report.md").render(**values).encode(),
     )
     write_atomically(folder / "summary.json", f"{json.dumps(numbers(report), indent=1)}\n".encode())
     return page
 
 
 def numbers(report: Report) -> dict[str, Any]:
-    """Everything on the page as plain values."""
+    """Returns all data of the page as a dictionary that can be written as JSON."""
     return {
         "verdict": sentences(report),
         "data": report.data,
@@ -82,15 +91,15 @@ def numbers(report: Report) -> dict[str, Any]:
 
 
 def context(report: Report) -> dict[str, Any]:
-    """What the templates are given."""
+    """Returns the values of the templates ``report.html`` and ``report.md``, by name."""
     result = report.evaluation
     kinds = kinds_of(report)
-    called = [
+    legend = [
         (kinds[j.name], DASHES.get(kinds[j.name], "4 2"), report.names[j.name]) for j in result.model_reports
     ]
     rows = [(kinds[j.name], _model_row(report, j)) for j in result.model_reports]
     return {
-        "title": f"What {report.names[report.shipped.name]} is worth",
+        "title": f"Evaluation of {report.names[report.shipped.name]}",
         "report": report,
         "result": result,
         "images": report.shipped.own.n,
@@ -100,14 +109,14 @@ def context(report: Report) -> dict[str, Any]:
         "first": report.shipped.name,
         "certain": CERTAIN,
         "coverages": COVERAGES,
-        "legend": called,
+        "legend": legend,
         "model_heads": MODEL_HEADS,
         "model_rows": rows,
         "model_csv": [[raw for _, raw in row] for _, row in rows],
         "pairs": result.comparisons,
-        "followed": [(student, row) for student, rows in result.fidelity.items() for row in rows],
-        "meaning": [
-            (j.name, _meaning_row(j.semantics)) for j in result.model_reports if j.semantics is not None
+        "fidelity": [(student, row) for student, rows in result.fidelity.items() for row in rows],
+        "semantics": [
+            (j.name, _semantics_row(j.semantics)) for j in result.model_reports if j.semantics is not None
         ],
         "robustness": result.robustness,
         "corruption_rows": [
@@ -116,7 +125,7 @@ def context(report: Report) -> dict[str, Any]:
             for name, errors in row.errors.items()
             for severity, error in enumerate(errors)
         ],
-        "confusion_heads": ["is / is called", *result.class_names],
+        "confusion_heads": ["correct / predicted", *result.class_names],
         "confusion_rows": [
             [name, *counts] for name, counts in zip(result.class_names, report.shipped.confusion, strict=True)
         ],
@@ -129,7 +138,15 @@ def context(report: Report) -> dict[str, Any]:
 
 
 def kinds_of(report: Report) -> dict[str, str]:
-    """The color of each model: students in their order, teachers blue, CLIP orange, the fused one green."""
+    """Color class of each model: "s0", "s1", … for the students, "teacher", "clip" or "fused".
+
+    Example:
+        >>> from types import SimpleNamespace as Case
+        >>> models = [Case(name=name) for name in ("runs/small", "resnet50", "fused")]
+        >>> evaluation = Case(model_reports=models)
+        >>> kinds_of(Case(evaluation=evaluation, students=("runs/small",), clip=None))
+        {'runs/small': 's0', 'resnet50': 'teacher', 'fused': 'fused'}
+    """
     kinds, students = {}, iter(STUDENTS)
     for model_report in report.evaluation.model_reports:
         name = model_report.name
@@ -143,7 +160,7 @@ def kinds_of(report: Report) -> dict[str, str]:
 
 
 def _model_row(report: Report, model_report: ModelReport) -> list[tuple[str, float | str]]:
-    """Cells of one model, as they are shown and as they sort."""
+    """Cells of one model: the text, and the value that the table is sorted by."""
     top1, ece = model_report.intervals["top1"], model_report.intervals["calibrated ece"]
     cells: list[tuple[str, float | str]] = [
         (report.names[model_report.name], report.names[model_report.name]),
@@ -170,7 +187,7 @@ def _model_row(report: Report, model_report: ModelReport) -> list[tuple[str, flo
     ]
 
 
-def _meaning_row(row: Semantics) -> list[str]:
+def _semantics_row(row: Semantics) -> list[str]:
     auroc = row.superclass_auroc
     return [
         "" if auroc is None else f"{auroc.estimate:.3f}",
@@ -189,24 +206,24 @@ def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
         for j in report.evaluation.model_reports
     ]
     rows = [
-        (report.names[j.name], "calibrated" if calibrated else "own", f"{sure:.4f}", f"{right:.4f}", count)
+        (report.names[j.name], "yes" if calibrated else "no", f"{confidence:.4f}", f"{top1:.4f}", count)
         for j in report.evaluation.model_reports
         for calibrated, bins in enumerate(j.reliability)
-        for sure, right, count in bins_of(bins)
+        for confidence, top1, count in bins_of(bins)
     ]
-    return {"diagrams": diagrams, "reliability_rows": rows, "honesty": _honesty(report, kinds)}
+    return {"diagrams": diagrams, "reliability_rows": rows, "calibration": _calibration(report, kinds)}
 
 
-def _honesty(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, list[str]]]:
-    """Calibration of each model before and after its temperature: color, name, cells."""
+def _calibration(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, list[str]]]:
+    """Calibration of each model without and with its temperature: color, name, cells."""
     rows = []
     for j in report.evaluation.model_reports:
         both = [
             (j.own, j.adaptive_ece[0], j.reliability[0]),
             (j.calibrated, j.adaptive_ece[1], j.reliability[1]),
         ]
-        states = ("as it is", f"at its T of {j.temperature:.2f}")
-        # Teachers are judged at their own scale: there is nothing to take off.
+        states = ("none", f"T = {j.temperature:.2f}")
+        # A model without a stored temperature, such as a teacher, has one row only.
         for state, (figures, adaptive, bins) in list(zip(states, both, strict=True))[
             : 1 + (j.temperature != 1)
         ]:
@@ -221,7 +238,7 @@ def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
         (j.name, list(zip(j.curve.coverage, j.curve.risk, strict=True)))
         for j in report.evaluation.model_reports
     ]
-    # The very surest few are right or wrong by luck, and would stretch the axis.
+    # The risk of the few most confident predictions is random, and would make the axis too long.
     top = max((y for _, points in curves for x, y in points if x >= 0.05), default=0.0) or 0.01
     series = [
         (kinds[name], DASHES.get(kinds[name], "4 2"), [(x, min(y, top)) for x, y in points])
@@ -250,15 +267,15 @@ def _probe(report: Report) -> dict[str, Any]:
         return {"probe": None}
     return {
         "probe": probe,
-        "probe_words": f"{headline(probe)} {explanation(probe)}",
+        "probe_verdict": f"{headline(probe)} {explanation(probe)}",
         "probe_rows": teacher_rows(probe),
-        "alpha_rows": [(f"{a:.2f}", f"{right:.4f}", f"{nll:.4f}") for a, right, nll in probe.curve],
+        "alpha_rows": [(f"{a:.2f}", f"{top1:.4f}", f"{nll:.4f}") for a, top1, nll in probe.curve],
         **alpha_curves(probe),
     }
 
 
 def _training(report: Report) -> dict[str, Any]:
-    """Training curves of all runs: every number that an epoch left behind but step and learning rate."""
+    """Training curves of all runs: all metrics per epoch except step and learning rate."""
     colors = dict(
         zip((run.name for run in report.runs), (*STUDENTS, *["other"] * len(report.runs)), strict=False)
     )
@@ -269,14 +286,14 @@ def _training(report: Report) -> dict[str, Any]:
         series = []
         for run in report.runs:
             points = [(epoch["epoch"] + 1, epoch[key]) for epoch in run.epochs if epoch.get(key) is not None]
-            # One point is no line: what was measured at the end alone is in the tables.
+            # A metric that was measured only once is in the tables.
             if len(points) > 1:
                 series.append((colors[run.name], DASHES.get(colors[run.name], "4 2"), points))
         if not series:
             continue
         values = [y for _, _, points in series for _, y in points]
         last = max(x for _, _, points in series for x, _ in points)
-        low, high = _widened(values)
+        low, high = _axis_range(values)
         curves.append((key, series, (0, last), (low, high), 3 if high < 1 else 2))
     return {
         "curves": curves,
@@ -292,7 +309,7 @@ def _training(report: Report) -> dict[str, Any]:
     }
 
 
-def _widened(values: Iterable[float]) -> tuple[float, float]:
-    known = list(values)
-    low, high = min(known), max(known)
+def _axis_range(values: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest value; a constant curve gets a range of 1."""
+    low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)

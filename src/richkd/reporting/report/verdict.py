@@ -1,87 +1,116 @@
-"""What a report's figures say of a student, in three sentences."""
+"""The conclusions from a report in three short paragraphs: accuracy, calibration, and weaknesses."""
 
 from __future__ import annotations
 
 from richkd.evaluate.model_report import Comparison
 from richkd.evaluate.robustness import Robustness
+from richkd.metrics.confidence import COVERAGES
 from richkd.metrics.intervals import Interval
 from richkd.reporting.report.collect import Report
 
-# Confidence that is off by less, on average, is as good as its word for most uses.
-HONEST, DISHONEST = 0.03, 0.08
-# Classes of fewer images are no ground to warn of one.
-ENOUGH = 8
-SUREST = 1
+# Upper limits of the ECE of a well calibrated and of a moderately calibrated model.
+WELL_CALIBRATED, MODERATELY_CALIBRATED = 0.03, 0.08
+# With fewer images the accuracy of a class is too uncertain for a conclusion.
+MIN_CLASS_IMAGES = 8
+# Coverage of the selective risk.
+COVERAGE = 0.8
 
 
 def sentences(report: Report) -> list[str]:
-    """How good it is, how far it can be trusted, and what to look at first."""
-    return [_how_good(report), _how_honest(report), _what_first(report)]
+    """Three paragraphs on the first student: accuracy and cost; calibration; comparison and weaknesses."""
+    confidence = report.shipped.confidence
+    risk = confidence.wrong_at[COVERAGES.index(COVERAGE)]
+    return [_accuracy(report), calibration_text(report.shipped.calibrated.ece, risk), _weaknesses(report)]
 
 
-def _how_good(report: Report) -> str:
+def calibration_text(ece: float, risk: float) -> str:
+    """Text on the calibration of a model.
+
+    Args:
+        ece: expected calibration error in [0, 1], after calibration.
+        risk: selective risk at `COVERAGE`.
+
+    Example:
+        >>> calibration_text(0.015, 0.013).split(". ")[0]
+        'Its confidence is well calibrated (expected calibration error 1.5%)'
+        >>> calibration_text(0.2, 0.1).split(" (")[0]
+        'Its confidence is poorly calibrated'
+    """
+    if ece <= WELL_CALIBRATED:
+        grade = "well calibrated"
+    elif ece <= MODERATELY_CALIBRATED:
+        grade = "moderately calibrated"
+    else:
+        grade = "poorly calibrated"
+    return (
+        f"Its confidence is {grade} (expected calibration error {ece:.1%}). Among the {COVERAGE:.0%} most "
+        f"confident predictions, the error rate is {risk:.1%}."
+    )
+
+
+def _accuracy(report: Report) -> str:
     shipped = report.shipped
-    name = report.names[shipped.name]
-    outputs = f"{name} is right on {_share(shipped.intervals['top1'])} of {shipped.own.n:,} images"
+    text = (
+        f"The accuracy of {report.names[shipped.name]} is {_percent(shipped.intervals['top1'])} on "
+        f"{shipped.own.n:,} images."
+    )
     cost = report.evaluation.costs.get(shipped.name)
     if cost is not None:
-        outputs += (
-            f", with {cost.parameters / 1e6:.2g} million parameters ({cost.megabytes:.2g} MB) and "
-            f"{cost.milliseconds[1]:.2g} ms for an image on this machine"
+        text += (
+            f" It has {cost.parameters / 1e6:.2g} million parameters ({cost.megabytes:.2g} MB) and takes "
+            f"{cost.milliseconds[1]:.2g} ms per image on this machine."
         )
     teachers = [j for j in report.evaluation.model_reports if j.name not in report.students]
     if teachers:
         best = max(teachers, key=lambda model_report: model_report.own.top1)
-        outputs += f"; the best of its teachers, {report.names[best.name]}, is right on {best.own.top1:.1%}"
-    return f"{outputs}."
+        text += f" The best teacher, {report.names[best.name]}, has an accuracy of {best.own.top1:.1%}."
+    return text
 
 
-def _how_honest(report: Report) -> str:
-    shipped = report.shipped
-    gap = shipped.calibrated.ece
-    wrong = shipped.confidence.wrong_at[SUREST]
-    tail = f"of the surest 80% of its answers {wrong:.1%} are wrong."
-    if gap <= HONEST:
-        return f"It is as sure as it should be: the two differ by {gap:.1%} on average, and {tail}"
-    if gap <= DISHONEST:
-        return f"It is about as sure as it should be: the two differ by {gap:.1%} on average, and {tail}"
-    return f"Do not take its confidence at its word: it is off by {gap:.1%} on average; {tail}"
-
-
-def _what_first(report: Report) -> str:
+def _weaknesses(report: Report) -> str:
     parts = []
-    rivals = [pair for pair in report.evaluation.comparisons if pair.b in report.students]
-    if rivals:
-        parts.append(_beside(report, rivals[0]))
-    known = [row for row in report.shipped.classes if row[1] >= ENOUGH]
-    if known:
-        worst = min(known, key=lambda row: row[2])
-        parts.append(f"look first at “{worst[0]}”, where it is right on {worst[2]:.0%} of {worst[1]} images")
+    controls = [pair for pair in report.evaluation.comparisons if pair.b in report.students]
+    if controls:
+        pair = controls[0]
+        parts.append(difference_text(report.names[pair.b], pair))
+    classes = [row for row in report.shipped.classes if row[1] >= MIN_CLASS_IMAGES]
+    if classes:
+        name, images, accuracy = min(classes, key=lambda row: row[2])
+        parts.append(f"The class with the lowest accuracy is “{name}” ({accuracy:.0%} of {images} images).")
     if report.evaluation.robustness:
-        parts.append(_weakest(report.evaluation.robustness[0]))
+        parts.append(_worst_corruption(report.evaluation.robustness[0]))
     if not parts:
-        return "No class has images enough to say where it is weak."
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
+        return f"No class has at least {MIN_CLASS_IMAGES} images, so the accuracy per class is uncertain."
+    return " ".join(parts)
 
 
-def _beside(report: Report, pair: Comparison) -> str:
+def difference_text(name: str, pair: Comparison) -> str:
+    """Sentence on the difference in accuracy between the first model (a) and another one (b).
+
+    Args:
+        name: name of the other model on the page.
+        pair: comparison of the first model with the other one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> top1 = Interval(-0.041, -0.055, -0.029, 0.95, 1000)
+        >>> difference_text("kd", SimpleNamespace(top1=top1))
+        'Its accuracy is 4.1 points higher than that of kd (95% CI +2.9 to +5.5, significant).'
+    """
     gain = -pair.top1.estimate
-    sure = (
-        "more than the luck of these images" if pair.top1.low * pair.top1.high > 0 else "no clear difference"
-    )
-    word = "better" if gain >= 0 else "worse"
+    significant = "significant" if pair.top1.low * pair.top1.high > 0 else "not significant"
+    direction = "higher" if gain >= 0 else "lower"
     return (
-        f"it is {word} than {report.names[pair.b]} by {abs(100 * gain):.1f} points "
-        f"({-100 * pair.top1.high:+.1f} to {-100 * pair.top1.low:+.1f}), {sure}"
+        f"Its accuracy is {abs(100 * gain):.1f} points {direction} than that of {name} "
+        f"(95% CI {-100 * pair.top1.high:+.1f} to {-100 * pair.top1.low:+.1f}, {significant})."
     )
 
 
-def _weakest(row: Robustness) -> str:
+def _worst_corruption(row: Robustness) -> str:
     name, errors = max(row.errors.items(), key=lambda item: sum(item[1]))
-    share = sum(errors) / len(errors)
-    return f"of all corruptions {name.replace('_', ' ')} harms it most, with {share:.0%} wrong"
+    error = sum(errors) / len(errors)
+    return f"The corruption with the highest error rate is {name.replace('_', ' ')} ({error:.0%})."
 
 
-def _share(interval: Interval) -> str:
-    return f"{interval.estimate:.1%} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+def _percent(interval: Interval) -> str:
+    return f"{interval.estimate:.1%} (95% CI {100 * interval.low:.1f} to {100 * interval.high:.1f})"

@@ -1,18 +1,18 @@
 "use strict";
-// The reader's choice of theme outlives a reload where the browser lets a page from disk remember.
+// The selected theme is kept across reloads if the browser allows storage for local files.
 const root = document.documentElement;
-const remembered = () => { try { return localStorage.getItem("richkd-theme"); } catch { return null; } };
-const remember = (theme) => { try { localStorage.setItem("richkd-theme", theme); } catch { /* not allowed */ } };
+const storedTheme = () => { try { return localStorage.getItem("richkd-theme"); } catch { return null; } };
+const storeTheme = (theme) => { try { localStorage.setItem("richkd-theme", theme); } catch { /* storage is not allowed */ } };
 const dark = () => root.dataset.theme
   ? root.dataset.theme === "dark"
   : matchMedia("(prefers-color-scheme: dark)").matches;
-if (remembered()) root.dataset.theme = remembered();
+if (storedTheme()) root.dataset.theme = storedTheme();
 document.getElementById("theme").addEventListener("click", () => {
   root.dataset.theme = dark() ? "light" : "dark";
-  remember(root.dataset.theme);
+  storeTheme(root.dataset.theme);
 });
 
-// A cell sorts by its data-v where it has one, else by its text; a second click turns the order round.
+// Rows are sorted by data-v of the cell, or by its text without data-v. A second click reverses the order.
 const value = (row, column) => {
   const cell = row.cells[column];
   const text = cell.dataset.v ?? cell.textContent.trim();

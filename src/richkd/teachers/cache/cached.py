@@ -1,4 +1,4 @@
-"""A teacher whose outputs are computed once, stored, and read afterwards."""
+"""A teacher with a cache: its outputs are computed once, stored, and later read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,30 @@ Caches = Mapping[tuple[str, Augmentation], OutputCache]
 
 
 class CachedTeacher(Teacher):
-    """A teacher with a cache for each split: stored outputs are read, all others are computed and stored.
+    """A teacher with one cache per split: stored outputs are read, all others are computed and stored.
 
-    If any image of a batch is new, the whole batch is computed. Every batch that is computed then has one
-    size, and the outputs are bit-identical to those of a run without a cache. Views of other augmentations,
-    and pixels that no split holds, are always computed.
+    If the output of any image of a batch is not stored, the whole batch is computed. So computed batches
+    always have full size, and outputs are bit-identical to those of a run without a cache. Views of other
+    augmentations and pixels that belong to no split are always computed.
+
+    Args:
+        teacher: the teacher that computes outputs.
+        caches: the cache for each pair of split name and augmentation.
 
     Attributes:
-        read: number of images whose outputs came from a cache.
+        read: number of images whose outputs were read from a cache.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch import arange, eye
+        >>> from richkd.data.augmentations import Clean
+        >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>> clip = GivenClip(eye(2), eye(2), {}, logit_scale=100.0, fingerprint="")
+        >>> with TemporaryDirectory() as folder:
+        ...     cache = OutputCache(folder, Manifest("clip", {}, images=2, views=1, rows=RowFormat(2, 2)))
+        ...     teacher = CachedTeacher(clip, {("train", Clean(8)): cache})
+        ...     teacher.lacks("train", arange(2), Clean(8).draw(0, 0, arange(2)))
+        True
     """
 
     def __init__(self, teacher: Teacher, caches: Caches) -> None:
@@ -42,7 +58,7 @@ class CachedTeacher(Teacher):
 
     @property
     def computed(self) -> int:  # type: ignore[override]
-        """Number of images that went through the teacher's network."""
+        """Number of images that were processed by the network of the teacher."""
         return self.teacher.computed
 
     @property
@@ -80,19 +96,19 @@ class CachedTeacher(Teacher):
             views.number_B[new_B],
             Output(output.logits_BC[new_B], output.feats_BF[new_B]),
         )
-        # Sparse rows drop logits; they must be dropped the first time, too.
+        # Sparse rows drop small logits. Drop them now, too, so that later runs have the same targets.
         if cache.format.top_k is None:
             return output
         return self.teacher.restored(_through(cache, output).to(output.logits_BC.device))
 
     def lacks(self, split: str, index_B: Tensor, views: Views) -> bool:
-        """Whether any of these views of a split with a cache would have to be computed."""
+        """Whether the output of any of these views, drawn by the augmentation of a cache, is not stored."""
         assert views.augmentation is not None
         assert views.number_B is not None
         return bool((self.caches[split, views.augmentation].find(index_B, views.number_B) < 0).any())
 
     def flush(self) -> None:
-        """Write what is not yet on disk."""
+        """Write outputs that are not yet on disk."""
         for cache in self.caches.values():
             cache.flush()
 
@@ -108,83 +124,116 @@ def with_cache(
     features: bool,
     log: Callable[[str], None],
 ) -> Teacher:
-    """The teacher with a cache for each split under ``config.dir``; itself where it stores nothing.
+    """Add a cache for each split under ``config.dir`` to a teacher.
 
     Args:
-        teacher: outputs that were computed elsewhere are stored already.
-        stores: the splits.
-        augmentations: what each split is seen through.
-        class_names: the order of the columns of stored logits.
-        seed: the run's seed, an ingredient where an augmentation's views depend on it.
-        features: whether sparse rows are to keep features, which the feature loss needs.
-        say: told what is there, and why a cache of another setting is not used.
+        teacher: the teacher that computes outputs.
+        config: folder and row format of the cache.
+        stores: the images of each split.
+        augmentations: the augmentation of each split.
+        class_names: names of the classes, in the order of the logits.
+        seed: seed of the run; it becomes an ingredient if the views of an augmentation depend on it.
+        features: store features in sparse rows, too; required by loss terms that read features.
+        log: receives one line per cache, and the reason why a cache with other settings is not used.
+
+    Returns:
+        A `CachedTeacher`; or ``teacher`` itself if there is no folder or its outputs are not to be cached.
 
     Raises:
-        CacheError: views that never repeat, or rows that cannot be as asked.
+        CacheError: the views of an augmentation never repeat, or ``config.top_k`` is out of range.
         CheckpointError: the folder cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>> clip = GivenClip(torch.eye(2), torch.eye(2), {}, logit_scale=100.0, fingerprint="")
+        >>> with_cache(clip, CacheConfig(), {}, {}, [], seed=0, features=True, log=print) is clip
+        True
     """
     rows = teacher.row_format
     if config.dir is None or rows is None:
         return teacher
-    root, own = config.dir.expanduser(), teacher.ingredients()
-    # A CLIP's rows hold features alone: they have no largest logits, and outlive a change of classes.
+    root, teacher_ingredients = config.dir.expanduser(), teacher.ingredients()
+    # Rows of CLIP have features only; they do not depend on the classes.
     if rows.classes:
-        own["class names"] = list(class_names)
+        teacher_ingredients["class names"] = list(class_names)
         if config.top_k is not None:
             rows = RowFormat(rows.classes, rows.features if features else 0, config.top_k)
     caches = {}
     for split, store in stores.items():
         augmentation = augmentations[split]
-        ingredients = own | split_ingredients(store.fingerprint(), augmentation, seed)
+        ingredients = teacher_ingredients | split_ingredients(store.fingerprint(), augmentation, seed)
         name = cache_name(teacher.name, split)
         manifest = Manifest(name, ingredients, len(store.split), count_of(augmentation), rows)
-        if missed := explain_miss(root, manifest):
-            log(missed)
+        if reason := explain_miss(root, manifest):
+            log(reason)
         cache = caches[split, augmentation] = OutputCache(root, manifest)
         for damage in cache.damaged:
-            log(f"warning: {cache.folder.name}: shard {damage}; it was removed, and will be computed again")
+            log(f"warning: {cache.folder.name}: shard {damage}; it was removed and will be computed again")
         log(f"cache: {cache}")
     return CachedTeacher(teacher, caches)
 
 
 def cache_name(teacher: str, split: str) -> str:
-    """What a teacher's cache of a split is called, before its digest."""
+    """The name of the cache of a teacher for a split, without the digest.
+
+    Example:
+        >>> cache_name("local-dir:teachers/resnet50", "train")
+        'resnet50-train'
+    """
     return re.sub(r"[^\w.-]+", "-", f"{Path(teacher).name}-{split}").strip("-")
 
 
 def split_ingredients(images: str, augmentation: Augmentation, seed: int) -> dict[str, Any]:
-    """What outputs of a split depend on besides the teacher.
+    """The ingredients of a cache that do not depend on the teacher: images, augmentation and seed.
 
     Args:
-        images: the fingerprint of its images.
-        augmentation: what it is seen through.
-        seed: the run's seed, which counts where the augmentation's views depend on it.
+        images: fingerprint of the images of the split.
+        augmentation: the augmentation of the split.
+        seed: seed of the run; included only if the views of the augmentation depend on it.
+
+    Example:
+        >>> from richkd.data.augmentations import Clean
+        >>> split_ingredients("sha256", Clean(32), seed=0)
+        {'images': 'sha256', 'views': {'augmentation': 'Clean', 'size': 32}}
     """
     ingredients = {"images": images, "views": described(augmentation)}
     return ingredients | ({"seed": seed} if augmentation.seeded else {})
 
 
 def count_of(augmentation: Augmentation) -> int:
-    """The number of views that an image has.
+    """The number of different views that an augmentation draws of an image.
 
     Raises:
-        CacheError: they are endless, so that none would ever be read again.
+        CacheError: the number is unlimited, so a stored view would never be read again.
+
+    Example:
+        >>> from richkd.data.augmentations import CropFlip
+        >>> count_of(CropFlip(32, pad=4))
+        162
     """
     if augmentation.count is None:
         raise CacheError(
-            "A cache holds views that come again",
+            "A teacher cache needs an augmentation with a limited number of views",
             got=f"augmentation {type(augmentation).__name__}, whose views never repeat",
-            fix="add --augment.num_views 8, or do without a cache.",
+            fix="add --augment.num_views 8, or train without --teacher-cache.",
         )
     return augmentation.count
 
 
 def described(augmentation: Augmentation) -> dict[str, Any]:
-    """An augmentation's settings as plain values."""
+    """The class and the settings of an augmentation as values for JSON.
+
+    Example:
+        >>> from richkd.data.augmentations import Clean
+        >>> described(Clean(32))
+        {'augmentation': 'Clean', 'size': 32}
+    """
     settings: dict[str, Any] = asdict(augmentation)  # type: ignore[call-overload]
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return {"augmentation": type(augmentation).__name__, **plain}
 
 
 def _through(cache: OutputCache, output: Output) -> Output:
+    """The output as it would be read from the cache."""
     return cache.format.unpack(cache.format.pack(output))

@@ -1,4 +1,4 @@
-"""How a teacher's output is kept in bytes: float16 logits and features, or the largest logits alone."""
+"""The byte format of a stored output: logits and features in float16, or only the largest logits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ from torch import Tensor
 from richkd.core.errors import CacheError
 from richkd.core.types import Output
 
-# Positions of classes are kept in 16 bits.
+# Class positions are stored as signed 16-bit integers.
 MOST_CLASSES = 1 << 15
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """The layout of one stored output.
+    """The byte format of one stored output.
 
-    Dense rows hold ``classes`` logits and ``features`` values, 2 bytes each. Rows with ``top_k`` k hold
-    the k largest logits with their classes, and the log of the mean exponential of the others, which
-    all other classes then share: 4 + 4k bytes and the features. ``classes`` is 0 where logits are
-    computed from the features, as a CLIP's are.
+    A dense row has ``classes`` logits and ``features`` values in float16, 2 bytes each. A sparse row stores
+    the k largest logits with their class positions, and log(mean(exp(z))) over the other logits z, which
+    replaces each of them when the row is read. It takes 4 + 4k bytes, plus 2 bytes per feature.
+
+    Args:
+        classes: number of logits; 0 if the logits are computed from the features, as for CLIP.
+        features: number of features; 0 if none are stored.
+        top_k: k for sparse rows, None for dense rows.
 
     Raises:
-        CacheError: more classes than a 16-bit position can name, or k outside of 1..classes.
+        CacheError: k is not in 1..classes, or sparse rows have more than 32,768 classes.
+
+    Example:
+        >>> rows = RowFormat(classes=3, features=2)
+        >>> packed_BR = rows.pack(Output(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 0.25]])))
+        >>> rows.row_bytes, rows.unpack(packed_BR).logits_BC.tolist()
+        (10, [[1.0, 2.0, 3.0]])
     """
 
     classes: int
@@ -35,20 +45,21 @@ class RowFormat:
     def __post_init__(self) -> None:
         if self.top_k is not None and not (1 <= self.top_k <= self.classes <= MOST_CLASSES):
             raise CacheError(
-                f"Sparse rows keep between 1 and all of at most {MOST_CLASSES:,} logits",
-                got=f"cache.top_k {self.top_k} of {self.classes:,} classes",
-                fix="lower --cache.top_k, or remove it to store every logit.",
+                f"cache.top_k must be in 1..classes, for at most {MOST_CLASSES:,} classes",
+                got=f"cache.top_k {self.top_k} for {self.classes:,} classes",
+                fix="use a smaller --cache.top_k, or remove it to store all logits.",
             )
 
     @property
     def row_bytes(self) -> int:
+        """Number of bytes R of a row."""
         return 2 * self.features + (2 * self.classes if self.top_k is None else 4 + 4 * self.top_k)
 
     def pack(self, output: Output) -> Tensor:
-        """uint8 rows (B, row_bytes), on the CPU.
+        """Convert outputs to rows (B, row_bytes) in uint8, on the CPU.
 
         Raises:
-            CacheError: an output that is NaN or infinite, or too large for float16.
+            CacheError: an output is NaN or infinite, or too large for float16.
         """
         logits_BC, feats_BF = output.logits_BC.detach(), output.feats_BF.detach()
         parts = [feats_BF.half().view(torch.int16)] if self.features else []
@@ -56,7 +67,7 @@ class RowFormat:
             values_BK, classes_BK = logits_BC.topk(self.top_k, dim=1)
             others_BC = logits_BC.scatter(1, classes_BK, -math.inf)
             rest_B = others_BC.logsumexp(dim=1) - math.log(max(1, self.classes - self.top_k))
-            # With k = C there are no others, and nothing reads what stands for them.
+            # With k = C there are no other logits; their logsumexp would be −∞.
             rest_B = rest_B if self.top_k < self.classes else torch.zeros_like(rest_B)
             parts += [rest_B.float()[:, None].view(torch.int16), classes_BK.short()]
             parts += [values_BK.half().view(torch.int16)]
@@ -65,14 +76,14 @@ class RowFormat:
         kept = [feats_BF.half()] * bool(self.features) + [logits_BC.half()] * bool(self.classes)
         if not all(bool(part.isfinite().all()) for part in kept):
             raise CacheError(
-                "A teacher's outputs must be finite and below 65,504 to be stored",
+                "Outputs of a teacher must be finite and at most 65,504 to be stored in float16",
                 got="NaN, infinity or a larger number",
-                fix="check the teacher's weights, or compute it in --train.teacher_precision fp32.",
+                fix="check the weights of the teacher, or use --train.teacher_precision fp32.",
             )
         return torch.cat([part.cpu() for part in parts], dim=1).contiguous().view(torch.uint8)
 
     def unpack(self, rows_BR: Tensor) -> Output:
-        """The float32 output of packed rows; its logits have no columns where ``classes`` is 0."""
+        """Convert rows (B, row_bytes) back to float32 outputs; if ``classes`` is 0, the logits are (B, 0)."""
         assert rows_BR.shape[1] == self.row_bytes
         words_BW = rows_BR.contiguous().view(torch.int16)
         feats_BF = words_BW[:, : self.features].view(torch.float16).float()
@@ -87,5 +98,14 @@ class RowFormat:
 
 
 def as_stored(output: Output) -> Output:
-    """Round an output to float16 and back, so that a target is one number whether computed or read."""
+    """Round logits and features to float16 and back to float32.
+
+    Computed outputs are rounded like stored ones, so that runs with and without a cache have identical
+    targets.
+
+    Example:
+        >>> output = as_stored(Output(torch.tensor([[0.1]]), torch.zeros(1, 0)))
+        >>> float(output.logits_BC), output.logits_BC.dtype == torch.float32
+        (0.0999755859375, True)
+    """
     return Output(output.logits_BC.half().float(), output.feats_BF.half().float(), output.maps)

@@ -1,10 +1,10 @@
-"""A cache: a teacher's outputs on disk, found by (image, view).
+"""A teacher cache: outputs of one teacher for one split on disk, with the key (image, view).
 
-A cache is a folder. ``manifest.json`` lists every ingredient that the outputs depend on; the folder's
-name carries their digest, so that a changed ingredient is another folder. Rows lie in shards, files of
-their own that are written whole and are called by the SHA-256 of their content. So processes that fill
-one cache at a time never meet, a kill loses what was not yet written and nothing else, and a damaged
-shard is known by its name.
+A cache is a folder. Its file ``manifest.json`` lists all ingredients: everything that the outputs depend on.
+The folder name contains a digest of the manifest, so a changed ingredient leads to another folder. Rows are
+stored in shards. A shard is a file that is written atomically; its name is the SHA-256 of its content.
+Therefore several processes can fill the same cache, a killed process loses only rows that it had not yet
+written, and damaged shards are detected.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from richkd.core.errors import CacheError, nearest
 from richkd.core.files import write_atomically
 from richkd.core.types import Output
+from richkd.data.split import evenly_spaced
 from richkd.teachers.cache.row_format import RowFormat
 
 MANIFEST = "manifest.json"
@@ -37,13 +38,20 @@ Ingredients = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cache holds.
+    """The description of a cache.
 
     Attributes:
-        name: the teacher and the split, for people.
-        ingredients: all that the outputs depend on, by the name a person knows it by.
-        images, views: an image has an index below ``images``, each of its views a number below ``views``.
-        rows: how an output is kept.
+        name: name of the teacher and the split; not part of the digest.
+        ingredients: everything that the outputs depend on, under names that messages can show.
+        images: number of images; image indices are in 0..images − 1.
+        views: number of views of an image; view numbers are in 0..views − 1.
+        rows: byte format of a stored output.
+
+    Example:
+        >>> manifest = Manifest("net-train", {"seed": 0}, images=10, views=2, rows=RowFormat(3, 4))
+        >>> other = Manifest("net-train", {"seed": 1}, images=10, views=2, rows=RowFormat(3, 4))
+        >>> manifest.differences(other), manifest.folder == other.folder
+        (['seed'], False)
     """
 
     name: str
@@ -54,39 +62,56 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of everything above but the name."""
-        described = {key: value for key, value in asdict(self).items() if key != "name"}
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+        """The first 16 hexadecimal digits of the SHA-256 of all attributes except the name."""
+        hashed = {key: value for key, value in asdict(self).items() if key != "name"}
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> str:
+        """Name of the folder of the cache."""
         return f"{self.name}-{self.digest}"
 
     def differences(self, other: Manifest) -> list[str]:
-        """In what two caches differ: the names of ingredients, or what a row keeps if these are equal."""
-        shapes = (self.images, self.views, self.rows) != (other.images, other.views, other.rows)
-        return self.differing_ingredients(other) or (["what a row keeps"] if shapes else [])
+        """Names of the different ingredients; "row format" if only sizes or the row format differ."""
+        different = (self.images, self.views, self.rows) != (other.images, other.views, other.rows)
+        return self.differing_ingredients(other) or (["row format"] if different else [])
 
     def differing_ingredients(self, other: Manifest) -> list[str]:
-        """Names of the ingredients that have another value, or that only one of two caches has."""
-        mine, theirs = dict(self.ingredients), dict(other.ingredients)
-        return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        """Names of the ingredients with different values, or that only one of the two manifests has."""
+        ours, others = dict(self.ingredients), dict(other.ingredients)
+        return [name for name in {**ours, **others} if ours.get(name) != others.get(name)]
 
 
 class OutputCache:
-    """The rows of one manifest: those on disk, and those that are still to be written.
+    """The rows of one cache: those on disk, and those that are not yet written.
 
-    Damaged shards are not used; ``damaged`` tells of them, and with ``mend`` they are removed.
+    Args:
+        root: folder of the teacher cache; the rows are in its subfolder ``manifest.folder``.
+        manifest: description of the cache.
+        mend: delete damaged shards, so that their rows are computed again. They are never read.
+
+    Attributes:
+        damaged: name and problem of each damaged shard.
 
     Raises:
-        CacheError: the folder holds another cache, or cannot be read.
-        CheckpointError: a shard or the manifest cannot be written; what was written before is intact.
+        CacheError: the manifest in the folder cannot be read or differs from ``manifest``.
+        CheckpointError: a shard or the manifest cannot be written; earlier shards are intact.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     image_B, view_B = torch.tensor([7]), torch.tensor([0])
+        ...     cache.add(image_B, view_B, Output(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 0)))
+        ...     cache.flush()
+        ...     len(cache), cache.read(cache.find(image_B, view_B)).logits_BC.tolist()
+        (1, [[1.0, 2.0]])
     """
 
-    def __init__(self, root: Path, manifest: Manifest, *, mend: bool = True) -> None:
-        self.folder, self.manifest, self.format = root / manifest.folder, manifest, manifest.rows
+    def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True) -> None:
+        self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.rows
         self.damaged: list[str] = []
-        # Position in the sequence of all rows, −1 where there is none.
+        # Position of each (image, view) in the sequence of all rows; −1 if it is not stored.
         self._row_P = torch.full((manifest.images * manifest.views,), -1, dtype=torch.int32)
         self._shards: list[Tensor] = []
         self._starts: list[int] = []
@@ -99,7 +124,7 @@ class OutputCache:
             write_atomically(self.folder / MANIFEST, _encode(manifest))
 
     def __len__(self) -> int:
-        """Stored outputs, each (image, view) counted once."""
+        """Number of (image, view) pairs with a stored output."""
         return int((self._row_P >= 0).sum())
 
     def __str__(self) -> str:
@@ -107,21 +132,26 @@ class OutputCache:
         return f"{self.folder}, {len(self):,} of {places:,} outputs stored"
 
     def find(self, index_B: Tensor, number_B: Tensor) -> Tensor:
-        """Positions (B) for :meth:`read` of these images' views; −1 where there is none."""
+        """Positions (B) of the outputs of these images and views, for :meth:`read`; −1 if not stored."""
         return self._row_P[self._keys(index_B, number_B)]
 
     def read(self, position_B: Tensor) -> Output:
-        """The outputs at positions that :meth:`find` gave, none of them −1."""
+        """The outputs at positions returned by :meth:`find`, none of which may be −1."""
         starts = torch.tensor(self._starts)
         shard_B = torch.searchsorted(starts, position_B.long(), right=True) - 1
         rows_BR = torch.empty(len(position_B), self.format.row_bytes, dtype=torch.uint8)
         for shard in set(shard_B.tolist()):
-            here_B = shard_B == shard
-            rows_BR[here_B] = self._shards[shard][position_B[here_B].long() - self._starts[shard]]
+            in_shard_B = shard_B == shard
+            rows_BR[in_shard_B] = self._shards[shard][position_B[in_shard_B].long() - self._starts[shard]]
         return self.format.unpack(rows_BR)
 
     def add(self, index_B: Tensor, number_B: Tensor, output: Output) -> None:
-        """Store outputs: found at once, and on disk after a shard's worth or :meth:`flush`."""
+        """Store outputs. They can be read at once; a full shard or :meth:`flush` writes them to disk.
+
+        Raises:
+            CacheError: an output is NaN or infinite, or too large for float16.
+            CheckpointError: a shard cannot be written.
+        """
         rows_BR = self.format.pack(output)
         key_B = self._keys(index_B, number_B)
         self._append(key_B, rows_BR)
@@ -131,13 +161,13 @@ class OutputCache:
             self.flush()
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images and view numbers of up to ``count`` stored outputs, evenly spread."""
+        """Image indices and view numbers of at most ``count`` stored outputs, evenly spaced."""
         keys = (self._row_P >= 0).nonzero()[:, 0]
-        selected = keys[torch.linspace(0, len(keys) - 1, min(count, len(keys))).long()]
+        selected = keys[evenly_spaced(len(keys), count)]
         return selected // self.manifest.views, selected % self.manifest.views
 
     def flush(self) -> None:
-        """Write what waits as one shard."""
+        """Write all rows that are not yet on disk as one shard."""
         if not self._waiting:
             return
         tensors = {
@@ -147,7 +177,7 @@ class OutputCache:
         content = save(tensors)
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
-        # From here on the rows are read from the file, and their memory is free.
+        # Replace the rows in memory by the memory-mapped file.
         count = len(self._waiting)
         self._shards[-count:] = [load_file(path)["rows"]]
         self._starts[-count:] = [self._starts[-count]]
@@ -155,6 +185,7 @@ class OutputCache:
 
     @property
     def bytes_on_disk(self) -> int:
+        """Size of all shards in bytes."""
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
 
     def _keys(self, index_B: Tensor, number_B: Tensor) -> Tensor:
@@ -167,12 +198,12 @@ class OutputCache:
         self._rows += len(key_B)
 
     def _open(self, mend: bool) -> None:
-        result = read_manifest(self.folder)
-        if result.digest != self.manifest.digest:
+        stored = read_manifest(self.folder)
+        if stored.digest != self.manifest.digest:
             raise CacheError(
-                f"The cache {self.folder} must hold what its name says",
-                got=f"a manifest that differs in {', '.join(result.differences(self.manifest))}",
-                fix="remove it with `richkd cache rm`.",
+                f"The manifest of the cache {self.folder} must match the name of the folder",
+                got=f"a manifest that differs in {', '.join(stored.differences(self.manifest))}",
+                fix="remove the cache with `richkd cache rm`.",
             )
         paths = sorted(self.folder.glob("*.safetensors"))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -183,17 +214,29 @@ class OutputCache:
                 self._append(shard["keys"], shard["rows"])
             else:
                 self.damaged.append(f"{path.name[:12]}… {problem}")
-                if mend:  # what it held will be computed again
+                if mend:
                     path.unlink(missing_ok=True)
 
 
-def shard_problem(path: Path, manifest: Manifest) -> str | None:
-    """What is wrong with a shard, or None: its content must hash to its name and fit the manifest."""
+def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
+    """Check that the name of a shard is the SHA-256 of its content, and that its rows fit the manifest.
+
+    Returns:
+        A description of the problem, or None if the shard is intact.
+
+    Example:
+        >>> import tempfile
+        >>> manifest = Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0))
+        >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        ...     shard_problem(file.name, manifest)
+        'has a name that is not the SHA-256 of its content'
+    """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != path.stem:
-            return "does not hash to its name"
+            return "has a name that is not the SHA-256 of its content"
         shard = load_file(path)
         keys, rows = shard["keys"], shard["rows"]
     except (OSError, SafetensorError, KeyError) as error:
@@ -203,30 +246,54 @@ def shard_problem(path: Path, manifest: Manifest) -> str | None:
     return None if fits else "does not fit the manifest"
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache's folder.
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read the manifest of a cache.
 
     Raises:
-        CacheError: there is none, or it cannot be read.
+        CacheError: the manifest does not exist or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> manifest = Manifest("net-train", {"seed": 0}, images=9, views=1, rows=RowFormat(2, 0))
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     read_manifest(OutputCache(root, manifest).folder) == manifest
+        True
     """
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
         return Manifest(**content | {"rows": RowFormat(**content["rows"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
-            f"The cache {folder} must have a manifest.json that can be read",
+            f"The cache {folder} must have a readable manifest.json",
             got=f"{type(error).__name__}: {error}",
             fix="remove the folder.",
         ) from None
 
 
-def list_caches(root: Path) -> list[Path]:
-    """The folders of all caches under ``root``, by name."""
-    return sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
+def list_caches(root: str | Path) -> list[Path]:
+    """The folders of all caches in a folder, sorted by name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     list_caches(root) == [cache.folder]
+        True
+    """
+    return sorted(path.parent for path in Path(root).glob(f"*/{MANIFEST}"))
 
 
-def readable_manifests(root: Path) -> list[Manifest]:
-    """The manifests of all caches under ``root`` but those that cannot be read."""
+def readable_manifests(root: str | Path) -> list[Manifest]:
+    """The manifests of all caches in a folder; unreadable manifests are skipped.
+
+    Example:
+        >>> import tempfile
+        >>> manifest = Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0))
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, manifest)
+        ...     readable_manifests(root) == [manifest]
+        True
+    """
     manifests = []
     for folder in list_caches(root):
         try:
@@ -236,26 +303,55 @@ def readable_manifests(root: Path) -> list[Manifest]:
     return manifests
 
 
-def explain_miss(root: Path, manifest: Manifest) -> str | None:
-    """How the most similar cache of this name differs, where there is no cache for ``manifest`` itself."""
-    if (root / manifest.folder).exists():
+def explain_miss(root: str | Path, manifest: Manifest) -> str | None:
+    """Explain why no existing cache can be used, for the log.
+
+    Returns:
+        The differences from the most similar cache with the same name. None if the cache of ``manifest``
+        exists, or if there is no cache with this name.
+
+    Example:
+        >>> import tempfile
+        >>> manifests = [Manifest("net-train", {"seed": seed}, 9, 1, RowFormat(2, 0)) for seed in (0, 1)]
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, manifests[0])
+        ...     explain_miss(root, manifests[1]).endswith("is not used: it differs in seed")
+        True
+    """
+    if (Path(root) / manifest.folder).exists():
         return None
-    same = [other for other in readable_manifests(root) if other.name == manifest.name]
-    if not same:
+    same_name = [other for other in readable_manifests(root) if other.name == manifest.name]
+    if not same_name:
         return None
-    # What a row keeps depends on the ingredients, so it decides only between caches of equal ingredients.
+    # The row format follows from the ingredients, so it is compared last.
     closest = min(
-        same, key=lambda other: (len(manifest.differing_ingredients(other)), manifest.rows != other.rows)
+        same_name,
+        key=lambda other: (len(manifest.differing_ingredients(other)), manifest.rows != other.rows),
     )
     return f"cache {closest.folder} is not used: it differs in {', '.join(manifest.differences(closest))}"
 
 
-def remove_cache(root: Path, name: str) -> Path:
-    """Delete a cache's folder.
+def remove_cache(root: str | Path, name: str) -> Path:
+    """Delete a cache.
+
+    Args:
+        root: folder of the teacher cache.
+        name: name of the cache, as `list_caches` and ``richkd cache ls`` return it.
+
+    Returns:
+        The path of the deleted folder.
 
     Raises:
-        CacheError: no cache of that name, with the nearest.
+        CacheError: there is no cache with this name; the message has similar names.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     remove_cache(root, cache.folder.name) == cache.folder, list_caches(root)
+        (True, [])
     """
+    root = Path(root)
     known = [folder.name for folder in list_caches(root)]
     if name not in known:
         raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known))

@@ -1,4 +1,4 @@
-"""Loading a CLIP by name, from the hub or from a folder, through open_clip."""
+"""Load a CLIP model with open_clip, by its name, from the Hugging Face hub or from a folder."""
 
 from __future__ import annotations
 
@@ -23,22 +23,38 @@ def clip_teacher(
     device: torch.device,
     superclasses: Sequence[str] | None = None,
 ) -> ClipTeacher:
-    """The CLIP that the settings name, with the embeddings of its prompts for these classes.
+    """Load the CLIP model that the settings name and compute its class embeddings.
+
+    Args:
+        config: model, prompts and cache folder.
+        class_names: names of the classes, in label order.
+        device: device of the model.
+        superclasses: superclass of each class, for templates with ``{super}``.
 
     Raises:
         ClipError: the model, its tokenizer or its prompts cannot be used.
-        ClassError: two classes have one name once underscores are blanks.
+        ClassError: two class names differ only in underscores and spaces.
+
+    Example:
+        >>> import richkd
+        >>> import tempfile
+        >>> name = f"local-dir:{Path(richkd.__file__).parent / 'demo' / 'tiny_clip'}"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     config = ClipConfig(name=name, prompts="simple", cache=folder)
+        ...     teacher = clip_teacher(config, ["one", "two", "three"], torch.device("cpu"))
+        >>> tuple(teacher.class_embeddings_CD.shape)
+        (3, 64)
     """
     clip, selected = load_clip(config.name, device=device), templates(config.prompts)
-    own = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
-    outputs = load_names(config.rename_classes, class_names) if config.rename_classes else {}
-    prompts = build_prompts(class_names, selected, own, outputs, superclasses)
+    class_prompts = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
+    renamed = load_names(config.rename_classes, class_names) if config.rename_classes else {}
+    prompts = build_prompts(class_names, selected, class_prompts, renamed, superclasses)
 
     def prompt_set() -> PromptSet:
-        # A class with prompts of its own is at every template what all of these together are.
+        # Class-specific prompts do not correspond to templates; their mean is used for every template.
         embedded = [
             functional.normalize(part.mean(dim=0, keepdim=True), dim=1).expand(len(selected), -1)
-            if name in own
+            if name in class_prompts
             else part
             for name, part in zip(class_names, clip.embed_each(prompts), strict=True)
         ]
@@ -49,15 +65,24 @@ def clip_teacher(
 
 
 def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Clip:
-    """Load a CLIP model with its tokenizer through open_clip.
+    """Load a CLIP model and its tokenizer with open_clip.
 
-    ``spec`` is ``NAME:TAG`` (``"ViT-B-32:datacomp_xl_s13b_b90k"``; TAG may be a weights file),
-    ``hf-hub:OWNER/REPO``, or ``local-dir:FOLDER`` with ``open_clip_config.json``, the weights and any
-    tokenizer files. ``dtype`` is float32 (default), bfloat16 or float16.
+    Args:
+        spec: ``NAME:TAG`` (``"ViT-B-32:datacomp_xl_s13b_b90k"``; TAG may be a weights file),
+            ``hf-hub:OWNER/REPO``, or ``local-dir:FOLDER`` with ``open_clip_config.json``, the weights and
+            the files of the tokenizer, if it is not CLIP's own.
+        device: device of the model.
+        dtype: float32 (default), bfloat16 or float16.
 
     Raises:
-        ClipError: name or tag are unknown, files are missing, a download fails, or the weights or the
+        ClipError: the name or tag is unknown, files are missing, a download fails, or the weights or the
             tokenizer do not fit the model.
+
+    Example:
+        >>> import richkd
+        >>> clip = load_clip(f"local-dir:{Path(richkd.__file__).parent / 'demo' / 'tiny_clip'}")
+        >>> clip.image_size, clip.embed_width
+        (16, 64)
     """
     import open_clip
 
@@ -65,7 +90,7 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     if dtype not in PRECISIONS:
         known = ", ".join(str(known) for known in PRECISIONS)
         raise ClipError(
-            "CLIP runs in a floating-point type that open_clip knows", got=str(dtype), fix=f"use {known}."
+            "CLIP needs a floating-point type that open_clip supports", got=str(dtype), fix=f"use {known}."
         )
     parsed = parse_model_name(spec)
     if parsed.kind == "local-dir":
@@ -77,7 +102,7 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     else:
         name, tag = _name_and_tag(spec)
         fix = _offline_fix(open_clip.get_pretrained_cfg(name, tag).get("hf_hub"))
-    # Weights trained with QuickGELU give wrong features with GELU, and open_clip merely warns of it.
+    # Weights trained with QuickGELU give wrong features with GELU; open_clip only logs a warning.
     quick = tag is not None and bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
     try:
         model = open_clip.create_model(
@@ -90,7 +115,7 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         )
         config = open_clip.get_model_config(name) | {"quick_gelu_forced": quick}
         tokenizer = open_clip.get_tokenizer(name)
-    # open_clip, hub, tokenizer and weight readers share no base class below Exception.
+    # open_clip, the hub and the readers of tokenizers and weights have no common base class but Exception.
     except Exception as error:
         raise ClipError(
             f"CLIP '{spec}' could not be loaded", got=str(error) or repr(error), fix=fix
@@ -100,41 +125,40 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
 
 
 def _check_folder(folder: Path) -> None:
-    fix = "the folder needs open_clip_config.json and open_clip_model.safetensors; check the path."
+    fix = "check the path; the folder needs open_clip_config.json and open_clip_model.safetensors."
     config = folder / "open_clip_config.json"
     if not config.is_file():
         missing = config if folder.is_dir() else folder
-        raise ClipError("A CLIP on disk is a folder with its configuration", got=f"no {missing}", fix=fix)
+        rule = "The CLIP folder must exist with its configuration"
+        raise ClipError(rule, got=f"no {missing}", fix=fix)
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
         got = f"no .safetensors, .bin or .pth file in {folder}"
-        raise ClipError("A CLIP on disk is a folder with its weights", got=got, fix=fix)
+        raise ClipError("The CLIP folder must exist with its weights", got=got, fix=fix)
 
 
 def _name_and_tag(spec: str) -> tuple[str, str]:
     import open_clip
 
     name, _, tag = spec.partition(":")
-    # OpenAI writes ViT-B/32; open_clip's model list takes that, but its tokenizer list does not.
+    # OpenAI writes ViT-B/32, which open_clip's list of tokenizers does not contain.
     name = name.replace("/", "-")
     models = open_clip.list_models()
     if name not in models:
-        raise ClipError(
-            "CLIP must be a model that open_clip knows", got=f"'{name}'", fix=nearest(name, models)
-        )
+        raise ClipError("CLIP must be a model of open_clip", got=f"'{name}'", fix=nearest(name, models))
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag.lower().replace("-", "_") not in tags and not Path(tag).is_file():
         raise ClipError(
-            f"CLIP needs weights, as in '{name}:TAG', with a tag of {name} or a file",
+            f"CLIP needs weights: '{name}:TAG', where TAG is a tag of {name} or a weights file",
             got=f"'{tag}'" if tag else "no tag",
-            fix=nearest(tag, tags) if tags else f"no weights of {name} are published; give a file.",
+            fix=nearest(tag, tags) if tags else f"no weights of {name} are published; use a file as TAG.",
         )
     return name, tag
 
 
 def _offline_fix(repository: str | None) -> str:
-    # Published weights are listed as OWNER/REPO/ or OWNER/REPO/FILE.
+    # open_clip lists published weights as OWNER/REPO/ or OWNER/REPO/FILE.
     repo = "/".join((repository or "OWNER/REPO").split("/")[:2])
     return (
-        f"without a network, run 'hf download {repo} --local-dir FOLDER' on a machine that has one, copy "
-        "FOLDER here, and name the model as local-dir:FOLDER."
+        f"without internet access, run 'hf download {repo} --local-dir FOLDER' on a machine with access, "
+        "copy FOLDER to this machine, and use the model name local-dir:FOLDER."
     )

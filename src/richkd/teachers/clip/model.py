@@ -1,4 +1,4 @@
-"""A frozen CLIP model as a zero-shot teacher: prompts become class embeddings, views become cosines."""
+"""A frozen CLIP model as a zero-shot teacher: its logits are cosines between images and class embeddings."""
 
 from __future__ import annotations
 
@@ -32,10 +32,21 @@ PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf1
 
 
 class Clip:
-    """A CLIP model with its tokenizer, frozen and in evaluation mode; made by `clip_load.load_clip`.
+    """A CLIP model with its tokenizer, with frozen weights and in evaluation mode; see `load_clip`.
 
-    ``logit_scale`` is the factor (not its logarithm) by which the model multiplies cosines before the
-    softmax. ``mean`` and ``std`` normalize pixels in [0, 1] of ``image_size`` × ``image_size`` views.
+    Attributes:
+        logit_scale: factor of the cosines before the softmax (not its logarithm).
+        embed_width: width D of the embeddings.
+        image_size: height and width of the input in pixels.
+        mean, std: normalization of each color channel, for pixel values in [0, 1].
+
+    Example:
+        >>> import richkd
+        >>> from richkd.teachers.clip.load import load_clip
+        >>> clip = load_clip(f"local-dir:{Path(richkd.__file__).parent / 'demo' / 'tiny_clip'}")
+        >>> embeddings_CD = clip.embed_prompts([["a photo of a one"], ["a photo of a two"]])
+        >>> [round(float(norm), 4) for norm in embeddings_CD.norm(dim=1)]
+        [1.0, 1.0]
     """
 
     def __init__(
@@ -62,29 +73,34 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         device: torch.device = self.model.logit_scale.device
         return device
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that the outputs depend on: weights and their type, configuration, tokenizer."""
+        """SHA-256 of everything that the outputs depend on: weights, dtype, configuration and tokenizer."""
         digest = hashlib.sha256(json.dumps(self._described, sort_keys=True, default=str).encode())
         digest.update(hash_tensors(self.model.state_dict()).encode())
-        # What a tokenizer does to text also hangs on its cleaning and its library, so it is asked.
+        # Tokens also depend on text cleaning and on the version of the library, so tokens of test
+        # sentences are hashed, too.
         probes = [template.replace("{}", "Déjà-vu 1984, snow's_owl") for template in templates("openai")]
         digest.update(self.tokenizer(probes).long().numpy().tobytes())
         digest.update(json.dumps(sorted(vocabulary(self.tokenizer).items())).encode())
         return digest.hexdigest()
 
     def embed_prompts(self, prompts_by_class: Sequence[Sequence[str]], batch_size: int = 512) -> Tensor:
-        """Class embeddings (C, D), float32 and of unit norm, from the prompts of each class.
+        """Compute the class embeddings (C, D), float32 with unit norm, from the prompts of each class.
 
-        The embedding of a class is the L2-normalized mean of its prompts' L2-normalized embeddings
+        The embedding of a class is the L2-normalized mean of the L2-normalized embeddings of its prompts
         (RichKD, arXiv 2511.09286; Radford et al. 2021, section 3.1.4).
 
+        Args:
+            prompts_by_class: the prompts of each class.
+            batch_size: number of prompts per forward pass of the text tower.
+
         Raises:
-            ClipError: as `embed_each`; the embeddings of a class add up to nothing.
+            ClipError: see `embed_each`.
         """
         parts = self.embed_each(prompts_by_class, batch_size)
         embeddings_CD = functional.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
@@ -93,18 +109,20 @@ class Clip:
     def embed_each(
         self, prompts_by_class: Sequence[Sequence[str]], batch_size: int = 512
     ) -> tuple[Tensor, ...]:
-        """For each class the embeddings (P, D) of its prompts, float32 and of unit norm.
+        """Compute the embeddings (P, D) of the prompts of each class, float32 with unit norm.
+
+        Args:
+            prompts_by_class: the prompts of each class.
+            batch_size: number of prompts per forward pass of the text tower.
 
         Raises:
-            ClipError: a class has no prompts, the tokenizer cannot tell two prompts apart or does not
-                know a word, or the text tower gives NaN or infinity.
+            ClipError: a class has no prompts, two different prompts have the same tokens, a prompt has an
+                unknown token, or an embedding is NaN or infinite.
         """
         counts = [len(prompts) for prompts in prompts_by_class]
         if not counts or 0 in counts:
             at = counts.index(0) if counts else 0
-            raise ClipError(
-                "Every class needs a prompt", got=f"none for class {at}", fix="give it a sentence."
-            )
+            raise ClipError("Every class needs a prompt", got=f"none for class {at}", fix="add a prompt.")
         flat = list(chain.from_iterable(prompts_by_class))
         unique = list(dict.fromkeys(flat))
         tokens_PL = self.tokenizer(unique)
@@ -120,24 +138,29 @@ class Clip:
         for at, part in enumerate(parts):
             if not part.isfinite().all():
                 raise ClipError(
-                    f"The text tower of {self.name} must give finite embeddings",
+                    f"The text embeddings of {self.name} must be finite",
                     got=f"NaN or infinity for class {at}, whose first prompt is {prompts_by_class[at][0]!r}",
-                    fix=f"load it in float32 instead of {self.dtype}, and check its weights.",
+                    fix=f"load the model in float32 instead of {self.dtype}, and check its weights.",
                 )
         return tuple(part.clone() for part in parts)
 
     def class_embeddings(
-        self, class_names: Sequence[str], prompts: Sequence[Sequence[str]], cache_dir: Path | None
+        self, class_names: Sequence[str], prompts: Sequence[Sequence[str]], cache_dir: str | Path | None
     ) -> Tensor:
-        """`embed_prompts`, kept in ``cache_dir`` under a hash of the fingerprint and the prompts.
+        """Compute `embed_prompts`, or read its result from ``cache_dir``.
 
-        A cache file that cannot be read is computed again and replaced.
+        The file name is a hash of the fingerprint and the prompts. A file that cannot be read is replaced.
+
+        Args:
+            class_names: names of the classes; stored in the file as information.
+            prompts: the prompts of each class.
+            cache_dir: folder of the files; None computes without a cache.
 
         Raises:
-            ClipError: as `embed_prompts`.
+            ClipError: see `embed_each`.
             CheckpointError: ``cache_dir`` cannot be written.
         """
-        assert len(class_names) == len(prompts), "each class has its own list of prompts"
+        assert len(class_names) == len(prompts), "one list of prompts per class"
         if cache_dir is None:
             return self.embed_prompts(prompts)
         key = hashlib.sha256(json.dumps([self.fingerprint, [list(p) for p in prompts]]).encode()).hexdigest()
@@ -151,28 +174,45 @@ class Clip:
         return embeddings_CD
 
     def image_features(self, pixels_B3HW: Tensor) -> Tensor:
-        """Unit-norm image embeddings (B, D) in float32 of normalized pixels; no gradient flows.
+        """Image embeddings (B, D) of normalized pixels, float32 with unit norm, without gradient.
 
-        Autocast around the call has no effect: the outputs depend on the type given to `load_clip`
-        alone, so that they can be stored under `fingerprint`.
+        Autocast around the call has no effect. The outputs depend on the dtype given to `load_clip` only, so
+        they can be stored under `fingerprint`.
         """
-        assert pixels_B3HW.is_floating_point(), "pixels are normalized floats, not bytes"
+        assert pixels_B3HW.is_floating_point(), "pixels must be normalized floats, not uint8"
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             embeds_BD = self.model.encode_image(pixels_B3HW.to(self.device, self.dtype))
             feats_BD = functional.normalize(embeds_BD.float(), dim=1)
-        # Trained heads read these, and autograd refuses to save a tensor made in inference mode.
+        # Trained heads use the features, and autograd cannot save inference tensors for the backward pass.
         return feats_BD.clone()
 
 
 class ClipTeacher(Teacher):
-    """CLIP as a teacher: it renders the student's views at its own size and gives cosines and features."""
+    """CLIP as a teacher: cosines and image features of the views of the student, at CLIP's own resolution.
+
+    ``logits_BC`` are cosines in [-1, 1]; multiplied by ``logit_scale`` they are CLIP's logits.
+
+    Args:
+        clip: the model.
+        class_embeddings_CD: text embedding of each class.
+        prompts: computes the embeddings of each prompt template; None if they are not available.
+
+    Example:
+        >>> import richkd
+        >>> from richkd.teachers.clip.load import load_clip
+        >>> clip = load_clip(f"local-dir:{Path(richkd.__file__).parent / 'demo' / 'tiny_clip'}")
+        >>> teacher = ClipTeacher(clip, clip.embed_prompts([["a photo of a one"], ["a photo of a two"]]))
+        >>> output = teacher.cosines(torch.zeros(3, 3, 16, 16))
+        >>> tuple(output.logits_BC.shape), tuple(output.feats_BF.shape)
+        ((3, 2), (3, 64))
+    """
 
     sees_pixels, role = True, "CLIP"
 
     def __init__(
         self, clip: Clip, class_embeddings_CD: Tensor, prompts: Callable[[], PromptSet] | None = None
     ) -> None:
-        assert class_embeddings_CD.shape[1] == clip.embed_width, "class embeddings of another CLIP"
+        assert class_embeddings_CD.shape[1] == clip.embed_width, "class embeddings of another width"
         self.clip, self._prompts = clip, prompts
         self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
         self.logit_scale = clip.logit_scale
@@ -180,7 +220,7 @@ class ClipTeacher(Teacher):
 
     @cached_property
     def prompts(self) -> PromptSet | None:
-        """The templates and the class embeddings of each; computed when first used."""
+        """The prompt templates with the class embeddings of each; computed when first used."""
         return None if self._prompts is None else self._prompts()
 
     @property
@@ -194,19 +234,19 @@ class ClipTeacher(Teacher):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the CLIP and its class embeddings."""
+        """SHA-256 of the model and the class embeddings."""
         rows = self.class_embeddings_CD.cpu().contiguous().view(torch.uint8).numpy().tobytes()
         return hashlib.sha256(self.clip.fingerprint.encode() + rows).hexdigest()
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
-        assert not maps, "a CLIP gives no intermediate maps"
+        assert not maps, "CLIP has no intermediate maps"
         clip = self.clip
         return self.cosines(render(batch.pixels_BHWC, views, clip.image_size, clip.mean, clip.std))
 
     def cosines(self, pixels_B3HW: Tensor) -> Output:
-        """Cosines ``logits_BC`` in [-1, 1], without `logit_scale`, and the unit-norm features.
+        """Cosines in [-1, 1] (not multiplied by ``logit_scale``) and unit-norm features of normalized pixels.
 
-        Features are rounded to float16 first, as a cache keeps them.
+        Features are rounded to float16 first, as in a cache (`as_stored`).
         """
         self.computed += len(pixels_B3HW)
         feats_BD = self.clip.image_features(pixels_B3HW)
@@ -217,9 +257,9 @@ class ClipTeacher(Teacher):
         return RowFormat(0, self.feature_width)
 
     def restored(self, stored: Output) -> Output:
-        """Cosines from stored features, so that prompts may change and the features stay."""
+        """Compute the cosines from stored features. So a cache stays valid if the prompts change."""
         feats_BD = functional.normalize(stored.feats_BF, dim=1)
-        # Cosines of one image spread over some 0.03; half-precision autocast would round that away.
+        # The cosines of an image differ by about 0.03 only; autocast to half precision would lose this.
         with torch.autocast(feats_BD.device.type, enabled=False):
             cosines_BC = (feats_BD @ self.class_embeddings_CD.T).clamp(-1.0, 1.0)
         return Output(logits_BC=cosines_BC, feats_BF=feats_BD)
@@ -232,7 +272,7 @@ class ClipTeacher(Teacher):
 def _square(size: int | Sequence[int], name: str) -> int:
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
-        raise ClipError(f"CLIP '{name}' must take square images", got=str(size), fix="choose another model.")
+        raise ClipError(f"CLIP '{name}' must have a square input", got=str(size), fix="choose another model.")
     return int(sides.pop())
 
 
@@ -244,6 +284,6 @@ def _read_cache(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
             stored: Tensor = file.get_tensor("class_embeddings")
             same = (file.metadata() or {}).get("key") == key
     except (OSError, SafetensorError) as error:
-        _LOG.warning("Class embeddings in %s cannot be read and are computed again: %s", path, error)
+        _LOG.warning("The class embeddings in %s cannot be read; they are computed again: %s", path, error)
         return None
     return stored if same and stored.shape == shape and bool(stored.isfinite().all()) else None

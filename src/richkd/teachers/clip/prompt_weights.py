@@ -1,4 +1,4 @@
-"""What each prompt template is worth on held-out images, the best set of them, and fitted weights."""
+"""Measure, select and weight prompt templates on held-out images."""
 
 from __future__ import annotations
 
@@ -16,38 +16,58 @@ from richkd.data.split import folds_of
 from richkd.fusion.fit import argmin_lbfgs
 from richkd.fusion.select import FOLDS
 
-# Weights of a file may be rounded.
+# Largest difference between 1 and the sum of weights in a file, which may be rounded.
 SUM_TOLERANCE = 1e-3
-# A further template has to gain so many nats, or the set is complete.
+# Smallest decrease of the NLL in nats for which another template is added.
 LEAST_GAIN = 1e-4
-# Images beyond which a choice of templates hardly changes, and weights hardly move.
+# Numbers of images with which the selection of templates and the fitted weights hardly change any more.
 CHOICE_IMAGES, FIT_IMAGES = 1000, 2500
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Templates, and the unit-norm embedding (P, C, D) of each for each class.
+    """Prompt templates with their class embeddings.
 
-    A class with prompts of its own has its one embedding at every template, so that no weight moves it.
+    A class with class-specific prompts has the same embedding for all templates, so weights do not change it.
+
+    Attributes:
+        templates: the P templates.
+        embeddings_PCD: for each template, the unit-norm embedding of each class.
+
+    Example:
+        >>> prompts = PromptSet(("a {}", "the {}"), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> [round(x, 4) for x in prompts.class_embeddings(torch.tensor([0.75, 0.25]))[0].tolist()]
+        [0.9487, 0.3162]
     """
 
     templates: tuple[str, ...]
     embeddings_PCD: Tensor
 
     def class_embeddings(self, weights_P: Tensor) -> Tensor:
-        """``normalized(Σ_p w_p · e_pc)`` (C, D): equal weights give the usual mean of prompts."""
+        """Class embeddings normalized(Σ_p w_p · e_pc) (C, D); with equal weights, the mean of the prompts."""
         summed_CD = torch.einsum("p,pcd->cd", weights_P.to(self.embeddings_PCD), self.embeddings_PCD)
         return functional.normalize(summed_CD, dim=1)
 
     def double(self) -> PromptSet:
+        """The same templates with embeddings in float64."""
         return PromptSet(self.templates, self.embeddings_PCD.double())
 
 
 @dataclass(frozen=True)
 class PromptTable:
-    """How often each template alone is right, and the best set of them.
+    """Accuracies of prompt templates on held-out images, as fractions in [0, 1]; see `prompt_table`.
 
-    ``best_top1`` is cross-fitted: each image is judged by the set that was chosen without its fold.
+    Attributes:
+        rows: each template with its accuracy.
+        best: the selected templates.
+        best_top1: cross-fitted accuracy of selected templates: each image is classified with the templates
+            that were selected without its fold.
+        all_top1: accuracy of the mean of all templates.
+
+    Example:
+        >>> table = PromptTable((("a {}", 0.5), ("the {}", 0.4)), ("a {}",), best_top1=0.5, all_top1=0.45)
+        >>> table.best
+        ('a {}',)
     """
 
     rows: tuple[tuple[str, float], ...]
@@ -57,46 +77,73 @@ class PromptTable:
 
 
 def equal_weights(count: int) -> Tensor:
+    """Weights 1/P of P templates (float64).
+
+    Example:
+        >>> equal_weights(4).tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
     return torch.full((count,), 1 / count, dtype=torch.float64)
 
 
 def prompt_table(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float) -> PromptTable:
-    """Each template's accuracy on held-out images, all together, and the set that greedy choice ends with.
+    """Measure the accuracy of each template, of all templates, and of the greedily selected ones.
 
     Args:
         prompts: the templates with their embeddings.
-        feats_ND: unit-norm image features of images that nothing was fitted on.
-        labels_N: their classes.
-        logit_scale: the CLIP's own, which losses are computed at.
+        feats_ND: unit-norm image features of held-out images.
+        labels_N: class positions (int64).
+        logit_scale: the logit scale of CLIP, for the loss of `choose_templates`.
+
+    Example:
+        >>> prompts = PromptSet(("a {}", "not a {}"), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
+        >>> labels_N = torch.arange(20) % 2
+        >>> table = prompt_table(prompts, torch.eye(2)[labels_N], labels_N, logit_scale=10.0)
+        >>> table.rows, table.best, table.best_top1
+        ((('a {}', 1.0), ('not a {}', 0.0)), ('a {}',), 1.0)
     """
     feats_ND = feats_ND.to(prompts.embeddings_PCD)
-    alone = [_top1(feats_ND @ embeds_CD.T, labels_N) for embeds_CD in prompts.embeddings_PCD]
-    together_CD = prompts.class_embeddings(equal_weights(len(alone)))
-    fold_N, right = folds_of(labels_N, FOLDS), torch.zeros(len(labels_N), dtype=torch.bool)
+    single_top1 = [_top1(feats_ND @ embeds_CD.T, labels_N) for embeds_CD in prompts.embeddings_PCD]
+    mean_CD = prompts.class_embeddings(equal_weights(len(single_top1)))
+    fold_N, correct_N = folds_of(labels_N, FOLDS), torch.zeros(len(labels_N), dtype=torch.bool)
     for fold in range(FOLDS):
         out_N = fold_N == fold
         if out_N.any() and not out_N.all():
             selected = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], logit_scale)
-            embeds_CD = prompts.class_embeddings(_of_set(selected, len(alone)))
-            right[out_N] = (feats_ND[out_N] @ embeds_CD.T).argmax(dim=1) == labels_N[out_N]
+            embeds_CD = prompts.class_embeddings(_set_weights(selected, len(single_top1)))
+            correct_N[out_N] = (feats_ND[out_N] @ embeds_CD.T).argmax(dim=1) == labels_N[out_N]
     best = choose_templates(prompts, feats_ND, labels_N, logit_scale)
     return PromptTable(
-        tuple(zip(prompts.templates, alone, strict=True)),
+        tuple(zip(prompts.templates, single_top1, strict=True)),
         tuple(prompts.templates[place] for place in best),
-        float(right.double().mean()),
-        _top1(feats_ND @ together_CD.T, labels_N),
+        float(correct_N.double().mean()),
+        _top1(feats_ND @ mean_CD.T, labels_N),
     )
 
 
 def choose_templates(
     prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float
 ) -> tuple[int, ...]:
-    """Positions of templates, each added because it lowers the NLL most, until none lowers it.
+    """Select templates greedily: add the one that lowers the NLL most, until the gain is below `LEAST_GAIN`.
 
-    Looks at `CHOICE_IMAGES` at most, evenly spread over the classes.
+    Uses at most `CHOICE_IMAGES` images, evenly spaced over the classes.
+
+    Args:
+        prompts: the templates with their embeddings.
+        feats_ND: unit-norm image features.
+        labels_N: class positions (int64).
+        logit_scale: the logit scale of CLIP.
+
+    Returns:
+        Positions of the selected templates, in the order in which they were added.
+
+    Example:
+        >>> prompts = PromptSet(("a {}", "not a {}"), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
+        >>> choose_templates(prompts, torch.eye(2), torch.tensor([0, 1]), logit_scale=10.0)
+        (0,)
     """
-    some = _spread(labels_N, CHOICE_IMAGES)
-    feats_ND, labels_N = feats_ND[some], labels_N[some]
+    sample_N = _spaced_by_class(labels_N, CHOICE_IMAGES)
+    feats_ND, labels_N = feats_ND[sample_N], labels_N[sample_N]
     cosines_PNC = torch.einsum("nd,pcd->pnc", feats_ND, prompts.embeddings_PCD)
     selected: list[int] = []
     summed_NC, summed_CD = torch.zeros_like(cosines_PNC[0]), torch.zeros_like(prompts.embeddings_PCD[0])
@@ -117,12 +164,25 @@ def choose_templates(
 
 
 def fit_prompt_weights(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float) -> Tensor:
-    """Weights (P) on the simplex with the least NLL on held-out images; never worse there than equal ones.
+    """Fit weights (P, float64) on the simplex that minimize the NLL on held-out images.
 
-    ``w = softmax(θ)``, from equal weights by L-BFGS in float64, on at most `FIT_IMAGES` images.
+    w = softmax(θ). θ is fitted by L-BFGS in float64, starting from equal weights, on at most `FIT_IMAGES`
+    images. If their NLL is above that of equal weights, equal weights are returned.
+
+    Args:
+        prompts: the templates with their embeddings.
+        feats_ND: unit-norm image features.
+        labels_N: class positions (int64).
+        logit_scale: the logit scale of CLIP.
+
+    Example:
+        >>> prompts = PromptSet(("a {}", "not a {}"), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
+        >>> weights_P = fit_prompt_weights(prompts, torch.eye(2), torch.tensor([0, 1]), logit_scale=10.0)
+        >>> float(weights_P[0]) > 0.9, round(float(weights_P.sum()), 6)
+        (True, 1.0)
     """
-    some = _spread(labels_N, FIT_IMAGES)
-    feats_ND, labels_N, exact = feats_ND[some].double(), labels_N[some], prompts.double()
+    sample_N = _spaced_by_class(labels_N, FIT_IMAGES)
+    feats_ND, labels_N, exact = feats_ND[sample_N].double(), labels_N[sample_N], prompts.double()
 
     def loss(theta_P: Tensor) -> Tensor:
         return _nll(exact, feats_ND, labels_N, logit_scale, theta_P.softmax(0))
@@ -138,7 +198,23 @@ def fit_prompt_weights(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, l
 def cross_fitted_nll(
     prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float
 ) -> tuple[float, float]:
-    """NLL of fitted weights, each image judged by a fit without its fold, and of equal weights."""
+    """NLL in nats of fitted weights and of equal weights.
+
+    The NLL of fitted weights is cross-fitted: the weights for an image are fitted without its fold.
+
+    Args:
+        prompts: the templates with their embeddings.
+        feats_ND: unit-norm image features.
+        labels_N: class positions (int64).
+        logit_scale: the logit scale of CLIP.
+
+    Example:
+        >>> prompts = PromptSet(("a {}", "not a {}"), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
+        >>> labels_N = torch.arange(20) % 2
+        >>> fitted, equal = cross_fitted_nll(prompts, torch.eye(2)[labels_N], labels_N, logit_scale=10.0)
+        >>> fitted < equal
+        True
+    """
     fold_N, total = folds_of(labels_N, FOLDS), 0.0
     exact, feats_ND = prompts.double(), feats_ND.double()
     for fold in range(FOLDS):
@@ -150,36 +226,54 @@ def cross_fitted_nll(
     return total / len(labels_N), float(_nll(exact, feats_ND, labels_N, logit_scale, equal))
 
 
-def read_prompt_weights(path: Path, templates: Sequence[str]) -> Tensor:
-    """Weights (P) from a YAML or JSON file ``{template: weight}``, which names every template once.
+def read_prompt_weights(path: str | Path, templates: Sequence[str]) -> Tensor:
+    """Read the weight of each template (P, float64) from a YAML or JSON file ``{template: weight}``.
+
+    Args:
+        path: the file.
+        templates: the templates of the run.
 
     Raises:
-        ClipError: the file cannot be read; a template is unknown or lacks; a weight is negative or no
-            number; they do not sum to one.
+        ClipError: the file cannot be read, a template is unknown or missing, a weight is negative or not a
+            number, or the weights do not sum to one.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.yaml"
+        ...     size = path.write_text("{'a {}': 0.75, 'the {}': 0.25}", encoding="utf-8")
+        ...     read_prompt_weights(path, ("the {}", "a {}")).tolist()
+        [0.25, 0.75]
     """
-    result = parse_file(path, ClipError, "The prompt weights", "{template: weight}")
-    if not isinstance(result, dict) or not result:
-        raise ClipError(f"{path} must map templates to weights", got=repr(result)[:80], fix="'a {}': 0.5")
-    for template in result:
+    content = parse_file(Path(path), ClipError, "The prompt weights", "{template: weight}")
+    if not isinstance(content, dict) or not content:
+        raise ClipError(
+            f"{path} must map templates to weights",
+            got=repr(content)[:80],
+            fix="write lines such as 'a photo of a {}': 0.5.",
+        )
+    for template in content:
         if template not in templates:
             raise ClipError(
-                f"{path} weighs a template that the run does not use",
+                f"{path} must contain only templates of the run",
                 got=repr(template),
                 fix=nearest(str(template), templates),
             )
-    missing = [template for template in templates if template not in result]
+    missing = [template for template in templates if template not in content]
     if missing:
         raise ClipError(
-            f"{path} must weigh every template of the run",
+            f"{path} must contain a weight for every template of the run",
             got=f"{len(missing)} without a weight, first {missing[0]!r}",
-            fix="give 0 to those that are not to count.",
+            fix="set the weight of unused templates to 0.",
         )
-    weights = [result[template] for template in templates]
+    weights = [content[template] for template in templates]
     numbers = [float(w) for w in weights if isinstance(w, (int, float)) and not isinstance(w, bool)]
-    # Written so that NaN fails too.
+    # The comparison is negated so that NaN is rejected, too.
     if len(numbers) < len(weights) or not all(w >= 0 for w in numbers):
         raise ClipError(
-            f"Weights in {path} must be numbers of zero or more", got=repr(weights)[:80], fix="correct them."
+            f"Weights in {path} must be numbers of zero or more",
+            got=repr(weights)[:80],
+            fix="correct these weights.",
         )
     if not abs(sum(numbers) - 1) <= SUM_TOLERANCE:
         raise ClipError(
@@ -198,13 +292,13 @@ def _top1(logits_NC: Tensor, labels_N: Tensor) -> float:
     return float((logits_NC.argmax(dim=1) == labels_N).double().mean())
 
 
-def _of_set(selected: Sequence[int], count: int) -> Tensor:
+def _set_weights(selected: Sequence[int], count: int) -> Tensor:
     weights_P = torch.zeros(count, dtype=torch.float64)
     weights_P[list(selected)] = 1 / len(selected)
     return weights_P
 
 
-def _spread(labels_N: Tensor, most: int) -> Tensor:
-    """Positions of at most so many images, at even distances among those sorted by class."""
+def _spaced_by_class(labels_N: Tensor, most: int) -> Tensor:
+    """Positions of at most ``most`` images, evenly spaced in the images sorted by class."""
     by_class_N = labels_N.argsort(stable=True)
     return by_class_N[:: -(-len(labels_N) // most)]

@@ -1,4 +1,4 @@
-"""Arrays that somebody computed elsewhere: read from a file without running code, and refused by name."""
+"""Read arrays that were computed elsewhere from a file, without executing code from it, and check them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,16 @@ class GivenArrays:
     """The arrays of one file.
 
     Attributes:
-        path: the file, which every message names.
-        arrays: what it holds, by name.
-        refusal: the error that is raised for what cannot be used.
+        path: the file, for messages.
+        arrays: the arrays by name.
+        refusal: class of the errors that the methods raise.
+
+    Example:
+        >>> from richkd.core.errors import CacheError
+        >>> arrays = {"logits": np.zeros((2, 3), np.float32), "files": np.array(["1.png", "2.png"])}
+        >>> given = GivenArrays(Path("outputs.npz"), arrays, CacheError)
+        >>> given.key_column(), tuple(given.matrix("logits").shape), given.texts("files")
+        ('files', (2, 3), ['1.png', '2.png'])
     """
 
     path: Path
@@ -40,63 +47,92 @@ class GivenArrays:
     refusal: type[RichKDError]
 
     def take(self, name: str) -> Array:
-        """The array of this name; refused where there is none."""
+        """The array with this name.
+
+        Raises:
+            RichKDError: of class ``refusal``, if there is no such array.
+        """
         if name not in self.arrays:
             raise self.refusal(
-                f"{self.path} must hold an array '{name}'", got=self._names, fix="add it, or rename another."
+                f"{self.path} must contain an array '{name}'",
+                got=self._names,
+                fix="add the array, or rename the array that contains these values.",
             )
         return self.arrays[name]
 
     def key_column(self, asked: str | None = None) -> str:
-        """The name of the array that pairs rows with images: ``asked``, else the first of `KEY_COLUMNS`."""
+        """The name of the array with the image keys: ``asked`` if given, else the first of `KEY_COLUMNS`.
+
+        Raises:
+            RichKDError: of class ``refusal``, if there is no such array.
+        """
         if asked is not None:
             self.take(asked)
             return asked
-        result = next((name for name in KEY_COLUMNS if name in self.arrays), None)
-        if result is None:
+        column = next((name for name in KEY_COLUMNS if name in self.arrays), None)
+        if column is None:
             raise self.refusal(
-                f"{self.path} must hold the images' keys as one of {', '.join(KEY_COLUMNS)}",
+                f"{self.path} must contain the keys of the images as one of {', '.join(KEY_COLUMNS)}",
                 got=self._names,
-                fix="add the keys, or rename the array that holds them.",
+                fix="add the keys, or rename the array that contains them.",
             )
-        return result
+        return column
 
     def matrix(self, name: str) -> Tensor:
-        """A matrix of floating-point numbers, in float16 or float32; refused where it is none."""
+        """A floating-point matrix as float16 or float32.
+
+        Raises:
+            RichKDError: of class ``refusal``, if the array does not exist or is no floating-point matrix.
+        """
         array = self.take(name)
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
             raise self.refusal(
-                f"{self.path}: '{name}' must be a matrix of floating-point numbers, one row each",
+                f"{self.path}: '{name}' must be a matrix of floating-point numbers, one row per item",
                 got=f"shape {array.shape}, type {array.dtype}",
                 fix="save one row of numbers for each item.",
             )
-        # torch reads neither big-endian nor extended types, which numpy files may have. A number that is
-        # too large becomes infinite, and is refused as such.
+        # torch cannot read big-endian and extended-precision arrays, which numpy files may contain. Numbers
+        # that are too large for float32 become infinite, which later checks reject.
         with np.errstate(over="ignore"):
-            plain = array if array.dtype in (np.float16, np.float32) else array.astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(plain))
+            native = array if array.dtype in (np.float16, np.float32) else array.astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(native))
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts."""
+        """An array of text, flattened to a list.
+
+        Raises:
+            RichKDError: of class ``refusal``, if the array does not exist.
+        """
         items = self.take(name).ravel().tolist()
         return [item.decode() if isinstance(item, bytes) else str(item) for item in items]
 
     def check_classes(self, class_names: Sequence[str], names: Sequence[str]) -> None:
-        """Refuse other classes than the data's; case, underscores and blanks may differ.
+        """Check that the class names of the file are those of the data, in the same order.
+
+        Letter case, underscores and spaces may differ.
+
+        Args:
+            class_names: names of the classes of the data.
+            names: names of the classes in the file.
 
         Raises:
-            ClassError: number, names or order differ.
+            ClassError: number, names or order of the classes differ.
         """
-        expected, received = ([clean_name(n).casefold() for n in listed] for listed in (class_names, names))
+        expected = [clean_name(name).casefold() for name in class_names]
+        received = [clean_name(name).casefold() for name in names]
         check_same_classes(expected, received, where=str(self.path), reference="the data")
 
     def check_rows(self, name: str, rows: int, other: str, count: int) -> None:
-        """Refuse an array that does not have a row for each item of another."""
+        """Check that array ``name`` with ``rows`` rows has one row for each of ``count`` items of ``other``.
+
+        Raises:
+            RichKDError: of class ``refusal``, if the numbers differ.
+        """
         if rows != count:
             raise self.refusal(
                 f"{self.path}: '{name}' must have one row for each of '{other}'",
                 got=f"{rows} rows for {count}",
-                fix="save both from the same run.",
+                fix="save both arrays from the same run.",
             )
 
     @property
@@ -105,21 +141,31 @@ class GivenArrays:
 
 
 def read_arrays(path: str | Path, refusal: type[RichKDError], what: str) -> GivenArrays:
-    """Open an ``.npz``, or a ``.safetensors`` whose lists of text are JSON in its metadata.
+    """Read an ``.npz`` file, or a ``.safetensors`` file whose metadata contains lists of text as JSON.
 
     Args:
-        refusal: the error to raise, now and for what is wrong with the arrays.
-        what: what the file is said to hold, for messages.
+        path: the file.
+        refusal: class of the errors to raise, here and by the methods of the result.
+        what: what the file contains, for messages.
 
     Raises:
-        RichKDError: ``refusal``, where there is no such file, or it is damaged, or holds Python objects.
+        RichKDError: of class ``refusal``, if the file does not exist, is damaged, or contains Python objects.
+
+    Example:
+        >>> import tempfile
+        >>> from richkd.core.errors import CacheError
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/outputs.npz", logits=np.zeros((2, 3), np.float32))
+        ...     given = read_arrays(f"{folder}/outputs.npz", CacheError, "outputs")
+        >>> tuple(given.matrix("logits").shape)
+        (2, 3)
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise refusal(f"The file of given {what} does not exist", got=str(path), fix="check the path.")
+        raise refusal(f"The file of {what} does not exist", got=str(path), fix="check the path.")
     if path.suffix not in (".npz", ".safetensors"):
         raise refusal(
-            f"Given {what} are read from .npz or .safetensors", got=str(path), fix="convert the file."
+            f"The file of {what} must be .npz or .safetensors", got=str(path), fix="convert the file."
         )
     try:
         return GivenArrays(path, _safetensors(path) if path.suffix == ".safetensors" else _npz(path), refusal)
@@ -130,7 +176,13 @@ def read_arrays(path: str | Path, refusal: type[RichKDError], what: str) -> Give
 
 
 def hash_given(described: Sequence[Any], matrices: Iterable[Tensor]) -> str:
-    """SHA-256 of plain values and of the type and content of matrices."""
+    """SHA-256 of values that JSON can represent, and of dtype and content of matrices.
+
+    Example:
+        >>> matrix = torch.zeros(2, 3)
+        >>> hash_given(["ant"], [matrix]) == hash_given(["ant"], [matrix.half()])
+        False
+    """
     digest = hashlib.sha256(json.dumps(described).encode())
     for matrix in matrices:
         digest.update(str(matrix.dtype).encode())
@@ -139,18 +191,38 @@ def hash_given(described: Sequence[Any], matrices: Iterable[Tensor]) -> str:
 
 
 def refuse_repeated(refusal: type[RichKDError], rule: str, keys: Sequence[str]) -> Never:
-    """Raise an error that counts and names the keys that come more than once."""
-    seen: set[str] = set()
-    repeated = [key for key in keys if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
+    """Raise an error with the number and the names of repeated keys.
+
+    Args:
+        refusal: class of the error.
+        rule: first line of the message.
+        keys: all keys.
+
+    Example:
+        >>> from richkd.core.errors import CacheError
+        >>> refuse_repeated(CacheError, "Keys must be unique", ["1.png", "2.png", "1.png"])
+        Traceback (most recent call last):
+        ...
+        richkd.core.errors.CacheError: Keys must be unique
+        Got: 1 repeated: 1.png
+        Fix: use a column that has a unique value for each image, such as the path.
+    """
+    known: set[str] = set()
+    repeated = [key for key in keys if key in known or known.add(key)]  # type: ignore[func-returns-value]
     raise refusal(
         rule,
         got=f"{len(repeated)} repeated: {first(list(dict.fromkeys(repeated)))}",
-        fix="use a column that names each image once, such as its path.",
+        fix="use a column that has a unique value for each image, such as the path.",
     )
 
 
 def first(items: Sequence[str], count: int = 5) -> str:
-    """The first few items, for a message."""
+    """The first ``count`` items, for a message.
+
+    Example:
+        >>> first(["1.png", "2.png", "3.png"], count=2)
+        '1.png, 2.png …'
+    """
     return ", ".join(items[:count]) + (" …" if len(items) > count else "")
 
 
@@ -168,7 +240,7 @@ def _npz(path: Path) -> dict[str, Array]:
 
 def _unreadable(path: Path, refusal: type[RichKDError], error: Exception) -> RichKDError:
     return refusal(
-        f"{path} cannot be read, or holds Python objects, which are refused because they can run code",
+        f"{path} cannot be read, or contains Python objects, which are rejected as they can execute code",
         got=str(error),
-        fix="save plain arrays; write names as np.array(names, dtype=str), not dtype=object.",
+        fix="save arrays of numbers and text; write names as np.array(names, dtype=str), not dtype=object.",
     )

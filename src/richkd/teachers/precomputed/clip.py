@@ -1,4 +1,4 @@
-"""A CLIP whose outputs somebody computed elsewhere: features in a file instead of a model in memory."""
+"""A CLIP teacher whose features were computed elsewhere and are read from a file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,28 @@ from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
 
-# exp(logit_scale) of the released CLIP models, which were trained with this as its upper bound.
+# exp(logit_scale) of the released CLIP models; training clipped it at this value.
 RELEASED_LOGIT_SCALE = 100.0
 
 
 class GivenClip(Teacher):
-    """Stored outputs of a CLIP model, looked up by split and position; see `load_given`.
+    """Stored outputs of a CLIP model by split and image position; see `load_given`.
 
-    They belong to one fixed rendering of each image, whatever view the student sees.
+    The outputs were computed from one fixed view of each image, and are used for all views of the student.
+
+    Args:
+        feats_ND: image features of all rows of the file.
+        class_embeddings_CD: text embedding of each class.
+        rows_by_split: for each split, the row of each image.
+        logit_scale: factor that turns cosines into logits.
+        fingerprint: hash of the content of the file.
+        prompts: class embeddings of each prompt template; None if they are not stored.
+
+    Example:
+        >>> rows = {"train": torch.tensor([1, 0])}
+        >>> clip = GivenClip(torch.eye(2), torch.eye(2), rows, logit_scale=100.0, fingerprint="")
+        >>> clip.look_up("train", torch.tensor([0])).logits_BC.tolist()
+        [[0.0, 1.0]]
     """
 
     name = "CLIP outputs"
@@ -59,25 +73,27 @@ class GivenClip(Teacher):
         return ZeroShot(self.class_embeddings_CD, lambda: self.prompts, reweighted)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
-        assert not maps, "a CLIP gives no intermediate maps"
+        assert not maps, "CLIP has no intermediate maps"
         return self.look_up(batch.split, batch.index_B).to(batch.pixels_BHWC.device)
 
     def look_up(self, split_name: str | None, index_B: Tensor) -> Output:
-        """Cosines ``logits_BC`` in [-1, 1] and unit-norm features of images of a split.
+        """Cosines ``logits_BC`` in [-1, 1] and unit-norm features of images of a split, float32 on the CPU.
 
-        ``index_B`` holds positions in the split. Both outputs are float32, on the CPU.
+        Args:
+            split_name: name of the split.
+            index_B: positions of the images in the split.
 
         Raises:
-            ClipError: there are no outputs for the split.
+            ClipError: there are no outputs for this split.
         """
         if split_name is None or split_name not in self._rows:
             raise ClipError(
-                "CLIP outputs were given for other splits",
-                got=f"'{split_name}'",
+                f"The stored CLIP outputs are for splits {', '.join(self._rows)}",
+                got=f"split '{split_name}'",
                 fix=nearest(str(split_name), self._rows),
             )
         rows_B = self._rows[split_name][index_B]
-        # Rows stay in the file's type, half the memory for float16; each batch is normalized in float32.
+        # Rows keep the dtype of the file, as float16 halves the memory; each batch is converted to float32.
         feats_BD = functional.normalize(self._feats_ND[rows_B].float(), dim=1)
         with torch.autocast("cpu", enabled=False):
             cosines_BC = feats_BD @ self.class_embeddings_CD.T
@@ -91,26 +107,39 @@ def load_given(
     *,
     key_column: str | None = None,
 ) -> GivenClip:
-    """Open stored CLIP outputs and align them with the images of each split.
+    """Read stored CLIP outputs and match their rows with the images of each split.
 
-    The file is an ``.npz``, or a ``.safetensors`` whose two lists of text are JSON in its metadata:
+    The file is an ``.npz`` file, or a ``.safetensors`` file with the lists of text as JSON in its metadata:
 
-    - ``image_features`` (N, D) and ``text_features`` (C, D), floating point, of any norm but zero;
-    - ``classnames``: C names, in the order of ``class_names``; case, underscores and blanks may differ;
-    - the key column, N names that pair rows with images: ``key_column``, else the first there is of
-      ``files``, ``file``, ``keys`` and ``key``;
-    - optionally ``prompt_features`` (P, C, D) and ``prompts``, P templates: what each of them makes of each
-      class, so that templates can be compared and weighed;
-    - optionally ``logit_scale``, the factor itself and not its logarithm. Without it, 100, which is
-      that of the released CLIP models.
+    - ``image_features`` (N, D) and ``text_features`` (C, D): floating-point, with any norm except zero;
+    - ``classnames``: C names in the order of ``class_names``; letter case, underscores and spaces may differ;
+    - N image keys: the array ``key_column``, else the first of ``files``, ``file``, ``keys`` and ``key`` that
+      exists;
+    - optional ``prompts`` (P templates) and ``prompt_features`` (P, C, D), the class embeddings of each
+      template, which are needed to compare and weight templates;
+    - optional ``logit_scale``: the factor of the cosines (not its logarithm); default 100, as in the released
+      CLIP models.
 
-    ``keys_by_split`` gives the key of each image, by split and in the split's order. Rows that no image
-    asks for are ignored.
+    Args:
+        path: the file.
+        keys_by_split: for each split, the keys of its images in order; other rows of the file are ignored.
+        class_names: names of the classes, in label order.
+        key_column: name of the array with the image keys.
 
     Raises:
-        ClipError: the file or one of its arrays is missing, pickled or of a wrong shape; keys repeat;
-            images have no row; a row is zero, NaN or infinite.
+        ClipError: the file or an array is missing, pickled or of a wrong shape; keys are not unique; an image
+            has no row; or a row is zero, NaN or infinite.
         ClassError: number, names or order of the classes differ from ``class_names``.
+
+    Example:
+        >>> import tempfile
+        >>> arrays = {"image_features": np.eye(2), "text_features": np.eye(2)}
+        >>> names = {"classnames": ["ant", "bee"], "files": ["1.png", "2.png"]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/clip.npz", **arrays, **names)
+        ...     clip = load_given(f"{folder}/clip.npz", {"test": ["2.png"]}, ["ant", "bee"])
+        >>> clip.look_up("test", torch.tensor([0])).logits_BC.tolist()
+        [[0.0, 1.0]]
     """
     given = read_arrays(path, ClipError, "CLIP outputs")
     key_name = given.key_column(key_column)
@@ -120,9 +149,9 @@ def load_given(
     given.check_classes(class_names, names)
     if image_ND.shape[1] != text_CD.shape[1]:
         raise ClipError(
-            f"{given.path}: image and text features must come from one CLIP, with one width",
+            f"{given.path}: image and text features must have the same width",
             got=f"'image_features' of width {image_ND.shape[1]}, 'text_features' of width {text_CD.shape[1]}",
-            fix="compute both with the same model, after its projections.",
+            fix="compute both with the same model, after its projection layers.",
         )
     given.check_rows("text_features", len(text_CD), "classnames", len(names))
     given.check_rows("image_features", len(image_ND), key_name, len(keys))
@@ -132,14 +161,14 @@ def load_given(
         refuse_repeated(ClipError, f"{given.path}: the keys in '{key_name}' must be unique", keys)
     usable_N = _usable(image_ND)
     rows_by_split = {
-        split: _align(given.path, split, [str(key) for key in wanted], row_of, usable_N)
-        for split, wanted in keys_by_split.items()
+        split: _align(given.path, split, [str(key) for key in split_keys], row_of, usable_N)
+        for split, split_keys in keys_by_split.items()
     }
     unusable = [names[row] for row in np.flatnonzero(~_usable(text_CD).numpy())]
     if unusable:
         raise ClipError(
             f"{given.path}: rows of 'text_features' must be finite and not zero",
-            got=f"{len(unusable)} others: {first(unusable)}",
+            got=f"{len(unusable)} of {len(names)} rows are not: {first(unusable)}",
             fix="compute the embeddings of these classes again.",
         )
     fingerprint = hash_given([key_name, keys, names, scale], (image_ND, text_CD))
@@ -157,12 +186,12 @@ def _prompts(given: GivenArrays, text_CD: Tensor) -> PromptSet | None:
     if "prompt_features" not in given.arrays:
         return None
     array, templates = given.arrays["prompt_features"], given.texts("prompts")
-    wanted = (len(templates), *text_CD.shape)
-    if array.shape != wanted or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+    expected = (len(templates), *text_CD.shape)
+    if array.shape != expected or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
         raise ClipError(
-            f"{given.path}: 'prompt_features' must be finite numbers for each prompt, class and dimension",
+            f"{given.path}: 'prompt_features' must be finite numbers of shape (prompts, classes, width)",
             got=f"shape {array.shape}, type {array.dtype}",
-            fix=f"save an array of shape {wanted}.",
+            fix=f"save an array of shape {expected}.",
         )
     embeds_PCD = torch.from_numpy(array.astype(np.float32))
     return PromptSet(tuple(templates), functional.normalize(embeds_PCD, dim=2))
@@ -177,36 +206,37 @@ def _logit_scale(given: GivenArrays) -> float:
         raise ClipError(
             f"{given.path}: 'logit_scale' must be one positive number, the factor of the cosines",
             got=repr(array.tolist()),
-            fix="save exp(model.logit_scale), about 100 for released models, or leave it out.",
+            fix="save exp(model.logit_scale), about 100 for released models, or omit it.",
         )
     return scale
 
 
 def _usable(matrix: Tensor) -> Tensor:
-    # A norm is NaN or infinite if any entry of its row is, so one pass answers for the row.
+    # The norm of a row is NaN or infinite if any entry is, so no separate check of the entries is needed.
     norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float32)
     usable: Tensor = norms.isfinite() & (norms > 0)
     return usable
 
 
 def _align(
-    path: Path, split: str, wanted: Sequence[str], row_of: Mapping[str, int], usable_N: Tensor
+    path: Path, split: str, keys: Sequence[str], row_of: Mapping[str, int], usable_N: Tensor
 ) -> Tensor:
-    if len(set(wanted)) < len(wanted):
-        refuse_repeated(ClipError, f"The keys of the images of split '{split}' must be unique", wanted)
-    missing = [key for key in wanted if key not in row_of]
+    """The row of each image of a split."""
+    if len(set(keys)) < len(keys):
+        refuse_repeated(ClipError, f"The keys of the images of split '{split}' must be unique", keys)
+    missing = [key for key in keys if key not in row_of]
     if missing:
         raise ClipError(
             f"Every image of split '{split}' needs a row in {path}",
-            got=f"{len(missing)} of {len(wanted)} images without one: {first(missing)}",
-            fix=f"add their rows, or make the keys agree: the file's look like '{next(iter(row_of), '')}'.",
+            got=f"{len(missing)} of {len(keys)} images without a row: {first(missing)}",
+            fix=f"add these rows, or use the same keys; a key of the file is '{next(iter(row_of), '')}'.",
         )
-    rows = torch.tensor([row_of[key] for key in wanted], dtype=torch.long)
-    unusable = [wanted[i] for i in (~usable_N[rows]).nonzero().flatten().tolist()]
+    rows = torch.tensor([row_of[key] for key in keys], dtype=torch.long)
+    unusable = [keys[i] for i in (~usable_N[rows]).nonzero().flatten().tolist()]
     if unusable:
         raise ClipError(
             f"{path}: rows of 'image_features' must be finite and not zero",
-            got=f"{len(unusable)} others in split '{split}': {first(unusable)}",
+            got=f"{len(unusable)} of {len(keys)} rows in split '{split}' are not: {first(unusable)}",
             fix="compute the features of these images again.",
         )
     return rows

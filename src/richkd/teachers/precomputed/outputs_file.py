@@ -1,4 +1,4 @@
-"""A vision teacher's outputs in a file: read, paired with the images of each split, refused by name."""
+"""Read a file with outputs of a vision teacher and match its rows with the images of each split."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from richkd.data.views import Augmentation
 from richkd.teachers.cache.cached import count_of
 from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
 
-# Half-precision probabilities of many classes sum to one within about this.
+# Largest difference from 1 of the sum of half-precision probabilities of many classes.
 SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class GivenOutputs:
-    """The outputs in a file, in its order.
+    """The outputs in a file, in the order of the file.
 
     Attributes:
         path: the file.
-        keys: the image of each row.
-        logits_NC, feats_NF: the outputs; without features F is 0.
-        number_N: the number of each row's view, or None where rows are of whole images.
-        fingerprint: a hash of all of these and of the class names.
+        keys: image key of each row.
+        logits_NC, feats_NF: the outputs; F is 0 if the file has no features.
+        number_N: view number of each row; None if all rows were computed from whole images.
+        fingerprint: hash of the arrays and of the class names.
+
+    Example:
+        >>> logits_NC, feats_NF = torch.tensor([[2.0, 0.0]]), torch.empty(1, 0)
+        >>> given = GivenOutputs(Path("a.npz"), ["1.png"], logits_NC, feats_NF, None, fingerprint="")
+        >>> given.feats_NF.shape[1], given.number_N is None
+        (0, True)
     """
 
     path: Path
@@ -43,7 +49,18 @@ class GivenOutputs:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows (R) of a file that belong to a split: where they are, and of which image and view."""
+    """The R rows of a file that belong to a split.
+
+    Attributes:
+        row_R: positions of the rows in the file.
+        index_R: positions of their images in the split.
+        number_R: their view numbers.
+
+    Example:
+        >>> rows = Rows(row_R=torch.tensor([7]), index_R=torch.tensor([0]), number_R=torch.tensor([3]))
+        >>> int(rows.number_R)
+        3
+    """
 
     row_R: Tensor
     index_R: Tensor
@@ -51,11 +68,24 @@ class Rows:
 
 
 def read_outputs(path: str | Path, class_names: Sequence[str]) -> GivenOutputs:
-    """Read a file of outputs; see `import_outputs`.
+    """Read a file with outputs of a vision teacher; its format is described in `import_outputs`.
+
+    Args:
+        path: the file.
+        class_names: names of the classes of the data, in label order.
 
     Raises:
-        CacheError: the file or one of its arrays is missing, pickled or of a wrong shape.
-        ClassError: its classes are not the data's.
+        CacheError: the file or an array is missing, pickled or of a wrong shape.
+        ClassError: the classes in the file differ from ``class_names``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     arrays = {"logits": np.eye(2), "classnames": ["ant", "bee"], "files": ["1.png", "2.png"]}
+        ...     np.savez(f"{folder}/outputs.npz", **arrays)
+        ...     given = read_outputs(f"{folder}/outputs.npz", ["ant", "bee"])
+        >>> given.keys, tuple(given.logits_NC.shape)
+        (['1.png', '2.png'], (2, 2))
     """
     file = read_arrays(path, CacheError, "outputs")
     key_name = file.key_column()
@@ -67,7 +97,7 @@ def read_outputs(path: str | Path, class_names: Sequence[str]) -> GivenOutputs:
         raise CacheError(
             f"{file.path}: 'logits' must have one column for each of 'classnames'",
             got=f"{logits_NC.shape[1]} columns for {len(names)}",
-            fix="save the outputs of the whole classifier, in the order of its classes.",
+            fix="save the logits of all classes, in the order of 'classnames'.",
         )
     file.check_rows("logits", len(logits_NC), key_name, len(keys))
     file.check_rows("features", len(feats_NF), key_name, len(keys))
@@ -82,45 +112,55 @@ def read_outputs(path: str | Path, class_names: Sequence[str]) -> GivenOutputs:
 def paired(
     given: GivenOutputs, splits: Mapping[str, Split], augmentations: Mapping[str, Augmentation]
 ) -> dict[str, Rows]:
-    """The rows of each split, each of another image or view.
+    """Match the rows of a file with the images of each split, by key.
 
     Args:
-        given: rows of whole images must be of all images; numbered views may be of some.
-        splits: the data; what a row's key names is looked for in all of them.
-        augmentations: what each split is seen through, which says which views there are.
+        given: the outputs. Without view numbers, every image needs a row. With view numbers, views and images
+            may be missing.
+        splits: the splits of the data.
+        augmentations: the augmentation of each split, which determines the valid view numbers.
 
     Raises:
-        CacheError: keys of images repeat, no row is of these images, images lack; a row repeats, or is of
-            a view that there is not, or holds NaN, infinity or probabilities.
+        CacheError: image keys are not unique; no row matches an image; an image has no row; two rows have the
+            same image and view; a view number is not valid; or a row contains NaN, infinity or probabilities.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> labels_N, rows = torch.tensor([0, 1]), Dataset.from_dict({})
+        >>> test = Split("test", rows, labels_N, ("ant", "bee"), "image", None)
+        >>> keys, logits_NC = ["test[1]", "test[0]"], 2 * torch.eye(2)
+        >>> given = GivenOutputs(Path("a.npz"), keys, logits_NC, torch.empty(2, 0), None, fingerprint="")
+        >>> paired(given, {"test": test}, {"test": Clean(32)})["test"].index_R.tolist()
+        [1, 0]
     """
-    keys = {name: split.keys() for name, split in splits.items()}
-    every = [key for listed in keys.values() for key in listed]
-    place_of = {key: place for place, key in enumerate(every)}
-    if len(place_of) < len(every):
-        refuse_repeated(CacheError, "The keys of the images must be unique over all splits", every)
+    keys_by_split = {name: split.keys() for name, split in splits.items()}
+    all_keys = [key for keys in keys_by_split.values() for key in keys]
+    place_of = {key: place for place, key in enumerate(all_keys)}
+    if len(place_of) < len(all_keys):
+        refuse_repeated(CacheError, "The keys of the images must be unique over all splits", all_keys)
     place_N = torch.tensor([place_of.get(key, -1) for key in given.keys], dtype=torch.long)
     if not bool((place_N >= 0).any()):
         raise CacheError(
-            f"{given.path} must have rows of these images, paired by their keys",
+            f"{given.path} must have rows with the keys of these images",
             got=f"keys such as '{next(iter(given.keys), '')}'",
-            fix=f"make the keys agree: the data's look like '{next(iter(every), '')}'.",
+            fix=f"use the keys of the data, which are like '{next(iter(all_keys), '')}'.",
         )
     number_N = torch.zeros_like(place_N) if given.number_N is None else given.number_N
     rows, start = {}, 0
-    for name, listed in keys.items():
-        row_R = ((place_N >= start) & (place_N < start + len(listed))).nonzero()[:, 0]
+    for name, keys in keys_by_split.items():
+        row_R = ((place_N >= start) & (place_N < start + len(keys))).nonzero()[:, 0]
         rows[name] = Rows(row_R, place_N[row_R] - start, number_N[row_R])
         _check_views(given, rows[name], name, augmentations[name])
         if given.number_N is None:
-            _check_complete(given, rows[name], name, listed)
+            _check_complete(given, rows[name], name, keys)
         elif name == "train" and not len(row_R):
             raise CacheError(
                 f"{given.path} must have rows of training images",
-                got="rows of other splits alone",
-                fix="add the views that the student will see.",
+                got="only rows of other splits",
+                fix="add rows for the views that the student is trained on.",
             )
         _check_numbers(given, rows[name], name)
-        start += len(listed)
+        start += len(keys)
     return rows
 
 
@@ -128,65 +168,67 @@ def _view_numbers(file: GivenArrays) -> Tensor:
     array = file.take("views")
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise CacheError(
-            f"{file.path}: 'views' must be a list of integers, the number of each row's view",
+            f"{file.path}: 'views' must be a list of integers, the view number of each row",
             got=f"shape {array.shape}, type {array.dtype}",
-            fix="save the numbers that the augmentation's views have, or leave 'views' out for whole images.",
+            fix="save the view numbers of the augmentation, or omit 'views' if rows are of whole images.",
         )
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _check_views(given: GivenOutputs, rows: Rows, split: str, seen: Augmentation) -> None:
-    """Refuse views that the augmentation does not have, and rows of one view."""
-    views = count_of(seen)
+def _check_views(given: GivenOutputs, rows: Rows, split: str, augmentation: Augmentation) -> None:
+    """Check that view numbers are valid and that no two rows have the same image and view."""
+    views = count_of(augmentation)
     outside_R = (rows.number_R < 0) | (rows.number_R >= views)
     if bool(outside_R.any()):
         numbers = sorted(set(rows.number_R[outside_R].tolist()))
-        rule = f"the views of split '{split}' must be numbers from 0 to {views - 1}, of {seen}"
-        if isinstance(seen, Clean):
+        rule = f"the views of split '{split}' must be numbers from 0 to {views - 1}, of {augmentation}"
+        if isinstance(augmentation, Clean):
             rule = f"rows of split '{split}' must be of the whole image, view 0"
         raise CacheError(
             f"{given.path}: {rule}",
             got=f"{int(outside_R.sum())} others, such as {first([str(number) for number in numbers])}: "
             + _keys(given, rows.row_R[outside_R]),
             fix="import with the settings that the views were drawn with: --augment.…, data.val_fraction and "
-            "train.seed, which decide what is held out of train.",
+            "train.seed, which select the images that are held out of train.",
         )
     pair_R = rows.index_R * views + rows.number_R
     if len(np.unique(pair_R.numpy())) < len(pair_R):
         texts = [given.keys[row] for row in rows.row_R.tolist()]
         if given.number_N is not None:
             texts = [f"view {n} of {key}" for n, key in zip(rows.number_R.tolist(), texts, strict=True)]
-        refuse_repeated(CacheError, f"{given.path}: each view of an image must have one row", texts)
+        refuse_repeated(CacheError, f"{given.path}: a view of an image must have only one row", texts)
 
 
 def _check_complete(given: GivenOutputs, rows: Rows, split: str, keys: list[str]) -> None:
-    there = set(rows.index_R.tolist())
-    missing = [key for index, key in enumerate(keys) if index not in there]
+    """Check that every image of a split has a row."""
+    indices = set(rows.index_R.tolist())
+    missing = [key for index, key in enumerate(keys) if index not in indices]
     if missing:
         raise CacheError(
             f"Every image of split '{split}' needs a row in {given.path}",
-            got=f"{len(missing)} of {len(keys)} images without one: {first(missing)}",
-            fix=f"add their rows, or make the keys agree: the file's look like '{given.keys[0]}'.",
+            got=f"{len(missing)} of {len(keys)} images without a row: {first(missing)}",
+            fix=f"add these rows, or use the same keys; a key of the file is '{given.keys[0]}'.",
         )
 
 
 def _check_numbers(given: GivenOutputs, rows: Rows, split: str) -> None:
-    """Refuse outputs that are not finite, not even in float16, and probabilities."""
+    """Check that outputs are finite in float16 and are not probabilities."""
     for name, matrix in (("logits", given.logits_NC), ("features", given.feats_NF)):
         bad_R = ~matrix[rows.row_R].half().isfinite().all(dim=1)
         if bool(bad_R.any()):
             raise CacheError(
-                f"{given.path}: rows of '{name}' must be finite, and below 65,504 to be stored",
-                got=f"{int(bad_R.sum())} others in split '{split}': {_keys(given, rows.row_R[bad_R])}",
+                f"{given.path}: rows of '{name}' must be finite and at most 65,504 to be stored in float16",
+                got=f"{int(bad_R.sum())} of {len(bad_R)} rows in split '{split}' are not: "
+                + _keys(given, rows.row_R[bad_R]),
                 fix="compute the outputs of these images again.",
             )
     logits_RC = given.logits_NC[rows.row_R].float()
     sums_to_one = (logits_RC.sum(dim=1) - 1).abs() <= SUM_TOLERANCE
     if len(logits_RC) and bool((logits_RC >= 0).all()) and bool(sums_to_one.all()):
         raise CacheError(
-            f"{given.path}: 'logits' must hold logits or log-probabilities",
+            f"{given.path}: 'logits' must contain logits or log-probabilities",
             got="probabilities: no number is negative, and each row sums to one",
-            fix="save the classifier's outputs before the softmax, or their logarithms.",
+            fix="save the outputs before the softmax, or the logarithms of the probabilities.",
         )
 
 

@@ -1,4 +1,4 @@
-"""A vision teacher whose outputs were computed elsewhere and imported into caches: it only reads."""
+"""A vision teacher that only reads outputs which were computed elsewhere and imported into caches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,29 @@ from richkd.teachers.base import Sample, Teacher
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
 from richkd.teachers.cache.store import Manifest, OutputCache, readable_manifests
 
-# The ingredient that only imported caches have.
-GIVEN = "given arrays"
+# Name of the ingredient that only imported caches have: the fingerprint of the imported file.
+GIVEN = "imported outputs"
 
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """The stored outputs of a split, and the augmentation whose views they are of."""
+    """The stored outputs of a split.
+
+    Attributes:
+        split: the images.
+        augmentation: the augmentation that drew the views of the stored outputs; `Clean` for whole images.
+        cache: the stored outputs.
+
+    Example:
+        >>> import tempfile
+        >>> from datasets import Dataset
+        >>> from richkd.teachers.cache.row_format import RowFormat
+        >>> split = Split("train", Dataset.from_dict({}), torch.tensor([0]), ("ant", "bee"), "image", None)
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("big-train", {}, images=1, views=1, rows=RowFormat(2, 0)))
+        ...     len(ImportedSplit(split, Clean(32), cache).cache)
+        0
+    """
 
     split: Split
     augmentation: Augmentation
@@ -34,12 +50,23 @@ class ImportedSplit:
 
 
 class ImportedTeacher(Teacher):
-    """Stored outputs of a vision teacher, looked up by split, image and view; see `open_imported`.
+    """Stored outputs of a vision teacher by split, image and view; see `open_imported`.
 
-    Outputs of whole images serve for whatever view the student sees, as a CLIP's given outputs do.
+    Outputs of whole images are used for all views of the student, as those of `GivenClip`.
 
-    Attributes:
-        computed: images that went through a network: none ever does.
+    Args:
+        name: name of the teacher.
+        splits: the stored outputs of each split.
+
+    Example:
+        >>> import tempfile
+        >>> from datasets import Dataset
+        >>> from richkd.teachers.cache.row_format import RowFormat
+        >>> train = Split("train", Dataset.from_dict({}), torch.tensor([0]), ("ant", "bee"), "image", None)
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     cache = OutputCache(root, Manifest("big-train", {}, images=1, views=1, rows=RowFormat(2, 0)))
+        ...     ImportedTeacher("big", {"train": ImportedSplit(train, Clean(32), cache)}).describe()
+        'big: 0 outputs computed elsewhere, of whole images, width 0'
     """
 
     def __init__(self, name: str, splits: Mapping[str, ImportedSplit]) -> None:
@@ -47,23 +74,23 @@ class ImportedTeacher(Teacher):
         self.feature_width = min(part.cache.format.features for part in self.splits.values())
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
-        """Logits and features (B, F) of the batch's views, on the device of its pixels.
+        """The stored outputs of these views, on the device of the pixels.
 
         Raises:
-            CacheError: a view that was not imported, with its image.
+            CacheError: an output was not imported; the message has the image and the view.
         """
-        assert not maps, "stored outputs have no maps"
+        assert not maps, "stored outputs have no intermediate maps"
         assert batch.split is not None, "stored outputs belong to a split"
         part, index_B = self.splits[batch.split], batch.index_B
         whole = isinstance(part.augmentation, Clean)
         number_B = torch.zeros_like(index_B) if whole else views.number_B
         if number_B is None or not (whole or views.augmentation == part.augmentation):
             raise CacheError(
-                f"The outputs of '{self.name}' on split '{batch.split}' are of views of {part.augmentation}",
+                f"The outputs of '{self.name}' on split '{batch.split}' are for views of {part.augmentation}",
                 got=f"views of {views.augmentation}",
-                fix="import outputs of whole images, a file without 'views', which serve for any view.",
+                fix="import outputs of whole images (a file without 'views'), which are used for all views.",
             )
-        return part.cache.read(self._found(part, index_B, number_B)).to(batch.pixels_BHWC.device)
+        return part.cache.read(self._positions(part, index_B, number_B)).to(batch.pixels_BHWC.device)
 
     def sample(self, store: Store, device: torch.device, most: int) -> Sample:
         cache = self.splits[store.split.name].cache
@@ -71,34 +98,36 @@ class ImportedTeacher(Teacher):
         return Sample(index_N, cache.read(cache.find(index_N, number_N)), "imported views")
 
     def check_complete(self) -> None:
-        """Refuse whole images without an output, which evaluation would ask for at the end of a run.
+        """Check that every image has an output in splits with outputs of whole images.
+
+        Otherwise the error would occur only in the evaluation at the end of a run.
 
         Raises:
-            CacheError: naming the first image.
+            CacheError: an output is missing; the message has the first image.
         """
         for part in self.splits.values():
             if isinstance(part.augmentation, Clean):
                 index_N = torch.arange(len(part.split))
-                self._found(part, index_N, torch.zeros_like(index_N))
+                self._positions(part, index_N, torch.zeros_like(index_N))
 
     def describe(self) -> str:
         stored = sum(len(part.cache) for part in self.splits.values())
         numbered = [part.cache for part in self.splits.values() if not isinstance(part.augmentation, Clean)]
-        seen = f"of {numbered[0].manifest.views:,} views in training" if numbered else "of whole images"
-        return f"{self.name}: {stored:,} outputs computed elsewhere, {seen}, width {self.feature_width}"
+        views = f"of {numbered[0].manifest.views:,} views in training" if numbered else "of whole images"
+        return f"{self.name}: {stored:,} outputs computed elsewhere, {views}, width {self.feature_width}"
 
-    def _found(self, part: ImportedSplit, index_B: Tensor, number_B: Tensor) -> Tensor:
+    def _positions(self, part: ImportedSplit, index_B: Tensor, number_B: Tensor) -> Tensor:
         position_B = part.cache.find(index_B, number_B)
         missing_B = (position_B < 0).nonzero()[:, 0]
         if len(missing_B):
-            one = int(missing_B[0])
-            view = "" if isinstance(part.augmentation, Clean) else f"view {int(number_B[one])} of "
+            first = int(missing_B[0])
+            view = "" if isinstance(part.augmentation, Clean) else f"view {int(number_B[first])} of "
             raise CacheError(
-                f"The outputs of '{self.name}' must hold every view that the run asks for",
+                f"The imported outputs of '{self.name}' must include every view that the run uses",
                 got=f"{len(missing_B):,} of {len(index_B):,} missing in split '{part.split.name}': "
-                f"{view}{part.split.key(int(index_B[one]))}",
-                fix="compute these too and import the larger file with another --name, or import outputs of "
-                "whole images, one for each, without 'views'.",
+                f"{view}{part.split.key(int(index_B[first]))}",
+                fix="compute these, too, and import the larger file with another --name; or import one "
+                "output per whole image, without 'views'.",
             )
         return position_B
 
@@ -112,21 +141,23 @@ def open_imported(
     features: bool,
     log: Callable[[str], None],
 ) -> ImportedTeacher:
-    """The teacher ``cache:NAME`` of that name, from the caches that ``richkd cache import`` wrote.
+    """Open the teacher ``cache:NAME`` from the caches that ``richkd cache import`` wrote.
 
     Args:
-        stores: the splits.
-        augmentations: what each split is seen through.
+        name: name of the teacher.
+        config: the settings of the run.
+        stores: the images of each split.
+        augmentations: the augmentation of each split.
         features: whether a loss term reads features.
-        log: receives a line for each cache that is read.
+        log: receives one line per cache.
 
     Raises:
-        CacheError: no folder or no such cache; images, classes or views are others than the run's; shards
-            are damaged; features or images lack.
+        CacheError: there is no folder or no such cache; the cache has other images, classes or views than the
+            run; shards are damaged; or outputs or features are missing.
     """
     if config.cache.dir is None:
         raise CacheError(
-            f"Teacher cache:{name} is read from a folder of caches",
+            f"Teacher cache:{name} needs the folder of a teacher cache",
             got="no folder",
             fix="add --teacher-cache DIR.",
         )
@@ -144,23 +175,23 @@ def open_imported(
                 if names and name not in names
                 else f"richkd cache import FILE --name {name} --teacher-cache {root} -c RECIPE",
             )
-        # Outputs of the very views of the run come before those of whole images.
+        # Outputs for the views of the run are preferred to outputs of whole images.
         whole: Augmentation = Clean(store.size)
-        seen = augmentations[split]
-        accepted = [whole] if seen.count is None or seen == whole else [seen, whole]
+        drawn = augmentations[split]
+        accepted = [whole] if drawn.count is None or drawn == whole else [drawn, whole]
         manifest, augmentation = _chosen(named, store, accepted, config)
         cache = OutputCache(root, manifest, mend=False)
         if cache.damaged:
             raise CacheError(
-                f"The cache {cache.folder} must be whole, as its outputs cannot be computed",
+                f"The cache {cache.folder} must be intact, because imported outputs cannot be computed again",
                 got=f"shard {'; shard '.join(cache.damaged)}",
-                fix="import its file again, which mends it.",
+                fix="import the file again, which replaces damaged shards.",
             )
         if features and not manifest.rows.features:
             raise CacheError(
-                f"A loss term reads features, which the imported outputs of '{name}' must then have",
+                f"A loss term reads features, so the imported outputs of '{name}' must have features",
                 got=f"logits without features in {cache.folder}",
-                fix="import features too (array 'features' of the file), or use terms on logits only: "
+                fix="import features, too (array 'features' of the file), or use terms on logits only: "
                 "--method.variant l or --method kd.",
             )
         log(f"cache: {cache}")
@@ -170,8 +201,18 @@ def open_imported(
     return teacher
 
 
-def imported_manifests(root: Path) -> list[Manifest]:
-    """The manifests of all imported caches in a folder."""
+def imported_manifests(root: str | Path) -> list[Manifest]:
+    """The manifests of all imported caches in a folder.
+
+    Example:
+        >>> import tempfile
+        >>> from richkd.teachers.cache.row_format import RowFormat
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name, ingredients in (("big-train", {GIVEN: "sha256"}), ("net-train", {})):
+        ...         cache = OutputCache(root, Manifest(name, ingredients, 9, 1, RowFormat(2, 0)))
+        ...     [manifest.name for manifest in imported_manifests(root)]
+        ['big-train']
+    """
     return [manifest for manifest in readable_manifests(root) if GIVEN in manifest.ingredients]
 
 
@@ -181,32 +222,36 @@ def _chosen(
     accepted: Sequence[Augmentation],
     config: Config,
 ) -> tuple[Manifest, Augmentation]:
-    """The cache that belongs to this run, with its augmentation: the first of ``accepted`` that there is."""
+    """The cache that fits this run, with the first augmentation in ``accepted`` for which one exists."""
     images, seed = store.fingerprint(), config.train.seed
     compared: list[tuple[list[str], Manifest, Augmentation]] = []
     for augmentation in accepted:
-        belonging = {
+        expected = {
             "class names": list(store.split.class_names),
             **split_ingredients(images, augmentation, seed),
         }
         for manifest in named:
-            own = {key: manifest.ingredients[key] for key in ("teacher", GIVEN)}
+            imported = {key: manifest.ingredients[key] for key in ("teacher", GIVEN)}
             rows = replace(manifest.rows, top_k=config.cache.top_k)
-            wanted = Manifest(manifest.name, own | belonging, len(store.split), count_of(augmentation), rows)
-            compared.append((manifest.differences(wanted), manifest, augmentation))
-    differing, manifest, augmentation = min(compared, key=lambda one: (len(one[0]), "views" in one[0]))
+            needed = Manifest(
+                manifest.name, imported | expected, len(store.split), count_of(augmentation), rows
+            )
+            compared.append((manifest.differences(needed), manifest, augmentation))
+    differing, manifest, augmentation = min(compared, key=lambda entry: (len(entry[0]), "views" in entry[0]))
     if differing:
         raise CacheError(
-            "Imported outputs must be of this run's images, classes and views",
+            "Imported outputs must belong to this run's images, classes and views",
             got=f"cache {manifest.folder}, which differs in {', '.join(differing)}",
             fix="import the file with the settings of this run: data, data.size or student, "
-            "data.val_fraction, train.seed, views and cache.top_k.",
+            "data.val_fraction, train.seed, augment and cache.top_k.",
         )
-    twins = [one.folder for differing, one, of in compared if not differing and of == augmentation]
-    if len(twins) > 1:
+    matching = [
+        other.folder for differing, other, drawn in compared if not differing and drawn == augmentation
+    ]
+    if len(matching) > 1:
         raise CacheError(
-            f"The name {manifest.name} must stand for one file's outputs",
-            got=", ".join(twins),
+            f"The name {manifest.name} must refer to the outputs of one file",
+            got=", ".join(matching),
             fix="remove all but one with `richkd cache rm`.",
         )
     return manifest, augmentation

@@ -1,23 +1,28 @@
-"""The optimizer that the settings name: its groups of parameters, and what is refused."""
+"""The optimizer that the settings name: its groups of parameters, its state, and what is refused."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from timm.optim import list_optimizers
 from torch import nn, optim
 
 from richkd.config.schema import OptimConfig
 from richkd.core.errors import ConfigError
 from richkd.pipeline.assemble import assemble
+from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
 from richkd.training.run import distill
 from richkd.training.run_folder import RunFolder
-from richkd.training.trainer import Task, Trainer, build_optimizer
+from richkd.training.trainer import Task, Trainer
 from tests.fixtures import World, refusal
 
 CPU = torch.device("cpu")
+# A second-order method; methods whose state holds lists; methods of packages that are not installed.
+REFUSED = {"adahessian", "kron", "kronc", "kronw", *list_optimizers("fused*"), *list_optimizers("bnb*")}
 
 
 def make_task(world: World, out: Path) -> Task:
@@ -122,9 +127,83 @@ def test_an_optimizer_that_cannot_be_created_says_why(
     def missing(*_: object, **__: object) -> None:
         raise AssertionError("CUDA required for APEX optimizers")
 
-    monkeypatch.setattr("richkd.training.trainer.create_optimizer_v2", missing)
+    monkeypatch.setattr("richkd.training.optimizer.create_optimizer_v2", missing)
     error = refusal(build_optimizer, make_task(world, tmp_path), OptimConfig(name="fusedadam"))
     assert isinstance(error, ConfigError)
     assert "fusedadam" in error.rule
     assert error.got == "AssertionError: CUDA required for APEX optimizers"
     assert "another optimizer" in str(error.fix)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimizer_goes_on_bit_for_bit_and_in_the_layout_of_its_weights(name: str) -> None:
+    def build() -> tuple[nn.Module, optim.Optimizer]:
+        torch.manual_seed(0)
+        module = nn.Conv2d(3, 16, 3).to(memory_format=torch.channels_last)
+        if name == "sgd":
+            return module, optim.SGD(module.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
+        return module, optim.AdamW(module.parameters(), 0.1)
+
+    def step(module: nn.Module, optimizer: optim.Optimizer, number: int) -> None:
+        pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        module(pixels.to(memory_format=torch.channels_last)).square().mean().backward()
+        optimizer.step()
+
+    module, optimizer = build()
+    for number in range(3):
+        step(module, optimizer, number)
+    other, resumed = build()
+    other.load_state_dict(module.state_dict())
+    tensors = {key: t.contiguous().clone() for key, t in optimizer_tensors(optimizer).items()}
+    restore_optimizer(resumed, tensors)
+    for number in range(3, 6):
+        step(module, optimizer, number)
+        step(other, resumed, number)
+    for a, b in zip(module.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for parameter, state in resumed.state.items():
+        for moment in state.values():
+            assert moment.shape != parameter.shape or moment.stride() == parameter.stride()
+
+
+def test_an_optimizer_whose_state_a_checkpoint_cannot_hold_is_refused() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = optim.SGD([parameter], 0.1)
+    optimizer.state[parameter] = {"step": 3, "basis": [torch.zeros(2)]}
+    error = refusal(optimizer_numbers, optimizer)
+    assert isinstance(error, ConfigError)
+    assert error.got == "basis of type list"
+
+
+@pytest.mark.parametrize("name", sorted({*list_optimizers()} - REFUSED))
+def test_every_optimizer_of_timm_resumes_bit_identically(name: str) -> None:
+    def build() -> tuple[nn.Module, optim.Optimizer]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+        return module, build_optimizer(module, OptimConfig(name=name, lr=1e-3, weight_decay=1e-2))
+
+    def step(module: nn.Module, optimizer: optim.Optimizer, number: int) -> None:
+        torch.manual_seed(number)
+        optimizer.zero_grad()
+        module(torch.randn(8, 6)).square().mean().backward()
+        optimizer.step()
+
+    module, optimizer = build()
+    for number in range(3):
+        step(module, optimizer, number)
+    numbers = json.loads(json.dumps(optimizer_numbers(optimizer)))
+    other, resumed = build()
+    other.load_state_dict(module.state_dict())
+    restore_optimizer(resumed, {k: t.clone() for k, t in optimizer_tensors(optimizer).items()}, numbers)
+    for number in range(3, 6):
+        step(module, optimizer, number)
+        step(other, resumed, number)
+    for a, b in zip(module.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_second_order_method_is_refused() -> None:
+    error = refusal(build_optimizer, nn.Linear(2, 2), OptimConfig(name="adahessian"))
+    assert isinstance(error, ConfigError)
+    assert "second derivatives" in error.rule

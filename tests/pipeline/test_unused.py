@@ -1,0 +1,248 @@
+"""Settings without effect are refused by name; settings with an effect, and all defaults, are accepted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from richkd.config.loading import load_config
+from richkd.core.errors import ConfigError
+from richkd.core.interrupt import Interrupted
+from richkd.data.batches import Store
+from richkd.methods.objective import read_objective
+from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.roles import assign_roles
+from richkd.pipeline.unused import refuse_unused
+from richkd.training.run import distill
+from richkd.training.trainer import Trainer
+from tests.fixtures import World, make_teacher, refusal
+
+CPU = torch.device("cpu")
+CE: dict[str, Any] = {"method__name": "ce"}
+KD: dict[str, Any] = {"method__name": "kd"}
+L: dict[str, Any] = {"method__variant": "l"}
+CLIP: dict[str, Any] = {"method__name": "kd", "objective__kd__target": "clip"}
+CLIP_FEATURES: dict[str, Any] = {
+    "objective": [{"contrastive": {"target": "clip", "num_negatives": 32, "embed_dim": 8}}]
+}
+CROP: dict[str, Any] = {"augment__policy": "random-resized-crop"}
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The setting of a second vision teacher."""
+    folder = tmp_path_factory.mktemp("unused") / "second"
+    make_teacher(folder, seed=6)
+    return {"teachers__2__name": f"local-dir:{folder}"}
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The setting of a folder of unlabeled images."""
+    folder = tmp_path_factory.mktemp("unlabeled")
+    for number in range(8):
+        Image.new("RGB", (16, 16), (number, 30 * number, 250)).save(folder / f"{number}.png")
+    return {"data__unlabeled": str(folder)}
+
+
+def check(world: World, **changes: Any) -> None:
+    """What is checked of settings before any data are opened."""
+    if "objective" in changes:
+        changes = {"clip__name": f"outputs:{world.clip}"} | changes
+    config = world.config(Path("unused"), **changes)
+    specs = read_objective(config)
+    refuse_unused(config, specs, assign_roles(config, specs))
+
+
+def name_of(change: dict[str, Any]) -> str:
+    (name,) = change
+    return name.replace("__", ".")
+
+
+UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    # augment
+    ({}, {"augment__scale": (0.2, 1.0)}, "the augmentation policy is crop-flip"),
+    ({}, {"augment__ratio": (0.5, 2.0)}, "the augmentation policy is crop-flip"),
+    ({}, {"augment__color_jitter": 0.4}, "the augmentation policy is crop-flip"),
+    ({}, {"augment__num_views": 4}, "the augmentation policy is crop-flip"),
+    (CROP, {"augment__pad": 2}, "the augmentation policy is random-resized-crop"),
+    ({"augment__policy": "clean"}, {"augment__scale": (0.2, 1.0)}, "the augmentation policy is clean"),
+    ({"augment__policy": "clean"}, {"augment__pad": 2}, "the augmentation policy is clean"),
+    ({"augment__policy": "clean"}, {"augment__flip": False}, "the augmentation policy is clean"),
+    # optim
+    ({"optim__schedule": "cosine"}, {"optim__milestones": (0.5,)}, "the schedule is cosine"),
+    ({"optim__schedule": "cosine"}, {"optim__gamma": 0.5}, "the schedule is cosine"),
+    # fusion without a teacher
+    (CE, {"fusion__preset": "paper"}, "no loss term reads a teacher"),
+    (CE, {"fusion__weights": (1.0,)}, "no loss term reads a teacher"),
+    # fusion of one vision teacher
+    (KD, {"fusion__preset": "paper"}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__scale": "raw"}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__mixing": "gate"}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__alpha": 0.5}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__feature_alpha": 0.5}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__features": "phi-s"}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__control": "teacher-only"}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__ood_quantile": 0.1}, "there is only one teacher, so nothing is fused"),
+    # fusion of a CLIP alone, which is brought to a scale
+    (CLIP, {"fusion__mixing": "gate"}, "there is only one teacher, so nothing is fused"),
+    (CLIP, {"fusion__alpha": 0.0}, "there is only one teacher, so nothing is fused"),
+    (CLIP, {"fusion__control": "clip-only"}, "there is only one teacher, so nothing is fused"),
+    (CLIP, {"fusion__features": "phi-s"}, "no loss term reads features"),
+    (CLIP, {"fusion__ood_quantile": 0.1}, "it needs data.unlabeled"),
+    # fusion of several teachers
+    (L, {"fusion__features": "phi-s"}, "no loss term reads features"),
+    (L, {"fusion__feature_alpha": 0.5}, "no loss term reads features"),
+    ({}, {"fusion__ood_quantile": 0.1}, "it needs data.unlabeled"),
+    ({"fusion__weights": (1.0, 30.0)}, {"fusion__alpha": 0.5}, "fusion.weights replaces it"),
+    ({"fusion__weights": (1.0, 30.0)}, {"fusion__scale": "raw"}, "fusion.weights replaces it"),
+    ({"fusion__weights": (1.0, 30.0)}, {"fusion__mixing": "gate"}, "fusion.weights replaces it"),
+    ({"fusion__mixing": "log-pool"}, {"fusion__alpha": 0.5}, "fusion.mixing is log-pool"),
+    # cache and teachers
+    (CE, {"cache__dir": Path("cache")}, "no loss term reads a teacher"),
+    (CE, {"cache__top_k": 2}, "no loss term reads a teacher"),
+    (KD, {"cache__top_k": 2}, "it needs cache.dir"),
+    (CLIP | {"cache__dir": Path("cache")}, {"cache__top_k": 2}, "there is no vision teacher"),
+    (CE, {"train__teacher_precision": "fp32"}, "there is no vision teacher"),
+    (CE, {"train__compile_teacher": True}, "there is no vision teacher"),
+    (CLIP, {"train__teacher_precision": "fp32"}, "there is no vision teacher"),
+    (CLIP, {"train__compile_teacher": True}, "there is no vision teacher"),
+    # data
+    ({}, {"data__unlabeled_fraction": 0.5}, "it needs data.unlabeled"),
+]
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "reason"),
+    UNUSED,
+    ids=[f"{number}-{name_of(c)}" for number, (_, c, _) in enumerate(UNUSED)],
+)
+def test_a_setting_without_effect_is_refused_by_name(
+    world: World, base: dict[str, Any], change: dict[str, Any], reason: str
+) -> None:
+    check(world, **base)
+    error = refusal(check, world, **base | change)
+    assert isinstance(error, ConfigError)
+    name = name_of(change)
+    assert f"Setting '{name}' has no effect in this run: {reason}" in error.rule
+    assert str(error.got).startswith(f"{name} ")
+    assert error.fix == f"remove {name}."
+
+
+@pytest.mark.parametrize("change", [{"fusion__alpha": 0.5}, {"fusion__feature_alpha": 0.5}])
+def test_a_share_of_vision_teachers_beside_no_clip_is_refused(
+    world: World, second: dict[str, Any], change: dict[str, Any]
+) -> None:
+    base = {"method__name": "contrastive", **second} if "feature_alpha" in name_of(change) else KD | second
+    check(world, **base)
+    error = refusal(check, world, **base | change)
+    assert f"'{name_of(change)}' has no effect in this run: vision teachers have equal shares" in error.rule
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # The value of a default may be written out in any run.
+        CE | {"fusion__preset": "default", "cache__dir": None, "fusion__ood_quantile": 0.05},
+        CE | {"optim__schedule": "cosine", "optim__gamma": 0.1, "optim__milestones": (0.625, 0.75, 0.875)},
+        CE | {"train__teacher_precision": "auto", "augment__color_jitter": 0.0},
+        {"augment__pad": 3, "augment__flip": False},
+        CROP | {"augment__scale": (0.2, 1.0), "augment__ratio": (0.5, 2.0), "augment__color_jitter": 0.4},
+        CROP | {"augment__num_views": 4, "augment__flip": False},
+        {"augment__policy": "clean", "augment__mixup_alpha": 0.4},
+        {"optim__milestones": (0.5,), "optim__gamma": 0.5},
+        {"optim__schedule": "cosine", "optim__warmup_epochs": 1.0},
+        KD | {"fusion__weights": (0.7,)},
+        KD | {"cache__dir": Path("cache"), "cache__top_k": 2},
+        KD | {"train__teacher_precision": "fp32", "train__compile_teacher": True},
+        CLIP | {"fusion__preset": "paper"},
+        CLIP | {"fusion__scale": "raw"},
+        CLIP | {"fusion__weights": (50.0,)},
+        CLIP | {"cache__dir": Path("cache")},
+        CLIP_FEATURES | {"fusion__features": "phi-s"},
+        L | {"fusion__alpha": 0.5},
+        L | {"fusion__mixing": "alpha", "fusion__alpha": 0.5},
+        L | {"fusion__weights": (1.0, 30.0)},
+        L | {"fusion__control": "shuffled"},
+        {"fusion__feature_alpha": 0.5, "fusion__features": "standardized"},
+    ],
+)
+def test_a_setting_with_an_effect_is_accepted(world: World, changes: dict[str, Any]) -> None:
+    check(world, **changes)
+
+
+def test_settings_of_unlabeled_images_and_of_several_teachers_are_accepted(
+    world: World, second: dict[str, Any], unlabeled: dict[str, Any]
+) -> None:
+    check(world, **unlabeled, data__unlabeled_fraction=0.5, fusion__ood_quantile=0.1)
+    check(world, **CLIP, **unlabeled, fusion__ood_quantile=0.0)
+    check(world, **KD, **second, fusion__mixing="gate", fusion__scale="zscore")
+    check(world, **KD, **second, fusion__control="teacher-only")
+    check(world, **second, fusion__alpha=0.5, fusion__feature_alpha=0.5)
+
+
+def target_logits(parts: Parts) -> torch.Tensor:
+    """The fused logits of the validation images."""
+    store: Store = parts.stores["val"]
+    (batch,) = store.batches([torch.arange(len(store.split))])
+    return parts.teach(batch, 0)["clip"].logits_BC
+
+
+@pytest.mark.parametrize(
+    "change", [{"fusion__scale": "raw"}, {"fusion__preset": "paper"}, {"fusion__weights": (5.0,)}]
+)
+def test_settings_that_are_accepted_for_a_clip_alone_change_its_target(
+    world: World, change: dict[str, Any]
+) -> None:
+    plain = assemble(world.config(Path("unused"), **CLIP), CPU)
+    changed = assemble(world.config(Path("unused"), **CLIP, **change), CPU)
+    assert not torch.equal(target_logits(plain), target_logits(changed))
+
+
+def test_settings_that_are_accepted_for_a_clip_alone_change_its_features(world: World) -> None:
+    changes = CLIP_FEATURES | {"clip__name": f"outputs:{world.clip}"}
+    plain = assemble(world.config(Path("unused"), **changes), CPU)
+    changed = assemble(world.config(Path("unused"), **changes, fusion__features="phi-s"), CPU)
+    assert plain.fusion is not None
+    assert changed.fusion is not None
+    assert (plain.fusion.features is None, changed.fusion.features is None) == (True, False)
+
+
+@pytest.mark.parametrize("changes", [{}, KD, CE, CLIP, CROP | {"augment__num_views": 2}])
+def test_the_saved_settings_of_a_run_load_and_resume(
+    world: World, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was stopped goes on with its own config.yaml, where every default is written out."""
+    whole = distill(world.config(tmp_path / "whole", **changes), quiet=True)
+    out = tmp_path / "run"
+    save, saves = Trainer.save, iter(range(10))
+
+    def stopped(self: Trainer) -> None:
+        save(self)
+        if next(saves) == 1:
+            raise Interrupted
+
+    monkeypatch.setattr(Trainer, "save", stopped)
+    with pytest.raises(Interrupted):
+        distill(world.config(out, **changes), quiet=True)
+    monkeypatch.undo()
+    saved = out / "config.yaml"
+    written = yaml.safe_load(saved.read_text())
+    # Defaults, too, of sections and settings that this run does not read.
+    assert written["fusion"]["preset"] == "default"
+    assert written["optim"]["milestones"] == [0.625, 0.75, 0.875]
+    assert written["augment"]["scale"] == [0.35, 1.0]
+    config = load_config(saved)
+    assert config == load_config(None, world.settings(out, **changes))
+    assert config.to_yaml() == saved.read_text()
+    distill(config, resume=True, quiet=True)
+    weights = "student/model.safetensors"
+    assert (out / weights).read_bytes() == (whole.folder / weights).read_bytes()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["splits"] == whole.summary["splits"]
