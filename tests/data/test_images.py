@@ -217,7 +217,7 @@ def test_decode_all_names_the_first_ten_unreadable_images_and_their_number() -> 
 def test_one_unreadable_image_is_named_too_and_an_empty_cell_is_unreadable() -> None:
     split = make_split([encode(Image.fromarray(noise(4, 4)))])
     rows = datasets.concatenate_datasets(
-        [split.rows, datasets.Dataset.from_dict({"image": [None]}, split.rows.features)]
+        [split.table, datasets.Dataset.from_dict({"image": [None]}, split.table.features)]
     )
     split = Split("val", rows, torch.zeros(2, dtype=torch.int64), ("a", "b"), "image", None)
     with pytest.raises(DataError, match=r"1 of 2 (.|\n)*val\[1\]"):

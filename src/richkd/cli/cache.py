@@ -100,7 +100,7 @@ def ls(folder: Folder, /) -> None:
     for column in ("outputs", "of", "views", "MB", "row"):
         table.add_column(column)
     for manifest, opened in caches:
-        kept = manifest.rows
+        kept = manifest.row_format
         logits = f"{kept.top_k} of {kept.classes}" if kept.top_k else f"{kept.classes or 'no'}"
         table.add_row(
             opened.folder.name,

@@ -21,7 +21,7 @@ class Split:
 
     Args:
         name: name of the split, such as ``"train"``.
-        rows: table with an image column; each cell holds the bytes or the path of an image file.
+        table: rows with an image column; each cell holds the bytes or the path of an image file.
         labels_N: positions in ``class_names`` (int64), or `UNLABELED`.
         class_names: names of the classes, in label order.
         image_column: name of the image column.
@@ -40,7 +40,7 @@ class Split:
     """
 
     name: str
-    rows: datasets.Dataset
+    table: datasets.Dataset
     labels_N: Tensor
     class_names: tuple[str, ...]
     image_column: str
@@ -56,12 +56,14 @@ class Split:
 
         For a folder of images, the key is the path of the file relative to that folder.
         """
-        return self._key(self.rows.select_columns([self.key_column])[index] if self.key_column else {}, index)
+        return self._key(
+            self.table.select_columns([self.key_column])[index] if self.key_column else {}, index
+        )
 
     def keys(self) -> list[str]:
         """The keys of all images, in order."""
         if self.key_column:
-            return [str(value) for value in self.rows.select_columns([self.key_column])[:][self.key_column]]
+            return [str(value) for value in self.table.select_columns([self.key_column])[:][self.key_column]]
         return [self.key(index) for index in range(len(self))]
 
     def read(self, index: int) -> Image.Image:
@@ -70,12 +72,12 @@ class Split:
         Raises:
             DataError: the image cannot be read; the message contains its key.
         """
-        row = self.rows[index]
+        row = self.table[index]
         return decode_cell(row[self.image_column], name=self._key(row, index))
 
     def cells(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, bytes | str | None]]]:
         """Keys and encoded images from ``start`` to ``stop`` (exclusive), in one read of the table."""
-        columns = self.rows[start:stop]
+        columns = self.table[start:stop]
         for offset, cell in enumerate(columns[self.image_column]):
             row = {self.key_column: columns[self.key_column][offset]} if self.key_column else {}
             yield self._key(row, start + offset), cell
@@ -84,9 +86,14 @@ class Split:
         """A new split of the images at these positions; images keep their keys."""
         index = torch.from_numpy(index_N)
         origin_N = index if self.origin_N is None else self.origin_N[index]
-        rows, labels_N = self.rows.select(index_N), self.labels_N[index]
+        table, labels_N = self.table.select(index_N), self.labels_N[index]
         return replace(
-            self, name=name, rows=rows, labels_N=labels_N, origin=self.origin or self.name, origin_N=origin_N
+            self,
+            name=name,
+            table=table,
+            labels_N=labels_N,
+            origin=self.origin or self.name,
+            origin_N=origin_N,
         )
 
     def _key(self, row: dict[str, object], index: int) -> str:

@@ -78,7 +78,7 @@ def with_unlabeled(
         )
     whole = replace(
         train,
-        rows=joined,
+        table=joined,
         labels_N=torch.cat([train.labels_N, added.labels_N]),
         key_column=KEY,
         origin=None,
@@ -143,7 +143,7 @@ def _open(path: str) -> datasets.Dataset:
 
 def _plain(split: Split, image_column: str, keys: list[str]) -> datasets.Dataset:
     """A table of encoded images and keys only, so that tables from different sources can be concatenated."""
-    rows = split.rows.select_columns([split.image_column]).cast_column(
+    rows = split.table.select_columns([split.image_column]).cast_column(
         split.image_column, datasets.Image(decode=False)
     )
     if split.image_column != image_column:

@@ -87,7 +87,7 @@ class Verified:
         >>> import tempfile
         >>> from richkd.teachers.cache.row_format import RowFormat
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     Verified(cache, images=9, largest=0.001, agreement=1.0).agreement
         1.0
     """
@@ -143,7 +143,7 @@ def damaged_shards(folder: str | Path) -> list[str]:
         >>> import tempfile
         >>> from richkd.teachers.cache.row_format import RowFormat
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     size = (cache.folder / "0.safetensors").write_bytes(b"")
         ...     damaged_shards(cache.folder)
         ['0.safetensors: has a name that is not the SHA-256 of its content']
@@ -164,7 +164,7 @@ def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
         >>> import tempfile
         >>> from richkd.teachers.cache.row_format import RowFormat
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     [(manifest.name, len(opened)) for manifest, opened in contents(root)]
         [('net-train', 0)]
     """

@@ -19,7 +19,7 @@ from richkd.pipeline.assemble import build_student, open_stores
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.cache.store import SHARD_BYTES, Manifest, OutputCache
-from richkd.teachers.precomputed.outputs_file import GivenOutputs, Rows, paired, read_outputs
+from richkd.teachers.precomputed.outputs_file import GivenOutputs, RowIndex, paired, read_outputs
 from richkd.teachers.precomputed.vision import GIVEN, imported_manifests
 
 Log = Callable[[str], None]
@@ -102,7 +102,7 @@ def _check_name(name: str, root: Path, manifests: Mapping[str, Manifest]) -> Non
                 )
 
 
-def _fill(cache: OutputCache, given: GivenOutputs, rows: Rows) -> None:
+def _fill(cache: OutputCache, given: GivenOutputs, rows: RowIndex) -> None:
     """Store the rows that are not yet in the cache, one shard at a time."""
     new_R = (cache.find(rows.index_R, rows.number_R) < 0).nonzero()[:, 0]
     if not len(new_R):  # torch.split would return one empty part, which becomes an empty shard
@@ -114,7 +114,7 @@ def _fill(cache: OutputCache, given: GivenOutputs, rows: Rows) -> None:
     cache.flush()
 
 
-def _report(given: GivenOutputs, rows: Rows, store: Store, log: Log) -> None:
+def _report(given: GivenOutputs, rows: RowIndex, store: Store, log: Log) -> None:
     """Log the number of stored outputs of a split and their accuracy."""
     split, count = store.split, len(rows.row_R)
     images = len(np.unique(rows.index_R.numpy()))

@@ -34,6 +34,7 @@ class Checkpoint:
     """The state that a run needs to resume: tensors by dotted name, and scalars that JSON can hold.
 
     Example:
+        >>> import torch
         >>> tensors = {"task.weight": torch.ones(2), "average.weight": torch.zeros(2)}
         >>> checkpoint = Checkpoint(tensors, {"step": 3})
         >>> checkpoint.part("task")["weight"].tolist()
@@ -56,7 +57,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: the file cannot be written; the existing checkpoint is then unchanged.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = Path(folder.name) / "last.ckpt"
         >>> for step in (1, 2):
@@ -130,6 +131,7 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> 
         CheckpointError: names or shapes of the tensors differ from those of the module.
 
     Example:
+        >>> import torch
         >>> module = nn.Linear(1, 1)
         >>> load_module(module, {"weight": torch.ones(1, 1), "bias": torch.zeros(1)}, what="student")
         >>> module(torch.full((1, 1), 3.0)).tolist()

@@ -82,7 +82,7 @@ def test_shards_are_written_when_they_are_full(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_output_costs_two_bytes_a_number_and_eight_for_its_key(tmp_path: Path) -> None:
-    manifest = replace(MANIFEST_OF, images=5000, views=1, rows=RowFormat(100, 64))
+    manifest = replace(MANIFEST_OF, images=5000, views=1, row_format=RowFormat(100, 64))
     cache = OutputCache(tmp_path, manifest)
     cache.add(torch.arange(5000), torch.zeros(5000), Output(torch.randn(5000, 100), torch.randn(5000, 64)))
     cache.flush()
@@ -179,7 +179,7 @@ def test_what_is_no_shard_is_not_used(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_whole_shard_of_another_cache_does_not_fit(tmp_path: Path) -> None:
-    wide = OutputCache(tmp_path, replace(MANIFEST_OF, rows=RowFormat(6, 3)))
+    wide = OutputCache(tmp_path, replace(MANIFEST_OF, row_format=RowFormat(6, 3)))
     wide.add(torch.tensor([1]), torch.tensor([1]), Output(torch.zeros(1, 6), torch.zeros(1, 3)))
     wide.flush()
     (shard,) = wide.folder.glob("*.safetensors")
@@ -212,7 +212,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(
         {"ingredients": {"weights": "abd", "views": [1, 2]}},
         {"images": IMAGES + 1},
         {"views": VIEWS + 1},
-        {"rows": RowFormat(5, 3, top_k=2)},
+        {"row_format": RowFormat(5, 3, top_k=2)},
     ],
 )
 def test_a_changed_ingredient_is_another_cache(tmp_path: Path, changes: dict[str, object]) -> None:
@@ -233,7 +233,7 @@ def test_a_miss_is_explained_by_the_most_similar_cache(tmp_path: Path) -> None:
     assert str(explain_miss(tmp_path, near)).endswith("differs in weights")
     OutputCache(tmp_path, near)
     assert "differs in weights, views, seed" in str(explain_miss(tmp_path, far))
-    sparse = replace(MANIFEST_OF, rows=RowFormat(5, 3, top_k=1))
+    sparse = replace(MANIFEST_OF, row_format=RowFormat(5, 3, top_k=1))
     assert str(explain_miss(tmp_path, sparse)).endswith("differs in row format")
     assert explain_miss(tmp_path, replace(far, name="another-train")) is None
 

@@ -43,7 +43,7 @@ class CachedTeacher(Teacher):
         >>> from richkd.teachers.precomputed.clip import GivenClip
         >>> clip = GivenClip(eye(2), eye(2), {}, logit_scale=100.0, fingerprint="")
         >>> with TemporaryDirectory() as folder:
-        ...     cache = OutputCache(folder, Manifest("clip", {}, images=2, views=1, rows=RowFormat(2, 2)))
+        ...     cache = OutputCache(folder, Manifest("clip", {}, 2, 1, RowFormat(2, 2)))
         ...     teacher = CachedTeacher(clip, {("train", Clean(8)): cache})
         ...     teacher.lacks("train", arange(2), Clean(8).draw(0, 0, arange(2)))
         True

@@ -45,11 +45,11 @@ class Manifest:
         ingredients: everything that the outputs depend on, under names that messages can show.
         images: number of images; image indices are in 0..images − 1.
         views: number of views of an image; view numbers are in 0..views − 1.
-        rows: byte format of a stored output.
+        row_format: byte format of a stored output.
 
     Example:
-        >>> manifest = Manifest("net-train", {"seed": 0}, images=10, views=2, rows=RowFormat(3, 4))
-        >>> other = Manifest("net-train", {"seed": 1}, images=10, views=2, rows=RowFormat(3, 4))
+        >>> manifest = Manifest("net-train", {"seed": 0}, images=10, views=2, row_format=RowFormat(3, 4))
+        >>> other = Manifest("net-train", {"seed": 1}, images=10, views=2, row_format=RowFormat(3, 4))
         >>> manifest.differences(other), manifest.folder == other.folder
         (['seed'], False)
     """
@@ -58,7 +58,7 @@ class Manifest:
     ingredients: Ingredients
     images: int
     views: int
-    rows: RowFormat
+    row_format: RowFormat
 
     @property
     def digest(self) -> str:
@@ -73,7 +73,11 @@ class Manifest:
 
     def differences(self, other: Manifest) -> list[str]:
         """Names of the different ingredients; "row format" if only sizes or the row format differ."""
-        different = (self.images, self.views, self.rows) != (other.images, other.views, other.rows)
+        different = (self.images, self.views, self.row_format) != (
+            other.images,
+            other.views,
+            other.row_format,
+        )
         return self.differing_ingredients(other) or (["row format"] if different else [])
 
     def differing_ingredients(self, other: Manifest) -> list[str]:
@@ -100,7 +104,7 @@ class OutputCache:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     image_B, view_B = torch.tensor([7]), torch.tensor([0])
         ...     cache.add(image_B, view_B, Output(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 0)))
         ...     cache.flush()
@@ -109,7 +113,7 @@ class OutputCache:
     """
 
     def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True) -> None:
-        self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.rows
+        self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.row_format
         self.damaged: list[str] = []
         # Position of each (image, view) in the sequence of all rows; −1 if it is not stored.
         self._row_P = torch.full((manifest.images * manifest.views,), -1, dtype=torch.int32)
@@ -226,7 +230,7 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
 
     Example:
         >>> import tempfile
-        >>> manifest = Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0))
+        >>> manifest = Manifest("net-train", {}, images=9, views=1, row_format=RowFormat(2, 0))
         >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
         ...     shard_problem(file.name, manifest)
         'has a name that is not the SHA-256 of its content'
@@ -242,7 +246,9 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
     except (OSError, SafetensorError, KeyError) as error:
         return f"cannot be read: {error}"
     places = manifest.images * manifest.views
-    fits = rows.shape == (len(keys), manifest.rows.row_bytes) and bool(((keys >= 0) & (keys < places)).all())
+    fits = rows.shape == (len(keys), manifest.row_format.row_bytes) and bool(
+        ((keys >= 0) & (keys < places)).all()
+    )
     return None if fits else "does not fit the manifest"
 
 
@@ -254,14 +260,14 @@ def read_manifest(folder: str | Path) -> Manifest:
 
     Example:
         >>> import tempfile
-        >>> manifest = Manifest("net-train", {"seed": 0}, images=9, views=1, rows=RowFormat(2, 0))
+        >>> manifest = Manifest("net-train", {"seed": 0}, images=9, views=1, row_format=RowFormat(2, 0))
         >>> with tempfile.TemporaryDirectory() as root:
         ...     read_manifest(OutputCache(root, manifest).folder) == manifest
         True
     """
     try:
         content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(**content | {"rows": RowFormat(**content["rows"])})
+        return Manifest(**content | {"row_format": RowFormat(**content["row_format"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
             f"The cache {folder} must have a readable manifest.json",
@@ -276,7 +282,7 @@ def list_caches(root: str | Path) -> list[Path]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     list_caches(root) == [cache.folder]
         True
     """
@@ -288,7 +294,7 @@ def readable_manifests(root: str | Path) -> list[Manifest]:
 
     Example:
         >>> import tempfile
-        >>> manifest = Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0))
+        >>> manifest = Manifest("net-train", {}, images=9, views=1, row_format=RowFormat(2, 0))
         >>> with tempfile.TemporaryDirectory() as root:
         ...     cache = OutputCache(root, manifest)
         ...     readable_manifests(root) == [manifest]
@@ -326,7 +332,10 @@ def explain_miss(root: str | Path, manifest: Manifest) -> str | None:
     # The row format follows from the ingredients, so it is compared last.
     closest = min(
         same_name,
-        key=lambda other: (len(manifest.differing_ingredients(other)), manifest.rows != other.rows),
+        key=lambda other: (
+            len(manifest.differing_ingredients(other)),
+            manifest.row_format != other.row_format,
+        ),
     )
     return f"cache {closest.folder} is not used: it differs in {', '.join(manifest.differences(closest))}"
 
@@ -347,7 +356,7 @@ def remove_cache(root: str | Path, name: str) -> Path:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, images=9, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     remove_cache(root, cache.folder.name) == cache.folder, list_caches(root)
         (True, [])
     """

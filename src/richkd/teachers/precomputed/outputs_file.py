@@ -48,7 +48,7 @@ class GivenOutputs:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowIndex:
     """The R rows of a file that belong to a split.
 
     Attributes:
@@ -57,7 +57,7 @@ class Rows:
         number_R: their view numbers.
 
     Example:
-        >>> rows = Rows(row_R=torch.tensor([7]), index_R=torch.tensor([0]), number_R=torch.tensor([3]))
+        >>> rows = RowIndex(row_R=torch.tensor([7]), index_R=torch.tensor([0]), number_R=torch.tensor([3]))
         >>> int(rows.number_R)
         3
     """
@@ -111,7 +111,7 @@ def read_outputs(path: str | Path, class_names: Sequence[str]) -> GivenOutputs:
 
 def paired(
     given: GivenOutputs, splits: Mapping[str, Split], augmentations: Mapping[str, Augmentation]
-) -> dict[str, Rows]:
+) -> dict[str, RowIndex]:
     """Match the rows of a file with the images of each split, by key.
 
     Args:
@@ -149,7 +149,7 @@ def paired(
     rows, start = {}, 0
     for name, keys in keys_by_split.items():
         row_R = ((place_N >= start) & (place_N < start + len(keys))).nonzero()[:, 0]
-        rows[name] = Rows(row_R, place_N[row_R] - start, number_N[row_R])
+        rows[name] = RowIndex(row_R, place_N[row_R] - start, number_N[row_R])
         _check_views(given, rows[name], name, augmentations[name])
         if given.number_N is None:
             _check_complete(given, rows[name], name, keys)
@@ -175,7 +175,7 @@ def _view_numbers(file: GivenArrays) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _check_views(given: GivenOutputs, rows: Rows, split: str, augmentation: Augmentation) -> None:
+def _check_views(given: GivenOutputs, rows: RowIndex, split: str, augmentation: Augmentation) -> None:
     """Check that view numbers are valid and that no two rows have the same image and view."""
     views = count_of(augmentation)
     outside_R = (rows.number_R < 0) | (rows.number_R >= views)
@@ -199,7 +199,7 @@ def _check_views(given: GivenOutputs, rows: Rows, split: str, augmentation: Augm
         refuse_repeated(CacheError, f"{given.path}: a view of an image must have only one row", texts)
 
 
-def _check_complete(given: GivenOutputs, rows: Rows, split: str, keys: list[str]) -> None:
+def _check_complete(given: GivenOutputs, rows: RowIndex, split: str, keys: list[str]) -> None:
     """Check that every image of a split has a row."""
     indices = set(rows.index_R.tolist())
     missing = [key for index, key in enumerate(keys) if index not in indices]
@@ -211,7 +211,7 @@ def _check_complete(given: GivenOutputs, rows: Rows, split: str, keys: list[str]
         )
 
 
-def _check_numbers(given: GivenOutputs, rows: Rows, split: str) -> None:
+def _check_numbers(given: GivenOutputs, rows: RowIndex, split: str) -> None:
     """Check that outputs are finite in float16 and are not probabilities."""
     for name, matrix in (("logits", given.logits_NC), ("features", given.feats_NF)):
         bad_R = ~matrix[rows.row_R].half().isfinite().all(dim=1)

@@ -39,7 +39,7 @@ class ImportedSplit:
         >>> from richkd.teachers.cache.row_format import RowFormat
         >>> split = Split("train", Dataset.from_dict({}), torch.tensor([0]), ("ant", "bee"), "image", None)
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("big-train", {}, images=1, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("big-train", {}, 1, 1, RowFormat(2, 0)))
         ...     len(ImportedSplit(split, Clean(32), cache).cache)
         0
     """
@@ -64,7 +64,7 @@ class ImportedTeacher(Teacher):
         >>> from richkd.teachers.cache.row_format import RowFormat
         >>> train = Split("train", Dataset.from_dict({}), torch.tensor([0]), ("ant", "bee"), "image", None)
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("big-train", {}, images=1, views=1, rows=RowFormat(2, 0)))
+        ...     cache = OutputCache(root, Manifest("big-train", {}, 1, 1, RowFormat(2, 0)))
         ...     ImportedTeacher("big", {"train": ImportedSplit(train, Clean(32), cache)}).describe()
         'big: 0 outputs computed elsewhere, of whole images, width 0'
     """
@@ -187,7 +187,7 @@ def open_imported(
                 got=f"shard {'; shard '.join(cache.damaged)}",
                 fix="import the file again, which replaces damaged shards.",
             )
-        if features and not manifest.rows.features:
+        if features and not manifest.row_format.features:
             raise CacheError(
                 f"A loss term reads features, so the imported outputs of '{name}' must have features",
                 got=f"logits without features in {cache.folder}",
@@ -232,7 +232,7 @@ def _chosen(
         }
         for manifest in named:
             imported = {key: manifest.ingredients[key] for key in ("teacher", GIVEN)}
-            rows = replace(manifest.rows, top_k=config.cache.top_k)
+            rows = replace(manifest.row_format, top_k=config.cache.top_k)
             needed = Manifest(
                 manifest.name, imported | expected, len(store.split), count_of(augmentation), rows
             )
