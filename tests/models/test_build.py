@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError
 from richkd.export.student import save_student
-from richkd.models.build import Network, build_network, load_weights
+from richkd.models.build import Network, build_network
+from richkd.models.weights import load_weights
 
 NAME = "cifar_resnet20"
 

@@ -1,4 +1,4 @@
-"""Build a network from a name: a timm model, a saved student or a callable; and load weights from a file."""
+"""Build a network from a name: a timm model, a saved student or a callable."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors.torch import load_file
-from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from richkd.config.model_name import parse_model_name
@@ -18,12 +16,8 @@ from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
 from richkd.core.types import Output
 from richkd.data.views import RGB
-from richkd.models.cifar_base import CifarNet, checkpoint_filter_fn
+from richkd.models.weights import Loaded, load_weights
 
-# Keys under which training scripts store the state dict in a checkpoint.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net", "network")
-# Prefix that a module around the model leaves on every key; timm removes those of other wrappers.
-PREFIX = "model."
 # The part of timm's model interface that a model must have.
 CONTRACT = ("forward_features", "forward_head", "get_classifier", "num_features")
 
@@ -42,6 +36,7 @@ class Network(nn.Module):
         class_names: the classes in the order of the outputs, if they were stored with the weights; else None.
         feature_width: width F of the pooled feature.
         classes: number of outputs C.
+        loaded: what was loaded from a file of weights; None without such a file.
 
     Raises:
         ModelError: the model lacks a part of timm's interface, or cannot process images of this size.
@@ -63,11 +58,12 @@ class Network(nn.Module):
         mean: RGB,
         std: RGB,
         class_names: tuple[str, ...] | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.name, self.size, self.mean, self.std = name, size, mean, std
-        self.class_names = class_names
+        self.class_names, self.loaded = class_names, loaded
         self.feature_width, self.classes, self._linear_head = _probe_head(model, name, size)
 
     def forward(self, pixels_B3HW: Tensor, maps: bool = False) -> Output:
@@ -115,7 +111,12 @@ class Network(nn.Module):
 
 
 def build_network(
-    config: ModelConfig, classes: int, *, role: str, default_size: int | None = None
+    config: ModelConfig,
+    classes: int,
+    *,
+    role: str,
+    default_size: int | None = None,
+    new_classifier: bool = False,
 ) -> Network:
     """Build a network and load its weights.
 
@@ -124,6 +125,7 @@ def build_network(
         classes: number of outputs.
         role: ``"student"`` or ``"teacher"``, for messages.
         default_size: resolution to use if neither the settings nor the weights determine it.
+        new_classifier: whether a file of weights may have another classifier, as a start for training.
 
     Raises:
         ModelError: the name is unknown (the message has similar names), a callable cannot be imported, or
@@ -141,8 +143,9 @@ def build_network(
         model = _from_timm(config, classes, role)
     cfg = getattr(model, "pretrained_cfg", None) or {}
     class_names = tuple(cfg["label_names"]) if cfg.get("label_names") else None
+    loaded = None
     if config.weights is not None:
-        load_weights(model, config.weights, role=role)
+        loaded = load_weights(model, config.weights, role=role, new_classifier=new_classifier)
     fixed = config.pretrained or config.weights is not None or kind == "local-dir"
     model_size = cfg.get("input_size", (3, 224, 224))[-1]
     return Network(
@@ -152,58 +155,8 @@ def build_network(
         mean=config.mean or _rgb(cfg.get("mean", timm.data.IMAGENET_DEFAULT_MEAN)),
         std=config.std or _rgb(cfg.get("std", timm.data.IMAGENET_DEFAULT_STD)),
         class_names=class_names,
+        loaded=loaded,
     )
-
-
-def load_weights(model: nn.Module, path: str | Path, *, role: str) -> None:
-    """Load a checkpoint into a model; all keys and shapes must match.
-
-    Reads ``.safetensors`` files, and PyTorch files with ``weights_only=True`` (code in the file is not
-    executed). Outer dictionaries such as ``{"model": …}`` and prefixes such as ``module.`` are removed.
-
-    Args:
-        model: the module; its weights are replaced.
-        path: the checkpoint.
-        role: ``"student"`` or ``"teacher"``, for messages.
-
-    Raises:
-        ModelError: the file does not exist, it is not a checkpoint, or its keys or shapes do not match.
-
-    Example:
-        >>> import tempfile
-        >>> trained, model = nn.Linear(2, 3), nn.Linear(2, 3)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     torch.save({"state_dict": trained.state_dict()}, f"{folder}/model.pth")
-        ...     load_weights(model, f"{folder}/model.pth", role="teacher")
-        >>> torch.equal(model.weight, trained.weight)
-        True
-    """
-    state = _unwrap(_read_weights(Path(path)))
-    if isinstance(model, CifarNet):
-        state = checkpoint_filter_fn(state, model)
-    expected = model.state_dict()
-    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    shapes = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
-    head = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if shapes and not missing and not unknown and all(key.rpartition(".")[0] in head for key in shapes):
-        key = sorted(shapes)[0]
-        raise ModelError(
-            f"The {role}'s weights {path} must have one output for each class of the data",
-            got=f"{state[key].shape[0]} outputs in '{key}' for {expected[key].shape[0]} classes",
-            fix="use a model that was trained on these classes.",
-        )
-    if missing or unknown or shapes:
-        parts = [
-            f"{len(missing)} missing ({', '.join(missing[:3])}, …)" if missing else "",
-            f"{len(unknown)} unknown ({', '.join(unknown[:3])}, …)" if unknown else "",
-            f"{len(shapes)} of another shape ({', '.join(sorted(shapes)[:3])})" if shapes else "",
-        ]
-        raise ModelError(
-            f"The {role}'s weights {path} are of another architecture than {type(model).__name__}",
-            got="; ".join(part for part in parts if part),
-            fix=f"set --{role} to the architecture that the file was saved from.",
-        )
-    model.load_state_dict(state)
 
 
 def _from_timm(config: ModelConfig, classes: int, role: str) -> nn.Module:
@@ -270,44 +223,6 @@ def _from_callable(spec: str, classes: int, role: str) -> nn.Module:
             fix="return the network from the callable.",
         )
     return model
-
-
-def _read_weights(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"The weights {path} must be a file", got="no such file", fix="check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling can raise any exception class, also without a message
-        got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    raise ModelError(
-        f"The weights {path} must be a checkpoint that holds only tensors",
-        got=got,
-        fix="save the model's state_dict(), preferably as .safetensors; files with code are never loaded.",
-    )
-
-
-def _unwrap(content: Any) -> dict[str, Tensor]:
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise ModelError(
-            "A checkpoint must hold a state dict of tensors",
-            got=f"{type(content).__name__} with {', '.join(map(str, list(content)[:5]))}"
-            if isinstance(content, dict)
-            else type(content).__name__,
-            fix=f"save model.state_dict(), directly or under one of the keys {', '.join(WRAPPERS)}.",
-        )
-    state: dict[str, Tensor] = clean_state_dict(content)
-    while state and all(key.startswith(PREFIX) for key in state):
-        state = clean_state_dict({key.removeprefix(PREFIX): value for key, value in state.items()})
-    return state
 
 
 def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, int, bool]:

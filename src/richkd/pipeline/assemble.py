@@ -142,6 +142,8 @@ def assemble(config: Config, device: torch.device, log: Log = lambda message: No
     refuse_unused(config, specs, roles)
     data = _open_data(config, log)
     student = build_student(config, data)
+    if student.loaded is not None:
+        log(f"student: starts from {config.student.weights}: {student.loaded}")
     source_size = config.data.size or student.size
     stores = open_stores(config, data, source_size, device)
     training = build_augmentation(config.augment, source_size)
@@ -170,7 +172,7 @@ def build_student(config: Config, data: Data) -> Network:
     """The student, initialized from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_network(config.student, len(data.class_names), role="student")
+        return build_network(config.student, len(data.class_names), role="student", new_classifier=True)
 
 
 def _open_data(config: Config, log: Log) -> Data:

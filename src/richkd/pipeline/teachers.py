@@ -10,7 +10,7 @@ import torch
 
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, ModelConfig
-from richkd.core.errors import ConfigError
+from richkd.core.errors import ConfigError, ModelError
 from richkd.core.precision import autocast_dtype
 from richkd.data.batches import Store
 from richkd.data.classes import check_same_classes
@@ -82,9 +82,15 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
     """A vision teacher's network, whose classes are the data's.
 
     Raises:
-        ModelError: another architecture or number of classes.
+        ModelError: another architecture or number of classes, or no weights.
         ClassError: its saved class names differ, or their order does.
     """
+    if parse_model_name(config.name).kind == "name" and config.weights is None and not config.pretrained:
+        raise ModelError(
+            f"A teacher must have weights; {config.name} would be a network with random weights",
+            got="neither a file nor pretrained weights",
+            fix="add --teacher-weights FILE, or train it first with `richkd teach`.",
+        )
     network = build_network(config, len(data.class_names), role="teacher")
     if network.class_names is not None:
         check_same_classes(data.class_names, network.class_names, where=f"the teacher {config.name}")
