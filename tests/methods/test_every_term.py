@@ -44,27 +44,20 @@ def first_losses(parts: Parts) -> dict[str, float]:
     (batch,) = parts.stores["train"].batches([parts.order().epoch(0)[0]])
     terms = task(parts.student_pixels(batch, 0), parts.teach(batch, 0), batch, Context(progress=0.5))
     terms.total.backward()
-    return {name: float(value) for name, value in terms.terms.items()}
+    return {name: float(value.detach()) for name, value in terms.terms.items()}
 
 
+@pytest.mark.parametrize("student", [{}, VIT], ids=["cnn", "transformer"])
 @pytest.mark.parametrize("name", NAMES)
-def test_it_trains_a_small_convolutional_pair(world: World, tmp_path: Path, name: str) -> None:
-    terms = ("ce",) if name == "ce" else ("ce", name)
-    run = distill(world.config(tmp_path / "run", **recipe(world, tmp_path, *terms)), quiet=True)
-    assert list(run.summary["objective"]) == list(terms)
-    line = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
-    assert line[f"train/{name}"] > 0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_it_trains_a_transformer_from_a_convolutional_teacher(
-    world: World, tmp_path: Path, name: str
+def test_its_loss_falls_with_a_convolutional_teacher(
+    world: World, tmp_path: Path, name: str, student: dict[str, Any]
 ) -> None:
     terms = ("ce",) if name == "ce" else ("ce", name)
-    config = world.config(tmp_path / "run", **recipe(world, tmp_path, *terms, **VIT))
-    losses = first_losses(assemble(config, CPU))
-    assert list(losses) == list(terms)
-    assert all(value > 0 for value in losses.values())
+    changes = {"train__epochs": 3, "optim__name": "adamw", "optim__lr": 2e-3, **student}
+    run = distill(world.config(tmp_path / "run", **recipe(world, tmp_path, *terms, **changes)), quiet=True)
+    assert list(run.summary["objective"]) == list(terms)
+    epochs = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert epochs[-1][f"train/{name}"] < epochs[0][f"train/{name}"]
 
 
 @pytest.mark.parametrize("pair", list(itertools.combinations(NAMES, 2)), ids="+".join)

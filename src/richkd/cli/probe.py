@@ -31,21 +31,23 @@ def probe(*, config: Config) -> None:
     richkd probe --data photos/ --student mobilenetv3_small_100 --teacher resnet50
     --teacher-weights teacher.pth --clip ViT-B-32:openai --out runs/probe
     """
+    from functools import partial
     from pathlib import Path
 
     from rich.console import Console
 
     from richkd.core.device import pick_device
     from richkd.pipeline.assemble import assemble
+    from richkd.pipeline.teacher_check import report_sizes
     from richkd.reporting.probe.page import write_probe
     from richkd.reporting.probe.probe import probe_config, run_probe
     from richkd.reporting.probe.terminal import print_probe
 
     console = Console(highlight=False)
     device = pick_device(config.train.device)
-    parts = assemble(
-        probe_config(config), device, lambda line: console.print(line, markup=False, soft_wrap=True)
-    )
+    log = partial(console.print, markup=False, soft_wrap=True)
+    parts = assemble(probe_config(config), device, log)
+    report_sizes(parts, log)
     result = run_probe(parts)
     parts.flush_caches()
     print_probe(result, console)

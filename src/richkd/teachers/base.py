@@ -85,6 +85,7 @@ class Teacher(ABC):
         network: the network of the teacher, if there is exactly one; it provides intermediate maps.
         caches: the caches of its outputs, by split and augmentation; empty for a teacher without a cache.
         role: kind of the teacher, for messages and tables.
+        input_size: side in pixels of the images that its network sees; None for stored outputs.
 
     Example:
         >>> class Constant(Teacher):
@@ -103,6 +104,7 @@ class Teacher(ABC):
     network: Network | None = None
     caches: Mapping[tuple[str, Augmentation], OutputCache] = MappingProxyType({})
     role: str = "teacher"
+    input_size: int | None = None
 
     @abstractmethod
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:

@@ -46,7 +46,7 @@ class Shuffled(Teacher):
     def __init__(self, teacher: Teacher, training: Store, seed: int, *, within_class: bool) -> None:
         self.teacher, self.training = teacher, training
         self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
-        self.logit_scale = teacher.logit_scale
+        self.logit_scale, self.input_size = teacher.logit_scale, teacher.input_size
         split = training.split
         self.other_N = permutation(split.labels_N, seed, within_class=within_class)
 
@@ -86,7 +86,7 @@ class TextOnly(Teacher):
     def __init__(self, teacher: Teacher, class_embeddings_CD: Tensor, training: str) -> None:
         self.teacher, self.training = teacher, training
         self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
-        self.logit_scale = teacher.logit_scale
+        self.logit_scale, self.input_size = teacher.logit_scale, teacher.input_size
         self.text_CD = functional.normalize(class_embeddings_CD.float(), dim=1)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:

@@ -52,6 +52,7 @@ class VisionTeacher(Teacher):
         network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.network: Network = network
         self.name, self.feature_width = network.name, network.feature_width
+        self.input_size = network.size
         self.device, self.autocast, self.compiled = device, autocast, compiled
         self._forward: Callable[..., Output] = self.network
         if compiled:

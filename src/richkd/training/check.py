@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from richkd.data.batches import Resident
 from richkd.data.images import decode_all, duplicates
 from richkd.methods.objective import TermSpec
 from richkd.methods.term import Context
-from richkd.metrics.accuracy import measure, near_chance
 from richkd.metrics.cost import flops
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.teacher_check import log_accuracy, report_sizes
+from richkd.pipeline.teachers import Log
 from richkd.training.optimizer import build_optimizer
 from richkd.training.trainer import Task
 
@@ -37,7 +39,9 @@ def check_run(config: Config, console: Console) -> None:
         RichKDError: the first error that would stop the run.
     """
     device = pick_device(config.train.device)
-    parts = assemble(config, device, lambda line: console.print(line, markup=False, soft_wrap=True))
+    log = partial(console.print, markup=False, soft_wrap=True)
+    parts = assemble(config, device, log)
+    report_sizes(parts, log)
     for name, store in parts.stores.items():
         if not isinstance(store, Resident):  # resident stores have decoded every image already
             decode_all(store.split, size=8, workers=config.train.workers)
@@ -45,7 +49,7 @@ def check_run(config: Config, console: Console) -> None:
     if "train" not in parts.stores:
         raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
     _report_duplicates(parts, console)
-    _report_teachers(parts, console)
+    _report_teachers(parts, log)
     terms = _dry_step(parts)
     console.print("dry step: " + ", ".join(f"{name} {float(value):.4f}" for name, value in terms.items()))
     _print_plan(parts, console)
@@ -66,23 +70,12 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
             console.print(f"no image is in both train and {held_out}")
 
 
-def _report_teachers(parts: Parts, console: Console) -> None:
-    store, classes = parts.stores["train"], len(parts.data.class_names)
+def _report_teachers(parts: Parts, log: Log) -> None:
+    store = parts.stores["train"]
     for teacher in parts.teachers:
         sample = teacher.sample(store, parts.device, SAMPLE)
         labels_N = store.split.labels_N[sample.index_N]
-        top1 = measure(sample.output.logits_BC.cpu() * teacher.logit_scale, labels_N).top1
-        console.print(
-            f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on {len(labels_N)} {sample.what}",
-            markup=False,
-        )
-        # A trained teacher is above chance on its own classes; one with another class order is near chance.
-        if near_chance(top1, classes, len(labels_N)):
-            console.print(
-                f"warning: this is near chance ({1 / classes:.1%}); the teacher's classes are probably in "
-                "another order",
-                markup=False,
-            )
+        log_accuracy(teacher, sample.output, labels_N, sample.what, log)
 
 
 def _dry_step(parts: Parts) -> dict[str, Tensor]:

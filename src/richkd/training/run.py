@@ -16,6 +16,7 @@ from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.progress import Progress
 from richkd.pipeline.assemble import assemble
+from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
 from richkd.training.finalize import finish
 from richkd.training.run_folder import RunFolder
@@ -123,6 +124,9 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         folder.create(config, overwrite=overwrite)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("events")
+    if accelerator.is_main_process and not resume:
+        report_sizes(parts, progress.log)
+        report_teachers(parts, progress.log)
     if resume and (warning := trainer.resume()):
         progress.log(f"warning: {warning}")
     began, meter = time.perf_counter(), EnergyMeter()

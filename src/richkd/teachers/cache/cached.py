@@ -53,7 +53,7 @@ class CachedTeacher(Teacher):
         self.teacher, self.caches = teacher, dict(caches)
         self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
         self.logit_scale, self.sees_pixels = teacher.logit_scale, teacher.sees_pixels
-        self.network = teacher.network
+        self.network, self.input_size = teacher.network, teacher.input_size
         self.read = 0
 
     @property

@@ -217,6 +217,7 @@ class ClipTeacher(Teacher):
         self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
         self.logit_scale = clip.logit_scale
         self.name, self.feature_width = clip.name, clip.embed_width
+        self.input_size = clip.image_size
 
     @cached_property
     def prompts(self) -> PromptSet | None:

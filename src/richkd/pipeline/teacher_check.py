@@ -1,0 +1,75 @@
+"""Look at the teachers before training: their accuracy on held-out images, and what resolution they see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from richkd.core.types import UNLABELED, Output
+from richkd.data.batches import Store
+from richkd.data.held_out import held_out_split
+from richkd.data.split import evenly_spaced
+from richkd.metrics.accuracy import measure, near_chance
+from richkd.pipeline.assemble import Parts
+from richkd.pipeline.teachers import Log
+from richkd.teachers.base import Teacher
+from richkd.teachers.predict import outputs_of
+
+SAMPLE = 256
+
+
+def report_teachers(parts: Parts, log: Log) -> None:
+    """Log each teacher's accuracy on at most `SAMPLE` held-out images, and warn if it is near chance.
+
+    Without held-out images nothing is logged, because a teacher that memorized the training images looks
+    perfect on them. A control has the teachers of a run that was checked.
+    """
+    name = held_out_split(parts.stores)
+    if name is None or parts.config.fusion.control is not None:
+        return
+    store = parts.stores[name]
+    labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
+    index_N = labeled_N[evenly_spaced(len(labeled_N), SAMPLE)]
+    for teacher in parts.teachers:
+        output = _outputs_of(teacher, store, index_N, parts.device)
+        log_accuracy(teacher, output, store.split.labels_N[index_N], f"images of {name}", log)
+
+
+def log_accuracy(teacher: Teacher, output: Output, labels_N: Tensor, images: str, log: Log) -> None:
+    """Log a teacher's accuracy on some images, and a warning if it is near chance."""
+    logits_NC = output.logits_BC.cpu() * teacher.logit_scale
+    classes, top1 = logits_NC.shape[1], measure(logits_NC, labels_N).top1
+    log(f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on {len(labels_N)} {images}")
+    # A trained teacher is above chance on its own classes; one with another class order is near chance.
+    if near_chance(top1, classes, len(labels_N)):
+        log(
+            f"warning: this is near chance ({1 / classes:.1%}); the teacher's classes are probably in "
+            "another order"
+        )
+
+
+def report_sizes(parts: Parts, log: Log) -> None:
+    """Log the resolution of the source images and of every network, and warn if a teacher's is larger."""
+    source = next(iter(parts.stores.values())).size
+    sizes = {f"{t.role} {t.name}": t.input_size for t in parts.teachers if t.input_size is not None}
+    largest = max(sizes.values(), default=0)
+    if len({source, parts.student.size, *sizes.values()}) == 1:
+        return
+    networks = [f"student {parts.student.size} px", *(f"{name} {size} px" for name, size in sizes.items())]
+    log(f"resolution: source images {source} px, {', '.join(networks)}")
+    if largest > source:
+        log(
+            f"warning: source images of {source} px are enlarged to {largest} px, so teachers are less "
+            f"accurate than on the original images; --data.size {largest} avoids this"
+        )
+
+
+def _outputs_of(teacher: Teacher, store: Store, index_N: Tensor, device: torch.device) -> Output:
+    """Outputs for clean images.
+
+    A teacher with a cache computes the whole split, which the run needs later: cached outputs must come from
+    the batches in which a run computes them, because these determine the last bits.
+    """
+    if teacher.caches:
+        return outputs_of(teacher, store, device).at(index_N)
+    return outputs_of(teacher, store, device, index_N)

@@ -1,0 +1,78 @@
+"""What a run logs about its teachers before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from richkd.metrics.accuracy import measure
+from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.teacher_check import report_sizes, report_teachers
+from richkd.teachers.predict import outputs_of
+from tests.fixtures import SIZE, World
+
+CPU = torch.device("cpu")
+
+
+def opened(world: World, folder: Path, **changes: Any) -> Parts:
+    return assemble(world.config(folder / "run", **changes), CPU)
+
+
+def logged(report: Any, parts: Parts) -> list[str]:
+    lines: list[str] = []
+    report(parts, lines.append)
+    return lines
+
+
+def test_the_accuracy_on_held_out_images_is_that_of_all_of_them(world: World, tmp_path: Path) -> None:
+    parts = opened(world, tmp_path)
+    lines = logged(report_teachers, parts)
+    accuracies = [line for line in lines if "accuracy" in line]
+    assert len(accuracies) == len(parts.teachers) == 2
+    for teacher, line in zip(parts.teachers, accuracies, strict=True):
+        store = parts.stores["val"]
+        logits_NC = outputs_of(teacher, store, CPU).logits_BC * teacher.logit_scale
+        top1 = measure(logits_NC, store.split.labels_N).top1
+        assert line == f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on 12 images of val"
+
+
+def test_a_teacher_near_chance_is_suspected(world: World, tmp_path: Path) -> None:
+    # The teacher of the small world is not trained.
+    assert any("near chance (33.3%)" in line for line in logged(report_teachers, opened(world, tmp_path)))
+
+
+@pytest.mark.parametrize("changes", [{"data__val_fraction": 0.0}, {"fusion__control": "shuffled"}])
+def test_nothing_is_said_without_held_out_images_or_for_a_control(
+    world: World, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    settings = {"fusion__preset": "paper", "method__variant": "l", **changes}
+    assert logged(report_teachers, opened(world, tmp_path, **settings)) == []
+
+
+def test_with_a_cache_nothing_is_computed_twice(world: World, tmp_path: Path) -> None:
+    parts = opened(world, tmp_path, method__name="kd", cache__dir=str(tmp_path / "cache"))
+    (teacher,) = parts.teachers
+    logged(report_teachers, parts)
+    assert teacher.computed == len(parts.stores["val"].split)
+    outputs_of(teacher, parts.stores["val"], CPU)
+    logged(report_teachers, parts)
+    assert teacher.computed == len(parts.stores["val"].split)
+
+
+def test_equal_resolutions_need_no_words(world: World, tmp_path: Path) -> None:
+    assert logged(report_sizes, opened(world, tmp_path)) == []
+
+
+@pytest.mark.parametrize(("source", "warns"), [(None, True), (SIZE, False), (2 * SIZE, False)])
+def test_a_teacher_with_a_larger_input_than_the_sources_is_named(
+    world: World, tmp_path: Path, source: int | None, warns: bool
+) -> None:
+    parts = opened(world, tmp_path, method__name="kd", student__size=SIZE // 2, data__size=source)
+    lines = logged(report_sizes, parts)
+    sources = source or SIZE // 2
+    assert lines[0].startswith(f"resolution: source images {sources} px, student {SIZE // 2} px, teacher ")
+    assert lines[0].endswith(f" {SIZE} px")
+    assert [f"--data.size {SIZE} avoids this" in line for line in lines[1:]] == ([True] if warns else [])
