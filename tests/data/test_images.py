@@ -243,3 +243,27 @@ def test_duplicates_compares_pixels_and_sizes_not_files() -> None:
     b = make_split([encode(reshaped), encode(image, "PNG", compress_level=0)], "test")
     assert duplicates(a, b) == [("train[1]", "test[1]"), ("train[2]", "test[1]")]
     assert duplicates(make_split([encode(other)]), b) == []
+
+
+def test_the_center_of_a_panorama_is_what_it_was() -> None:
+    """Ends are cut off before resizing; the center square is that of the whole image, up to rounding."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 4000, 3), dtype=np.uint8)
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels.transpose(1, 0, 2).copy())):
+        found = np.asarray(square(image, 16)).astype(int)
+        wide = image.width > image.height
+        middle = image.resize((32000, 16) if wide else (16, 32000), Image.Resampling.BICUBIC)
+        box = (15992, 0, 16008, 16) if wide else (0, 15992, 16, 16008)
+        assert np.abs(found - np.asarray(middle.crop(box)).astype(int)).max() <= 1
+
+
+def test_a_line_of_pixels_becomes_a_square() -> None:
+
+    assert square(Image.new("RGB", (20_000, 1)), 224).size == (224, 224)
+    assert square(Image.new("RGB", (1, 20_000)), 224).size == (224, 224)
+
+
+def test_a_damaged_orientation_does_not_hide_good_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.new("RGB", (6, 4), "red").save(path, exif=b"Exif\0\0II*\0garbage that is no directory")
+    assert decode_rgb(path, name="x").size == (6, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +191,43 @@ def test_missing_and_damaged_weights(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"model\.safetensors must be a checkpoint"):
         load_student(tmp_path)
+
+
+def orientations() -> list[Image.Image]:
+    rng = np.random.default_rng(1)
+    turned = Image.fromarray(rng.integers(0, 256, (20, 40, 3), dtype=np.uint8))
+    turned.getexif()[0x0112] = 6
+    clear = Image.fromarray(rng.integers(0, 256, (32, 32, 4), dtype=np.uint8), "RGBA")
+    deep = Image.fromarray(rng.integers(0, 65536, (32, 40), dtype=np.uint16))
+    return [turned, clear, deep]
+
+
+@pytest.mark.parametrize("image", orientations(), ids=["turned", "transparent", "16 bits"])
+def test_an_image_and_its_file_have_the_same_result(folder: Path, tmp_path: Path, image: Image.Image) -> None:
+    student = load_student(folder)
+    image.save(tmp_path / "x.png", exif=image.getexif())
+    assert torch.equal(student.probabilities([image]), student.probabilities([tmp_path / "x.png"]))
+
+
+def test_arrays_are_images(folder: Path, pictures: list[Image.Image]) -> None:
+    student = load_student(folder)
+    arrays = [np.asarray(picture) for picture in pictures]
+    assert torch.equal(student.probabilities(arrays), student.probabilities(pictures))
+    gray = np.asarray(pictures[0].convert("L"))
+    both = student.probabilities([gray, gray[:, :, None]])
+    assert torch.equal(both[0], both[1])
+    assert student.probabilities([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4)),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4), np.uint8),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused(folder: Path, array: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(DataError, match="uint8"):
+        load_student(folder).probabilities([array])

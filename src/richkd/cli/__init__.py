@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -40,6 +41,10 @@ def main(argv: Iterable[str] | None = None) -> None:
     except RichKDError as error:
         console.print(f"[bold red]error:[/] [bold]{type(error).__name__}[/]")
         console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has ended. Python would fail again when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped.")

@@ -11,24 +11,50 @@ from cyclopts import Parameter
 def predict(
     model: Annotated[str, Parameter(help="student folder or run folder")],
     /,
-    *images: Annotated[Path, Parameter(help="image files")],
+    *images: Annotated[
+        str,
+        Parameter(
+            help="image files, folders or patterns; -: paths from standard input", allow_leading_hyphen=True
+        ),
+    ],
     top: Annotated[int, Parameter(help="number of classes to print per image", show_default=True)] = 5,
+    json: Annotated[bool, Parameter(help="print one JSON object per image", negative="")] = False,
+    csv: Annotated[bool, Parameter(help="print CSV, one row per image and class", negative="")] = False,
+    out: Annotated[Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)")] = None,
 ) -> None:
     """Print the most probable classes of images.
+
+    Images that cannot be read are listed at the end, and the exit status is then not 0.
 
     For example:
 
     richkd predict runs/small holiday.jpg garden.png --top 3
+
+    richkd predict runs/small photos/ --out predictions.csv
     """
-    from richkd.core.errors import DataError
+    from richkd.core.errors import ConfigError, DataError
+    from richkd.core.files import write_atomically
+    from richkd.export.predict import find_images, format_of, keep_errors, lines_of, predict_files, with_stdin
     from richkd.export.student import load_student
 
-    if not images:
+    if top < 1:
+        raise ConfigError("--top must be at least 1", got=str(top), fix="give a number of classes.")
+    if json and csv:
+        raise ConfigError("Only one format can be written", got="--json and --csv", fix="choose one.")
+    names = with_stdin(images)
+    if not names:
         raise DataError("No image was given", got="none", fix="richkd predict MODEL IMAGE [IMAGE …]")
-    student = load_student(model)
-    probs_BC = student.probabilities(images)
-    for image, probs_C in zip(images, probs_BC, strict=True):
-        best = probs_C.topk(min(top, len(student.class_names)))
-        print(image)
-        for probability, position in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            print(f"  {probability:6.1%}  {student.class_names[position]}")
+    failed: list[str] = []
+    predictions = keep_errors(predict_files(load_student(model), find_images(names), top), failed)
+    lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
+    if out is None:
+        for line in lines:
+            print(line)
+    else:
+        write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
+    if failed:
+        raise DataError(
+            f"{len(failed)} of the images cannot be read; all others were predicted",
+            got="; ".join(failed[:10]) + ("; …" if len(failed) > 10 else ""),
+            fix="replace these files with readable images.",
+        )

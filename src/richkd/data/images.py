@@ -29,6 +29,8 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"}
 )
+# Length in pixels up to which an image is resized as a whole before the center is cropped.
+LONGEST = 16384
 # Images that a thread decodes at a time: enough to make reading rows cheap, few enough to balance threads.
 CHUNK = 256
 # Number of images that an error message lists.
@@ -67,15 +69,34 @@ def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
                     f"{image.width}×{image.height} pixels, more than the limit of {limit} pixels"
                 )
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return to_rgb(image)
     # For damaged files, PIL's readers raise errors of many types, such as OSError, struct.error, IndexError.
     except Exception as error:
         got = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise DataError(f"Image {name} must be readable", got=got, fix=REPAIR) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to 8-bit RGB, with its EXIF orientation applied; see `decode_rgb`.
+
+    An orientation that cannot be read is ignored.
+
+    Raises:
+        ValueError: the value range of the pixels is unknown.
+
+    Example:
+        >>> half = Image.new("RGBA", (1, 1), (0, 0, 0, 0))  # transparent black becomes white
+        >>> to_rgb(half).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # PIL's reader of EXIF raises errors of many types for damaged entries
+        upright = image
+    return _converted(upright)
+
+
+def _converted(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image.copy()
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -107,6 +128,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
         >>> square(Image.new("RGB", (20, 10)), size=8).size
         (8, 8)
     """
+    image = _without_far_ends(image, size)
     width, height = image.size
     if (width, height) == (size, size):
         return image
@@ -116,6 +138,21 @@ def square(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def _without_far_ends(image: Image.Image, size: int) -> Image.Image:
+    """Cut the ends off an image that resizing would make very long: 1 × 20,000 pixels need gigabytes.
+
+    What remains is longer than the center square and all pixels around it that resizing reads.
+    """
+    width, height = image.size
+    short = min(width, height)
+    keep = 4 * short + 16
+    if size * max(width, height) <= LONGEST * short or max(width, height) <= keep:
+        return image
+    # The cut is symmetric, so the center stays the center.
+    left, top = max(0, (width - keep) // 2), max(0, (height - keep) // 2)
+    return image.crop((left, top, width - left, height - top))
 
 
 def decode_cell(cell: dict[str, bytes | str | None], *, name: str) -> Image.Image:

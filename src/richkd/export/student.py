@@ -15,20 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from richkd.config.schema import ModelConfig
-from richkd.core.errors import ModelError
+from richkd.core.errors import DataError, ModelError
 from richkd.core.files import write_atomically
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
-from richkd.data.images import decode_rgb, square
+from richkd.data.images import decode_rgb, square, to_rgb
 from richkd.data.views import render
 from richkd.models.build import Network, build_network
 
+ImageLike = str | Path | Image.Image | NDArray[Any]
+# Images per forward pass.
+BATCH = 64
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -54,18 +59,24 @@ class Student:
     class_names: tuple[str, ...]
     temperature: float
 
-    def probabilities(self, images: Sequence[str | Path | Image.Image]) -> Tensor:
+    def probabilities(self, images: Sequence[ImageLike]) -> Tensor:
         """Class probabilities softmax(z / temperature) (B, C), float32 on the CPU.
 
         Args:
-            images: paths of image files, or images. The short side is resized to the input size, then the
-                center square is cropped.
+            images: paths of image files, PIL images, or uint8 arrays (H, W), (H, W, 3) or (H, W, 4). The
+                short side is resized to the input size, then the center square is cropped. An image has the
+                same result as its file: orientation, transparency and 16-bit grayscale are converted alike.
 
         Raises:
-            DataError: a file cannot be read as an image; the message contains its path.
+            DataError: a file cannot be read as an image (the message contains its path), or an array has
+                another type or shape.
         """
+        parts = [self._probabilities(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        return torch.cat(parts) if parts else torch.empty(0, len(self.class_names))
+
+    def _probabilities(self, images: Sequence[ImageLike]) -> Tensor:
         network = self.network
-        squares = [square(_rgb(image), network.size) for image in images]
+        squares = [square(rgb_of(image), network.size) for image in images]
         pixels_BHWC = torch.stack(
             [torch.frombuffer(bytearray(s.tobytes()), dtype=torch.uint8) for s in squares]
         )
@@ -179,7 +190,28 @@ def _saveable(network: Network) -> nn.Module:
     return model
 
 
-def _rgb(image: str | Path | Image.Image) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    return decode_rgb(Path(image), name=str(image))
+def rgb_of(image: ImageLike) -> Image.Image:
+    """An image as 8-bit RGB, from a path, an image or an array.
+
+    Raises:
+        DataError: see `Student.probabilities`.
+
+    Example:
+        >>> rgb_of(np.zeros((4, 6), dtype=np.uint8)).size
+        (6, 4)
+    """
+    if isinstance(image, str | Path):
+        return decode_rgb(Path(image), name=str(image))
+    if isinstance(image, np.ndarray):
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+            raise DataError(
+                "An array must hold one image as uint8 of shape (H, W), (H, W, 3) or (H, W, 4)",
+                got=f"{image.dtype} of shape {image.shape}",
+                fix="convert it, for example (255 * array).astype('uint8') for values in [0, 1].",
+            )
+        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and channels == 1 else image)
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise DataError("An image must have 8 or 16 bits per channel", got=str(error)) from None

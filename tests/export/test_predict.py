@@ -1,0 +1,133 @@
+"""Predictions for many files: what is found, what goes on after a bad image, and the formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from richkd.cli import main
+from richkd.config.schema import ModelConfig
+from richkd.core.errors import DataError
+from richkd.export.predict import find_images, predict_files
+from richkd.export.student import Student, load_student, save_student
+from richkd.models.build import build_network
+from tests.fixtures import refusal
+
+CLASSES = ("ant", "bee, wild", "cow")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "student"
+    save_student(
+        path, build_network(ModelConfig(name="cifar_resnet8", size=16), 3, role="student"), CLASSES, 1.5, {}
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> Student:
+    return load_student(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("b.png", "a.png", "deep/c.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+def test_folders_patterns_and_files_are_found(photos: Path) -> None:
+    names = [path.relative_to(photos).as_posix() for path in find_images([photos])]
+    assert names == ["a.png", "b.png", "deep/c.png"]
+    assert [path.name for path in find_images([f"{photos}/*.png"])] == ["a.png", "b.png"]
+    assert [path.name for path in find_images([f"{photos}/**/*.png"])] == ["a.png", "b.png", "c.png"]
+    assert find_images([photos / "gone.png"]) == [photos / "gone.png"]
+    strange = photos / "a[1].png"
+    strange.write_bytes((photos / "a.png").read_bytes())
+    assert find_images([strange]) == [strange]
+    for nothing in (photos / "*.gif", photos / "deep" / "empty"):
+        if nothing.name == "empty":
+            nothing.mkdir()
+        assert isinstance(refusal(find_images, [nothing]), DataError)
+
+
+def test_a_bad_image_stops_nothing_and_more_images_than_a_batch_keep_their_order(
+    student: Student, photos: Path
+) -> None:
+    bad = photos / "bad.png"
+    bad.write_bytes(b"no image")
+    paths = [*([photos / "a.png"] * 70), bad, photos / "b.png", photos / "gone.png"]
+    predictions = list(predict_files(student, paths, top=2))
+    assert [prediction.image for prediction in predictions] == paths
+    assert [p.image.name for p in predictions if p.error] == ["bad.png", "gone.png"]
+    expected = student.probabilities([photos / "b.png"])[0]
+    best = expected.argsort(descending=True)[:2]
+    (found,) = [p for p in predictions if p.image.name == "b.png"]
+    assert [name for name, _ in found.classes] == [CLASSES[i] for i in best]
+    assert [p for _, p in found.classes] == pytest.approx(expected[best].tolist(), rel=1e-4)
+
+
+def call(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["predict", *map(str, arguments)])
+    return int(end.value.code or 0)
+
+
+def test_json_and_csv_say_the_same(
+    folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(folder, photos, "--json", "--top", 2) == 0
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert call(folder, photos, "--csv", "--top", 2) == 0
+    printed = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert len(objects) == 3
+    for entry in objects:
+        mine = [row for row in rows if row["image"] == entry["image"]]
+        assert [row["rank"] for row in mine] == ["1", "2"]
+        read = {row["class"]: pytest.approx(float(row["probability"]), rel=1e-5) for row in mine}
+        assert entry["classes"] == read
+    out = tmp_path / "x" / "predictions.csv"
+    assert call(folder, photos, "--out", out, "--top", 2) == 0
+    assert out.read_text() == printed
+    assert capsys.readouterr().out == ""
+
+
+def test_paths_from_standard_input(
+    folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'b.png'}{os.linesep}{photos / 'a.png'}\n"))
+    assert call(folder, "-", "--top", 1) == 0
+    assert capsys.readouterr().out.splitlines()[::2] == [str(photos / "b.png"), str(photos / "a.png")]
+
+
+def test_bad_images_are_named_at_the_end(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "bad.png").write_bytes(b"no image")
+    assert call(folder, photos, "--json") != 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert "error" in json.loads(out.splitlines()[2])
+    assert "1 of the images cannot be read" in err
+    assert "bad.png" in err
+
+
+@pytest.mark.parametrize("wrong", [("--top", 0), ("--json", "--csv"), ("--tpo", 3), ("--tops=3",)])
+def test_wrong_options_are_refused(
+    folder: Path, photos: Path, wrong: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(folder, photos, *wrong) != 0
+    assert "Fix:" in capsys.readouterr().err
