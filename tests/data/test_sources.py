@@ -659,3 +659,10 @@ def test_cifar100_has_ten_test_images_in_train(data_dir: Path) -> None:
     splits = open_path(data_dir / "cifar100", val_fraction=0).splits
     pairs = duplicates(splits["train"], splits["test"])
     assert len({test for _, test in pairs}) == 10
+
+
+@pytest.mark.parametrize("missing", [-1, -100])
+def test_a_negative_integer_is_a_missing_label(tmp_path: Path, missing: int) -> None:
+    write_parquet(tmp_path / "train.parquet", [0, 1, missing, 1])
+    with pytest.raises(DataError, match=r"Every image must have a class(.|\n)*1 of 4"):
+        open_path(tmp_path)

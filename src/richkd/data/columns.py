@@ -167,14 +167,15 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
         names = tuple(feature.names)
         unlabeled = sum(value is None or not 0 <= value < len(names) for value in values)
     elif isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype):
-        unlabeled = sum(value is None for value in values)
+        # Negative integers stand for a missing label, as −1 does in many data sets.
+        unlabeled = sum(value is None or (isinstance(value, int) and value < 0) for value in values)
     else:
         rule = f"The {where} must contain class labels (ClassLabel, integers or strings)"
         raise DataError(rule, got=str(feature), fix="name another column with --data.label_column.")
     if unlabeled:
         raise DataError(
             f"Every image must have a class: {where}",
-            got=f"{unlabeled} of {len(values)} rows without a class",
+            got=f"{unlabeled} of {len(values)} rows with an empty or negative label",
             fix="label these rows, or remove them.",
         )
     if not isinstance(feature, datasets.ClassLabel):
