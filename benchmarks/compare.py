@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import timm_step
-from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, Call, our_step, write_clip
+from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, Call, our_step, write_clip, write_teacher
 from tests.reference.step import ReferenceStep
 from timing import ceilings, interleaved, machine, save
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
         "data.label_column": "fine_label",
         "method.name": "ce",
     }
-    kd = plain | {"method.name": "kd", "teachers.1.name": TEACHER}
+    # CIFAR-100 has 100 classes.
+    kd = plain | {"method.name": "kd"} | write_teacher(folder / "teacher.safetensors", 100, TEACHER)
     rich = kd | {
         "method.name": "richkd",
         "clip.name": f"outputs:{folder / 'clip.npz'}",

@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 import torch
 from growth_steps import cached_config
-from steps import BATCHES, COMMON, CPU, our_step
+from steps import BATCHES, COMMON, CPU, our_step, write_teacher
 from timing import medians
 
 from richkd.core.types import Output
@@ -111,17 +111,21 @@ def start(rounds: int, image_count: int = EPOCH_IMAGES) -> dict[str, dict[str, f
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         digits = write_digits(folder / "digits", size=demo.SIZE, train_per_class=demo.LABELS)
-        small = demo.SETTINGS | {
-            "data.path": str(digits),
-            "student.name": demo.STUDENT,
-            "teachers.1.name": demo.TEACHER,
-            "clip.name": f"local-dir:{demo.TINY_CLIP}",
-            "train.epochs": 1,
-        }
+        small = (
+            demo.SETTINGS
+            | write_teacher(folder / "digits.safetensors", 10, demo.TEACHER)
+            | {
+                "data.path": str(digits),
+                "student.name": demo.STUDENT,
+                "clip.name": f"local-dir:{demo.TINY_CLIP}",
+                "train.epochs": 1,
+            }
+        )
         config = cached_config(folder / "noise", ROWS.classes, image_count)
         large = COMMON | {
             "data.path": config.data.path,
             "teachers.1.name": config.teachers[0].name,
+            "teachers.1.weights": str(config.teachers[0].weights),
             "clip.name": config.clip.name if config.clip else "",
             "fusion.preset": "paper",
             "train.epochs": 1,

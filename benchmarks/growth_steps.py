@@ -16,7 +16,7 @@ from typing import Any
 import open_clip
 import torch
 from safetensors.torch import save_file
-from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, our_step, write_clip, write_images
+from steps import BATCHES, CLIP_WIDTH, COMMON, CPU, TEACHER, our_step, write_clip, write_images, write_teacher
 from timing import medians
 from torch import Tensor
 
@@ -136,14 +136,17 @@ def cached_config(folder: Path, class_count: int, image_count: int) -> Config:
     write_images(folder / "data", images=image_count, classes=class_count)
     plain: dict[str, Any] = COMMON | {"data.path": str(folder / "data"), "method.name": "ce"}
     write_clip(folder / "clip.npz", load_config(overrides=plain))
-    rich = plain | {
-        "method.name": "richkd",
-        "teachers.1.name": TEACHER,
-        "clip.name": f"outputs:{folder / 'clip.npz'}",
-        "fusion.preset": "paper",
-        "objective.contrastive.num_negatives": NEGATIVES,
-        "cache.dir": str(folder / "cache"),
-    }
+    rich = (
+        plain
+        | write_teacher(folder / "teacher.safetensors", class_count, TEACHER)
+        | {
+            "method.name": "richkd",
+            "clip.name": f"outputs:{folder / 'clip.npz'}",
+            "fusion.preset": "paper",
+            "objective.contrastive.num_negatives": NEGATIVES,
+            "cache.dir": str(folder / "cache"),
+        }
+    )
     return load_config(overrides=rich)
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
-from richkd.config.schema import Config
+from richkd.config.schema import Config, ModelConfig
 from richkd.core.types import Batch
 from richkd.data.batches import Store
 from richkd.data.tables import quiet
+from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.training.run_folder import RunFolder
 from richkd.training.trainer import Trainer
@@ -65,6 +67,14 @@ def our_step(config: Config, folder: Path, stores: dict[str, Store] | None = Non
 def _batches(parts: Parts, groups: list[Tensor]) -> Iterator[Batch]:
     for group in cycle(groups):
         yield from parts.stores["train"].batches([group])
+
+
+def write_teacher(path: Path, classes: int, name: str) -> dict[str, Any]:
+    """The settings of a teacher with random weights, which are saved to a file."""
+    network = build_network(ModelConfig(name=name), classes, role="teacher")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.model.state_dict(), path)
+    return {"teachers.1.name": name, "teachers.1.weights": str(path)}
 
 
 def write_clip(path: Path, config: Config) -> None:
