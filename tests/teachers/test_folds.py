@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from richkd.config.schema import DataConfig
-from richkd.core.errors import ConfigError, ModelError
+from richkd.core.errors import ClassError, ConfigError, ModelError
 from richkd.data.augmentations import CropFlip
 from richkd.data.sources import open_data
 from richkd.data.split import folds_of
@@ -101,3 +102,16 @@ def test_what_does_not_fit_is_refused(world: World, taught: Path, tmp_path: Path
     assert "at least two teachers" in error(teachers__1__name=f"folds:{tmp_path}", method__variant="l")
     # Another seed holds other images out, so that some were never left out.
     assert "trained without" in error(method__variant="l", train__seed=9)
+
+
+def test_teachers_with_another_class_order_are_refused(world: World, taught: Path, tmp_path: Path) -> None:
+    swapped = tmp_path / "swapped"
+    shutil.copytree(taught, swapped)
+    file = swapped / "fold-1" / "student" / "config.json"
+    saved = json.loads(file.read_text())
+    saved["label_names"] = saved["label_names"][::-1]
+    file.write_text(json.dumps(saved))
+    config = world.config(tmp_path / "run", teachers__1__name=f"folds:{swapped}", method__variant="l")
+    error = refusal(assemble, config, CPU)
+    assert isinstance(error, ClassError)
+    assert "fold-1" in error.rule

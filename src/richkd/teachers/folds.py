@@ -19,6 +19,7 @@ from torch import Tensor
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError
 from richkd.core.types import Batch, Output
+from richkd.data.classes import check_same_classes
 from richkd.data.split import Data, Split
 from richkd.data.views import Views
 from richkd.export.student import CONFIG
@@ -105,6 +106,7 @@ def open_folds(
         ModelError: the folder has fewer than two fold teachers, a teacher does not list the images that it
             was trained without, all teachers were trained on one of the training images, or a teacher has
             another number of classes.
+        ClassError: the classes of a teacher, or their order, differ from those of the data.
     """
     folder = Path(folder)
     students = sorted(folder.glob(f"fold-*/student/{CONFIG}"), key=lambda path: path.parent.parent.name)
@@ -127,6 +129,8 @@ def open_folds(
         fold_of_key |= dict.fromkeys(left_out, fold)
         name = f"local-dir:{path.parent}"
         network = build_network(ModelConfig(name=name), len(data.class_names), role="teacher")
+        if network.class_names is not None:
+            check_same_classes(data.class_names, network.class_names, where=f"the teacher {name}")
         teachers.append(VisionTeacher(network, device, autocast, compiled=compiled))
     folds = {
         name: _folds_of(split, fold_of_key, len(teachers), folder) for name, split in data.splits.items()
