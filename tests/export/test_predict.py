@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +133,13 @@ def test_wrong_options_are_refused(
 ) -> None:
     assert call(folder, photos, *wrong) != 0
     assert "Fix:" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_early_is_no_error(folder: Path, photos: Path) -> None:
+    """As with ``richkd predict … | head -1``."""
+    command = [sys.executable, "-m", "richkd", "predict", str(folder), *([str(photos)] * 500), "--csv"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""

@@ -143,3 +143,23 @@ def test_a_teacher_without_weights_is_refused(world: World, tmp_path: Path) -> N
     assert isinstance(error, ModelError)
     assert "random weights" in error.rule
     assert "--teacher-weights" in str(error.fix)
+
+
+def test_counters_of_batch_norm_are_loaded_where_they_are(tmp_path: Path) -> None:
+    source, target = network(), network(seed=1)
+    source.state_dict()["bn1.num_batches_tracked"].fill_(7)
+    load_weights(target, saved(source.state_dict(), tmp_path), role="student", new_classifier=True)
+    assert int(target.state_dict()["bn1.num_batches_tracked"]) == 7
+
+
+def test_a_file_with_two_networks_that_fit_is_ambiguous() -> None:
+    one = torch.ones(1)
+    error = refusal(without_prefix, {"student.fc.weight": one, "teacher.fc.weight": one}, ["fc.weight"])
+    assert isinstance(error, ModelError)
+    assert error.got == "networks under 'student.', 'teacher.'"
+
+
+def test_a_tensor_outside_the_network_does_not_replace_one_inside() -> None:
+    inside, outside = torch.ones(1), torch.zeros(1)
+    state = {"net.fc.weight": inside, "net.fc.bias": inside, "fc.weight": outside}
+    assert torch.equal(without_prefix(state, ["fc.weight", "fc.bias"])["fc.weight"], inside)

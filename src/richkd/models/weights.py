@@ -88,7 +88,8 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         True
     """
     content, averaged = _unwrap(_read(Path(path)))
-    expected = {key: tensor for key, tensor in model.state_dict().items() if not _is_counter(key)}
+    whole = model.state_dict()
+    expected = {key: tensor for key, tensor in whole.items() if not _is_counter(key)}
     state = adapted(without_prefix(content, expected), model)
     classifier = classifier_keys(model)
     missing = sorted(expected.keys() - state.keys())
@@ -102,7 +103,7 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         raise _of_another_architecture(model, path, role, missing, shapes, foreign)
     if new and not new_classifier:
         raise _of_other_classes(path, role, new[0], state, expected)
-    kept = {key: tensor for key, tensor in state.items() if key in expected and key not in new}
+    kept = {key: t for key, t in state.items() if key in whole and key not in new}
     model.load_state_dict(kept, strict=False)
     return Loaded(len(kept), tuple(new), tuple(ignored), averaged)
 
@@ -111,6 +112,9 @@ def without_prefix(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict
     """The tensors of the model in a checkpoint of a module around it, without that module's prefix.
 
     The prefix is the one with which most keys are those of the model.
+
+    Raises:
+        ModelError: several prefixes fit equally well, as in a file with a student and a teacher.
 
     Example:
         >>> state = {"net.fc.weight": torch.zeros(1), "criterion.weight": torch.zeros(1)}
@@ -126,10 +130,21 @@ def without_prefix(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict
     def matches(prefix: str) -> int:
         return sum(key.startswith(prefix) and key.removeprefix(prefix) in known for key in state)
 
-    best = max(sorted(prefixes, key=len), key=matches)
-    if matches(best) == 0:
+    counts = {prefix: matches(prefix) for prefix in sorted(prefixes)}
+    most = max(counts.values())
+    if most == 0:
         return dict(state)
-    return {key.removeprefix(best): tensor for key, tensor in state.items()}
+    best, *others = [prefix for prefix, count in counts.items() if count == most]
+    if others:
+        raise ModelError(
+            "A checkpoint must hold one network of this architecture",
+            got=f"networks under {', '.join(repr(prefix) for prefix in (best, *others))}",
+            fix="save the state_dict() of the one to load to a file of its own.",
+        )
+    inside = {key.removeprefix(best): tensor for key, tensor in state.items() if key.startswith(best)}
+    return inside | {
+        key: tensor for key, tensor in state.items() if key not in inside and not key.startswith(best)
+    }
 
 
 def adapted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
