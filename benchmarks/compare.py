@@ -109,7 +109,7 @@ def contenders_of(data: Path, folder: Path) -> dict[str, Call]:
 def reference_step(config: Config) -> Call:
     """The method written out, on the same networks, images and CLIP outputs."""
     parts = assemble(config, CPU)
-    store = parts.stores["train"]
+    store = parts.stores.training
     assert isinstance(store, Resident)
     teacher, clip = parts.teachers
     assert isinstance(clip, GivenClip)

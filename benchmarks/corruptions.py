@@ -18,6 +18,7 @@ from tests.reference import corruptions as slow
 
 from richkd.config.schema import DataConfig
 from richkd.data.batches import open_store
+from richkd.data.framing import Framing
 from richkd.data.sources import open_data
 from richkd.evaluate.corruptions.corrupt import TEST, corrupt
 from richkd.evaluate.corruptions.severity import SEVERITIES, constants
@@ -67,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     split = open_data(DataConfig(path=arguments.data, label_column=arguments.label_column)).splits["test"]
     split = split.select("test", np.arange(arguments.images))
-    (batch,) = open_store(split, 32).batches([torch.arange(arguments.images)])
+    (batch,) = open_store(split, Framing(32)).batches([torch.arange(arguments.images)])
     fast, loops = 0.0, 0.0
     print(f"{'':20} {'batched, s':>12} {'one by one, s':>14} {'ratio':>7}   5 severities of {SCALED:,}")
     for name in TEST:

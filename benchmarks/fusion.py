@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from timing import machine, save
+from torch import Tensor
 
 from richkd import load_config
 from richkd.config.schema import FusionConfig
 from richkd.fusion.fusion import Fusion, HeldOut, fuse, measure_target_shift
 from richkd.metrics.accuracy import measure
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.teachers.base import Teacher
 from richkd.teachers.predict import outputs_of
 
 CPU = torch.device("cpu")
@@ -52,9 +54,12 @@ ALPHAS = [step / 20 for step in range(21)]
 
 def held_out(parts: Parts, split: str) -> HeldOut:
     """What teacher and CLIP say of a split."""
-    store = parts.stores[split]
-    logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in parts.teachers]
-    return HeldOut(("teacher", "CLIP"), logits, store.split.labels_N, split)
+    logits = [_logits(parts, teacher, split) for teacher in parts.teachers]
+    return HeldOut(("teacher", "CLIP"), logits, parts.data.splits[split].labels_N, split)
+
+
+def _logits(parts: Parts, teacher: Teacher, split: str) -> Tensor:
+    return outputs_of(teacher, parts.stores.clean(split, teacher.framing), CPU).logits_BC
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def evaluation(rounds: int, image_count: int = EPOCH_IMAGES, evaluated: int = EV
         folder = Path(temporary)
         config = cached_config(folder, ROWS.classes, image_count)
         parts = assemble(config, CPU)
-        train = parts.stores["train"]
+        train = parts.stores.training
         assert isinstance(train, Resident)
         split = train.split.select("val", np.arange(evaluated))
         store = replace(train, split=split, pixels_NHWC=train.pixels_NHWC[:evaluated])

@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from richkd.config.schema import Config
 from richkd.core.precision import autocast_dtype
-from richkd.data.batches import TrainingOrder
+from richkd.data.order import TrainingOrder
 from richkd.data.views import render
 from richkd.pipeline.assemble import assemble
 from richkd.teachers.vision import VisionTeacher
@@ -49,7 +49,8 @@ def timm_step(config: Config) -> Call | None:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-    store = parts.stores["train"]
+    store = parts.stores.training
+    assert store is not None
     groups = cycle(
         TrainingOrder(len(store.split), config.train.batch_size, config.train.seed).epoch(0)[:BATCHES]
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.types import Batch
-from richkd.data.batches import Store
+from richkd.data.stores import Stores
 from richkd.data.tables import quiet
 from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble
@@ -45,7 +45,7 @@ COMMON: dict[str, Any] = {
 Call = Callable[[], object]
 
 
-def our_step(config: Config, folder: Path, stores: dict[str, Store] | None = None) -> Call:
+def our_step(config: Config, folder: Path, stores: Stores | None = None) -> Call:
     """A step of the trainer, over the same few batches again and again, gathered anew each time.
 
     ``stores`` are the decoded images where another contender has them already.
@@ -66,7 +66,7 @@ def our_step(config: Config, folder: Path, stores: dict[str, Store] | None = Non
 
 def _batches(parts: Parts, groups: list[Tensor]) -> Iterator[Batch]:
     for group in cycle(groups):
-        yield from parts.stores["train"].batches([group])
+        yield from parts.training_batches(0, [group])
 
 
 def write_teacher(path: Path, classes: int, name: str) -> dict[str, Any]:

@@ -64,10 +64,14 @@ def main() -> None:
         "fusion.mixing": "alpha",
     }
     parts = assemble(load_config(overrides=settings), CPU)
-    fit, test = (parts.stores[name] for name in ("calibration", "test"))
-    fit_N, test_N = fit.split.labels_N, test.split.labels_N
-    before = [outputs_of(teacher, fit, CPU).logits_BC for teacher in parts.teachers]
-    after = [outputs_of(teacher, test, CPU).logits_BC for teacher in parts.teachers]
+    fit_N, test_N = (parts.data.splits[name].labels_N for name in ("calibration", "test"))
+    before, after = (
+        [
+            outputs_of(teacher, parts.stores.clean(name, teacher.framing), CPU).logits_BC
+            for teacher in parts.teachers
+        ]
+        for name in ("calibration", "test")
+    )
     print(f"fitted on {len(fit_N):,} images, judged on {len(test_N):,}")
     ways = {}
     for name, fit_NC, test_NC in zip(TEACHERS, before, after, strict=True):

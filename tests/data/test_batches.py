@@ -1,4 +1,4 @@
-"""Batches: the order of images is a function of (seed, epoch), and all stores return the same pixels."""
+"""Batches of square source pixels: all stores return the same."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from richkd.core.errors import DataError
 from richkd.core.types import Batch
-from richkd.data.batches import BYTES_PER_GB, Resident, Streamed, TrainingOrder, in_order, open_store
-from richkd.data.images import square
+from richkd.data.batches import BYTES_PER_GB, Resident, Streamed, open_store
+from richkd.data.framing import Framing, frame
+from richkd.data.order import TrainingOrder, in_order
 from richkd.data.split import Split
 
 IMAGES, SIZE = 11, 8
+FRAMING = Framing(SIZE)
 
 
 def png(pixels_HWC: np.ndarray) -> bytes:
@@ -42,121 +42,13 @@ def split() -> Split:
     return make_split([png(rng.integers(0, 256, (9 + i, 20 - i, 3), dtype=np.uint8)) for i in range(IMAGES)])
 
 
-sizes = st.tuples(st.integers(2, 60), st.integers(2, 70))
-seeds = st.integers(0, 2**62)
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes, seeds, st.integers(0, 500))
-def test_an_epoch_is_a_permutation_cut_into_full_batches(
-    shape: tuple[int, int], seed: int, epoch: int
-) -> None:
-    images, batch_size = shape
-    order = TrainingOrder(images, batch_size, seed)
-    groups = order.epoch(epoch)
-    full = min(images, batch_size)
-    assert [len(group) for group in groups] == [full] * (images // full)
-    assert len(groups) == order.steps >= 1
-    used = torch.cat(groups).tolist()
-    assert len(set(used)) == len(used) > images - full
-    assert set(used) <= set(range(images))
-    again = TrainingOrder(images, batch_size, seed).epoch(epoch)
-    assert all(torch.equal(a, b) for a, b in zip(groups, again, strict=True))
-
-
-@settings(max_examples=40, deadline=None)
-@given(sizes, seeds, st.data())
-def test_an_epoch_can_be_resumed_at_any_step(shape: tuple[int, int], seed: int, data: st.DataObject) -> None:
-    order = TrainingOrder(*shape, seed)
-    whole = order.epoch(3)
-    first = data.draw(st.integers(0, order.steps))
-    tail = order.epoch(3, first)
-    assert len(tail) == order.steps - first
-    assert all(torch.equal(a, b) for a, b in zip(whole[first:], tail, strict=True))
-
-
-@settings(max_examples=40, deadline=None)
-@given(sizes, seeds, st.integers(1, 4))
-def test_processes_divide_each_batch(shape: tuple[int, int], seed: int, world: int) -> None:
-    whole = TrainingOrder(*shape, seed).epoch(1)
-    shares = [TrainingOrder(*shape, seed, rank, world).epoch(1) for rank in range(world)]
-    for step, group in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert sorted(torch.cat(parts).tolist()) == sorted(group.tolist())
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 60), st.integers(2, 16), st.floats(0.01, 0.99), seeds)
-def test_unlabeled_images_have_their_share_of_each_batch(
-    labeled: int, unlabeled: int, batch_size: int, share: float, seed: int
-) -> None:
-    order = TrainingOrder(labeled + unlabeled, batch_size, seed, unlabeled=unlabeled, share=share)
-    groups = order.epoch(2)
-    assert len(groups) == order.steps >= 1
-    wanted = min(max(1, round(share * order.full_batch)), order.full_batch - 1)
-    of_each = (min(labeled, order.full_batch - wanted), min(unlabeled, wanted))
-    seen: list[list[int]] = [[], []]
-    for group in groups:
-        kinds = [group[group < labeled].tolist(), group[group >= labeled].tolist()]
-        assert tuple(map(len, kinds)) == of_each
-        # A memory bank must not be updated twice for one image in a step.
-        assert all(len(set(kind)) == len(kind) for kind in kinds)
-        seen = [a + b for a, b in zip(seen, kinds, strict=True)]
-    # All images of a kind are used about equally often, and those of the longer kind once.
-    for kind, count, size in zip(seen, (labeled, unlabeled), of_each, strict=True):
-        times = [kind.count(i) for i in set(kind)]
-        rounds = -(-order.steps // (count // size))
-        assert max(times) <= rounds
-        assert len(set(kind)) >= min(len(kind), count - count % size)
-    assert order.steps == max(labeled // of_each[0], unlabeled // of_each[1])
-
-
-def test_without_a_share_all_images_are_permuted_together() -> None:
-    plain, mixed = TrainingOrder(30, 8, 3).epoch(1), TrainingOrder(30, 8, 3, unlabeled=20).epoch(1)
-    assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
-
-
-def test_epochs_and_seeds_differ() -> None:
-    orders = [torch.cat(TrainingOrder(100, 10, seed).epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)]
-    for i, one in enumerate(orders):
-        for other in orders[:i]:
-            # Two independent permutations agree at one position on average, with standard deviation 1.
-            assert (one == other).sum() < 10
-
-
-def test_remaining_images_are_used_in_other_epochs() -> None:
-    order = TrainingOrder(10, 4, 0)
-    seen = {index for epoch in range(20) for group in order.epoch(epoch) for index in group.tolist()}
-    assert seen == set(range(10))
-
-
-def test_fewer_images_than_a_batch_are_one_batch() -> None:
-    order = TrainingOrder(5, 64, 0)
-    assert order.full_batch == 5
-    assert order.steps == 1
-    (group,) = order.epoch(0)
-    assert sorted(group.tolist()) == [0, 1, 2, 3, 4]
-
-
-def test_one_image_is_not_enough() -> None:
-    with pytest.raises(DataError, match="at least two images\nGot: 1\nFix: "):
-        TrainingOrder(1, 64, 0)
-
-
-def test_evaluation_uses_all_images_in_order() -> None:
-    groups = in_order(10, 4)
-    assert [group.tolist() for group in groups] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [group.tolist() for group in in_order(8, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
 def walked(store: Resident | Streamed, groups: list[torch.Tensor]) -> list[Batch]:
     return list(store.batches(groups))
 
 
 def test_stores_agree_whatever_the_number_of_workers(split: Split) -> None:
     groups = [*TrainingOrder(IMAGES, 4, 0).epoch(0), *in_order(IMAGES, 5), torch.tensor([3])]
-    resident = open_store(split, SIZE, workers=1)
+    resident = open_store(split, FRAMING, workers=1)
     assert isinstance(resident, Resident)
     expected = walked(resident, groups)
     for group, batch in zip(groups, expected, strict=True):
@@ -164,10 +56,10 @@ def test_stores_agree_whatever_the_number_of_workers(split: Split) -> None:
         assert torch.equal(batch.index_B, group)
         assert torch.equal(batch.labels_B, group % 3)
         for index, pixels_HWC in zip(group.tolist(), batch.pixels_BHWC, strict=True):
-            assert (pixels_HWC.numpy() == np.asarray(square(split.read(index), SIZE))).all()
+            assert (pixels_HWC.numpy() == np.asarray(frame(split.read(index), FRAMING))).all()
     for workers in (0, 2):
-        streamed = open_store(split, SIZE, in_memory_gb=0, workers=workers)
-        assert streamed == Streamed(split, SIZE, workers)
+        streamed = open_store(split, FRAMING, in_memory_gb=0, workers=workers)
+        assert streamed == Streamed(split, FRAMING, workers)
         for ours, theirs in zip(walked(streamed, groups), expected, strict=True):
             assert ours.pixels_BHWC.dtype == theirs.pixels_BHWC.dtype == torch.uint8
             assert torch.equal(ours.pixels_BHWC, theirs.pixels_BHWC)
@@ -177,14 +69,14 @@ def test_stores_agree_whatever_the_number_of_workers(split: Split) -> None:
 
 def test_the_memory_limit_selects_the_store(split: Split) -> None:
     exact = IMAGES * SIZE * SIZE * 3 / BYTES_PER_GB
-    assert isinstance(open_store(split, SIZE, in_memory_gb=exact), Resident)
-    assert isinstance(open_store(split, SIZE, in_memory_gb=exact * 0.99), Streamed)
+    assert isinstance(open_store(split, FRAMING, in_memory_gb=exact), Resident)
+    assert isinstance(open_store(split, FRAMING, in_memory_gb=exact * 0.99), Streamed)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_named_when_it_is_streamed(workers: int) -> None:
     good = png(np.zeros((8, 8, 3), dtype=np.uint8))
-    store = Streamed(make_split([good, good, b"no image"]), SIZE, workers)
+    store = Streamed(make_split([good, good, b"no image"]), FRAMING, workers)
     with pytest.raises(DataError) as caught:
         walked(store, in_order(3, 2))
     assert caught.value.rule == "Image train[2] must be readable"
@@ -194,4 +86,4 @@ def test_an_unreadable_image_is_named_when_it_is_streamed(workers: int) -> None:
 def test_all_unreadable_images_are_named_before_training() -> None:
     good = png(np.zeros((8, 8, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"2 of 3(.|\n)*train\[0\](.|\n)*train\[2\]"):
-        open_store(make_split([b"no image", good, b""]), SIZE)
+        open_store(make_split([b"no image", good, b""]), FRAMING)

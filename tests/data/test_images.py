@@ -1,4 +1,4 @@
-"""Decoding of all PIL modes, compared with known pixels, and square crops, compared with torchvision."""
+"""Decoding of all PIL modes, compared with known pixels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
-from torchvision import transforms
 
 from richkd.core.errors import DataError
-from richkd.data.images import decode_all, decode_rgb, duplicates, map_images, square
+from richkd.data.framing import Framing, frame
+from richkd.data.images import decode_all, decode_rgb, duplicates, map_images
 from richkd.data.sources import Split
 
 ORIENTATION = 0x0112
@@ -172,32 +170,17 @@ def test_more_pixels_than_the_limit_are_rejected_where_pil_warns_and_where_it_ra
     decode_rgb(encode(Image.new("RGB", (10, 10))), name="x")
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 48))
-def test_square_is_torchvisions_resize_and_center_crop(width: int, height: int, size: int) -> None:
-    image = Image.fromarray(noise(height, width))
-    reference = transforms.Compose(
-        [transforms.Resize(size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
-    )
-    assert np.array_equal(np.asarray(square(image, size)), np.asarray(reference(image)))
-
-
-def test_square_returns_an_image_of_that_size_unchanged() -> None:
-    image = Image.fromarray(noise(16, 16))
-    assert square(image, 16) is image
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_decode_all_is_read_and_square_for_each_image_in_order(workers: int) -> None:
     shapes = [(8, 8), (20, 9), (9, 20), (3, 5)] * 150
     arrays = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
     split = make_split([encode(Image.fromarray(array)) for array in arrays])
     seen: list[tuple[int, int]] = []
-    pixels = decode_all(split, 8, workers, progress=lambda done, total: seen.append((done, total)))
+    pixels = decode_all(split, Framing(8), workers, progress=lambda done, total: seen.append((done, total)))
     assert pixels.shape == (600, 8, 8, 3)
     assert pixels.dtype == torch.uint8
     for index in range(len(split)):
-        assert np.array_equal(pixels[index], np.asarray(square(split.read(index), 8))), index
+        assert np.array_equal(pixels[index], np.asarray(frame(split.read(index), Framing(8)))), index
     assert np.array_equal(pixels[0], arrays[0])
     assert seen == [(256, 600), (512, 600), (600, 600)]
 
@@ -207,7 +190,7 @@ def test_decode_all_names_the_first_ten_unreadable_images_and_their_number() -> 
     bad = [5, 7, *range(300, 311)]
     files = [b"broken" if i in bad else good for i in range(320)]
     with pytest.raises(DataError) as raised:
-        decode_all(make_split(files), 4)
+        decode_all(make_split(files), Framing(4))
     message = str(raised.value)
     assert "13 of 320" in message
     assert [f"train[{i}]" in message for i in bad] == [True] * 10 + [False] * 3
@@ -221,7 +204,7 @@ def test_one_unreadable_image_is_named_too_and_an_empty_cell_is_unreadable() -> 
     )
     split = Split("val", rows, torch.zeros(2, dtype=torch.int64), ("a", "b"), "image", None)
     with pytest.raises(DataError, match=r"1 of 2 (.|\n)*val\[1\]"):
-        decode_all(split, 4)
+        decode_all(split, Framing(4))
     with pytest.raises(DataError, match=r"val\[1\]"):
         split.read(1)
 
@@ -243,27 +226,3 @@ def test_duplicates_compares_pixels_and_sizes_not_files() -> None:
     b = make_split([encode(reshaped), encode(image, "PNG", compress_level=0)], "test")
     assert duplicates(a, b) == [("train[1]", "test[1]"), ("train[2]", "test[1]")]
     assert duplicates(make_split([encode(other)]), b) == []
-
-
-def test_the_center_of_a_panorama_is_what_it_was() -> None:
-    """Ends are cut off before resizing; the center square is that of the whole image, up to rounding."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (2, 4000, 3), dtype=np.uint8)
-    for image in (Image.fromarray(pixels), Image.fromarray(pixels.transpose(1, 0, 2).copy())):
-        found = np.asarray(square(image, 16)).astype(int)
-        wide = image.width > image.height
-        middle = image.resize((32000, 16) if wide else (16, 32000), Image.Resampling.BICUBIC)
-        box = (15992, 0, 16008, 16) if wide else (0, 15992, 16, 16008)
-        assert np.abs(found - np.asarray(middle.crop(box)).astype(int)).max() <= 1
-
-
-def test_a_line_of_pixels_becomes_a_square() -> None:
-
-    assert square(Image.new("RGB", (20_000, 1)), 224).size == (224, 224)
-    assert square(Image.new("RGB", (1, 20_000)), 224).size == (224, 224)
-
-
-def test_a_damaged_orientation_does_not_hide_good_pixels(tmp_path: Path) -> None:
-    path = tmp_path / "x.png"
-    Image.new("RGB", (6, 4), "red").save(path, exif=b"Exif\0\0II*\0garbage that is no directory")
-    assert decode_rgb(path, name="x").size == (6, 4)

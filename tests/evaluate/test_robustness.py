@@ -16,6 +16,7 @@ from richkd.cli import main
 from richkd.config.schema import DataConfig, EvaluateConfig
 from richkd.core.errors import ClassError, DataError
 from richkd.data.batches import Resident, open_store
+from richkd.data.framing import Framing
 from richkd.data.sources import open_data
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.predictors import NetworkPredictor
@@ -47,7 +48,7 @@ def test_mce_is_the_mean_of_ratios(
 
 def test_a_student_is_judged_on_each_corruption(world: World) -> None:
     split = open_data(DataConfig(path=str(world.images)), 0).splits["test"]
-    network, store = load_student(world.teacher).network, open_store(split, SIZE)
+    network, store = load_student(world.teacher).network, open_store(split, Framing(SIZE))
     assert isinstance(store, Resident)
     (row,) = measure_corrupted(
         [NetworkPredictor("net", network, 1.0)],

@@ -16,6 +16,7 @@ from richkd.config.loading import load_config
 from richkd.config.schema import DataConfig, EvaluateConfig
 from richkd.core.errors import ClassError, DataError, ModelError
 from richkd.data.batches import open_store
+from richkd.data.framing import Framing
 from richkd.data.sources import open_data
 from richkd.evaluate.model_report import ModelReport
 from richkd.evaluate.run import EvaluationRun, evaluate_models
@@ -96,7 +97,7 @@ def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: W
     held_out = open_data(DataConfig(path=str(world.images), test_calibration_fraction=0.5), 0).splits[
         "calibration"
     ]
-    logits_NC = logits_of(network, open_store(held_out, SIZE), CPU)
+    logits_NC = logits_of(network, open_store(held_out, Framing(SIZE)), CPU)
     assert fitted == pytest.approx(fit_temperature(logits_NC, held_out.labels_N), rel=1e-4)
     assert kept == 2.5
     assert result.evaluation.model_reports[0].own.n == len(CLASSES) * TEST - len(held_out)
@@ -119,14 +120,16 @@ def test_logits_do_not_depend_on_how_images_are_stored_and_leave_the_mode_alone(
     network = load_student(world.teacher).network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     split = open_data(DataConfig(path=str(world.images)), 0).splits["test"]
-    resident, streamed = (open_store(split, SIZE, in_memory_gb=size, workers=0) for size in (1.0, 0.0))
+    resident, streamed = (
+        open_store(split, Framing(SIZE), in_memory_gb=size, workers=0) for size in (1.0, 0.0)
+    )
     logits_NC = logits_of(network, resident, CPU)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(logits_NC, logits_of(network, streamed, CPU))
     output = outputs_of(VisionTeacher(network, CPU), resident, CPU)
-    # A teacher's numbers are rounded to float16, a cache's precision.
-    torch.testing.assert_close(output.logits_BC, logits_NC, rtol=1e-3, atol=1e-3)
+    # A teacher is evaluated in float32, without the rounding of a cache.
+    assert torch.equal(output.logits_BC, logits_NC)
     assert output.feats_BF.shape == (len(split), network.feature_width)
 
 
@@ -172,7 +175,7 @@ def test_unsplit_data_are_split_as_the_student_was_trained(world: World, tmp_pat
     (tmp_path / "run" / "config.yaml").write_text(settings.to_yaml())
     trained = open_data(settings.data, seed=7).splits["test"]
     network = student.network
-    expected = measure(logits_of(network, open_store(trained, network.size), CPU), trained.labels_N)
+    expected = measure(logits_of(network, open_store(trained, network.framing), CPU), trained.labels_N)
     for model in (tmp_path / "run", tmp_path / "run" / "student"):
         assert judged(model, unsplit).own == expected
     assert judged(world.teacher, unsplit).own.n != expected.n

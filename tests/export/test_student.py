@@ -14,7 +14,7 @@ from PIL import Image
 
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError, ModelError
-from richkd.data.images import square
+from richkd.data.framing import Framing, frame
 from richkd.export.student import load_student, save_student
 from richkd.models.build import Network, build_network
 
@@ -56,7 +56,7 @@ def pictures() -> list[Image.Image]:
 def expected_probabilities(network: Network, pictures: list[Image.Image], temperature: float) -> torch.Tensor:
     rows = []
     for picture in pictures:
-        pixels_HWC = np.asarray(square(picture, 32)).astype(np.float32) / 255
+        pixels_HWC = np.asarray(frame(picture, Framing(32))).astype(np.float32) / 255
         normal = (pixels_HWC - np.float32(INPUT["mean"])) / np.float32(INPUT["std"])
         with torch.no_grad():
             logits_1C = network.model(torch.from_numpy(normal).permute(2, 0, 1)[None])

@@ -41,7 +41,7 @@ def recipe(world: World, out: Path, *terms: str, target: str = "teacher", **chan
 def first_losses(parts: Parts) -> dict[str, float]:
     """The loss terms of a run's first batch, with their gradient computed."""
     task = Task(parts)
-    (batch,) = parts.stores["train"].batches([parts.order().epoch(0)[0]])
+    (batch,) = parts.training_batches(0, [parts.order().epoch(0)[0]])
     terms = task(parts.student_pixels(batch, 0), parts.teach(batch, 0), batch, Context(progress=0.5))
     terms.total.backward()
     return {name: float(value.detach()) for name, value in terms.terms.items()}

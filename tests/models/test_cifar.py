@@ -190,7 +190,7 @@ def test_folder_loads_again(name: str, tmp_path: Path) -> None:
         assert tuple(received["input_size"]) == (3, 32, 32)
         assert tuple(received["mean"]) == (0.5070, 0.4865, 0.4409)
         assert tuple(received["std"]) == (0.2673, 0.2564, 0.2761)
-        assert (received["crop_pct"], received["interpolation"]) == (1.0, "bilinear")
+        assert (received["crop_pct"], received["interpolation"]) == (1.0, "bicubic")
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])

@@ -32,7 +32,7 @@ def test_parts_fit_and_are_announced(world: World) -> None:
         "val": 12,
         "test": 12,
     }
-    assert {store.size for store in parts.stores.values()} == {SIZE}
+    assert {parts.stores.clean(name).size for name in parts.stores.names} == {SIZE}
     assert [teacher.logit_scale for teacher in parts.teachers] == [1.0, 100.0]
     assert parts.fusion is not None
     assert len(parts.fusion.scales) == 2
@@ -184,7 +184,7 @@ def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: Worl
     fused = several(world, tmp_path, **kd)
     parts = several(world, tmp_path, fusion__control="teacher-only", **kd)
     assert [teacher.name for teacher in parts.teachers] == [fused.teachers[0].name]
-    store = parts.stores["train"]
+    store = parts.stores.clean("train")
     logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in fused.teachers]
     assert fused.fusion is not None
     assert parts.fusion is not None
@@ -197,7 +197,7 @@ def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: Worl
 @pytest.mark.parametrize("scale", ["standardized", "phi-s"])
 def test_features_of_training_images_are_on_one_scale(world: World, tmp_path: Path, scale: str) -> None:
     parts = several(world, tmp_path, fusion__features=scale, fusion__preset="paper")
-    store = parts.stores["train"]
+    store = parts.stores.clean("train")
     outputs = [outputs_of(teacher, store, CPU) for teacher in parts.teachers]
     assert parts.fusion is not None
     for teacher in parts.fusion(outputs, store.split.labels_N).teachers:

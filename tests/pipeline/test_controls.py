@@ -28,9 +28,11 @@ def parts_of(world: World, control: str | None, **changes: Any) -> Parts:
 
 
 def outputs(parts: Parts, split: str) -> tuple[list[Output], Target]:
-    outputs = [outputs_of(teacher, parts.stores[split], CPU) for teacher in parts.teachers]
+    outputs = [
+        outputs_of(teacher, parts.stores.clean(split, teacher.framing), CPU) for teacher in parts.teachers
+    ]
     assert parts.fusion is not None
-    return outputs, parts.fusion(outputs, parts.stores[split].split.labels_N)
+    return outputs, parts.fusion(outputs, parts.data.splits[split].labels_N)
 
 
 @settings(max_examples=30, deadline=None)

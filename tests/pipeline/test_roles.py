@@ -106,7 +106,7 @@ def test_terms_get_the_logits_of_their_target_and_each_teacher_computes_once(
 ) -> None:
     targets = ("fused", "teacher", "teacher-2", "clip")
     parts = parts_of(world, **everyone(world, second, *map(kd, targets)))
-    (batch,) = parts.stores["train"].batches([torch.arange(6)])
+    (batch,) = parts.training_batches(0, [torch.arange(6)])
     batch = batch.to(CPU)
     given = parts.teach(batch, 0)
     views = parts.augmentation.draw(parts.config.train.seed, 0, batch.index_B)

@@ -33,7 +33,7 @@ def test_the_accuracy_on_held_out_images_is_that_of_all_of_them(world: World, tm
     accuracies = [line for line in lines if "accuracy" in line]
     assert len(accuracies) == len(parts.teachers) == 2
     for teacher, line in zip(parts.teachers, accuracies, strict=True):
-        store = parts.stores["val"]
+        store = parts.stores.clean("val", teacher.framing)
         logits_NC = outputs_of(teacher, store, CPU).logits_BC * teacher.logit_scale
         top1 = measure(logits_NC, store.split.labels_N).top1
         assert line == f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on 12 images of val"
@@ -56,23 +56,23 @@ def test_with_a_cache_nothing_is_computed_twice(world: World, tmp_path: Path) ->
     parts = opened(world, tmp_path, method__name="kd", cache__dir=str(tmp_path / "cache"))
     (teacher,) = parts.teachers
     logged(report_teachers, parts)
-    assert teacher.computed == len(parts.stores["val"].split)
-    outputs_of(teacher, parts.stores["val"], CPU)
+    assert teacher.computed == len(parts.data.splits["val"])
+    outputs_of(teacher, parts.stores.clean("val", teacher.framing), CPU)
     logged(report_teachers, parts)
-    assert teacher.computed == len(parts.stores["val"].split)
+    assert teacher.computed == len(parts.data.splits["val"])
 
 
 def test_equal_resolutions_need_no_words(world: World, tmp_path: Path) -> None:
     assert logged(report_sizes, opened(world, tmp_path)) == []
 
 
-@pytest.mark.parametrize(("source", "warns"), [(None, True), (SIZE, False), (2 * SIZE, False)])
-def test_a_teacher_with_a_larger_input_than_the_sources_is_named(
+@pytest.mark.parametrize(("source", "warns"), [(None, False), (SIZE // 2, True), (2 * SIZE, False)])
+def test_training_images_that_are_smaller_than_a_teachers_input_are_named(
     world: World, tmp_path: Path, source: int | None, warns: bool
 ) -> None:
     parts = opened(world, tmp_path, method__name="kd", student__size=SIZE // 2, data__size=source)
     lines = logged(report_sizes, parts)
-    sources = source or SIZE // 2
-    assert lines[0].startswith(f"resolution: source images {sources} px, student {SIZE // 2} px, teacher ")
-    assert lines[0].endswith(f" {SIZE} px")
-    assert [f"--data.size {SIZE} avoids this" in line for line in lines[1:]] == ([True] if warns else [])
+    # By default, training images are as large as the largest input.
+    assert lines[0].startswith(f"resolution: student {SIZE // 2} px, teacher ")
+    assert lines[0].endswith(f" {SIZE} px; training images {source or SIZE} px")
+    assert [f"less than the input of a network ({SIZE} px)" in line for line in lines[1:]] == [True] * warns

@@ -189,7 +189,7 @@ def test_settings_of_unlabeled_images_and_of_several_teachers_are_accepted(
 
 def target_logits(parts: Parts) -> torch.Tensor:
     """The fused logits of the validation images."""
-    store: Store = parts.stores["val"]
+    store: Store = parts.stores.clean("val")
     (batch,) = store.batches([torch.arange(len(store.split))])
     return parts.teach(batch, 0)["clip"].logits_BC
 

@@ -15,6 +15,7 @@ from richkd.config.schema import CacheConfig, DataConfig
 from richkd.core.types import UNLABELED, Batch, Output
 from richkd.data.augmentations import Clean
 from richkd.data.batches import Resident, open_store
+from richkd.data.framing import Framing
 from richkd.data.sources import open_data
 from richkd.data.views import Views
 from richkd.evaluate.corruptions.stores import CorruptedStore
@@ -50,7 +51,7 @@ class MeanPixel(Teacher):
 @pytest.fixture(scope="module")
 def store(world: World) -> Resident:
     """The test images."""
-    opened = open_store(open_data(DataConfig(path=str(world.images)), 0).splits["test"], SIZE)
+    opened = open_store(open_data(DataConfig(path=str(world.images)), 0).splits["test"], Framing(SIZE))
     assert isinstance(opened, Resident)
     return opened
 

@@ -52,7 +52,8 @@ def test_every_output_is_of_the_assigned_teacher(world: World, taught: Path, tmp
     teacher = parts.teachers[0]
     assert isinstance(teacher, FoldTeachers)
     augmentation = CropFlip(SIZE, 2)
-    for name, store in parts.stores.items():
+    for name in parts.stores.names:
+        store = parts.stores.clean(name)
         index_N = torch.arange(len(store.split)).flip(0)
         (batch,) = store.batches([index_N])
         views = augmentation.draw(0, 1, index_N)

@@ -104,7 +104,7 @@ def test_all_groups_follow_the_schedule(world: World, tmp_path: Path) -> None:
     settings = {"optim__decay_norm_and_bias": False, "optim__schedule": "cosine", "optim__lr": 0.04}
     config = world.config(tmp_path / "run", method__name="kd", **settings)
     trainer = Trainer(assemble(config, CPU), Accelerator(cpu=True), RunFolder(tmp_path / "run"))
-    batch = next(iter(trainer.parts.stores["train"].batches(trainer.order.epoch(0))))
+    batch = next(iter(trainer.parts.training_batches(0, trainer.order.epoch(0))))
     trainer.step = trainer.total_steps // 2
     trainer.train_step(batch)
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.02, 0.02])

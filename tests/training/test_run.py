@@ -96,7 +96,7 @@ def test_the_controls_of_a_run_with_unlabeled_images(world: World, tmp_path: Pat
     for control in ("teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"):
         config = world.config(tmp_path / control, fusion__control=control, train__epochs=1, **selected)
         parts = assemble(config, torch.device("cpu"))
-        (batch,) = parts.stores["train"].batches([torch.tensor([0, 40, 50])])
+        (batch,) = parts.training_batches(0, [torch.tensor([0, 40, 50])])
         views = parts.augmentation.draw(0, 0, batch.index_B)
         source = parts.main_source
         assert source is not None
@@ -307,7 +307,7 @@ def test_no_step_waits_for_the_gpu(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path / "run", method__variant="lf")
     accelerator = Accelerator()
     trainer = Trainer(assemble(config, accelerator.device), accelerator, RunFolder(tmp_path / "run"))
-    batches = list(trainer.parts.stores["train"].batches(trainer.order.epoch(0)))
+    batches = list(trainer.parts.training_batches(0, trainer.order.epoch(0)))
     trainer.train_step(batches[0])
     trainer.step = 1
     torch.cuda.set_sync_debug_mode("error")

@@ -56,7 +56,10 @@ class DataConfig(Section):
         None, gt=0, lt=1, description="fraction of unlabeled images in each batch (default: as in the data)"
     )
     size: int | None = Field(
-        None, ge=4, description="side in pixels of the square source images (default: the student's input)"
+        None,
+        ge=4,
+        description="resolution in pixels of training images before views are cut (default: so large that no "
+        "network sees an enlarged view, up to the size of the images)",
     )
     in_memory_gb: float = Field(
         4.0, ge=0, description="splits up to this size are decoded once into memory; larger ones are streamed"
@@ -104,6 +107,20 @@ class ModelConfig(Section):
     mean: Triple | None = Field(None, description="input mean in 0..1 (default: the model's own)")
     std: Triple | None = Field(
         None, description="input standard deviation in 0..1 (default: the model's own)"
+    )
+    crop_pct: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="evaluation: share of the resized short side that the network sees (default: a "
+        "teacher's own; students see the whole short side, resized with bicubic)",
+    )
+    crop_mode: Literal["center", "squash"] | None = Field(
+        None, description="evaluation: crop the center, or squash the image (default: as for crop_pct)"
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = Field(
+        None,
+        description="evaluation: how images are resized (default: as for crop_pct)",
     )
 
 

@@ -35,12 +35,16 @@ class Batch:
 
     ``index_B`` stays on the CPU, and so do the views that are drawn from it: looking something up by
     position must not wait for a GPU.
+
+    If views are cut from whole pictures, ``crops`` has the rendered views of the batch, uint8 pixels by
+    resolution, and ``pixels_BHWC`` is empty.
     """
 
     split: str | None
     index_B: Tensor
     pixels_BHWC: Tensor
     labels_B: Tensor
+    crops: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels_B)
@@ -48,7 +52,8 @@ class Batch:
     def at(self, places: Tensor) -> Batch:
         """The images at these positions (CPU, int64) of the batch."""
         there = places.to(self.labels_B.device, non_blocking=True)
-        return Batch(self.split, self.index_B[places], self.pixels_BHWC[there], self.labels_B[there])
+        crops = {size: crops_BSS3[there] for size, crops_BSS3 in self.crops.items()}
+        return Batch(self.split, self.index_B[places], self.pixels_BHWC[there], self.labels_B[there], crops)
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its pixels and labels on a device."""
@@ -56,6 +61,7 @@ class Batch:
             self,
             pixels_BHWC=self.pixels_BHWC.to(device, non_blocking=True),
             labels_B=self.labels_B.to(device, non_blocking=True),
+            crops={size: pixels.to(device, non_blocking=True) for size, pixels in self.crops.items()},
         )
 
     def chunks(self, parts: int) -> list[Batch]:

@@ -8,6 +8,8 @@ Views are drawn with counter-based random numbers (:func:`uniform`), so the view
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,11 +18,15 @@ from torch import Tensor
 
 from richkd.config.choices import AUGMENTATIONS
 from richkd.core.seeds import mix_seed
+from richkd.data.framing import Framing
 from richkd.data.views import Augmentation, Views
 
 if TYPE_CHECKING:
     # At run time the settings import this module, to validate the name of the policy.
     from richkd.config.schema import AugmentConfig
+
+# Draws of area and shape before the fallback, as in torchvision.
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,14 @@ class CropFlip:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Crops of random area and shape, half of them mirrored, with optional color jitter.
+    """Crops of random area and shape out of the whole picture, half of them mirrored, with color jitter.
 
-    Source: Szegedy et al., "Going deeper with convolutions", CVPR 2015. A side that would be longer than the
-    side of the source is shortened to it.
+    Source: Szegedy et al., "Going deeper with convolutions", CVPR 2015, with the distribution of
+    torchvision's ``RandomResizedCrop``: up to ten draws of area and shape, of which the first that fits into
+    the picture is used; then the largest crop at the center with a shape in range.
 
     Args:
-        size: height and width of the source images in pixels.
-        scale: range of the share of the image area; the share is uniform.
+        scale: range of the share of the picture's area; the share is uniform.
         ratio: range of width / height; its logarithm is uniform.
         flip: mirror half of the views.
         color: strength of color jitter in [0, 1); the factors of brightness, contrast and saturation are
@@ -90,14 +96,13 @@ class RandomResizedCrop:
             has new views.
 
     Example:
-        >>> crop = RandomResizedCrop(size=32, cycle=10)
+        >>> crop = RandomResizedCrop(cycle=10)
         >>> index_B = torch.arange(5)
         >>> first, again = crop.draw(0, 3, index_B), crop.draw(0, 13, index_B)
-        >>> torch.equal(first.box_B4, again.box_B4), first.number_B.tolist()
+        >>> torch.equal(first.key_B, again.key_B), first.number_B.tolist()
         (True, [3, 3, 3, 3, 3])
     """
 
-    size: int
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (0.75, 1.333)
     flip: bool = True
@@ -109,30 +114,54 @@ class RandomResizedCrop:
     def count(self) -> int | None:
         return self.cycle
 
+    @property
+    def smallest_share(self) -> float:
+        """Smallest share of the picture's area that a view shows."""
+        return self.scale[0]
+
     def draw(self, seed: int, epoch: int, index_B: Tensor) -> Views:
         epoch = epoch % self.cycle if self.cycle else epoch
 
-        def between(stream: int, low: float, high: float) -> Tensor:
-            return low + (high - low) * uniform(mix_seed(seed, "view", epoch, stream), index_B)
+        def stream(number: int) -> int:
+            return mix_seed(seed, "view", epoch, number)
 
-        side_B = self.size * between(0, *self.scale).sqrt()
-        stretch_B = torch.exp(between(1, math.log(self.ratio[0]), math.log(self.ratio[1]))).sqrt()
-        height_B = (side_B / stretch_B).clamp(1, self.size)
-        width_B = (side_B * stretch_B).clamp(1, self.size)
-        top_B = (self.size - height_B) * between(2, 0, 1)
-        left_B = (self.size - width_B) * between(3, 0, 1)
-        flip_B = between(4, 0, 1) < (0.5 if self.flip else 0.0)
-        jitter = [between(5 + channel, 1 - self.color, 1 + self.color) for channel in range(3)]
+        low, high = 1 - self.color, 1 + self.color
+        jitter = [low + (high - low) * uniform(stream(5 + channel), index_B) for channel in range(3)]
         return Views(
-            torch.stack([top_B, left_B, height_B, width_B], dim=1).float(),
-            flip_B,
+            None,
+            uniform(stream(4), index_B) < (0.5 if self.flip else 0.0),
             color_B3=torch.stack(jitter, dim=1).float() if self.color else None,
             augmentation=self,
             number_B=torch.full_like(index_B, epoch) if self.cycle else None,
+            key_B=random_bits(stream(0), index_B),
         )
 
     def view(self, seed: int, number: int, index_B: Tensor) -> Views:
         return self.draw(seed, number, index_B)
+
+    def box(self, key: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """The crop (top, left, height, width) of the view with this key, in pixels of the picture.
+
+        Example:
+            >>> RandomResizedCrop(scale=(1.0, 1.0)).box(7, height=10, width=40)  # no such crop: the fallback
+            (0, 13, 10, 13)
+        """
+        # Of Python's generator, only random() is the same in all versions.
+        draw = random.Random(key).random
+        low, high = (math.log(ratio) for ratio in self.ratio)
+        for _ in range(ATTEMPTS):
+            area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * draw())
+            ratio = math.exp(low + (high - low) * draw())
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(draw() * (height - h + 1)), int(draw() * (width - w + 1)), h, w
+        w = min(width, round(height * self.ratio[1]))
+        h = min(height, round(width / self.ratio[0]))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def alter(self, crops: Mapping[int, Tensor], key: int) -> Mapping[int, Tensor]:
+        """The crops as they are."""
+        return crops
 
 
 @dataclass(frozen=True)
@@ -141,6 +170,7 @@ class Clean:
 
     Args:
         size: height and width of the source images in pixels.
+        framing: how source images were cut out of the pictures; None for the whole center square.
 
     Example:
         >>> Clean(size=32).draw(seed=0, epoch=0, index_B=torch.arange(2)).box_B4.tolist()
@@ -148,6 +178,7 @@ class Clean:
     """
 
     size: int
+    framing: Framing | None = None
     count: ClassVar[int] = 1
     seeded: ClassVar[bool] = False
 
@@ -169,9 +200,7 @@ def _crop_flip(config: AugmentConfig, size: int) -> Augmentation:
     "random-resized-crop", "crops of random area and shape, half of them mirrored (Szegedy et al. 2015)"
 )
 def _random_resized_crop(config: AugmentConfig, size: int) -> Augmentation:
-    return RandomResizedCrop(
-        size, config.scale, config.ratio, config.flip, config.color_jitter, config.num_views
-    )
+    return RandomResizedCrop(config.scale, config.ratio, config.flip, config.color_jitter, config.num_views)
 
 
 @AUGMENTATIONS.register("clean", "the whole image, unchanged")
@@ -184,7 +213,8 @@ def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
 
     Args:
         config: the settings; ``config.policy`` is a name in `AUGMENTATIONS`.
-        size: height and width of the square source images in pixels.
+        size: height and width of the square source images in pixels; for policies that cut views from
+            square sources.
 
     Raises:
         ConfigError: no such policy.
@@ -199,7 +229,18 @@ def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
 
 
 def uniform(stream: int, index_B: Tensor) -> Tensor:
-    """A random number in [0, 1) for each index: the splitmix64 finalizer of (stream, index).
+    """A random number in [0, 1) for each index: `random_bits` / 2⁵³, as float64.
+
+    Example:
+        >>> both_B = uniform(5, torch.tensor([3, 7]))
+        >>> torch.equal(both_B[1:], uniform(5, torch.tensor([7]))), bool((0 <= both_B).all())
+        (True, True)
+    """
+    return random_bits(stream, index_B).double() / (1 << 53)
+
+
+def random_bits(stream: int, index_B: Tensor) -> Tensor:
+    """A random integer of 53 bits for each index: the splitmix64 finalizer of (stream, index).
 
     The generator is counter-based: the number of image 7 is the same in any batch, order and process.
     Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
@@ -209,12 +250,12 @@ def uniform(stream: int, index_B: Tensor) -> Tensor:
         index_B: image indices (integers).
 
     Returns:
-        float64 numbers (B).
+        Numbers in [0, 2⁵³) (B, int64).
 
     Example:
-        >>> both_B = uniform(5, torch.tensor([3, 7]))
-        >>> torch.equal(both_B[1:], uniform(5, torch.tensor([7]))), bool((0 <= both_B).all())
-        (True, True)
+        >>> both_B = random_bits(5, torch.tensor([3, 7]))
+        >>> torch.equal(both_B[1:], random_bits(5, torch.tensor([7])))
+        True
     """
     # torch has no unsigned 64-bit arithmetic. Products wrap around as needed, but a right shift copies the
     # sign bit, so each shift is followed by a mask of the remaining bits.
@@ -222,4 +263,4 @@ def uniform(stream: int, index_B: Tensor) -> Tensor:
     x_B = (x_B ^ (x_B >> 30 & (1 << 34) - 1)) * -4658895280553007687
     x_B = (x_B ^ (x_B >> 27 & (1 << 37) - 1)) * -7723592293110705685
     x_B = x_B ^ (x_B >> 31 & (1 << 33) - 1)
-    return (x_B >> 11 & (1 << 53) - 1).double() / (1 << 53)
+    return x_B >> 11 & (1 << 53) - 1

@@ -1,27 +1,26 @@
-"""Batches of source pixels: decoded once into memory if they fit, else decoded by worker processes.
-
-The order of images is a function of (seed, epoch). An epoch can therefore be resumed at any step, and the
-numbers of workers and processes do not change the images of a step.
-"""
+"""Batches of square source pixels: decoded once into memory if they fit, else decoded by worker processes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from richkd.core.errors import DataError
-from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch
-from richkd.data.images import decode_all, square
+from richkd.data.augmentations import Clean
+from richkd.data.framing import Framing, frame
+from richkd.data.images import decode_all, decode_cell
 from richkd.data.split import Split
+from richkd.data.views import Views
+from richkd.data.workers import Reader
 
 BYTES_PER_GB = 1 << 30
 # Rows that are read at a time for a fingerprint.
@@ -29,14 +28,14 @@ FINGERPRINT_ROWS = 1000
 
 
 class Store(Protocol):
-    """The images of a split as square uint8 source pixels, read in batches by index.
+    """The images of a split, read in batches by index: square uint8 source pixels, or rendered views.
 
     Example:
         >>> import datasets
         >>> cells = [{"bytes": b"", "path": None}] * 2
         >>> rows = datasets.Dataset.from_dict({"image": cells})
         >>> split = Split("train", rows, torch.tensor([0, 1]), ("ant", "bee"), "image", None)
-        >>> store: Store = Resident(split, 8, torch.zeros((2, 8, 8, 3), dtype=torch.uint8))
+        >>> store: Store = Resident(split, Framing(8), torch.zeros((2, 8, 8, 3), dtype=torch.uint8))
         >>> [batch.labels_B.tolist() for batch in store.batches([torch.tensor([1, 0])])]
         [[1, 0]]
     """
@@ -47,8 +46,18 @@ class Store(Protocol):
     @property
     def size(self) -> int: ...
 
-    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+    def batches(
+        self,
+        groups: list[Tensor],
+        views: Sequence[Views] = (),
+        sizes: Sequence[tuple[int, ...]] | None = None,
+    ) -> Iterator[Batch]:
         """One batch for each tensor of image indices.
+
+        Args:
+            groups: image indices.
+            views: the views of each group, and ``sizes`` the resolutions at which they are needed. A store of
+                square source pixels ignores both, because views are rendered later.
 
         Raises:
             DataError: an image cannot be read; the message contains its key.
@@ -60,13 +69,46 @@ class Store(Protocol):
         ...
 
 
+class CleanStore(Store, Protocol):
+    """A store of square source pixels, framed as a network sees them in evaluation.
+
+    Example:
+        >>> import datasets
+        >>> split = Split("test", datasets.Dataset.from_dict({}), torch.tensor([0]), ("ant",), "image", None)
+        >>> store: CleanStore = Resident(split, Framing(8), torch.zeros((1, 8, 8, 3), dtype=torch.uint8))
+        >>> store.clean
+        Clean(size=8, framing=None)
+    """
+
+    @property
+    def clean(self) -> Clean:
+        """The view that shows the whole source image."""
+        ...
+
+
 @dataclass(frozen=True)
-class Resident:
+class _Square:
+    split: Split
+    framing: Framing
+
+    @property
+    def size(self) -> int:
+        """Height and width of the source images in pixels."""
+        return self.framing.size
+
+    @property
+    def clean(self) -> Clean:
+        """The view that shows the whole source image."""
+        return Clean(self.size, None if self.framing.plain else self.framing)
+
+
+@dataclass(frozen=True)
+class Resident(_Square):
     """All images of a split as one uint8 tensor on the training device; a batch is one gather operation.
 
     Args:
         split: the images.
-        size: height and width of the source images in pixels.
+        framing: how source images are cut out of the pictures.
         pixels_NHWC: uint8 source pixels.
 
     Example:
@@ -74,16 +116,24 @@ class Resident:
         >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 2})
         >>> split = Split("train", rows, torch.tensor([0, 1]), ("ant", "bee"), "image", None)
         >>> pixels_NHWC = torch.tensor([10, 20], dtype=torch.uint8)[:, None, None, None].expand(2, 4, 4, 3)
-        >>> (batch,) = Resident(split, 4, pixels_NHWC).batches([torch.tensor([1])])
+        >>> (batch,) = Resident(split, Framing(4), pixels_NHWC).batches([torch.tensor([1])])
         >>> batch.pixels_BHWC[0, 0, 0].tolist(), batch.labels_B.tolist()
         ([20, 20, 20], [1])
     """
 
-    split: Split
-    size: int
     pixels_NHWC: Tensor
 
-    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+    @property
+    def bytes(self) -> int:
+        """Memory of the pixels."""
+        return self.pixels_NHWC.numel()
+
+    def batches(
+        self,
+        groups: list[Tensor],
+        views: Sequence[Views] = (),
+        sizes: Sequence[tuple[int, ...]] | None = None,
+    ) -> Iterator[Batch]:
         for index_B in groups:
             labels_B = self.split.labels_N[index_B]
             yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
@@ -94,31 +144,15 @@ class Resident:
         return digest.hexdigest()
 
 
-class _Decoded(Dataset[Tensor | DataError]):
-    def __init__(self, split: Split, size: int) -> None:
-        self.split, self.size = split, size
-
-    def __getitem__(self, index: int) -> Tensor | DataError:
-        # An error that is raised in a worker would be shown with the stack trace of that worker.
-        try:
-            return torch.from_numpy(np.array(square(self.split.read(index), self.size)))
-        except DataError as error:
-            return error
-
-
-def _stack(images: list[Tensor | DataError]) -> Tensor | DataError:
-    error = next((image for image in images if isinstance(image, DataError)), None)
-    return error or torch.stack([image for image in images if isinstance(image, Tensor)])
-
-
 @dataclass(frozen=True)
-class Streamed:
+class Streamed(_Square):
     """Images that worker processes decode when they are needed.
 
     Args:
         split: the images.
-        size: height and width of the source images in pixels.
+        framing: how source images are cut out of the pictures.
         workers: number of processes; 0 decodes in the main process.
+        keep: keep the processes between passes, for images that are read in every epoch.
 
     Example:
         >>> import datasets
@@ -126,59 +160,93 @@ class Streamed:
         >>> from richkd.data.columns import as_split
         >>> images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
         >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
-        >>> split = as_split(rows, "train", "example")
-        >>> [list(batch.pixels_BHWC.shape) for batch in Streamed(split, 4, 0).batches(in_order(2, 2))]
+        >>> store = Streamed(as_split(rows, "train", "example"), Framing(4), workers=0)
+        >>> [list(batch.pixels_BHWC.shape) for batch in store.batches([torch.arange(2)])]
         [[2, 4, 4, 3]]
     """
 
-    split: Split
-    size: int
     workers: int
+    keep: bool = False
 
-    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
-        loader = DataLoader(
-            _Decoded(self.split, self.size),
-            batch_sampler=[group.tolist() for group in groups],
-            num_workers=self.workers,
-            collate_fn=_stack,
-        )
-        for index_B, pixels_BHWC in zip(groups, loader, strict=True):
+    def batches(
+        self,
+        groups: list[Tensor],
+        views: Sequence[Views] = (),
+        sizes: Sequence[tuple[int, ...]] | None = None,
+    ) -> Iterator[Batch]:
+        results = self._reader.map([group.tolist() for group in groups])
+        for index_B, pixels_BHWC in zip(groups, results, strict=True):
             if isinstance(pixels_BHWC, DataError):
                 raise pixels_BHWC
             yield Batch(self.split.name, index_B, pixels_BHWC, self.split.labels_N[index_B])
 
     def fingerprint(self) -> str:
         """SHA-256 of path, size and modification time of files, and of the bytes of embedded images."""
-        digest = hashlib.sha256(f"{len(self.split)} at {self.size}".encode())
-        for start in range(0, len(self.split), FINGERPRINT_ROWS):
-            stop = min(start + FINGERPRINT_ROWS, len(self.split))
-            for key, cell in self.split.cells(start, stop):
-                digest.update(key.encode())
-                content, path = cell.get("bytes"), cell.get("path")
-                if isinstance(content, bytes):
-                    digest.update(hashlib.sha256(content).digest())
-                else:
-                    status = Path(str(path)).stat()
-                    digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
-        return digest.hexdigest()
+        return fingerprint_of_files(self.split, str(self.size if self.framing.plain else self.framing))
+
+    @cached_property
+    def _reader(self) -> Reader[list[int], Tensor | DataError]:
+        return Reader(partial(_decode, self.split, self.framing), self.workers, keep=self.keep)
+
+
+def _decode(split: Split, framing: Framing, indices: list[int]) -> Tensor | DataError:
+    """The pixels of a batch; an error is returned, because raising would add the traceback of a worker."""
+    pixels_BHWC = torch.empty((len(indices), framing.size, framing.size, 3), dtype=torch.uint8)
+    array_BHWC = pixels_BHWC.numpy()
+    for place, (name, cell) in enumerate(split.cells_at(indices)):
+        try:
+            array_BHWC[place] = np.asarray(frame(decode_cell(cell, name=name), framing))
+        except DataError as error:
+            return error
+    return pixels_BHWC
+
+
+def fingerprint_of_files(split: Split, rendering: str) -> str:
+    """SHA-256 of path, size and modification time of files, and of the bytes of embedded images.
+
+    Args:
+        split: the images.
+        rendering: how source pixels are computed from the files.
+
+    Example:
+        >>> import datasets
+        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"a", "path": None}]})
+        >>> split = Split("train", rows, torch.tensor([0]), ("ant",), "image", None)
+        >>> fingerprint_of_files(split, "8") == fingerprint_of_files(split, "16")
+        False
+    """
+    digest = hashlib.sha256(f"{len(split)} at {rendering}".encode())
+    for start in range(0, len(split), FINGERPRINT_ROWS):
+        stop = min(start + FINGERPRINT_ROWS, len(split))
+        for key, cell in split.cells(start, stop):
+            digest.update(key.encode())
+            content, path = cell.get("bytes"), cell.get("path")
+            if isinstance(content, bytes):
+                digest.update(hashlib.sha256(content).digest())
+            else:
+                status = Path(str(path)).stat()
+                digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def open_store(
     split: Split,
-    size: int,
+    framing: Framing,
     *,
     in_memory_gb: float = 4.0,
     workers: int = 2,
     device: torch.device | None = None,
-) -> Store:
-    """Open the images of a split at ``size`` × ``size`` pixels.
+    keep: bool = False,
+) -> CleanStore:
+    """Open the images of a split as square source pixels.
 
     Args:
         split: the images.
-        size: height and width of the source images in pixels.
+        framing: how source images are cut out of the pictures.
         in_memory_gb: largest size in GiB of the decoded pixels for a `Resident` store; `Streamed` above it.
         workers: number of decoding threads (resident) or processes (streamed).
         device: where resident pixels are kept; by default in CPU memory.
+        keep: see `Streamed`.
 
     Raises:
         DataError: some images cannot be read. Only resident images are read here.
@@ -190,101 +258,10 @@ def open_store(
         >>> images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
         >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
         >>> split = as_split(rows, "train", "example")
-        >>> store = open_store(split, size=4)
-        >>> type(store).__name__, type(open_store(split, size=4, in_memory_gb=0)).__name__
+        >>> store = open_store(split, Framing(4))
+        >>> type(store).__name__, type(open_store(split, Framing(4), in_memory_gb=0)).__name__
         ('Resident', 'Streamed')
     """
-    if len(split) * size * size * 3 <= in_memory_gb * BYTES_PER_GB:
-        return Resident(split, size, decode_all(split, size, workers=workers).to(device))
-    return Streamed(split, size, workers)
-
-
-@dataclass(frozen=True)
-class TrainingOrder:
-    """The images of each training step.
-
-    Every epoch is a new permutation of the split, cut into full batches. The remaining images, fewer than a
-    batch, are not used in that epoch. Each of several processes gets its part of every batch.
-
-    With ``share``, labeled and unlabeled images are permuted and cut separately, and each batch has the same
-    number of unlabeled images. The epoch ends with the kind that gives more batches; the other kind continues
-    with new permutations.
-
-    Args:
-        images: number of images in the split, labeled and unlabeled.
-        batch_size: images of a step, over all processes; the whole split if it is smaller.
-        seed: seed of all permutations.
-        rank: position of this process.
-        world: number of processes.
-        unlabeled: number of unlabeled images, which are the last of the split.
-        share: share of unlabeled images in each batch, in (0, 1); None treats all images alike.
-
-    Raises:
-        DataError: fewer than two images.
-
-    Example:
-        >>> order = TrainingOrder(images=7, batch_size=3, seed=0)
-        >>> order.steps, [len(index_B) for index_B in order.epoch(0)]
-        (2, [3, 3])
-        >>> torch.equal(order.epoch(0)[1], order.epoch(0, first_step=1)[0])
-        True
-    """
-
-    images: int
-    batch_size: int
-    seed: int
-    rank: int = 0
-    world: int = 1
-    unlabeled: int = 0
-    share: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.images < 2:
-            raise DataError(
-                "Training needs at least two images", got=f"{self.images}", fix="add training images."
-            )
-
-    @property
-    def full_batch(self) -> int:
-        """Images of a step, over all processes."""
-        return min(self.batch_size, self.images)
-
-    @property
-    def steps(self) -> int:
-        """Number of steps in an epoch, at least one."""
-        return max(count // size for _, count, size in self._kinds)
-
-    def epoch(self, epoch: int, first_step: int = 0) -> list[Tensor]:
-        """Image indices for this process: one tensor (B, int64) for each step, starting at ``first_step``."""
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
-        kinds = []
-        for first, count, size in self._kinds:
-            groups: list[Tensor] = []
-            while len(groups) < self.steps:
-                permuted_N = first + torch.randperm(count, generator=generator)
-                groups += torch.split(permuted_N[: count // size * size], size)
-            kinds.append(groups[: self.steps])
-        whole = [torch.cat(parts) for parts in zip(*kinds, strict=True)]
-        return [group[self.rank :: self.world] for group in whole[first_step:]]
-
-    @property
-    def _kinds(self) -> list[tuple[int, int, int]]:
-        """(first image, number of images, images per batch) of each kind with its own share of a batch."""
-        if self.share is None or not self.unlabeled:
-            return [(0, self.images, self.full_batch)]
-        labeled = self.images - self.unlabeled
-        wanted = min(max(1, round(self.share * self.full_batch)), self.full_batch - 1)
-        return [
-            (0, labeled, min(labeled, self.full_batch - wanted)),
-            (labeled, self.unlabeled, min(self.unlabeled, wanted)),
-        ]
-
-
-def in_order(images: int, batch_size: int) -> list[Tensor]:
-    """All image indices in ascending order, in batches; the last batch may be smaller. Used for evaluation.
-
-    Example:
-        >>> [index_B.tolist() for index_B in in_order(5, batch_size=2)]
-        [[0, 1], [2, 3], [4]]
-    """
-    return list(torch.split(torch.arange(images), batch_size))
+    if len(split) * framing.size**2 * 3 <= in_memory_gb * BYTES_PER_GB:
+        return Resident(split, framing, decode_all(split, framing, workers=workers).to(device))
+    return Streamed(split, framing, workers, keep)

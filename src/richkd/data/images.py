@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from richkd.core.errors import DataError
+from richkd.data.framing import Framing, frame
 
 if TYPE_CHECKING:
     from richkd.data.split import Split
@@ -29,8 +30,6 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"}
 )
-# Length in pixels up to which an image is resized as a whole before the center is cropped.
-LONGEST = 16384
 # Images that a thread decodes at a time: enough to make reading rows cheap, few enough to balance threads.
 CHUNK = 256
 # Number of images that an error message lists.
@@ -38,7 +37,7 @@ NAMED = 10
 REPAIR = "replace the file with a readable image, or remove it from the data set."
 
 
-def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
+def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Image.Image:
     """Decode an image file to 8-bit RGB and apply its EXIF orientation.
 
     Transparent images are composited over white. 16-bit grayscale is scaled by 1/257 to 8 bits. Grayscale,
@@ -47,6 +46,8 @@ def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
     Args:
         data: content or path of the file.
         name: key of the image, for error messages.
+        short: length in pixels to which the caller reduces the short side. A JPEG file is decoded at 1/2, 1/4
+            or 1/8 of its size if its short side remains at least as long, which is faster.
 
     Raises:
         DataError: the file is missing, truncated or not an image; it has more pixels than PIL's limit
@@ -68,6 +69,8 @@ def decode_rgb(data: bytes | Path, *, name: str) -> Image.Image:
                 raise Image.DecompressionBombError(
                     f"{image.width}×{image.height} pixels, more than the limit of {limit} pixels"
                 )
+            if short is not None:
+                image.draft(None, (short, short))
             image.load()
             return to_rgb(image)
     # For damaged files, PIL's readers raise errors of many types, such as OSError, struct.error, IndexError.
@@ -118,49 +121,13 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels_HW + 128) // 257).astype(np.uint8))
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """Resize the short side to ``size`` pixels (PIL's bicubic, antialiased), then crop the center square.
-
-    An image of ``size`` × ``size`` pixels is returned unchanged. Lengths and offsets are rounded as in
-    torchvision's ``Resize`` and ``CenterCrop``.
-
-    Example:
-        >>> square(Image.new("RGB", (20, 10)), size=8).size
-        (8, 8)
-    """
-    image = _without_far_ends(image, size)
-    width, height = image.size
-    if (width, height) == (size, size):
-        return image
-    short = min(width, height)
-    width, height = int(size * width / short), int(size * height / short)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
-
-
-def _without_far_ends(image: Image.Image, size: int) -> Image.Image:
-    """Cut the ends off an image that resizing would make very long: 1 × 20,000 pixels need gigabytes.
-
-    What remains is longer than the center square and all pixels around it that resizing reads.
-    """
-    width, height = image.size
-    short = min(width, height)
-    keep = 4 * short + 16
-    if size * max(width, height) <= LONGEST * short or max(width, height) <= keep:
-        return image
-    # The cut is symmetric, so the center stays the center.
-    left, top = max(0, (width - keep) // 2), max(0, (height - keep) // 2)
-    return image.crop((left, top, width - left, height - top))
-
-
-def decode_cell(cell: dict[str, bytes | str | None], *, name: str) -> Image.Image:
+def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | None = None) -> Image.Image:
     """Decode a cell of an image column to 8-bit RGB.
 
     Args:
         cell: ``{"bytes": …, "path": …}``; the bytes of an image file, or None and its path.
         name: key of the image, for error messages.
+        short: see `decode_rgb`.
 
     Raises:
         DataError: the cell is empty, or :func:`decode_rgb` cannot read the file.
@@ -174,18 +141,18 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str) -> Image.Imag
     data = cell.get("bytes") if cell else None
     path = cell.get("path") if cell else None
     if isinstance(data, bytes):
-        return decode_rgb(data, name=name)
+        return decode_rgb(data, name=name, short=short)
     if not path:
         raise DataError(f"Image {name} must hold bytes or a path", got="an empty cell", fix=REPAIR)
-    return decode_rgb(Path(str(path)), name=name)
+    return decode_rgb(Path(str(path)), name=name, short=short)
 
 
-def decode_all(split: Split, size: int, workers: int = 2, progress: Progress | None = None) -> Tensor:
-    """Decode all images of a split to square pixels (see :func:`square`).
+def decode_all(split: Split, framing: Framing, workers: int = 2, progress: Progress | None = None) -> Tensor:
+    """Decode all images of a split to square pixels (see `richkd.data.framing.frame`).
 
     Args:
         split: the images to decode.
-        size: height and width of the result in pixels.
+        framing: size of the result, and how it is cut out of each image.
         workers: number of threads; decoding and resizing release Python's global lock.
         progress: called with (images done, images in total).
 
@@ -200,14 +167,14 @@ def decode_all(split: Split, size: int, workers: int = 2, progress: Progress | N
         >>> from richkd.data.columns import as_split
         >>> images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
         >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
-        >>> decode_all(as_split(rows, "train", "example"), size=4)[:, 0, 0].tolist()
+        >>> decode_all(as_split(rows, "train", "example"), Framing(4))[:, 0, 0].tolist()
         [[255, 0, 0], [0, 0, 255]]
     """
-    pixels_NHWC = torch.empty((len(split), size, size, 3), dtype=torch.uint8)
+    pixels_NHWC = torch.empty((len(split), framing.size, framing.size, 3), dtype=torch.uint8)
     array_NHWC = pixels_NHWC.numpy()
 
     def place(index: int, image: Image.Image) -> None:
-        array_NHWC[index] = np.asarray(square(image, size))
+        array_NHWC[index] = np.asarray(frame(image, framing))
 
     for _ in map_images(split, place, workers=workers, progress=progress):
         pass
@@ -220,6 +187,7 @@ def map_images(
     *,
     workers: int = 2,
     progress: Progress | None = None,
+    short: int | None = None,
 ) -> Iterator[Result]:
     """Call ``function(index, image)`` for each image of a split, in threads, and yield its results in order.
 
@@ -228,6 +196,7 @@ def map_images(
         function: called with the position of an image and its RGB pixels; must be thread-safe.
         workers: number of threads.
         progress: called with (images done, images in total).
+        short: see `decode_rgb`.
 
     Raises:
         DataError: some images cannot be read. It is raised after the last image, for all of them together.
@@ -247,7 +216,7 @@ def map_images(
         stop = min(start + CHUNK, len(split))
         for index, (name, cell) in enumerate(split.cells(start, stop), start=start):
             try:
-                image = decode_cell(cell, name=name)
+                image = decode_cell(cell, name=name, short=short)
             except DataError as error:
                 errors.append(error)
             else:

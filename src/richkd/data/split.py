@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import datasets
@@ -77,10 +77,14 @@ class Split:
 
     def cells(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, bytes | str | None]]]:
         """Keys and encoded images from ``start`` to ``stop`` (exclusive), in one read of the table."""
-        columns = self.table[start:stop]
-        for offset, cell in enumerate(columns[self.image_column]):
+        return self.cells_at(range(start, stop))
+
+    def cells_at(self, indices: Sequence[int] | range) -> Iterator[tuple[str, dict[str, bytes | str | None]]]:
+        """Keys and encoded images at these positions, in one read of the table."""
+        columns = self.table[indices]
+        for offset, (index, cell) in enumerate(zip(indices, columns[self.image_column], strict=True)):
             row = {self.key_column: columns[self.key_column][offset]} if self.key_column else {}
-            yield self._key(row, start + offset), cell
+            yield self._key(row, index), cell
 
     def select(self, name: str, index_N: NDArray[np.int64]) -> Split:
         """A new split of the images at these positions; images keep their keys."""

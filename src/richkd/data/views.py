@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richkd.core.types import Batch
+
 RGB = tuple[float, float, float]
 # Luma weights of ITU-R BT.601, which PIL and torchvision use for grayscale.
 LUMA: RGB = (0.299, 0.587, 0.114)
@@ -25,14 +27,16 @@ class Views:
     """One view for each image of a batch.
 
     Args:
-        box_B4: crop as (top, left, height, width) in source pixels; it may extend past the source by up to
-            ``border`` pixels.
+        box_B4: crop as (top, left, height, width) in pixels of square sources; it may extend past the source
+            by up to ``border`` pixels. None if views are cut from whole pictures.
         flip_B: whether to mirror left and right after the crop.
         border: width in pixels of a black border around the source.
         color_B3: factors of brightness, contrast and saturation (1: no change), or None.
         augmentation: the augmentation that drew these views.
         number_B: numbers of these views if ``augmentation`` has a finite number of views, else None. Caches
             of teachers use (augmentation, number) as a key.
+        key_B: for views of whole pictures, the integers that crops are drawn from
+            (:class:`~richkd.data.pictures.PictureAugmentation`).
 
     Example:
         >>> views = Views(torch.tensor([[0.0, 0, 8, 8], [2, 2, 4, 4]]), torch.tensor([False, True]))
@@ -40,21 +44,23 @@ class Views:
         [[2.0, 2.0, 4.0, 4.0]]
     """
 
-    box_B4: Tensor
+    box_B4: Tensor | None
     flip_B: Tensor
     border: int = 0
     color_B3: Tensor | None = None
     augmentation: Augmentation | None = None
     number_B: Tensor | None = None
+    key_B: Tensor | None = None
 
     def at(self, places: Tensor) -> Views:
         """The views at these positions in the batch."""
         return replace(
             self,
-            box_B4=self.box_B4[places],
+            box_B4=None if self.box_B4 is None else self.box_B4[places],
             flip_B=self.flip_B[places],
             color_B3=None if self.color_B3 is None else self.color_B3[places],
             number_B=None if self.number_B is None else self.number_B[places],
+            key_B=None if self.key_B is None else self.key_B[places],
         )
 
 
@@ -110,10 +116,12 @@ def render(pixels_BHWC: Tensor, views: Views, size: int, mean: RGB, std: RGB) ->
         >>> list(pixels_B3HW.shape), round(float(pixels_B3HW.mean()), 4)
         ([1, 3, 4, 4], 2.0)
     """
-    plain = _is_plain_crop(views, size)
+    assert views.box_B4 is not None, "views of whole pictures are rendered where these are decoded"
+    plain = _is_plain_crop(views.box_B4, size)
     views = _on(views, pixels_BHWC.device)
+    assert views.box_B4 is not None
     if plain:
-        view_BHWC = _crop(pixels_BHWC, views, size).float() / 255
+        view_BHWC = _crop(pixels_BHWC, views, views.box_B4, size).float() / 255
     else:
         rows_BOH = resampling_matrix(
             views.box_B4[:, 0], views.box_B4[:, 2], pixels_BHWC.shape[1], size, views.border
@@ -123,8 +131,43 @@ def render(pixels_BHWC: Tensor, views: Views, size: int, mean: RGB, std: RGB) ->
         )
         cols_BOW = torch.where(views.flip_B[:, None, None], cols_BOW.flip(1), cols_BOW)
         view_BHWC = torch.einsum("boh,bhwc,bpw->bopc", rows_BOH, pixels_BHWC.float() / 255, cols_BOW)
-    if views.color_B3 is not None:
-        view_BHWC = _color(view_BHWC, views.color_B3)
+    return _normalized(view_BHWC, views.color_B3, mean, std)
+
+
+def render_batch(batch: Batch, views: Views, size: int, mean: RGB, std: RGB) -> Tensor:
+    """Render the views of a batch for a network, from source pixels or from crops of this size.
+
+    Args:
+        batch: the images.
+        views: one view for each image.
+        size, mean, std: input of the network; see `render`.
+
+    Returns:
+        float32 pixels (B, 3, size, size) in channels-last memory format.
+
+    Example:
+        >>> crops = {2: torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)}
+        >>> batch = Batch("train", torch.tensor([0]), torch.empty(1, 0, 0, 3), torch.tensor([0]), crops)
+        >>> views = Views(None, torch.tensor([False]))
+        >>> render_batch(batch, views, 2, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).unique().tolist()
+        [2.0]
+    """
+    if not batch.crops:
+        return render(batch.pixels_BHWC, views, size, mean, std)
+    crop_BHWC = batch.crops[size]
+    mirrored_BHWC = torch.where(
+        views.flip_B.to(crop_BHWC.device, non_blocking=True)[:, None, None, None],
+        crop_BHWC.flip(2),
+        crop_BHWC,
+    )
+    color_B3 = _on(views, crop_BHWC.device).color_B3
+    return _normalized(mirrored_BHWC.float() / 255, color_B3, mean, std)
+
+
+def _normalized(view_BHWC: Tensor, color_B3: Tensor | None, mean: RGB, std: RGB) -> Tensor:
+    if color_B3 is not None:
+        view_BHWC = _color(view_BHWC, color_B3)
+    size = view_BHWC.shape[2]
     # Normalize whole rows of pixels: a last axis of three values is too short for vector instructions.
     mean_W3 = torch.tensor(mean, device=view_BHWC.device).repeat(size)
     std_W3 = torch.tensor(std, device=view_BHWC.device).repeat(size)
@@ -168,26 +211,25 @@ def _on(views: Views, device: torch.device) -> Views:
     color_B3 = views.color_B3
     return replace(
         views,
-        box_B4=views.box_B4.to(device, non_blocking=True),
+        box_B4=None if views.box_B4 is None else views.box_B4.to(device, non_blocking=True),
         flip_B=views.flip_B.to(device, non_blocking=True),
         color_B3=None if color_B3 is None else color_B3.to(device, non_blocking=True),
     )
 
 
-def _is_plain_crop(views: Views, size: int) -> bool:
+def _is_plain_crop(box_B4: Tensor, size: int) -> bool:
     # Views are on the CPU, so this does not wait for a GPU.
-    box_B4 = views.box_B4
     return bool((box_B4[:, 2:] == size).all()) and bool((box_B4 == box_B4.round()).all())
 
 
-def _crop(pixels_BHWC: Tensor, views: Views, size: int) -> Tensor:
+def _crop(pixels_BHWC: Tensor, views: Views, box_B4: Tensor, size: int) -> Tensor:
     border = views.border
     padded_BHWC = (
         functional.pad(pixels_BHWC, (0, 0, border, border, border, border)) if border else pixels_BHWC
     )
     batch, height, width, channels = padded_BHWC.shape
     steps_S = torch.arange(size, device=pixels_BHWC.device)
-    corner_B2 = views.box_B4[:, :2].long() + border
+    corner_B2 = box_B4[:, :2].long() + border
     rows_BS = corner_B2[:, :1] + steps_S
     cols_BS = corner_B2[:, 1:] + torch.where(views.flip_B[:, None], steps_S.flip(0), steps_S)
     image_B11 = torch.arange(batch, device=pixels_BHWC.device)[:, None, None]

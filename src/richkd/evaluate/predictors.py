@@ -6,7 +6,7 @@ predictor: the teachers of a run and their fusion do, so that each image passes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,11 +18,12 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import CacheConfig, Config, FusionConfig, ModelConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import Batch, Output
-from richkd.data.augmentations import Clean
-from richkd.data.batches import Store, in_order
+from richkd.data.batches import CleanStore, open_store
 from richkd.data.classes import check_same_classes
-from richkd.data.split import Data
-from richkd.data.views import Views, render
+from richkd.data.framing import Framing
+from richkd.data.order import in_order
+from richkd.data.split import Data, Split
+from richkd.data.views import Views, render_batch
 from richkd.export.student import load_student
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import method_label
@@ -37,6 +38,13 @@ FUSED = "fused"
 # takes 5 s for 10,000 images of 32 pixels in batches of 64, and 8 s in batches of 250.
 CPU_BATCH = 64
 
+# A batch of images and their views.
+Seen = tuple[Batch, Views]
+# The same batch of images as a network with a framing sees them.
+Images = Callable[[Framing], Seen]
+# The images of a split as each network sees them.
+Stores = Mapping[Framing, CleanStore]
+
 
 class Predictor(Protocol):
     """Interface of one or several models that are evaluated together.
@@ -44,7 +52,7 @@ class Predictor(Protocol):
     Attributes:
         names: name of each model.
         temperatures: temperature that is stored with each model; 1 if none is stored.
-        size: side in pixels of the square source images that the models receive.
+        framings: the parts of a picture that its networks see; source images are needed for each of them.
     """
 
     @property
@@ -54,17 +62,17 @@ class Predictor(Protocol):
     def temperatures(self) -> tuple[float, ...]: ...
 
     @property
-    def size(self) -> int: ...
+    def framings(self) -> tuple[Framing, ...]: ...
 
-    def predict(self, batch: Batch, views: Views) -> Sequence[Output]:
-        """Outputs of each model for these views, in the order of ``names``.
+    def predict(self, images: Images) -> Sequence[Output]:
+        """Outputs of each model for a batch of images, in the order of ``names``.
 
         The logits are at the scale of the model's probabilities: softmax(logits) without a further factor.
         """
         ...
 
-    def with_cache_of(self, store: Store) -> Predictor:
-        """A predictor that reads outputs for a store's clean images from a cache, if it has one."""
+    def with_cache_of(self, stores: Stores) -> Predictor:
+        """A predictor that reads outputs for clean images from a cache, if it has one."""
         ...
 
     def flush(self) -> None:
@@ -93,7 +101,7 @@ class NetworkPredictor:
         >>> from richkd.models.build import build_network
         >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
         >>> predictor = NetworkPredictor("small", network, 1.5)
-        >>> predictor.names, predictor.temperatures, predictor.size
+        >>> predictor.names, predictor.temperatures, predictor.framings[0].size
         (('small',), (1.5,), 8)
     """
 
@@ -110,17 +118,17 @@ class NetworkPredictor:
         return (self.temperature,)
 
     @property
-    def size(self) -> int:
-        return self.network.size
+    def framings(self) -> tuple[Framing, ...]:
+        return (self.network.framing,)
 
-    def predict(self, batch: Batch, views: Views) -> Sequence[Output]:
+    def predict(self, images: Images) -> Sequence[Output]:
         """Logits and features of the network."""
         network = self.network
-        pixels = render(batch.pixels_BHWC, views, network.size, network.mean, network.std)
+        pixels = render_batch(*images(network.framing), network.size, network.mean, network.std)
         batch_size = CPU_BATCH if pixels.device.type == "cpu" else len(pixels)
         return [Output.cat([network(part) for part in torch.split(pixels, batch_size)])]
 
-    def with_cache_of(self, store: Store) -> Predictor:
+    def with_cache_of(self, stores: Stores) -> Predictor:
         """The same predictor, because a network that is evaluated is not cached."""
         return self
 
@@ -139,14 +147,14 @@ class TeachersPredictor:
     Attributes:
         teachers: the teachers.
         fusion: the fusion of all teachers; None if it is not evaluated.
-        size: side in pixels of the square source images.
+        framing: for teachers whose outputs are stored, any source images.
         cache: settings of the teacher cache, which is read and filled; None for no cache.
         class_names: class names of the data, which are part of the key of cached outputs.
     """
 
     teachers: tuple[Teacher, ...]
     fusion: Fusion | None
-    size: int
+    framing: Framing
     cache: CacheConfig | None = None
     class_names: tuple[str, ...] = ()
 
@@ -159,9 +167,14 @@ class TeachersPredictor:
     def temperatures(self) -> tuple[float, ...]:
         return (1.0,) * len(self.names)
 
-    def predict(self, batch: Batch, views: Views) -> Sequence[Output]:
+    @property
+    def framings(self) -> tuple[Framing, ...]:
+        return tuple(teacher.framing or self.framing for teacher in self.teachers)
+
+    def predict(self, images: Images) -> Sequence[Output]:
         """Outputs of each teacher, then fused logits without features."""
-        raw = [teacher.outputs(batch, views) for teacher in self.teachers]
+        pairs = zip(self.teachers, self.framings, strict=True)
+        raw = [teacher.outputs(*images(framing)) for teacher, framing in pairs]
         scaled = [
             Output(output.logits_BC * teacher.logit_scale, output.feats_BF)
             for teacher, output in zip(self.teachers, raw, strict=True)
@@ -172,27 +185,28 @@ class TeachersPredictor:
         # Features of different teachers have no common space, so the fusion has none.
         return [*scaled, Output(fused_BC, fused_BC[:, :0])]
 
-    def with_cache_of(self, store: Store) -> TeachersPredictor:
-        """A predictor that reads outputs for a store's clean images from the cache and adds missing ones."""
+    def with_cache_of(self, stores: Stores) -> TeachersPredictor:
+        """A predictor that reads outputs for clean images from the cache and adds missing ones."""
         if self.cache is None:
             return self
-        name = store.split.name
-        return replace(
-            self,
-            teachers=tuple(
+        cached = []
+        for teacher, framing in zip(self.teachers, self.framings, strict=True):
+            store = stores[framing]
+            name = store.split.name
+            images, views = {name: store}, {name: store.clean}
+            cached.append(
                 with_cache(
                     teacher,
                     self.cache,
-                    {name: store},
-                    {name: Clean(store.size)},
+                    images,
+                    views,
                     self.class_names,
                     seed=0,
                     features=True,
                     log=lambda message: None,
                 )
-                for teacher in self.teachers
-            ),
-        )
+            )
+        return replace(self, teachers=tuple(cached))
 
     def flush(self) -> None:
         """Write new cached outputs to disk."""
@@ -205,29 +219,40 @@ class TeachersPredictor:
         if not networks:
             return None
         fusion = self.fusion if len(networks) == len(self.teachers) else None
-        return TeachersPredictor(networks, fusion, self.size)
+        return TeachersPredictor(networks, fusion, self.framing)
 
 
-def predict_all(predictors: Sequence[Predictor], store: Store, device: torch.device) -> dict[str, Output]:
-    """Outputs of each model for the clean view of every image of a store.
+def open_stores(predictors: Sequence[Predictor], split: Split, *, in_memory_gb: float = 4.0) -> Stores:
+    """The images of a split as each network sees them."""
+    framings = dict.fromkeys(framing for predictor in predictors for framing in predictor.framings)
+    return {framing: open_store(split, framing, in_memory_gb=in_memory_gb) for framing in framings}
+
+
+def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.device) -> dict[str, Output]:
+    """Outputs of each model for the clean view of every image of a split.
 
     Args:
-        predictors: the models; all must use the size of the store.
-        store: the source images.
+        predictors: the models.
+        stores: the same images for each framing of the models.
         device: device on which the networks are.
 
     Returns:
-        Outputs on the CPU by the name of the model, in the order of the store's images.
+        Outputs on the CPU by the name of the model, in the order of the images.
     """
-    predictors = [predictor.with_cache_of(store) for predictor in predictors]
-    clean = Clean(store.size)
+    predictors = [predictor.with_cache_of(stores) for predictor in predictors]
+    needed = dict.fromkeys(framing for predictor in predictors for framing in predictor.framings)
+    groups = in_order(len(next(iter(stores.values())).split), BATCH)
     parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
     with torch.inference_mode():
-        for batch in store.batches(in_order(len(store.split), BATCH)):
-            batch = batch.to(device)
-            views = clean.draw(0, 0, batch.index_B)
+        for batches in zip(*(stores[framing].batches(groups) for framing in needed), strict=True):
+            by_framing = {framing: batch.to(device) for framing, batch in zip(needed, batches, strict=True)}
+
+            def images(framing: Framing, by_framing: Mapping[Framing, Batch] = by_framing) -> Seen:
+                batch = by_framing[framing]
+                return batch, stores[framing].clean.draw(0, 0, batch.index_B)
+
             for predictor in predictors:
-                for name, output in zip(predictor.names, predictor.predict(batch, views), strict=True):
+                for name, output in zip(predictor.names, predictor.predict(images), strict=True):
                     parts[name].append(output.cpu())
     for predictor in predictors:
         predictor.flush()
@@ -297,7 +322,7 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
     source = parts.main_source
     # Loss terms can have different targets; the fusion is evaluated only if it includes all teachers.
     fusion = source.fusion if source and len(source.teachers) == len(parts.teachers) > 1 else None
-    predictor = TeachersPredictor(parts.teachers, fusion, parts.stores["train"].size)
+    predictor = TeachersPredictor(parts.teachers, fusion, parts.student.framing)
     if Path(config.data.path).resolve() == Path(data).resolve():
         # A cache of the top-k logits does not have the complete outputs that the metrics need.
         complete = config.cache.dir is not None and config.cache.top_k is None

@@ -19,12 +19,11 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from richkd.data.batches import Store, open_store
 from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.severity import SEVERITIES
 from richkd.evaluate.corruptions.stores import CorruptedStore, published_stores
-from richkd.evaluate.predictors import Predictor, predict_all
+from richkd.evaluate.predictors import Predictor, Stores, open_stores, predict_all
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
 from richkd.metrics.intervals import Interval, bootstrap_means, paired_bootstrap
@@ -130,18 +129,11 @@ def measure_corrupted(
     labels_N = split.labels_N
     names = [name for predictor in predictors for name in predictor.names]
     tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in names}
-    originals = {
-        size: open_store(split, size) for size in sorted({predictor.size for predictor in predictors})
-    }
+    originals = open_stores(predictors, split)
     for number, name in enumerate(corruptions):
         for stores in _severities(name, originals, split, published):
-            for size, store in stores.items():
-                # Published images have one size, which all models then receive.
-                selected = [
-                    predictor for predictor in predictors if published is not None or predictor.size == size
-                ]
-                for model, output in predict_all(selected, store, device).items():
-                    tallies[model].add(name, output.logits_BC, labels_N, temperatures[model])
+            for model, output in predict_all(predictors, stores, device).items():
+                tallies[model].add(name, output.logits_BC, labels_N, temperatures[model])
         log(f"corruption {number + 1} of {len(corruptions)} evaluated: {name}")
     source = GENERATED if published is None else f"read from {published}"
     return _results(tallies, clean, labels_N, temperatures, source)
@@ -177,15 +169,14 @@ def _added_errors(errors: Cells, clean: float) -> Cells:
     return {name: tuple(value - clean for value in row) for name, row in errors.items()}
 
 
-def _severities(
-    name: str, originals: dict[int, Store], split: Split, published: Path | None
-) -> Iterator[dict[int, Store]]:
+def _severities(name: str, originals: Stores, split: Split, published: Path | None) -> Iterator[Stores]:
     if published is not None:
         for store in published_stores(published, name, split):
-            yield {store.size: store}
+            # Published images have one size, which all models then receive.
+            yield dict.fromkeys(originals, store)
         return
     for severity in SEVERITIES:
-        yield {size: CorruptedStore(store, name, severity) for size, store in originals.items()}
+        yield {framing: CorruptedStore(store, name, severity) for framing, store in originals.items()}
 
 
 def _results(

@@ -15,13 +15,19 @@ from richkd.config.schema import DataConfig, EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, nearest
 from richkd.core.types import Output
-from richkd.data.batches import open_store
 from richkd.data.hierarchy import known_hierarchy, read_hierarchy
 from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers, predict_all
+from richkd.evaluate.predictors import (
+    NetworkPredictor,
+    Predictor,
+    open_network,
+    open_stores,
+    open_teachers,
+    predict_all,
+)
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
 from richkd.metrics.calibration import fit_temperature
@@ -140,7 +146,7 @@ def evaluate_models(
     checkpoints = _checkpoints([str(model) for model in models], weights)
     subjects = _open_subjects(checkpoints, str(data), config)
     split, device = subjects.split, subjects.device
-    outputs, fingerprint = _predict_sizes(subjects.predictors, split, device)
+    outputs, fingerprint = _predict_split(subjects.predictors, split, device)
     temperatures = _temperatures(subjects)
     names = [network.name for network in subjects.networks]
     log(f"{len(outputs)} models evaluated on {len(split):,} images of {split.name}")
@@ -267,7 +273,7 @@ def _temperatures(subjects: _Subjects) -> dict[str, float]:
     held_out = subjects.data.splits.get("calibration")
     if held_out is None:
         return stored
-    outputs, _ = _predict_sizes(subjects.predictors, held_out, subjects.device)
+    outputs, _ = _predict_split(subjects.predictors, held_out, subjects.device)
     return {
         name: fit_temperature(outputs[name].logits_BC, held_out.labels_N)
         if temperature == 1.0
@@ -276,19 +282,12 @@ def _temperatures(subjects: _Subjects) -> dict[str, float]:
     }
 
 
-def _predict_sizes(
+def _predict_split(
     predictors: Sequence[Predictor], split: Split, device: torch.device
 ) -> tuple[dict[str, Output], str]:
-    """Outputs of each model on source images of its size, and the SHA-256 of the first model's images."""
-    outputs: dict[str, Output] = {}
-    fingerprints = {}
-    for size in sorted({predictor.size for predictor in predictors}):
-        same_size = [predictor for predictor in predictors if predictor.size == size]
-        store = open_store(split, size)
-        outputs |= predict_all(same_size, store, device)
-        fingerprints[size] = store.fingerprint()
-    ordered = {name: outputs[name] for predictor in predictors for name in predictor.names}
-    return ordered, fingerprints[predictors[0].size]
+    """Outputs of each model on images as it sees them, and the SHA-256 of the first model's images."""
+    stores = open_stores(predictors, split)
+    return predict_all(predictors, stores, device), stores[predictors[0].framings[0]].fingerprint()
 
 
 def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:

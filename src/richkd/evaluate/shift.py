@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import ClassError, DataError, nearest
-from richkd.data.batches import open_store
 from richkd.data.columns import as_split
 from richkd.data.split import Split
 from richkd.data.tables import WHOLE, open_tables, quiet
 from richkd.evaluate.model_report import correct_of
-from richkd.evaluate.predictors import Predictor, predict_all
+from richkd.evaluate.predictors import Predictor, open_stores, predict_all
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
 from richkd.metrics.intervals import Interval, bootstrap_means
@@ -119,26 +118,23 @@ def measure_shift(
     split = open_shift(path, class_names)
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
     result = []
-    for size in sorted({predictor.size for predictor in predictors}):
-        same_size = [predictor for predictor in predictors if predictor.size == size]
-        for name, output in predict_all(same_size, open_store(split, size), device).items():
-            shifted = _measure(output.logits_BC, split.labels_N, kept_K, temperatures[name])
-            assert shifted is not None
-            in_distribution = _measure(home[name], home_labels_N, kept_K, temperatures[name])
-            result.append(
-                Shift(
-                    shift,
-                    name,
-                    len(split),
-                    len(kept_K),
-                    shifted[0],
-                    None if in_distribution is None else in_distribution[0],
-                    shifted[1],
-                    None if in_distribution is None else in_distribution[1],
-                )
+    for name, output in predict_all(predictors, open_stores(predictors, split), device).items():
+        shifted = _measure(output.logits_BC, split.labels_N, kept_K, temperatures[name])
+        assert shifted is not None
+        in_distribution = _measure(home[name], home_labels_N, kept_K, temperatures[name])
+        result.append(
+            Shift(
+                shift,
+                name,
+                len(split),
+                len(kept_K),
+                shifted[0],
+                None if in_distribution is None else in_distribution[0],
+                shifted[1],
+                None if in_distribution is None else in_distribution[1],
             )
-    order = [name for predictor in predictors for name in predictor.names]
-    return tuple(sorted(result, key=lambda row: order.index(row.name)))
+        )
+    return tuple(result)
 
 
 def _measure(

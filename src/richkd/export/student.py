@@ -27,7 +27,8 @@ from richkd.core.errors import DataError, ModelError
 from richkd.core.files import write_atomically
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
-from richkd.data.images import decode_rgb, square, to_rgb
+from richkd.data.framing import frame
+from richkd.data.images import decode_rgb, to_rgb
 from richkd.data.views import render
 from richkd.models.build import Network, build_network
 
@@ -76,7 +77,7 @@ class Student:
 
     def _probabilities(self, images: Sequence[ImageLike]) -> Tensor:
         network = self.network
-        squares = [square(rgb_of(image), network.size) for image in images]
+        squares = [frame(rgb_of(image), network.framing) for image in images]
         pixels_BHWC = torch.stack(
             [torch.frombuffer(bytearray(s.tobytes()), dtype=torch.uint8) for s in squares]
         )
@@ -121,9 +122,9 @@ def save_student(
             "input_size": (3, network.size, network.size),
             "mean": tuple(network.mean),
             "std": tuple(network.std),
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
+            "interpolation": network.framing.interpolation,
+            "crop_pct": network.framing.crop_pct,
+            "crop_mode": "squash" if network.framing.squash else "center",
         },
         "richkd": {"temperature": temperature, **origin},
     }
@@ -167,6 +168,9 @@ def load_student(path: str | Path) -> Student:
             size=cfg["input_size"][-1],
             mean=cfg["mean"],
             std=cfg["std"],
+            crop_pct=cfg.get("crop_pct", 1.0),
+            crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
+            interpolation=cfg.get("interpolation", "bicubic"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

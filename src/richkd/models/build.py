@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
 from richkd.core.types import Output
+from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
 from richkd.models.weights import Loaded, load_weights
 
@@ -32,6 +34,7 @@ class Network(nn.Module):
         model: the wrapped module; its state dict has no prefix.
         name: the name that the model was built from.
         size: input resolution in pixels.
+        framing: how its input is cut out of a picture in evaluation.
         mean, std: normalization of each color channel, for pixel values in [0, 1].
         class_names: the classes in the order of the outputs, if they were stored with the weights; else None.
         feature_width: width F of the pooled feature.
@@ -57,11 +60,13 @@ class Network(nn.Module):
         size: int,
         mean: RGB,
         std: RGB,
+        framing: Framing | None = None,
         class_names: tuple[str, ...] | None = None,
         loaded: Loaded | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.framing = framing or Framing(size)
         self.name, self.size, self.mean, self.std = name, size, mean, std
         self.class_names, self.loaded = class_names, loaded
         self.feature_width, self.classes, self._linear_head = _probe_head(model, name, size)
@@ -148,10 +153,13 @@ def build_network(
         loaded = load_weights(model, config.weights, role=role, new_classifier=new_classifier)
     fixed = config.pretrained or config.weights is not None or kind == "local-dir"
     model_size = cfg.get("input_size", (3, 224, 224))[-1]
+    size = config.size or (model_size if fixed or default_size is None else default_size)
     return Network(
         model,
         config.name,
-        size=config.size or (model_size if fixed or default_size is None else default_size),
+        size=size,
+        # A student is trained on views of whole pictures, whatever its starting weights were trained on.
+        framing=_framing(config, size, {} if new_classifier else cfg),
         mean=config.mean or _rgb(cfg.get("mean", timm.data.IMAGENET_DEFAULT_MEAN)),
         std=config.std or _rgb(cfg.get("std", timm.data.IMAGENET_DEFAULT_STD)),
         class_names=class_names,
@@ -258,6 +266,17 @@ def _probe_head(model: nn.Module, name: str, size: int) -> tuple[int, int, bool]
             except RuntimeError:
                 linear = False
     return int(feats.shape[-1]), int(logits.shape[-1]), linear
+
+
+def _framing(config: ModelConfig, size: int, cfg: Mapping[str, Any]) -> Framing:
+    interpolation = config.interpolation or cfg.get("interpolation")
+    mode = config.crop_mode or cfg.get("crop_mode")
+    return Framing(
+        size,
+        config.crop_pct or cfg.get("crop_pct") or 1.0,
+        interpolation if interpolation in RESAMPLING else "bicubic",
+        squash=mode == "squash",
+    )
 
 
 def _rgb(values: Any) -> RGB:

@@ -273,7 +273,7 @@ def _config(first_conv: str) -> dict[str, Any]:
         "num_classes": 100,
         "input_size": (3, 32, 32),
         "crop_pct": 1.0,
-        "interpolation": "bilinear",
+        "interpolation": "bicubic",
         "mean": MEAN,
         "std": STD,
         "first_conv": first_conv,

@@ -6,7 +6,7 @@ Everything that can be found wrong before the first step is found here, for trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +17,13 @@ from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.core.precision import autocast_dtype
 from richkd.core.types import UNLABELED, Batch, Target
-from richkd.data.augmentations import Clean, build_augmentation
-from richkd.data.batches import Store, TrainingOrder, open_store
+from richkd.data.batches import Store
+from richkd.data.order import TrainingOrder
 from richkd.data.sources import open_data
 from richkd.data.split import Data
+from richkd.data.stores import Stores, open_stores
 from richkd.data.unlabeled import refuse_tested
-from richkd.data.views import Augmentation, render
+from richkd.data.views import Augmentation, Views, render_batch
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import Objective, TermSpec, logit_temperature, needs_of, read_objective
 from richkd.methods.term import NetworkShapes
@@ -31,7 +32,7 @@ from richkd.pipeline.controls import controlled
 from richkd.pipeline.fuse import Fitter, describe
 from richkd.pipeline.roles import FUSED, Roles, assign_roles
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
-from richkd.pipeline.teachers import Log, Opening, open_clip_teacher, open_vision_teachers
+from richkd.pipeline.teachers import Log, Networks, Opening, open_networks, with_imported
 from richkd.pipeline.unused import refuse_unused
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.cached import with_cache
@@ -51,7 +52,7 @@ class Parts:
 
     config: Config
     data: Data
-    stores: dict[str, Store]
+    stores: Stores
     student: Network
     specs: tuple[TermSpec, ...]
     sources: dict[str, TargetSource]
@@ -98,7 +99,24 @@ class Parts:
         """The student's input for the same views."""
         views = self.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
         student = self.student
-        return render(batch.pixels_BHWC, views, student.size, student.mean, student.std)
+        return render_batch(batch, views, student.size, student.mean, student.std)
+
+    def training_batches(self, epoch: int, groups: list[Tensor]) -> Iterator[Batch]:
+        """The training images of each step of an epoch, rendered for the networks that need them."""
+        training = self.stores.training
+        assert training is not None
+        views = [self.augmentation.draw(self.config.train.seed, epoch, index_B) for index_B in groups]
+        sizes = [self._sizes(index_B, view) for index_B, view in zip(groups, views, strict=True)]
+        return training.batches(groups, views, sizes)
+
+    def _sizes(self, index_B: Tensor, views: Views) -> tuple[int, ...]:
+        """Input sizes of the student and of the teachers whose outputs for these views are not stored."""
+        sizes = [self.student.size]
+        for teacher in self.teachers:
+            stored = bool(teacher.caches) and teacher not in self.mapped_teachers
+            if teacher.framing and not (stored and not teacher.lacks("train", index_B, views)):
+                sizes.append(teacher.framing.size)
+        return tuple(dict.fromkeys(sizes))
 
     def build_objective(self) -> Objective:
         """The objective with fresh state, a function of the run's seed."""
@@ -144,28 +162,24 @@ def assemble(config: Config, device: torch.device, log: Log = lambda message: No
     student = build_student(config, data)
     if student.loaded is not None:
         log(f"student: starts from {config.student.weights}: {student.loaded}")
-    source_size = config.data.size or student.size
-    stores = open_stores(config, data, source_size, device)
-    training = build_augmentation(config.augment, source_size)
-    augmentations = {name: training if name == "train" else Clean(source_size) for name in stores}
     features = "features" in needs_of(specs)
-    opening = Opening(config, data, stores, augmentations, device, features, log)
-    sources = _open_sources(opening, roles, specs)
+    opening = Opening(config, data, device, features, log)
+    networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
+    sizes = [teacher.framing.size for teacher in networks if teacher is not None and teacher.framing]
+    stores, training = open_stores(
+        data.splits,
+        config.data,
+        config.augment,
+        student.framing,
+        sizes,
+        workers=config.train.workers,
+        device=device,
+    )
+    sources = _open_sources(opening, networks, stores, training, roles, specs)
     for name, source in sources.items():
         _shapes_of(source, specs, name)  # refuses maps that a teacher does not have
     autocast = autocast_dtype(config.train.precision, device)
     return Parts(config, data, stores, student, specs, sources, training, device, autocast)
-
-
-def open_stores(
-    config: Config, data: Data, size: int, device: torch.device | None = None
-) -> dict[str, Store]:
-    """The source images of each split at ``size`` pixels, in memory or streamed as the settings say."""
-    limit, workers = config.data.in_memory_gb, config.train.workers
-    return {
-        name: open_store(split, size, in_memory_gb=limit, workers=workers, device=device)
-        for name, split in data.splits.items()
-    }
 
 
 def build_student(config: Config, data: Data) -> Network:
@@ -186,19 +200,27 @@ def _open_data(config: Config, log: Log) -> Data:
     return data
 
 
-def _open_sources(opening: Opening, roles: Roles, specs: Sequence[TermSpec]) -> dict[str, TargetSource]:
+def _open_sources(
+    opening: Opening,
+    networks: Networks,
+    stores: Stores,
+    augmentation: Augmentation,
+    roles: Roles,
+    specs: Sequence[TermSpec],
+) -> dict[str, TargetSource]:
     config, log = opening.config, opening.log
-    fitter = Fitter(config, opening.stores, opening.device, opening.features, log)
+    fitter = Fitter(config, stores, opening.device, opening.features, log)
     mapped = {p for name, places in roles.vision.items() if "maps" in needs_of(specs, name) for p in places}
     vision: list[Teacher] = []
-    if roles.targets:
-        for position, teacher in enumerate(open_vision_teachers(opening)):
-            if position in mapped:
-                log(f"teacher {teacher.name} runs at every step: its intermediate maps are not cached")
-                vision.append(teacher)
-            else:
-                vision.append(_cached(teacher, opening))
-    clip = fitter.weigh_prompts(_cached(open_clip_teacher(opening), opening)) if roles.needs_clip else None
+    for position, teacher in enumerate(with_imported(networks.vision, opening, stores, augmentation)):
+        if position in mapped:
+            log(f"teacher {teacher.name} runs at every step: its intermediate maps are not cached")
+            vision.append(teacher)
+        else:
+            vision.append(_cached(teacher, opening, stores, augmentation))
+    clip = None
+    if networks.clip is not None:
+        clip = fitter.weigh_prompts(_cached(networks.clip, opening, stores, augmentation))
     for teacher in (*vision, *([clip] if clip else [])):
         log(f"{teacher.role}: {teacher.name}, feature width {teacher.feature_width}")
     sources = {}
@@ -209,8 +231,7 @@ def _open_sources(opening: Opening, roles: Roles, specs: Sequence[TermSpec]) -> 
     if config.fusion.control is not None:
         name = FUSED if FUSED in sources else roles.targets[0]
         _refuse_clip_besides(name, roles)
-        training = opening.stores["train"]
-        source = controlled(config, sources[name], training, opening.device, logit_temperature(specs))
+        source = controlled(config, sources[name], stores, opening.device, logit_temperature(specs))
         sources[name] = source
         log(f"control: {config.fusion.control} ({describe(source.fusion, source.teachers)})")
     return sources
@@ -227,13 +248,21 @@ def _refuse_clip_besides(controlled_target: str, roles: Roles) -> None:
         )
 
 
-def _cached(teacher: Teacher, opening: Opening) -> Teacher:
+def _cached(teacher: Teacher, opening: Opening, stores: Stores, training: Augmentation) -> Teacher:
     config = opening.config
+    images: dict[str, Store] = {}
+    augmentations: dict[str, Augmentation] = {}
+    for name in stores.names:
+        if name == "train" and stores.training is not None:
+            images[name], augmentations[name] = stores.training, training
+        else:
+            clean = stores.clean(name, teacher.framing)
+            images[name], augmentations[name] = clean, clean.clean
     return with_cache(
         teacher,
         config.cache,
-        opening.stores,
-        opening.augmentations,
+        images,
+        augmentations,
         opening.data.class_names,
         seed=config.train.seed,
         features=opening.features,

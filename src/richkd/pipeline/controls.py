@@ -11,8 +11,8 @@ import torch
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
-from richkd.data.batches import Store
 from richkd.data.split import evenly_spaced
+from richkd.data.stores import Stores
 from richkd.fusion.fusion import Fusion, measure_target_shift, teacher_only_logits
 from richkd.fusion.mixing import LogPool
 from richkd.fusion.scale import Scale
@@ -26,7 +26,7 @@ SAMPLE = 1024
 
 
 def controlled(
-    config: Config, source: TargetSource, training: Store, device: torch.device, temperature: float
+    config: Config, source: TargetSource, stores: Stores, device: torch.device, temperature: float
 ) -> TargetSource:
     """The target of the control that ``fusion.control`` names, or the given one.
 
@@ -54,29 +54,33 @@ def controlled(
         )
     *others, clip = teachers
     if control == "teacher-only":
-        return _teacher_only(source, training, device, temperature)
+        return _teacher_only(source, stores, device, temperature)
     fusion = source.fusion
     if control == "clip-only":
         origin = f"CLIP alone, {fusion.origin}"
         alone = Fusion(fusion.scales[-1:], LogPool((1.0,)), (1.0,), origin)
         return TargetSource((clip,), alone)
-    return replace(source, teachers=(*others, _stand_in(control, clip, training, config.train.seed)))
+    return replace(source, teachers=(*others, _stand_in(control, clip, stores, config.train.seed)))
 
 
-def _stand_in(control: str, clip: Teacher, training: Store, seed: int) -> Teacher:
+def _stand_in(control: str, clip: Teacher, stores: Stores, seed: int) -> Teacher:
     if control == "text-only":
         assert clip.zero_shot is not None
-        return TextOnly(clip, clip.zero_shot.class_embeddings_CD, training.split.name)
-    return Shuffled(clip, training, seed, within_class=control == "shuffled-in-class")
+        return TextOnly(clip, clip.zero_shot.class_embeddings_CD, "train")
+    assert stores.training is not None
+    return Shuffled(clip, stores.training, seed, within_class=control == "shuffled-in-class")
 
 
 def _teacher_only(
-    source: TargetSource, training: Store, device: torch.device, temperature: float
+    source: TargetSource, stores: Stores, device: torch.device, temperature: float
 ) -> TargetSource:
     """The first teachers alone, at the multiplier that brings them closest to the fused target."""
     count, fusion = source.standing_alone, source.fusion
-    places_N = evenly_spaced(len(training.split), SAMPLE)
-    logits = [outputs_of(teacher, training, device, places_N).logits_BC for teacher in source.teachers]
+    places_N = evenly_spaced(len(stores.splits["train"]), SAMPLE)
+    logits = [
+        outputs_of(teacher, stores.clean("train", teacher.framing), device, places_N).logits_BC
+        for teacher in source.teachers
+    ]
     alone_BC = teacher_only_logits(fusion, logits, count)
     shift = measure_target_shift(fusion.logits(logits), alone_BC, temperature)
     names = ", ".join(teacher.name for teacher in source.teachers[:count])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,13 @@ from richkd.config.schema import Config
 from richkd.core.errors import CacheError
 from richkd.core.interrupt import Interrupted, StopRequest, stop_request
 from richkd.core.progress import Progress
-from richkd.core.types import Output
-from richkd.data.augmentations import Clean
-from richkd.data.batches import in_order
+from richkd.core.types import Batch, Output
+from richkd.data.batches import Store
+from richkd.data.order import in_order
 from richkd.data.views import Views
 from richkd.methods.objective import method_label
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.teachers.base import Teacher
 from richkd.teachers.cache.store import Manifest, OutputCache, list_caches, read_manifest, shard_problem
 from richkd.teachers.predict import BATCH
 
@@ -59,16 +60,16 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
             for epoch in range(epochs):
                 drawn = partial(parts.augmentation.draw, seed, epoch)
                 groups = order.epoch(epoch)[share]
-                missing = _missing(parts, "train", groups, drawn)
+                missing = _missing(parts.teachers, "train", groups, drawn)
                 progress.start_epoch(epoch, epochs, len(groups), len(groups) - len(missing))
-                for images in _compute(parts, "train", missing, drawn, stop):
+                batches = parts.training_batches(epoch, missing)
+                for images in _compute(parts.teachers, batches, drawn, parts.device, stop):
                     progress.advance(images, {})
                 progress.end_epoch({})
-            for name in parts.stores.keys() - {"train"}:
-                store = parts.stores[name]
-                drawn = partial(Clean(store.size).draw, seed, 0)
-                missing = _missing(parts, name, in_order(len(store.split), BATCH)[share], drawn)
-                progress.log(f"{name}: {sum(_compute(parts, name, missing, drawn, stop)):,} images")
+            for name in parts.stores.names:
+                if name != "train":
+                    images = _fill_clean(parts, name, share, stop)
+                    progress.log(f"{name}: {images:,} images")
         finally:
             parts.flush_caches()
 
@@ -120,8 +121,8 @@ def verify_caches(config: Config, *, sample: int = 256, quiet: bool = False) -> 
             stored, computed = [], []
             for number in sorted(set(number_N.tolist())):
                 at_N = number_N == number
-                for batch in parts.stores[split].batches([index_N[at_N]]):
-                    views = augmentation.view(seed, number, batch.index_B)
+                views = augmentation.view(seed, number, index_N[at_N])
+                for batch in _store_of(parts, teacher, split).batches([index_N[at_N]], [views]):
                     output = teacher.uncached.outputs(batch.to(parts.device), views)
                     computed.append(cache.format.unpack(cache.format.pack(output)))
                 stored.append(cache.read(cache.find(index_N[at_N], number_N[at_N])))
@@ -182,22 +183,46 @@ def _assemble_with_cache_dir(config: Config, device: torch.device, progress: Pro
     return assemble(config, device, progress.log)
 
 
-def _missing(parts: Parts, split: str, groups: list[Tensor], drawn: Drawn) -> list[Tensor]:
+def _store_of(parts: Parts, teacher: Teacher, split: str) -> Store:
+    """The images that the cached outputs of a teacher belong to."""
+    if split == "train":
+        assert parts.stores.training is not None
+        return parts.stores.training
+    return parts.stores.clean(split, teacher.framing)
+
+
+def _fill_clean(parts: Parts, split: str, share: slice, stop: StopRequest) -> int:
+    """Store the missing outputs of all teachers for a held-out split; returns the number of images."""
+    groups = in_order(len(parts.stores.splits[split]), BATCH)[share]
+    most = 0
+    for teacher in parts.teachers:
+        store = parts.stores.clean(split, teacher.framing)
+        drawn = partial(store.clean.draw, parts.config.train.seed, 0)
+        batches = store.batches(_missing([teacher], split, groups, drawn))
+        most = max(most, sum(_compute([teacher], batches, drawn, parts.device, stop)))
+    return most
+
+
+def _missing(teachers: Sequence[Teacher], split: str, groups: list[Tensor], drawn: Drawn) -> list[Tensor]:
     """The groups that contain an image whose output is not stored for every teacher."""
     return [
         index_B
         for index_B in groups
-        if any(teacher.lacks(split, index_B, drawn(index_B)) for teacher in parts.teachers)
+        if any(teacher.lacks(split, index_B, drawn(index_B)) for teacher in teachers)
     ]
 
 
 def _compute(
-    parts: Parts, split: str, groups: list[Tensor], drawn: Drawn, stop: StopRequest
+    teachers: Sequence[Teacher],
+    batches: Iterable[Batch],
+    drawn: Drawn,
+    device: torch.device,
+    stop: StopRequest,
 ) -> Iterator[int]:
-    """Compute the outputs of each group, which stores new ones; yields the number of images of the group."""
-    for batch in parts.stores[split].batches(groups):
-        batch = batch.to(parts.device)
-        for teacher in parts.teachers:
+    """Compute the outputs of each batch, which stores new ones; yields the number of images of the batch."""
+    for batch in batches:
+        batch = batch.to(device)
+        for teacher in teachers:
             teacher.outputs(batch, drawn(batch.index_B))
         yield len(batch.labels_B)
         if stop.requested:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import ClipError, DataError
-from richkd.data.batches import Store
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
+from richkd.data.stores import Stores
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
 from richkd.fusion.fusion import Fusion, HeldOut, fuse, identity_fusion, needs_held_out
 from richkd.fusion.ood import fit_ood_weights
@@ -36,7 +36,7 @@ class Fitter:
     """
 
     config: Config
-    stores: Mapping[str, Store]
+    stores: Stores
     device: torch.device
     features: bool
     log: Callable[[str], None]
@@ -58,7 +58,7 @@ class Fitter:
         shared = clip and len(teachers) > 1
         # Alpha says how vision teachers and a CLIP share; without a CLIP all share alike.
         settings = config if shared else config.model_copy(update={"alpha": None, "feature_alpha": None})
-        split = held_out_split(self.stores)
+        split = held_out_split(self.stores.names)
         weighs_ood = self.config.data.unlabeled is not None and config.ood_quantile > 0
         held_out = None
         if needs_held_out(settings) or (weighs_ood and split is not None):
@@ -98,15 +98,16 @@ class Fitter:
                 fix="add 'prompt_features' and 'prompts' to the file, or leave the weights equal.",
             )
         if choice == "fitted":
-            split = held_out_split(self.stores)
+            split = held_out_split(self.stores.names)
             if split is None:
                 raise DataError(
                     "Prompt weights are fitted on held-out images",
                     got="neither a calibration folder nor a validation split",
                     fix=f"{GIVE_HELD_OUT}.",
                 )
-            labels_N = self.stores[split].split.labels_N
-            feats_ND = outputs_of(clip, self.stores[split], self.device).feats_BF
+            store = self.stores.clean(split, clip.framing)
+            labels_N = store.split.labels_N
+            feats_ND = outputs_of(clip, store, self.device).feats_BF
             weights_P = fit_prompt_weights(prompts, feats_ND, labels_N, clip.logit_scale)
             fitted, equal = cross_fitted_nll(prompts, feats_ND, labels_N, clip.logit_scale)
             self.log(
@@ -128,18 +129,21 @@ class Fitter:
                 got="neither a calibration folder nor a validation split",
                 fix=f"{GIVE_HELD_OUT}, or use --fusion.preset paper.",
             )
-        store = self.stores[split]
         for teacher in teachers:
             if id(teacher) not in self._held_out:
+                store = self.stores.clean(split, teacher.framing)
                 self._held_out[id(teacher)] = outputs_of(teacher, store, self.device).logits_BC
         logits = [self._held_out[id(teacher)] for teacher in teachers]
-        return HeldOut([teacher.name for teacher in teachers], logits, store.split.labels_N, split)
+        labels_N = self.stores.splits[split].labels_N
+        return HeldOut([teacher.name for teacher in teachers], logits, labels_N, split)
 
     def _feature_scales(self, teachers: Sequence[Teacher]) -> tuple[FeatureScale, ...]:
-        training = self.stores["train"]
-        places_N = evenly_spaced(len(training.split), FEATURE_IMAGES)
+        places_N = evenly_spaced(len(self.stores.splits["train"]), FEATURE_IMAGES)
         isotropic = self.config.fusion.features == "phi-s"
-        feats = (outputs_of(teacher, training, self.device, places_N).feats_BF for teacher in teachers)
+        feats = (
+            outputs_of(t, self.stores.clean("train", t.framing), self.device, places_N).feats_BF
+            for t in teachers
+        )
         return tuple(fit_feature_scale(feats_NF, isotropic=isotropic) for feats_NF in feats)
 
 

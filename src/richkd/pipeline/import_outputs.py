@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from richkd.config.schema import Config
 from richkd.core.errors import CacheError
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean, build_augmentation
-from richkd.data.batches import Store
+from richkd.data.batches import Store, open_store
+from richkd.data.framing import Framing
 from richkd.data.sources import open_data
+from richkd.data.views import Augmentation
 from richkd.metrics.accuracy import accuracy, near_chance
-from richkd.pipeline.assemble import build_student, open_stores
+from richkd.pipeline.assemble import build_student
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.cache.store import SHARD_BYTES, Manifest, OutputCache
@@ -62,11 +65,18 @@ def import_outputs(
     data = open_data(config.data, config.train.seed)
     given = read_outputs(path, data.class_names)
     name = name or given.path.stem
-    size = config.data.size or build_student(config, data).size
-    training = Clean(size) if given.number_N is None else build_augmentation(config.augment, size)
-    augmentations = {split: training if split == "train" else Clean(size) for split in data.splits}
+    framing = Framing(config.data.size or build_student(config, data).size)
+    clean = Clean(framing.size)
+    drawn = clean if given.number_N is None else build_augmentation(config.augment, framing.size)
+    augmentations: dict[str, Augmentation] = {
+        split: drawn if split == "train" else clean for split in data.splits
+    }
     rows = paired(given, data.splits, augmentations)
-    stores = open_stores(config, data, size)
+    limit, workers = config.data.in_memory_gb, config.train.workers
+    stores = {
+        name: open_store(split, framing, in_memory_gb=limit, workers=workers)
+        for name, split in data.splits.items()
+    }
     row_format = RowFormat(len(data.class_names), given.feats_NF.shape[1], config.cache.top_k)
     manifests = {}
     for split, store in stores.items():
@@ -75,7 +85,11 @@ def import_outputs(
             store.fingerprint(), augmentations[split], config.train.seed
         )
         views = count_of(augmentations[split])
-        manifests[split] = Manifest(cache_name(name, split), ingredients, len(store.split), views, row_format)
+        wide = split != "train" and row_format.top_k is None
+        rows_of_split = replace(row_format, wide=wide)
+        manifests[split] = Manifest(
+            cache_name(name, split), ingredients, len(store.split), views, rows_of_split
+        )
     _check_name(name, root, manifests)
     caches = []
     for split, store in stores.items():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.types import UNLABELED, Output
-from richkd.data.batches import Store
+from richkd.data.batches import CleanStore
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
 from richkd.metrics.accuracy import measure, near_chance
@@ -24,15 +24,15 @@ def report_teachers(parts: Parts, log: Log) -> None:
     Without held-out images nothing is logged, because a teacher that memorized the training images looks
     perfect on them. A control has the teachers of a run that was checked.
     """
-    name = held_out_split(parts.stores)
+    name = held_out_split(parts.stores.names)
     if name is None or parts.config.fusion.control is not None:
         return
-    store = parts.stores[name]
-    labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
+    labels_N = parts.data.splits[name].labels_N
+    labeled_N = (labels_N != UNLABELED).nonzero()[:, 0]
     index_N = labeled_N[evenly_spaced(len(labeled_N), SAMPLE)]
     for teacher in parts.teachers:
-        output = _outputs_of(teacher, store, index_N, parts.device)
-        log_accuracy(teacher, output, store.split.labels_N[index_N], f"images of {name}", log)
+        output = _outputs_of(teacher, parts.stores.clean(name, teacher.framing), index_N, parts.device)
+        log_accuracy(teacher, output, labels_N[index_N], f"images of {name}", log)
 
 
 def log_accuracy(teacher: Teacher, output: Output, labels_N: Tensor, images: str, log: Log) -> None:
@@ -49,22 +49,25 @@ def log_accuracy(teacher: Teacher, output: Output, labels_N: Tensor, images: str
 
 
 def report_sizes(parts: Parts, log: Log) -> None:
-    """Log the resolution of the source images and of every network, and warn if a teacher's is larger."""
-    source = next(iter(parts.stores.values())).size
-    sizes = {f"{t.role} {t.name}": t.input_size for t in parts.teachers if t.input_size is not None}
-    largest = max(sizes.values(), default=0)
-    if len({source, parts.student.size, *sizes.values()}) == 1:
+    """Log the resolution of training images and of every network, and warn if `data.size` is too small."""
+    framings = {f"{t.role} {t.name}": t.framing for t in parts.teachers if t.framing is not None}
+    sizes = [parts.student.size, *(framing.size for framing in framings.values())]
+    source = parts.stores.training.size if parts.stores.training is not None else parts.student.size
+    if len({source, *sizes}) == 1:
         return
-    networks = [f"student {parts.student.size} px", *(f"{name} {size} px" for name, size in sizes.items())]
-    log(f"resolution: source images {source} px, {', '.join(networks)}")
-    if largest > source:
+    networks = [
+        f"student {parts.student.framing}",
+        *(f"{name} {framing}" for name, framing in framings.items()),
+    ]
+    log(f"resolution: {', '.join(networks)}; training images {source} px")
+    if parts.config.data.size is not None and max(sizes) > source:
         log(
-            f"warning: source images of {source} px are enlarged to {largest} px, so teachers are less "
-            f"accurate than on the original images; --data.size {largest} avoids this"
+            f"warning: data.size {source} is less than the input of a network ({max(sizes)} px), which then "
+            "sees enlarged training images; remove the setting, or make it larger"
         )
 
 
-def _outputs_of(teacher: Teacher, store: Store, index_N: Tensor, device: torch.device) -> Output:
+def _outputs_of(teacher: Teacher, store: CleanStore, index_N: Tensor, device: torch.device) -> Output:
     """Outputs for clean images.
 
     A teacher with a cache computes the whole split, which the run needs later: cached outputs must come from

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import Config, ModelConfig
+from richkd.config.schema import Config, DataConfig, ModelConfig
 from richkd.core.errors import ConfigError, ModelError
 from richkd.core.precision import autocast_dtype
-from richkd.data.batches import Store
+from richkd.data.batches import CleanStore, Resident, Streamed, open_store
 from richkd.data.classes import check_same_classes
+from richkd.data.framing import Framing
 from richkd.data.hierarchy import read_hierarchy
 from richkd.data.split import Data
+from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.models.build import Network, build_network
 from richkd.teachers.base import Teacher
@@ -37,23 +39,74 @@ class Opening:
 
     config: Config
     data: Data
-    stores: Mapping[str, Store]
-    augmentations: Mapping[str, Augmentation]
     device: torch.device
     features: bool
     log: Log
 
 
-def open_vision_teachers(opening: Opening) -> tuple[Teacher, ...]:
-    """The vision teachers in the order of the settings, each with a name of its own.
+@dataclass(frozen=True)
+class Networks:
+    """The teachers that need no images to be opened; the resolution of source images follows from them.
+
+    Attributes:
+        vision: the vision teachers in the order of the settings; None in the place of imported outputs.
+        clip: the CLIP, or None.
+    """
+
+    vision: tuple[Teacher | None, ...]
+    clip: Teacher | None
+
+    def __iter__(self) -> Iterator[Teacher | None]:
+        return iter((*self.vision, self.clip))
+
+
+def open_networks(opening: Opening, *, vision: bool, clip: bool) -> Networks:
+    """Open the vision teachers and the CLIP of the settings.
 
     Raises:
         RichKDError: a teacher that cannot be opened, or whose classes are not the data's.
     """
+    models = opening.config.teachers if vision else ()
+    teachers = tuple(_open_vision(model, opening) for model in models)
+    return Networks(teachers, open_clip_teacher(opening) if clip else None)
+
+
+def with_imported(
+    vision: Sequence[Teacher | None], opening: Opening, stores: Stores, training: Augmentation
+) -> tuple[Teacher, ...]:
+    """The vision teachers, each with a name of its own, with imported outputs in the places of None.
+
+    Raises:
+        CacheError: imported outputs do not exist, or belong to other images or views.
+    """
     config = opening.config
-    teachers = [_open_vision(model, opening) for model in config.teachers]
-    _make_names_unique(teachers, config.teachers)
+    teachers: list[Teacher] = []
+    for teacher, model in zip(vision, config.teachers, strict=False):
+        if teacher is not None:
+            teachers.append(teacher)
+            continue
+        name = parse_model_name(model.name).value
+        images = {split: identity_store(stores, config.data, split) for split in stores.names}
+        augmentations = {split: training if split == "train" else images[split].clean for split in images}
+        teachers.append(
+            open_imported(name, config, images, augmentations, features=opening.features, log=opening.log)
+        )
+    _make_names_unique(teachers, config.teachers[: len(teachers)])
     return tuple(teachers)
+
+
+def identity_store(stores: Stores, data: DataConfig, split: str) -> CleanStore:
+    """Images of a split by which imported outputs are recognized.
+
+    They have the student's resolution, or that of ``data.size``, whatever other teachers a run has.
+    """
+    training = stores.training
+    framing = Framing(data.size or stores.framing.size)
+    if split == "train" and isinstance(training, Resident | Streamed) and training.framing == framing:
+        return training
+    if split != "train" and framing == stores.framing:
+        return stores.clean(split)
+    return open_store(stores.splits[split], framing, in_memory_gb=data.in_memory_gb, workers=stores.workers)
 
 
 def open_clip_teacher(opening: Opening) -> Teacher:
@@ -97,13 +150,10 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
     return network
 
 
-def _open_vision(model: ModelConfig, opening: Opening) -> Teacher:
+def _open_vision(model: ModelConfig, opening: Opening) -> Teacher | None:
     config, name = opening.config, parse_model_name(model.name)
     if name.kind == "cache":
-        stores, augmentations = opening.stores, opening.augmentations
-        return open_imported(
-            name.value, config, stores, augmentations, features=opening.features, log=opening.log
-        )
+        return None
     autocast = autocast_dtype(config.train.teacher_precision, opening.device)
     compiled = config.train.compile_teacher
     if name.kind != "folds":

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from richkd.core.types import UNLABELED, Batch, Output
-from richkd.data.augmentations import Clean
-from richkd.data.batches import Store
+from richkd.data.batches import CleanStore
+from richkd.data.framing import Framing
 from richkd.data.split import evenly_spaced
 from richkd.data.views import Augmentation, Views
 from richkd.teachers.cache.row_format import RowFormat
@@ -85,7 +85,7 @@ class Teacher(ABC):
         network: the network of the teacher, if there is exactly one; it provides intermediate maps.
         caches: the caches of its outputs, by split and augmentation; empty for a teacher without a cache.
         role: kind of the teacher, for messages and tables.
-        input_size: side in pixels of the images that its network sees; None for stored outputs.
+        framing: the part of a picture that its network sees in evaluation; None for stored outputs.
 
     Example:
         >>> class Constant(Teacher):
@@ -104,7 +104,7 @@ class Teacher(ABC):
     network: Network | None = None
     caches: Mapping[tuple[str, Augmentation], OutputCache] = MappingProxyType({})
     role: str = "teacher"
-    input_size: int | None = None
+    framing: Framing | None = None
 
     @abstractmethod
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
@@ -150,10 +150,10 @@ class Teacher(ABC):
         """One line of text for ``richkd check``."""
         return f"{self.name}, width {self.feature_width}"
 
-    def sample(self, store: Store, device: torch.device, most: int) -> Sample:
+    def sample(self, store: CleanStore, device: torch.device, most: int) -> Sample:
         """Outputs for at most ``most`` labeled images of a split, evenly spaced over the split."""
         labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
         index_N = labeled_N[evenly_spaced(len(labeled_N), most)]
         (batch,) = store.batches([index_N])
-        views = Clean(store.size).draw(0, 0, index_N)
+        views = store.clean.draw(0, 0, index_N)
         return Sample(index_N, self.outputs(batch.to(device), views), "training images")

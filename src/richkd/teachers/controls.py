@@ -34,11 +34,12 @@ class Shuffled(Teacher):
     Example:
         >>> from datasets import Dataset
         >>> from richkd.data import batches, split
+        >>> from richkd.data.framing import Framing
         >>> from richkd.teachers.precomputed.clip import GivenClip
         >>> clip = GivenClip(torch.eye(3), torch.eye(2, 3), {}, logit_scale=100.0, fingerprint="")
         >>> labels_N, rows = torch.tensor([0, 0, 1]), Dataset.from_dict({})
         >>> train = split.Split("train", rows, labels_N, ("ant", "bee"), "image", None)
-        >>> store = batches.Resident(train, 8, torch.zeros(3, 8, 8, 3, dtype=torch.uint8))
+        >>> store = batches.Resident(train, Framing(8), torch.zeros(3, 8, 8, 3, dtype=torch.uint8))
         >>> int(Shuffled(clip, store, seed=0, within_class=True).other_N[2])  # the only image of its class
         2
     """
@@ -46,18 +47,17 @@ class Shuffled(Teacher):
     def __init__(self, teacher: Teacher, training: Store, seed: int, *, within_class: bool) -> None:
         self.teacher, self.training = teacher, training
         self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
-        self.logit_scale, self.input_size = teacher.logit_scale, teacher.input_size
+        self.logit_scale, self.framing = teacher.logit_scale, teacher.framing
         split = training.split
         self.other_N = permutation(split.labels_N, seed, within_class=within_class)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         if batch.split != self.training.split.name:
             return self.teacher.outputs(batch, views)
-        (other,) = self.training.batches([self.other_N[batch.index_B]])
-        pixels_BHWC = other.pixels_BHWC.to(batch.pixels_BHWC.device)
+        (other,) = self.training.batches([self.other_N[batch.index_B]], [views])
+        other = replace(other.to(batch.pixels_BHWC.device), labels_B=batch.labels_B)
         # The view was drawn for this image, so its number must not be used as a cache key of the other one.
-        views = replace(views, augmentation=None, number_B=None)
-        return self.teacher.outputs(replace(batch, index_B=other.index_B, pixels_BHWC=pixels_BHWC), views)
+        return self.teacher.outputs(other, replace(views, augmentation=None, number_B=None))
 
 
 class TextOnly(Teacher):
@@ -86,7 +86,7 @@ class TextOnly(Teacher):
     def __init__(self, teacher: Teacher, class_embeddings_CD: Tensor, training: str) -> None:
         self.teacher, self.training = teacher, training
         self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
-        self.logit_scale, self.input_size = teacher.logit_scale, teacher.input_size
+        self.logit_scale, self.framing = teacher.logit_scale, teacher.framing
         self.text_CD = functional.normalize(class_embeddings_CD.float(), dim=1)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:

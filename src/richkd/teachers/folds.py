@@ -55,7 +55,7 @@ class FoldTeachers(Teacher):
     def __init__(self, teachers: Sequence[VisionTeacher], folds: Mapping[str, Tensor]) -> None:
         self.teachers, self.folds = tuple(teachers), dict(folds)
         self.name = f"{len(teachers)} × {teachers[0].name}, out of fold"
-        self.input_size = teachers[0].input_size
+        self.framing = teachers[0].framing
 
     @property
     def computed(self) -> int:  # type: ignore[override]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from richkd.core.types import Output
-from richkd.data.augmentations import Clean
-from richkd.data.batches import Store, in_order
+from richkd.data.batches import CleanStore
+from richkd.data.order import in_order
 from richkd.data.views import render
 from richkd.models.build import Network
 from richkd.teachers.base import Teacher
@@ -15,7 +15,7 @@ from richkd.teachers.base import Teacher
 BATCH = 250
 
 
-def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
+def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tensor:
     """Logits (N, C) of a network for all images of a split, without augmentation, in evaluation mode.
 
     The result is float32 on the CPU. Afterwards the network is in its previous mode again.
@@ -23,17 +23,18 @@ def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
     Example:
         >>> from datasets import Dataset
         >>> from richkd.data import batches, split
+        >>> from richkd.data.framing import Framing
         >>> from richkd.models.cifar import cifar_resnet8
         >>> model = cifar_resnet8(num_classes=2)
         >>> network = Network(model, "cifar_resnet8", size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
         >>> test = split.Split("test", Dataset.from_dict({}), torch.tensor([0, 1]), ("a", "b"), "image", None)
-        >>> store = batches.Resident(test, 8, torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+        >>> store = batches.Resident(test, Framing(8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
         >>> tuple(logits_of(network, store, torch.device("cpu")).shape)
         (2, 2)
     """
     training = network.training
     network.eval()
-    clean, logits = Clean(store.size), []
+    clean, logits = store.clean, []
     with torch.inference_mode():
         for batch in store.batches(in_order(len(store.split), BATCH)):
             pixels = batch.pixels_BHWC.to(device)
@@ -44,7 +45,9 @@ def logits_of(network: Network, store: Store, device: torch.device) -> Tensor:
     return torch.cat(logits)
 
 
-def outputs_of(teacher: Teacher, store: Store, device: torch.device, index_N: Tensor | None = None) -> Output:
+def outputs_of(
+    teacher: Teacher, store: CleanStore, device: torch.device, index_N: Tensor | None = None
+) -> Output:
     """Logits and features of a teacher for all images of a split, without augmentation; float32 on the CPU.
 
     Args:
@@ -56,15 +59,16 @@ def outputs_of(teacher: Teacher, store: Store, device: torch.device, index_N: Te
     Example:
         >>> from datasets import Dataset
         >>> from richkd.data import batches, split
+        >>> from richkd.data.framing import Framing
         >>> from richkd.teachers.precomputed.clip import GivenClip
         >>> rows = {"test": torch.arange(2)}
         >>> clip = GivenClip(torch.eye(2), torch.eye(2), rows, logit_scale=100.0, fingerprint="")
         >>> test = split.Split("test", Dataset.from_dict({}), torch.tensor([0, 1]), ("a", "b"), "image", None)
-        >>> store = batches.Resident(test, 8, torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+        >>> store = batches.Resident(test, Framing(8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
         >>> outputs_of(clip, store, torch.device("cpu"), torch.tensor([1])).logits_BC.tolist()
         [[0.0, 1.0]]
     """
-    clean = Clean(store.size)
+    clean = store.clean
     groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
     return Output.cat(
         [

@@ -9,7 +9,7 @@ import torch
 
 from richkd.core.files import hash_tensors
 from richkd.core.types import Batch, Output
-from richkd.data.views import Views, render
+from richkd.data.views import Views, render_batch
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed
 from richkd.teachers.base import Teacher
@@ -19,7 +19,10 @@ from richkd.teachers.cache.row_format import RowFormat, as_stored
 class VisionTeacher(Teacher):
     """A trained classifier with frozen weights that sees the views of the student at its own resolution.
 
-    Outputs are float32, rounded to values that float16 can represent (`as_stored`), for every ``autocast``.
+    Outputs for training images are float32, rounded to values that float16 can represent (`as_stored`), for
+    every ``autocast``. All other images, on which teachers are evaluated and fusion is fitted, are computed
+    in float32 without rounding and compiling, so that a teacher in a run has the accuracy that
+    ``richkd evaluate`` measures.
 
     Args:
         network: the trained network; it is set to evaluation mode and its gradients are disabled.
@@ -52,7 +55,7 @@ class VisionTeacher(Teacher):
         network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.network: Network = network
         self.name, self.feature_width = network.name, network.feature_width
-        self.input_size = network.size
+        self.framing = network.framing
         self.device, self.autocast, self.compiled = device, autocast, compiled
         self._forward: Callable[..., Output] = self.network
         if compiled:
@@ -60,13 +63,17 @@ class VisionTeacher(Teacher):
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         network = self.network
-        pixels = render(batch.pixels_BHWC, views, network.size, network.mean, network.std)
+        pixels = render_batch(batch, views, network.size, network.mean, network.std)
+        self.computed += len(pixels)
+        if batch.split != "train":
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                output = network(pixels, maps)
+            return Output(output.logits_BC.float(), output.feats_BF.float(), output.maps)
         with (
             torch.no_grad(),
             torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
         ):
             output = self._forward(pixels, maps)
-        self.computed += len(pixels)
         return as_stored(output)
 
     @property

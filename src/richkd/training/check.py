@@ -13,7 +13,7 @@ from torch import Tensor
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
-from richkd.data.batches import Resident
+from richkd.data.framing import Framing
 from richkd.data.images import decode_all, duplicates
 from richkd.methods.objective import TermSpec
 from richkd.methods.term import Context
@@ -42,12 +42,14 @@ def check_run(config: Config, console: Console) -> None:
     log = partial(console.print, markup=False, soft_wrap=True)
     parts = assemble(config, device, log)
     report_sizes(parts, log)
-    for name, store in parts.stores.items():
-        if not isinstance(store, Resident):  # resident stores have decoded every image already
-            decode_all(store.split, size=8, workers=config.train.workers)
-        console.print(f"decoded every image of {name}: {len(store.split):,}")
-    if "train" not in parts.stores:
-        raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
+    for name, split in parts.data.splits.items():
+        if not parts.stores.decoded(name):
+            decode_all(split, Framing(8), workers=config.train.workers)
+        console.print(f"decoded every image of {name}: {len(split):,}")
+    if parts.stores.training is None:
+        raise ConfigError(
+            "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
+        )
     _report_duplicates(parts, console)
     _report_teachers(parts, log)
     terms = _dry_step(parts)
@@ -71,10 +73,9 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
 
 
 def _report_teachers(parts: Parts, log: Log) -> None:
-    store = parts.stores["train"]
     for teacher in parts.teachers:
-        sample = teacher.sample(store, parts.device, SAMPLE)
-        labels_N = store.split.labels_N[sample.index_N]
+        sample = teacher.sample(parts.stores.clean("train", teacher.framing), parts.device, SAMPLE)
+        labels_N = parts.data.splits["train"].labels_N[sample.index_N]
         log_accuracy(teacher, sample.output, labels_N, sample.what, log)
 
 
@@ -83,7 +84,7 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     build_optimizer(task, parts.config.optim)
     # The images of the run's first step are used, because imported outputs may lack the views of others.
     first = parts.order().epoch(0)[0][:8]
-    (batch,) = (batch.to(parts.device) for batch in parts.stores["train"].batches([first]))
+    (batch,) = (batch.to(parts.device) for batch in parts.training_batches(0, [first]))
     with torch.no_grad():
         terms = task(parts.student_pixels(batch, 0), parts.teach(batch, 0), batch, Context())
     return dict(terms.terms)
@@ -94,7 +95,7 @@ def _print_plan(parts: Parts, console: Console) -> None:
     rows: list[tuple[str, Any]] = [
         ("classes", f"{len(parts.data.class_names):,}"),
         ("images", ", ".join(f"{len(split):,} {name}" for name, split in parts.data.splits.items())),
-        ("source size", f"{parts.stores['train'].size} px"),
+        ("training images", _source(parts)),
         ("student", _describe(parts.student)),
     ]
     rows += [
@@ -116,6 +117,13 @@ def _print_plan(parts: Parts, console: Console) -> None:
     console.print(table)
 
 
+def _source(parts: Parts) -> str:
+    training = parts.stores.training
+    assert training is not None
+    where = "decoded in memory" if parts.stores.decoded("train") else "decoded in every epoch"
+    return f"{training.size} px, {where}"
+
+
 def _term(spec: TermSpec) -> str:
     return f"{spec.config.weight:g} × {spec.label} ({spec.target})"
 
@@ -125,12 +133,11 @@ def _describe(network: Network) -> str:
 
 
 def _bytes(parts: Parts) -> int:
-    images = sum(store.pixels_NHWC.numel() for store in parts.stores.values() if isinstance(store, Resident))
     state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
     # Weights, gradient, and one moment for SGD or two for other optimizers.
     copies = 3 if parts.config.optim.name in ("momentum", "sgd") else 4
     teachers = sum(4 * teacher.network.parameters_count for teacher in parts.teachers if teacher.network)
-    return int(images + copies * state + teachers)
+    return int(parts.stores.bytes + copies * state + teachers)
 
 
 def _si(value: float) -> str:

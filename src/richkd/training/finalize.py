@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from richkd.data.batches import Store
 from richkd.data.held_out import held_out_split
 from richkd.data.sources import LEFT_OUT
 from richkd.export.student import save_student
@@ -31,11 +30,11 @@ def finish(
         write: whether this process writes; all return the summary.
     """
     logits = {
-        name: logits_of(student, store, parts.device)
-        for name, store in parts.stores.items()
+        name: logits_of(student, parts.stores.clean(name), parts.device)
+        for name in parts.stores.names
         if name != "train"
     }
-    labels = {name: parts.stores[name].split.labels_N for name in logits}
+    labels = {name: parts.data.splits[name].labels_N for name in logits}
     fitted_on = held_out_split(logits)
     temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
     evaluated = [name for name in EVALUATED if name in logits]
@@ -48,7 +47,7 @@ def finish(
     if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
         # A teacher's pass over a split costs more than the student's, so one split has to do.
         name = [name for name in evaluated if name != LEFT_OUT][-1]
-        teachers[name] = _teachers(parts, parts.stores[name])
+        teachers[name] = _teachers(parts, name)
         splits[name]["agreement_with_target"] = agreement(logits[name], teachers[name].pop("logits"))
     summary: dict[str, Any] = {
         "method": method_label(parts.config),
@@ -84,11 +83,14 @@ def _described(spec: TermSpec) -> dict[str, Any]:
     return {"term": spec.name, **spec.config.model_dump(mode="json")}
 
 
-def _teachers(parts: Parts, store: Store) -> dict[str, Any]:
+def _teachers(parts: Parts, split: str) -> dict[str, Any]:
     """Metrics of each teacher at its own scale and of the main target, and the target's shift."""
-    source, labels_N = parts.main_source, store.split.labels_N
+    source, labels_N = parts.main_source, parts.data.splits[split].labels_N
     assert source is not None
-    logits = {teacher.name: outputs_of(teacher, store, parts.device).logits_BC for teacher in parts.teachers}
+    logits = {
+        teacher.name: outputs_of(teacher, parts.stores.clean(split, teacher.framing), parts.device).logits_BC
+        for teacher in parts.teachers
+    }
     figures: dict[str, Any] = {
         teacher.name: measure(logits[teacher.name] * teacher.logit_scale, labels_N).to_dict()
         for teacher in parts.teachers

@@ -116,8 +116,10 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     if accelerator.num_processes > 1:
         device = accelerator.device
     parts = assemble(config, device, progress.log)
-    if "train" not in parts.stores:
-        raise ConfigError("There is no training split", got=", ".join(parts.stores), fix="check --data.")
+    if parts.stores.training is None:
+        raise ConfigError(
+            "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
+        )
     # An unknown optimizer must be found before the folder is changed.
     trainer = Trainer(parts, accelerator, folder)
     if accelerator.is_main_process:

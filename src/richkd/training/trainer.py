@@ -109,7 +109,7 @@ class Trainer:
         """
         first = self.step % self.order.steps
         self.task.train()
-        for batch in self.parts.stores["train"].batches(self.order.epoch(self.epoch, first)):
+        for batch in self.parts.training_batches(self.epoch, self.order.epoch(self.epoch, first)):
             if first == 0 and self.step % self.order.steps == 0:
                 self.sums = {}
             terms = self.train_step(batch)
@@ -181,12 +181,12 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
         }
         record |= {f"train/{name}": float(value) for name, value in self.means().items()}
-        validate = "val" in self.parts.stores and (
+        validate = "val" in self.parts.stores.names and (
             (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
         )
         better = False
         if validate:
-            store = self.parts.stores["val"]
+            store = self.parts.stores.clean("val")
             metrics = measure(logits_of(self.shipped, store, self.device), store.split.labels_N)
             record |= {"val/top1": metrics.top1, "val/nll": metrics.nll, "val/ece": metrics.ece}
             better = metrics.top1 > self.best_top1

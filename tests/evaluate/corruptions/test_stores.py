@@ -10,7 +10,9 @@ import torch
 
 from richkd.config.schema import DataConfig
 from richkd.core.errors import DataError
-from richkd.data.batches import in_order, open_store
+from richkd.data.batches import open_store
+from richkd.data.framing import Framing
+from richkd.data.order import in_order
 from richkd.data.sources import open_data
 from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import corrupt
@@ -26,7 +28,9 @@ def split(world: World) -> Split:
 def write_published(folder: Path, split: Split, *, repeats: int = 5) -> np.ndarray:
     """Write the files of one corruption; severity s subtracts 10·s from every value."""
     folder.mkdir(exist_ok=True)
-    pixels = next(iter(open_store(split, SIZE).batches([torch.arange(len(split))]))).pixels_BHWC.numpy()
+    pixels = next(
+        iter(open_store(split, Framing(SIZE)).batches([torch.arange(len(split))]))
+    ).pixels_BHWC.numpy()
     severities = [(pixels.astype(int) - 10 * s).clip(0, 255).astype(np.uint8) for s in range(1, 6)]
     np.save(folder / "fog.npy", np.concatenate(severities))
     np.save(folder / "labels.npy", np.tile(split.labels_N.numpy().astype(np.uint8), repeats))
@@ -34,7 +38,7 @@ def write_published(folder: Path, split: Split, *, repeats: int = 5) -> np.ndarr
 
 
 def test_a_store_is_corrupted_batch_by_batch(split: Split) -> None:
-    store = open_store(split, SIZE)
+    store = open_store(split, Framing(SIZE))
     bad = CorruptedStore(store, "fog", 3)
     assert (bad.size, bad.split) == (store.size, split)
     assert bad.fingerprint() != store.fingerprint()

@@ -14,7 +14,7 @@ import torch
 from richkd.core.errors import CacheError, RichKDError
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
-from richkd.data.batches import TrainingOrder
+from richkd.data.order import TrainingOrder
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.import_outputs import import_outputs
 from richkd.teachers.cache.store import list_caches
@@ -60,19 +60,19 @@ class Rows:
 def outputs_of_whole_images(parts: Parts, rows: Rows, splits: set[str]) -> Rows:
     for name in splits:
         keys = parts.data.splits[name].keys()
-        rows.add(keys, [0] * len(keys), outputs_of(parts.teachers[0], parts.stores[name], CPU))
+        rows.add(keys, [0] * len(keys), outputs_of(parts.teachers[0], parts.stores.clean(name), CPU))
     return rows
 
 
 def outputs_in_training(parts: Parts) -> Rows:
     """The outputs of the run's teacher for each view that the student will see."""
-    rows, train, store = Rows(), parts.config.train, parts.stores["train"]
-    order = TrainingOrder(len(store.split), train.batch_size, train.seed)
+    rows, train, split = Rows(), parts.config.train, parts.data.splits["train"]
+    order = TrainingOrder(len(split), train.batch_size, train.seed)
     for epoch in range(train.epochs):
-        for batch in store.batches(order.epoch(epoch)):
+        for batch in parts.training_batches(epoch, order.epoch(epoch)):
             views = parts.augmentation.draw(train.seed, epoch, batch.index_B)
             assert views.number_B is not None
-            keys = [store.split.key(index) for index in batch.index_B.tolist()]
+            keys = [split.key(index) for index in batch.index_B.tolist()]
             rows.add(keys, views.number_B.tolist(), parts.teachers[0].outputs(batch, views))
     return rows
 
@@ -99,15 +99,16 @@ def test_whole_images_serve_for_whatever_view_is_seen(world: World, tmp_path: Pa
     parts, teacher = opened(world, tmp_path, **imported(world, tmp_path))
     given = make_outputs(tmp_path / "same.npz", world.images)
     row_of = {key: row for row, key in enumerate(given["files"].tolist())}
-    for name, store in parts.stores.items():
+    for name in parts.stores.names:
+        store = parts.stores.clean(name)
         (batch,) = store.batches([torch.tensor([5, 0, 7])])
         rows = [row_of[store.split.key(index)] for index in (5, 0, 7)]
         for augmentation in (parts.augmentation, Clean(store.size)):
             output = teacher.outputs(batch, augmentation.draw(0, 3, batch.index_B))
             assert output.logits_BC.dtype == output.feats_BF.dtype == torch.float32
             assert np.array_equal(output.logits_BC.numpy(), given["logits"][rows].astype(np.float32)), name
-            stored = given["features"][rows].astype(np.float16).astype(np.float32)
-            assert np.array_equal(output.feats_BF.numpy(), stored)
+            stored = given["features"][rows].astype(np.float16 if name == "train" else np.float32)
+            assert np.array_equal(output.feats_BF.numpy(), stored.astype(np.float32))
     assert (teacher.feature_width, teacher.logit_scale, teacher.computed) == (WIDTH, 1.0, 0)
 
 
@@ -155,7 +156,7 @@ def test_a_view_that_was_not_imported_is_named(world: World, tmp_path: Path) -> 
     assert error.got == f"1 of 8 missing in split 'train': view {number} of {key}"
     assert "--name" in str(error.fix)
     _, teacher = opened(world, tmp_path, **settings)
-    store = parts.stores["train"]
+    store = parts.stores.clean("train")
     (batch,) = store.batches([torch.tensor([0])])
     error = refusal(teacher.outputs, batch, Clean(store.size).draw(0, 0, batch.index_B))
     assert "CropFlip" in error.rule

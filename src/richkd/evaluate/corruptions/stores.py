@@ -5,7 +5,7 @@ Their batches have no split name, so that outputs stored for the original images
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from richkd.core.errors import DataError
 from richkd.core.types import Batch
-from richkd.data.batches import Store
+from richkd.data.augmentations import Clean
+from richkd.data.batches import CleanStore
 from richkd.data.split import Split
+from richkd.data.views import Views
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.corruptions.severity import SEVERITIES
 
@@ -33,13 +35,14 @@ class CorruptedStore:
         >>> rows = datasets.Dataset.from_dict({"image": [b""] * 2})
         >>> split = Split("test", rows, torch.tensor([0, 1]), ("ant", "bee"), "image", None)
         >>> from richkd.data.batches import Resident
-        >>> clean = Resident(split, 8, torch.full((2, 8, 8, 3), 100, dtype=torch.uint8))
+        >>> from richkd.data.framing import Framing
+        >>> clean = Resident(split, Framing(8), torch.full((2, 8, 8, 3), 100, dtype=torch.uint8))
         >>> (batch,) = CorruptedStore(clean, "brightness", severity=3).batches([torch.arange(2)])
         >>> batch.pixels_BHWC[0, 0, 0].tolist()
         [138, 138, 138]
     """
 
-    store: Store
+    store: CleanStore
     name: str
     severity: int
     seed: int = 0
@@ -54,7 +57,17 @@ class CorruptedStore:
         """Height and width of the images in pixels."""
         return self.store.size
 
-    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+    @property
+    def clean(self) -> Clean:
+        """The view that shows the whole image."""
+        return self.store.clean
+
+    def batches(
+        self,
+        groups: list[Tensor],
+        views: Sequence[Views] = (),
+        sizes: Sequence[tuple[int, ...]] | None = None,
+    ) -> Iterator[Batch]:
         """A batch of corrupted images for each list of image indices."""
         for batch in self.store.batches(groups):
             pixels = corrupt(batch.pixels_BHWC, self.name, self.severity, self.seed)
@@ -91,7 +104,17 @@ class PublishedStore:
         """Height and width of the images in pixels."""
         return int(self.pixels_NHWC.shape[1])
 
-    def batches(self, groups: list[Tensor]) -> Iterator[Batch]:
+    @property
+    def clean(self) -> Clean:
+        """The view that shows the whole image."""
+        return Clean(self.size)
+
+    def batches(
+        self,
+        groups: list[Tensor],
+        views: Sequence[Views] = (),
+        sizes: Sequence[tuple[int, ...]] | None = None,
+    ) -> Iterator[Batch]:
         """A batch of the images of the file for each list of image indices."""
         for index_B in groups:
             pixels = torch.from_numpy(self.pixels_NHWC[self.rows_N[index_B.numpy()]])

@@ -228,9 +228,12 @@ def run_probe(parts: Parts) -> Probe:
         DataError: there are no held-out images.
     """
     held_out = _held_out_name(parts)
-    store, device = parts.stores[held_out], parts.device
-    labels_N, class_names = store.split.labels_N, parts.data.class_names
-    outputs = [outputs_of(teacher, store, device) for teacher in parts.teachers]
+    split, device = parts.data.splits[held_out], parts.device
+    labels_N, class_names = split.labels_N, parts.data.class_names
+    outputs = [
+        outputs_of(teacher, parts.stores.clean(held_out, teacher.framing), device)
+        for teacher in parts.teachers
+    ]
     logits = _fuse(parts, [output.logits_BC for output in outputs], labels_N, held_out)
     teacher_NC, clip_NC, fused_NC = logits.compared.values()
     losses_N = losses_of(logits.scaled[TEACHER], labels_N) - losses_of(logits.scaled[FUSED], labels_N)
@@ -238,7 +241,7 @@ def run_probe(parts: Parts) -> Probe:
     return Probe(
         held_out,
         len(labels_N),
-        _classes_without_images(store.split),
+        _classes_without_images(split),
         class_count=len(class_names),
         labeled=int((train_N != UNLABELED).sum()),
         unlabeled=int((train_N == UNLABELED).sum()),
@@ -275,7 +278,7 @@ def _held_out_name(parts: Parts) -> str:
             got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
             fix="give --teacher and --clip, and --method richkd.",
         )
-    split = held_out_split(parts.stores)
+    split = held_out_split(parts.stores.names)
     if split is None:
         raise DataError(
             "A probe needs images that no teacher was trained on",
@@ -348,8 +351,10 @@ def _at_alpha(alpha: float, logs: Sequence[Tensor], labels_N: Tensor) -> tuple[f
 
 def _train_accuracy(parts: Parts) -> float:
     """Accuracy of the first teacher on at most `TRAIN_IMAGES` labeled training images, evenly spaced."""
-    store = parts.stores["train"]
-    labeled_N = (store.split.labels_N != UNLABELED).nonzero()[:, 0]
+    labels_N = parts.data.splits["train"].labels_N
+    labeled_N = (labels_N != UNLABELED).nonzero()[:, 0]
     places_N = labeled_N[evenly_spaced(len(labeled_N), TRAIN_IMAGES)]
-    outputs = outputs_of(parts.teachers[0], store, parts.device, places_N)
-    return measure(outputs.logits_BC, store.split.labels_N[places_N]).top1
+    teacher = parts.teachers[0]
+    store = parts.stores.clean("train", teacher.framing)
+    outputs = outputs_of(teacher, store, parts.device, places_N)
+    return measure(outputs.logits_BC, labels_N[places_N]).top1

@@ -39,8 +39,7 @@ class CachedTeacher(Teacher):
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from torch import arange, eye
-        >>> from richkd.data.augmentations import Clean
-        >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>>         >>> from richkd.teachers.precomputed.clip import GivenClip
         >>> clip = GivenClip(eye(2), eye(2), {}, logit_scale=100.0, fingerprint="")
         >>> with TemporaryDirectory() as folder:
         ...     cache = OutputCache(folder, Manifest("clip", {}, 2, 1, RowFormat(2, 2)))
@@ -53,7 +52,7 @@ class CachedTeacher(Teacher):
         self.teacher, self.caches = teacher, dict(caches)
         self.name, self.feature_width, self.role = teacher.name, teacher.feature_width, teacher.role
         self.logit_scale, self.sees_pixels = teacher.logit_scale, teacher.sees_pixels
-        self.network, self.input_size = teacher.network, teacher.input_size
+        self.network, self.framing = teacher.network, teacher.framing
         self.read = 0
 
     @property
@@ -164,7 +163,10 @@ def with_cache(
         augmentation = augmentations[split]
         ingredients = teacher_ingredients | split_ingredients(store.fingerprint(), augmentation, seed)
         name = cache_name(teacher.name, split)
-        manifest = Manifest(name, ingredients, len(store.split), count_of(augmentation), rows)
+        # On held-out images, logits are float32. CLIP rounds its features before it computes logits.
+        wide = split != "train" and rows.classes > 0 and rows.top_k is None
+        row_format = replace(rows, wide=wide)
+        manifest = Manifest(name, ingredients, len(store.split), count_of(augmentation), row_format)
         if reason := explain_miss(root, manifest):
             log(reason)
         cache = caches[split, augmentation] = OutputCache(root, manifest)
@@ -193,8 +195,7 @@ def split_ingredients(images: str, augmentation: Augmentation, seed: int) -> dic
         seed: seed of the run; included only if the views of the augmentation depend on it.
 
     Example:
-        >>> from richkd.data.augmentations import Clean
-        >>> split_ingredients("sha256", Clean(32), seed=0)
+        >>>         >>> split_ingredients("sha256", Clean(32), seed=0)
         {'images': 'sha256', 'views': {'augmentation': 'Clean', 'size': 32}}
     """
     ingredients = {"images": images, "views": described(augmentation)}
@@ -222,15 +223,15 @@ def count_of(augmentation: Augmentation) -> int:
 
 
 def described(augmentation: Augmentation) -> dict[str, Any]:
-    """The class and the settings of an augmentation as values for JSON.
+    """The class and the settings of an augmentation that are not None, as values for JSON.
 
     Example:
-        >>> from richkd.data.augmentations import Clean
-        >>> described(Clean(32))
+        >>>         >>> described(Clean(32))
         {'augmentation': 'Clean', 'size': 32}
     """
     settings: dict[str, Any] = asdict(augmentation)  # type: ignore[call-overload]
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    given = {name: value for name, value in settings.items() if value is not None}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     return {"augmentation": type(augmentation).__name__, **plain}
 
 

@@ -1,4 +1,4 @@
-"""The byte format of a stored output: logits and features in float16, or only the largest logits."""
+"""The byte format of a stored output: all logits and features, or only the largest logits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ MOST_CLASSES = 1 << 15
 class RowFormat:
     """The byte format of one stored output.
 
-    A dense row has ``classes`` logits and ``features`` values in float16, 2 bytes each. A sparse row stores
-    the k largest logits with their class positions, and log(mean(exp(z))) over the other logits z, which
-    replaces each of them when the row is read. It takes 4 + 4k bytes, plus 2 bytes per feature.
+    A dense row has ``classes`` logits and ``features`` values in float16, 2 bytes each; a wide one has them
+    in float32. A sparse row stores the k largest logits with their class positions, and log(mean(exp(z)))
+    over the other logits z, which replaces each of them when the row is read. It takes 4 + 4k bytes, plus 2
+    bytes per feature.
 
     Args:
         classes: number of logits; 0 if the logits are computed from the features, as for CLIP.
         features: number of features; 0 if none are stored.
         top_k: k for sparse rows, None for dense rows.
+        wide: store float32, for held-out images, on which teachers are evaluated; not for sparse rows.
 
     Raises:
         CacheError: k is not in 1..classes, or sparse rows have more than 32,768 classes.
@@ -41,6 +43,7 @@ class RowFormat:
     classes: int
     features: int
     top_k: int | None = None
+    wide: bool = False
 
     def __post_init__(self) -> None:
         if self.top_k is not None and not (1 <= self.top_k <= self.classes <= MOST_CLASSES):
@@ -53,7 +56,13 @@ class RowFormat:
     @property
     def row_bytes(self) -> int:
         """Number of bytes R of a row."""
-        return 2 * self.features + (2 * self.classes if self.top_k is None else 4 + 4 * self.top_k)
+        if self.top_k is None:
+            return (4 if self.wide else 2) * (self.features + self.classes)
+        return 2 * self.features + 4 + 4 * self.top_k
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.wide and self.top_k is None else torch.float16
 
     def pack(self, output: Output) -> Tensor:
         """Convert outputs to rows (B, row_bytes) in uint8, on the CPU.
@@ -62,7 +71,8 @@ class RowFormat:
             CacheError: an output is NaN or infinite, or too large for float16.
         """
         logits_BC, feats_BF = output.logits_BC.detach(), output.feats_BF.detach()
-        parts = [feats_BF.half().view(torch.int16)] if self.features else []
+        dtype = self._dtype
+        parts = [feats_BF.to(dtype).contiguous().view(torch.int16)] if self.features else []
         if self.top_k is not None:
             values_BK, classes_BK = logits_BC.topk(self.top_k, dim=1)
             others_BC = logits_BC.scatter(1, classes_BK, -math.inf)
@@ -72,8 +82,8 @@ class RowFormat:
             parts += [rest_B.float()[:, None].view(torch.int16), classes_BK.short()]
             parts += [values_BK.half().view(torch.int16)]
         elif self.classes:
-            parts += [logits_BC.half().view(torch.int16)]
-        kept = [feats_BF.half()] * bool(self.features) + [logits_BC.half()] * bool(self.classes)
+            parts += [logits_BC.to(dtype).contiguous().view(torch.int16)]
+        kept = [feats_BF.to(dtype)] * bool(self.features) + [logits_BC.to(dtype)] * bool(self.classes)
         if not all(bool(part.isfinite().all()) for part in kept):
             raise CacheError(
                 "Outputs of a teacher must be finite and at most 65,504 to be stored in float16",
@@ -85,11 +95,12 @@ class RowFormat:
     def unpack(self, rows_BR: Tensor) -> Output:
         """Convert rows (B, row_bytes) back to float32 outputs; if ``classes`` is 0, the logits are (B, 0)."""
         assert rows_BR.shape[1] == self.row_bytes
+        if self.top_k is None:
+            values_BV = rows_BR.contiguous().view(self._dtype).float()
+            return Output(values_BV[:, self.features :], values_BV[:, : self.features])
         words_BW = rows_BR.contiguous().view(torch.int16)
         feats_BF = words_BW[:, : self.features].view(torch.float16).float()
         words_BW = words_BW[:, self.features :]
-        if self.top_k is None:
-            return Output(words_BW.view(torch.float16).float(), feats_BF)
         rest_B1 = words_BW[:, :2].contiguous().view(torch.float32)
         classes_BK = words_BW[:, 2 : 2 + self.top_k].long()
         values_BK = words_BW[:, 2 + self.top_k :].view(torch.float16).float()

@@ -20,7 +20,8 @@ from torch.nn import functional
 from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.types import Batch, Output
-from richkd.data.views import RGB, Views, render
+from richkd.data.framing import RESAMPLING, Framing
+from richkd.data.views import RGB, Views, render_batch
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat, as_stored
 from richkd.teachers.clip.prompt_weights import PromptSet
@@ -38,6 +39,7 @@ class Clip:
         logit_scale: factor of the cosines before the softmax (not its logarithm).
         embed_width: width D of the embeddings.
         image_size: height and width of the input in pixels.
+        framing: the part of a picture that it sees in evaluation.
         mean, std: normalization of each color channel, for pixel values in [0, 1].
 
     Example:
@@ -67,6 +69,12 @@ class Clip:
         self.embed_width = int(config["embed_dim"])
         preprocess = self.model.visual.preprocess_cfg
         self.image_size = _square(preprocess["size"], name)
+        interpolation = preprocess.get("interpolation")
+        self.framing = Framing(
+            self.image_size,
+            interpolation=interpolation if interpolation in RESAMPLING else "bicubic",
+            squash=preprocess.get("resize_mode") == "squash",
+        )
         self.mean: RGB = tuple(preprocess["mean"])
         self.std: RGB = tuple(preprocess["std"])
         self._described = {"model": config, "mean": self.mean, "std": self.std, "size": self.image_size}
@@ -217,7 +225,7 @@ class ClipTeacher(Teacher):
         self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
         self.logit_scale = clip.logit_scale
         self.name, self.feature_width = clip.name, clip.embed_width
-        self.input_size = clip.image_size
+        self.framing = clip.framing
 
     @cached_property
     def prompts(self) -> PromptSet | None:
@@ -242,7 +250,7 @@ class ClipTeacher(Teacher):
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         assert not maps, "CLIP has no intermediate maps"
         clip = self.clip
-        return self.cosines(render(batch.pixels_BHWC, views, clip.image_size, clip.mean, clip.std))
+        return self.cosines(render_batch(batch, views, clip.image_size, clip.mean, clip.std))
 
     def cosines(self, pixels_B3HW: Tensor) -> Output:
         """Cosines in [-1, 1] (not multiplied by ``logit_scale``) and unit-norm features of normalized pixels.

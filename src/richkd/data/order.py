@@ -1,0 +1,106 @@
+"""Which images a batch has: shuffled for training, in order for evaluation.
+
+The order of training images is a function of (seed, epoch). An epoch can therefore be resumed at any step,
+and the numbers of workers and processes do not change the images of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from richkd.core.errors import DataError
+from richkd.core.seeds import mix_seed
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """The images of each training step.
+
+    Every epoch is a new permutation of the split, cut into full batches. The remaining images, fewer than a
+    batch, are not used in that epoch. Each of several processes gets its part of every batch.
+
+    With ``share``, labeled and unlabeled images are permuted and cut separately, and each batch has the same
+    number of unlabeled images. The epoch ends with the kind that gives more batches; the other kind continues
+    with new permutations.
+
+    Args:
+        images: number of images in the split, labeled and unlabeled.
+        batch_size: images of a step, over all processes; the whole split if it is smaller.
+        seed: seed of all permutations.
+        rank: position of this process.
+        world: number of processes.
+        unlabeled: number of unlabeled images, which are the last of the split.
+        share: share of unlabeled images in each batch, in (0, 1); None treats all images alike.
+
+    Raises:
+        DataError: fewer than two images.
+
+    Example:
+        >>> order = TrainingOrder(images=7, batch_size=3, seed=0)
+        >>> order.steps, [len(index_B) for index_B in order.epoch(0)]
+        (2, [3, 3])
+        >>> torch.equal(order.epoch(0)[1], order.epoch(0, first_step=1)[0])
+        True
+    """
+
+    images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    unlabeled: int = 0
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.images < 2:
+            raise DataError(
+                "Training needs at least two images", got=f"{self.images}", fix="add training images."
+            )
+
+    @property
+    def full_batch(self) -> int:
+        """Images of a step, over all processes."""
+        return min(self.batch_size, self.images)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps in an epoch, at least one."""
+        return max(count // size for _, count, size in self._kinds)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> list[Tensor]:
+        """Image indices for this process: one tensor (B, int64) for each step, starting at ``first_step``."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
+        kinds = []
+        for first, count, size in self._kinds:
+            groups: list[Tensor] = []
+            while len(groups) < self.steps:
+                permuted_N = first + torch.randperm(count, generator=generator)
+                groups += torch.split(permuted_N[: count // size * size], size)
+            kinds.append(groups[: self.steps])
+        whole = [torch.cat(parts) for parts in zip(*kinds, strict=True)]
+        return [group[self.rank :: self.world] for group in whole[first_step:]]
+
+    @property
+    def _kinds(self) -> list[tuple[int, int, int]]:
+        """(first image, number of images, images per batch) of each kind with its own share of a batch."""
+        if self.share is None or not self.unlabeled:
+            return [(0, self.images, self.full_batch)]
+        labeled = self.images - self.unlabeled
+        wanted = min(max(1, round(self.share * self.full_batch)), self.full_batch - 1)
+        return [
+            (0, labeled, min(labeled, self.full_batch - wanted)),
+            (labeled, self.unlabeled, min(self.unlabeled, wanted)),
+        ]
+
+
+def in_order(images: int, batch_size: int) -> list[Tensor]:
+    """All image indices in ascending order, in batches; the last batch may be smaller. Used for evaluation.
+
+    Example:
+        >>> [index_B.tolist() for index_B in in_order(5, batch_size=2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    return list(torch.split(torch.arange(images), batch_size))
