@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from richkd.cli import main
 from richkd.config.loading import load_config
@@ -23,6 +25,7 @@ from richkd.evaluate.run import EvaluationRun, evaluate_models
 from richkd.export.student import load_student, save_student
 from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import fit_temperature
+from richkd.models.build import build_network
 from richkd.teachers.predict import logits_of, outputs_of
 from richkd.teachers.vision import VisionTeacher
 from richkd.training.run import distill
@@ -263,3 +266,75 @@ def test_what_cannot_be_judged_together_is_refused(world: World) -> None:
     assert "one model" in str(refusal(evaluate_models, models, str(world.images), weights=weights))
     error = refusal(evaluate_models, [str(world.teacher)], str(world.images), EvaluateConfig(teachers=True))
     assert "folder of a run" in str(error)
+
+
+STRIPES = 64
+
+
+def make_stripes(root: Path) -> None:
+    """Two classes that differ in the direction of stripes of two pixels, which only large inputs resolve."""
+    wave = np.tile(np.array([0, 0, 255, 255], dtype=np.uint8), 30)
+    for split, count in (("train", 6), ("val", 5), ("test", 7)):
+        for name in ("across", "down"):
+            for number in range(count):
+                pixels_HW = np.tile(wave[number : number + STRIPES + 20], (STRIPES, 1))
+                picture = Image.fromarray(pixels_HW if name == "down" else pixels_HW.T.copy())
+                path = root / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.convert("RGB").save(path)
+
+
+class StripeDetector(nn.Module):
+    """A classifier in timm's form that compares neighbors along both axes; it needs the original resolution."""
+
+    num_features = 2
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, num_classes)
+        with torch.no_grad():
+            self.head.weight.copy_(10 * torch.eye(2))
+            self.head.bias.zero_()
+
+    def forward_features(self, x_B3HW: torch.Tensor) -> torch.Tensor:
+        steps = [x_B3HW.diff(dim=axis).abs().mean(dim=(1, 2, 3)) for axis in (2, 3)]
+        return torch.stack(steps, dim=1)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        return x if pre_logits else self.head(x)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.mark.parametrize("policy", ["crop-flip", "random-resized-crop"])
+@pytest.mark.parametrize("student", [8, 16])
+def test_a_teacher_is_as_accurate_in_a_run_as_alone(tmp_path: Path, student: int, policy: str) -> None:
+    """Source images follow from the teacher's input, whatever the student's resolution and the precision."""
+    make_stripes(tmp_path / "images")
+    torch.save(StripeDetector(2).state_dict(), tmp_path / "teacher.pth")
+    name = f"{__name__}:StripeDetector"
+    settings = {
+        "data.path": str(tmp_path / "images"),
+        "student.name": "cifar_resnet8",
+        "student.size": student,
+        "teachers.1.name": name,
+        "teachers.1.weights": str(tmp_path / "teacher.pth"),
+        "teachers.1.size": STRIPES,
+        "method.name": "kd",
+        "augment.policy": policy,
+        "train.epochs": 1,
+        "train.batch_size": 4,
+        "train.workers": 0,
+        "train.teacher_precision": "bf16",
+        "out": str(tmp_path / "run"),
+    }
+    figures = distill(load_config(None, settings), quiet=True).summary["teachers"]["test"][name]
+    assert figures["top1"] == 1.0
+    network = build_network(load_config(None, settings).teachers[0], 2, role="teacher")
+    test = open_data(DataConfig(path=str(tmp_path / "images"))).splits["test"]
+    alone = measure(logits_of(network, open_store(test, network.framing), CPU), test.labels_N)
+    assert (figures["top1"], figures["nll"]) == (alone.top1, alone.nll)
