@@ -1,4 +1,4 @@
-"""Mixup: mixed pixels and targets against loops, and all of it a function of (seed, step)."""
+"""Mixup and CutMix: mixed pixels and targets against loops, and all of it a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from richkd.config.schema import AugmentConfig
 from richkd.core.types import Batch, Output, Target
-from richkd.data.mixup import Mix, draw_mix
+from richkd.data.mixup import Mix, draw_cutmix, draw_mix, draw_mixup
 
-IMAGES, CLASSES = 6, 4
+IMAGES, CLASSES, SHAPE = 6, 4, (6, 3, 9, 8)
 
 
 def records(seed: int) -> tuple[Target, Batch]:
@@ -33,7 +34,7 @@ def records(seed: int) -> tuple[Target, Batch]:
 
 def test_pixels_and_records_are_those_of_the_partner() -> None:
     target, batch = records(3)
-    mix = draw_mix(1.0, IMAGES, 0, 5)
+    mix = draw_mixup(1.0, IMAGES, 0, 5)
     at_B = mix.partner_B
     pixels_B3HW = torch.randn(IMAGES, 3, 2, 2)
     expected = mix.share * pixels_B3HW + (1 - mix.share) * pixels_B3HW[at_B]
@@ -58,10 +59,10 @@ def test_pixels_and_records_are_those_of_the_partner() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 999), st.integers(0, 999), st.floats(0.1, 4))
-def test_everything_in_a_mixed_target_is_mixed(seed: int, step: int, alpha: float) -> None:
+@given(st.integers(0, 999), st.integers(0, 999), st.floats(0.1, 4), st.booleans())
+def test_everything_in_a_mixed_target_is_mixed(seed: int, step: int, alpha: float, cut: bool) -> None:
     target, _ = records(seed)
-    mix = draw_mix(alpha, IMAGES, seed, step)
+    mix = draw_cutmix(alpha, IMAGES, (9, 8), seed, step) if cut else draw_mixup(alpha, IMAGES, seed, step)
     result = mix.target(target)
     assert result is not None
 
@@ -83,7 +84,7 @@ def test_everything_in_a_mixed_target_is_mixed(seed: int, step: int, alpha: floa
 
 def test_a_target_without_weights_or_no_target_stays_so() -> None:
     target, _ = records(1)
-    mix = draw_mix(1.0, IMAGES, 0, 0)
+    mix = draw_mixup(1.0, IMAGES, 0, 0)
     plain = Target(target.logits_BC, target.teachers, target.feature_weights)
     result = mix.target(plain)
     assert result is not None
@@ -103,13 +104,56 @@ def test_a_share_of_one_changes_nothing() -> None:
 
 
 def test_a_draw_is_a_function_of_seed_and_step() -> None:
-    first, again = draw_mix(0.4, 8, 1, 2), draw_mix(0.4, 8, 1, 2)
+    first, again = draw_mixup(0.4, 8, 1, 2), draw_mixup(0.4, 8, 1, 2)
     assert first.share == again.share
     assert torch.equal(first.partner_B, again.partner_B)
-    shares = [draw_mix(0.4, 8, 1, step).share for step in range(2000)]
+    shares = [draw_mixup(0.4, 8, 1, step).share for step in range(2000)]
     assert min(shares) >= 0.5
     # Of Beta(a, a), E max(x, 1 − x) = ½ + E|x − ½|; by numerical integration 0.858 for a = 0.4.
     grid = torch.linspace(0, 1, 200_001, dtype=torch.float64)[1:-1]
     density = (grid * (1 - grid)).pow(-0.6)
     expected = float((torch.maximum(grid, 1 - grid) * density).sum() / density.sum())
     assert sum(shares) / len(shares) == pytest.approx(expected, abs=0.01)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 999), st.integers(0, 999), st.floats(0.1, 4))
+def test_the_share_of_cutmix_is_the_number_of_pixels(seed: int, step: int, alpha: float) -> None:
+    mix = draw_cutmix(alpha, IMAGES, (9, 8), seed, step)
+    numbered_B3HW = torch.arange(IMAGES)[:, None, None, None].expand(IMAGES, 3, 9, 8).double()
+    mixed_B3HW = mix.pixels(numbered_B3HW)
+    for image, partner in enumerate(mix.partner_B.tolist()):
+        assert mixed_B3HW[image].unique().tolist() in ([image], [partner], sorted({image, partner}))
+        if partner != image:
+            own = int((mixed_B3HW[image, 0] == image).sum())
+            assert mix.share == pytest.approx(own / 72, abs=1e-12)
+            assert own >= 36
+    assert sorted(mix.partner_B.tolist()) == list(range(IMAGES))
+
+
+def test_each_step_has_mixup_or_cutmix_and_depends_on_seed_and_step_only() -> None:
+    both = AugmentConfig(mixup_alpha=0.4, cutmix_alpha=1.0, mixup_switch_prob=0.3)
+    mixes = [draw_mix(both, SHAPE, 1, step) for step in range(2000)]
+    for step, mix in enumerate(mixes):
+        cut = draw_cutmix(1.0, IMAGES, (9, 8), 1, step)
+        expected = draw_mixup(0.4, IMAGES, 1, step) if mix is None or mix.box is None else cut
+        assert mix is not None
+        assert (mix.share, mix.box) == (expected.share, expected.box)
+        assert torch.equal(mix.partner_B, expected.partner_B)
+    # Four standard deviations of the number of steps with CutMix.
+    cuts = sum(mix is not None and mix.box is not None for mix in mixes)
+    assert abs(cuts - 600) < 4 * (2000 * 0.3 * 0.7) ** 0.5
+    other = [draw_mix(both, SHAPE, 2, step) for step in range(50)]
+    assert [mix and mix.share for mix in other] != [mix and mix.share for mix in mixes[:50]]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_one_setting_alone_is_used_in_every_step_and_none_in_no_step(alpha: float) -> None:
+    for step in range(20):
+        mixup = draw_mix(AugmentConfig(mixup_alpha=alpha), SHAPE, 0, step)
+        cutmix = draw_mix(AugmentConfig(cutmix_alpha=alpha), SHAPE, 0, step)
+        assert mixup is not None
+        assert mixup.share == draw_mixup(alpha, IMAGES, 0, step).share
+        assert cutmix is not None
+        assert cutmix.box == draw_cutmix(alpha, IMAGES, (9, 8), 0, step).box
+        assert draw_mix(AugmentConfig(), SHAPE, 0, step) is None

@@ -285,7 +285,7 @@ def make_stripes(root: Path) -> None:
 
 
 class StripeDetector(nn.Module):
-    """A classifier in timm's form that compares neighbors along both axes; it needs the original resolution."""
+    """A classifier in timm's form that compares neighbors along both axes."""
 
     num_features = 2
 

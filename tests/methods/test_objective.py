@@ -1,4 +1,4 @@
-"""The objective: weighted terms, and the loss of a mixup batch against closed forms in float64."""
+"""The objective: weighted terms, and the loss of a mixed batch against closed forms in float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.core.types import UNLABELED, Batch, Output, Target
-from richkd.data.mixup import Mix, draw_mix
+from richkd.data.mixup import Mix, draw_cutmix, draw_mixup
 from richkd.methods.ce import CrossEntropy, CrossEntropyConfig
 from richkd.methods.contrastive import Contrastive, ContrastiveConfig
 from richkd.methods.kd import Distillation, DistillationConfig
@@ -74,6 +74,13 @@ def records(seed: int, *, weighted: bool = False) -> tuple[Output, dict[str, Tar
     return Output(normal(CLASSES), normal(8)), {"fused": target}, batch
 
 
+def draw(alpha: float, seed: int, step: int) -> Mix:
+    """Mixup in even steps, CutMix in odd ones."""
+    if step % 2:
+        return draw_cutmix(alpha, IMAGES, (9, 8), seed, step)
+    return draw_mixup(alpha, IMAGES, seed, step)
+
+
 def partners_of(mix: Mix, targets: dict[str, Target], batch: Batch) -> tuple[dict[str, Target], Batch]:
     return {name: target.at(mix.partner_B) for name, target in targets.items()}, batch.at(mix.partner_B)
 
@@ -84,7 +91,7 @@ def test_a_mixed_loss_of_linear_terms_is_the_lerp_of_two_losses(
     seed: int, step: int, alpha: float, weighted: bool
 ) -> None:
     student, targets, batch = records(seed, weighted=weighted)
-    mix = draw_mix(alpha, IMAGES, seed, step)
+    mix = draw(alpha, seed, step)
     objective = build(ce(0.5, 0.1), kd(3.0), contrastive(0.8))
     context = Context(step=step, draw=step + 1)
     objective.terms["contrastive"].memory.log_normalizers.fill_(2.0)  # type: ignore[union-attr,operator]
@@ -105,7 +112,7 @@ def test_a_mixed_loss_of_linear_terms_is_the_loss_of_the_mixed_target(
     seed: int, step: int, alpha: float
 ) -> None:
     student, targets, batch = records(seed)
-    mix = draw_mix(alpha, IMAGES, seed, step)
+    mix = draw(alpha, seed, step)
     result = build(ce(), kd())(student, targets, batch, Context(draw=step), mix).terms
     share, other_B = mix.share, mix.partner_B
     hot_BC = functional.one_hot(batch.labels_B, CLASSES).double()
@@ -126,10 +133,12 @@ def _entropy(probs_BC: Tensor) -> Tensor:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 999), st.floats(0.1, 4))
-def test_a_mixed_loss_of_a_non_linear_term_is_the_loss_with_the_mixed_target(seed: int, alpha: float) -> None:
+@given(st.integers(0, 999), st.integers(0, 1), st.floats(0.1, 4))
+def test_a_mixed_loss_of_a_non_linear_term_is_the_loss_with_the_mixed_target(
+    seed: int, step: int, alpha: float
+) -> None:
     student, targets, batch = records(seed)
-    mix = draw_mix(alpha, IMAGES, seed, 0)
+    mix = draw(alpha, seed, step)
     objective = build(squared(0.3))
     result = objective(student, targets, batch, Context(), mix)
     soft_BC = targets["fused"].logits_BC.softmax(dim=1)
@@ -159,7 +168,7 @@ def test_terms_equal_the_loops_and_have_their_labels() -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_weights_apply_once(mixed: bool) -> None:
     student, targets, batch = records(1)
-    mix = draw_mix(1.0, IMAGES, 0, 0) if mixed else None
+    mix = draw_mixup(1.0, IMAGES, 0, 0) if mixed else None
     weights: dict[str, tuple[Any, float]] = {
         "ce": (ce, 0.5),
         "kd": (kd, 3.0),
@@ -277,5 +286,5 @@ def test_a_term_without_a_target_gets_none() -> None:
 
     student, targets, batch = records(6)
     objective = build(TermSpec("ce", "ce", Recording, CrossEntropyConfig(), LABELS))
-    objective(student, targets, batch, Context(), draw_mix(1.0, IMAGES, 0, 0))
+    objective(student, targets, batch, Context(), draw_mixup(1.0, IMAGES, 0, 0))
     assert given == [None, None]

@@ -75,6 +75,17 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"augment__policy": "clean"}, {"augment__scale": (0.2, 1.0)}, "the augmentation policy is clean"),
     ({"augment__policy": "clean"}, {"augment__pad": 2}, "the augmentation policy is clean"),
     ({"augment__policy": "clean"}, {"augment__flip": False}, "the augmentation policy is clean"),
+    ({}, {"augment__mixup_switch_prob": 0.2}, "it needs augment.mixup_alpha and augment.cutmix_alpha"),
+    (
+        {"augment__mixup_alpha": 0.4},
+        {"augment__mixup_switch_prob": 0.2},
+        "it needs augment.mixup_alpha and augment.cutmix_alpha",
+    ),
+    (
+        {"augment__cutmix_alpha": 1.0},
+        {"augment__mixup_switch_prob": 0.2},
+        "it needs augment.mixup_alpha and augment.cutmix_alpha",
+    ),
     # optim
     ({"optim__schedule": "cosine"}, {"optim__milestones": (0.5,)}, "the schedule is cosine"),
     ({"optim__schedule": "cosine"}, {"optim__gamma": 0.5}, "the schedule is cosine"),
@@ -156,6 +167,8 @@ def test_a_share_of_vision_teachers_beside_no_clip_is_refused(
         CROP | {"augment__scale": (0.2, 1.0), "augment__ratio": (0.5, 2.0), "augment__color_jitter": 0.4},
         CROP | {"augment__num_views": 4, "augment__flip": False},
         {"augment__policy": "clean", "augment__mixup_alpha": 0.4},
+        {"augment__policy": "clean", "augment__cutmix_alpha": 1.0},
+        {"augment__mixup_alpha": 0.4, "augment__cutmix_alpha": 1.0, "augment__mixup_switch_prob": 0.2},
         {"optim__milestones": (0.5,), "optim__gamma": 0.5},
         {"optim__schedule": "cosine", "optim__warmup_epochs": 1.0},
         KD | {"fusion__weights": (0.7,)},

@@ -34,6 +34,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "optim__name": "lion",
         "optim__lr": 1e-4,
         "optim__decay_norm_and_bias": False,
+        "augment__mixup_alpha": 0.4,
+        "augment__cutmix_alpha": 1.0,
     },
     # Counters of steps in parameter groups, and as plain numbers in the state.
     "lamb": {"optim__name": "lamb", "optim__lr": 1e-3, "train__ema_decay": 0.9},

@@ -53,6 +53,17 @@ def test_another_seed_gives_others(world: World, plain: dict[str, bytes], tmp_pa
     assert all(other[name] != plain[name] for name in SAME)
 
 
+def test_a_run_with_cutmix_trains(world: World, tmp_path: Path) -> None:
+    changes = {"method__name": "ce", "train__epochs": 5, "optim__schedule": "cosine"}
+    plain = run(world, tmp_path / "plain", **changes)
+    mixed = run(world, tmp_path / "mixed", augment__cutmix_alpha=1.0, **changes)
+    assert all(mixed[name] != plain[name] for name in SAME)
+    lines = read_lines(tmp_path / "mixed" / "metrics.jsonl")
+    # The entropy of mixed labels remains.
+    assert 0.1 < lines[-1]["train/ce"] < 0.8 * lines[0]["train/ce"]
+    assert lines[-1]["val/top1"] > 0.8
+
+
 def with_more_images(world: World, folder: Path, count: int = 24) -> dict[str, Any]:
     """Settings of a run with unlabeled images, of which the CLIP outputs know as well."""
     random = np.random.default_rng(8)

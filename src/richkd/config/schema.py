@@ -92,6 +92,12 @@ class AugmentConfig(Section):
     mixup_alpha: float = Field(
         0.0, ge=0, description="mixup alpha (weight ~ Beta(alpha, alpha)); 0 disables mixup"
     )
+    cutmix_alpha: float = Field(
+        0.0, ge=0, description="CutMix alpha (area of the box ~ Beta(alpha, alpha)); 0 disables CutMix"
+    )
+    mixup_switch_prob: float = Field(
+        0.5, gt=0, lt=1, description="probability that a step has CutMix if mixup and CutMix are both used"
+    )
 
 
 class ModelConfig(Section):

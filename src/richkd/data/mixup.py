@@ -1,4 +1,6 @@
-"""Mixup: pairs of images are mixed pixel by pixel, and their targets are mixed with the same weight.
+"""Mixup and CutMix: pairs of images are mixed, and their targets are mixed with the same weight.
+
+Mixup averages the two images pixel by pixel; CutMix puts a box of one into the other (`richkd.data.cutmix`).
 
 Cross-entropy and, up to a constant, KL divergence are linear in the target. For such a loss, the loss of a
 mix is the mix of two losses: with the first image's target, and with its partner's. Other losses get a mixed
@@ -7,26 +9,31 @@ target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from richkd.config.schema import AugmentConfig
 from richkd.core.numerics import at_least_fp32
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, Output, Target
+from richkd.data.cutmix import Box, draw_box
 
 
 @dataclass(frozen=True)
 class Mix:
     """Each image keeps the weight ``share``, at least one half; the rest is its partner (Zhang et al. 2018).
 
-    ``partner_B`` holds the partners' positions in the batch. It stays on the CPU.
+    ``partner_B`` holds the partners' positions in the batch. It stays on the CPU. With a ``box`` (CutMix),
+    the share is the image's fraction of the area; without it, it is the weight of every pixel.
     """
 
     share: float
     partner_B: Tensor
+    box: Box | None = None
 
     def pixels(self, pixels_B3HW: Tensor) -> Tensor:
         """Mixed images.
@@ -37,6 +44,8 @@ class Mix:
             [0.25, 0.75]
         """
         at_B = self.partner_B.to(pixels_B3HW.device, non_blocking=True)
+        if self.box is not None:
+            return self.box.pixels(pixels_B3HW, pixels_B3HW[at_B])
         return torch.lerp(pixels_B3HW[at_B], pixels_B3HW, self.share)
 
     def batch(self, batch: Batch) -> Batch:
@@ -80,14 +89,59 @@ class Mix:
         return torch.stack([logs[0] + weights[0], logs[1] + weights[1]]).logsumexp(dim=0)
 
 
-def draw_mix(alpha: float, images: int, seed: int, step: int) -> Mix:
+def draw_mix(augment: AugmentConfig, shape: Sequence[int], seed: int, step: int) -> Mix | None:
+    """The mix of a step, a function of (seed, step); None if the settings ask for no mixing.
+
+    If they ask for mixup and CutMix, each step has one of them, CutMix with the probability
+    ``augment.mixup_switch_prob``.
+
+    Args:
+        augment: settings of augmentation.
+        shape: shape of the student's input, B × 3 × H × W.
+        seed: seed of the run and process.
+        step: number of the forward pass.
+
+    Example:
+        >>> augment = AugmentConfig(mixup_alpha=0.4, cutmix_alpha=1.0)
+        >>> mixes = [draw_mix(augment, (4, 3, 8, 8), seed=0, step=step) for step in range(5)]
+        >>> ["mixup" if mix.box is None else "CutMix" for mix in mixes]
+        ['CutMix', 'mixup', 'CutMix', 'CutMix', 'CutMix']
+        >>> draw_mix(AugmentConfig(), (4, 3, 8, 8), seed=0, step=0) is None
+        True
+    """
+    images, _, height, width = shape
+    if augment.cutmix_alpha and (not augment.mixup_alpha or _switches(augment.mixup_switch_prob, seed, step)):
+        return draw_cutmix(augment.cutmix_alpha, images, (height, width), seed, step)
+    if augment.mixup_alpha:
+        return draw_mixup(augment.mixup_alpha, images, seed, step)
+    return None
+
+
+def _switches(probability: float, seed: int, step: int) -> bool:
+    return bool(np.random.default_rng(mix_seed(seed, "mixup or cutmix", step)).random() < probability)
+
+
+def draw_mixup(alpha: float, images: int, seed: int, step: int) -> Mix:
     """Partners and weight of a step, a function of (seed, step); weight ~ Beta(alpha, alpha).
 
     Example:
-        >>> mix = draw_mix(0.4, 4, seed=0, step=0)
+        >>> mix = draw_mixup(0.4, 4, seed=0, step=0)
         >>> 0.5 <= mix.share <= 1, sorted(mix.partner_B.tolist())
         (True, [0, 1, 2, 3])
     """
     random = np.random.default_rng(mix_seed(seed, "mixup", step))
     share = random.beta(alpha, alpha)
     return Mix(max(share, 1 - share), torch.from_numpy(random.permutation(images)))
+
+
+def draw_cutmix(alpha: float, images: int, size: tuple[int, int], seed: int, step: int) -> Mix:
+    """Partners and box of a step for images of height × width, a function of (seed, step).
+
+    Example:
+        >>> mix = draw_cutmix(1.0, 4, (8, 8), seed=0, step=0)
+        >>> mix.share == mix.box.share, sorted(mix.partner_B.tolist())
+        (True, [0, 1, 2, 3])
+    """
+    random = np.random.default_rng(mix_seed(seed, "cutmix", step))
+    box = draw_box(alpha, *size, random)
+    return Mix(box.share, torch.from_numpy(random.permutation(images)), box)

@@ -21,7 +21,9 @@ from torch import Tensor
 from richkd.core.numerics import at_least_fp32, check_temperature
 
 
-def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float) -> Tensor:
+def bank_log_scores(
+    v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature: float, rounded_ND: Tensor | None = None
+) -> Tensor:
     """Log scores bank[rows]·v/τ (B × K) of each embedding against its rows of the memory bank.
 
     Their exponentials are the scores of the CRD paper.
@@ -34,6 +36,7 @@ def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature:
         bank_ND: the memory bank; it receives no gradient and must not change before the backward pass.
         rows_BK: row indices (int64), the positive in column 0.
         temperature: τ > 0.
+        rounded_ND: the bank in the dtype of the product (`product_dtype`), if it was converted before.
 
     Raises:
         ConfigError: the temperature is not a positive finite number.
@@ -44,7 +47,7 @@ def bank_log_scores(v_BD: Tensor, bank_ND: Tensor, rows_BK: Tensor, temperature:
         [[2.0, 0.0]]
     """
     check_temperature(temperature)
-    dots_BN = _products(v_BD, bank_ND.detach(), temperature)
+    dots_BN = _products(v_BD, (bank_ND if rounded_ND is None else rounded_ND).detach(), temperature)
     scores_BK = dots_BN.gather(1, rows_BK).to(at_least_fp32(v_BD).dtype)
     if dots_BN.dtype == scores_BK.dtype:
         return scores_BK
@@ -81,12 +84,24 @@ def shared_log_scores(
     return torch.cat([exact_B1, scores_BK.masked_fill(excluded_BK, -math.inf)], dim=1)
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which scores are computed: that of autocast, otherwise float32 or higher.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     product_dtype(torch.zeros(1)) == torch.bfloat16
+        True
+        >>> product_dtype(torch.zeros(1)) == torch.float32
+        True
+    """
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else at_least_fp32(x).dtype
+
+
 def _products(v_BD: Tensor, rows_ND: Tensor, temperature: float) -> Tensor:
-    device = v_BD.device.type
-    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    with torch.autocast(device, enabled=False):
+    dtype = product_dtype(v_BD)
+    with torch.autocast(v_BD.device.type, enabled=False):
         v_BD = at_least_fp32(v_BD) / temperature
-        dtype = half or v_BD.dtype
         return v_BD.to(dtype) @ rows_ND.to(dtype).T
 
 
@@ -182,8 +197,11 @@ def both_bank_log_scores(
     target_bank_ND: Tensor,
     rows_BK1: Tensor,
     temperature: float,
+    rounded: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
 ) -> tuple[Tensor, Tensor]:
     """`bank_log_scores` of both directions: student against the target bank, target against the student bank.
+
+    ``rounded`` are the banks of student and target in the dtype of the product, if converted before.
 
     Example:
         >>> v_BD, bank_ND = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -192,8 +210,8 @@ def both_bank_log_scores(
         [[[-2.0, 0.0]], [[2.0, 0.0]]]
     """
     return (
-        bank_log_scores(student_BD, target_bank_ND, rows_BK1, temperature),
-        bank_log_scores(target_BD, student_bank_ND, rows_BK1, temperature),
+        bank_log_scores(student_BD, target_bank_ND, rows_BK1, temperature, rounded[1]),
+        bank_log_scores(target_BD, student_bank_ND, rows_BK1, temperature, rounded[0]),
     )
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.losses.bfloat16_copy import Bfloat16Copy
 from richkd.losses.contrast import both_bank_log_scores, log_normalizers_of, nce_both_ways, shared_log_scores
 from richkd.losses.features import fuse_features, normalize
-from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class, update_bank
+from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class
 
 Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
 
@@ -135,6 +136,7 @@ class Banks(nn.Module):
         for name in ("student", "target"):
             bank_ND = initial_bank(len(labels_N), settings.embed_dim, mix_seed(seed, name))
             self.register_buffer(f"{name}_ND", bank_ND)
+        self._student_copy, self._target_copy = Bfloat16Copy(), Bfloat16Copy()
         # These follow from the labels, so checkpoints do not contain them.
         rows_N, starts_C, sizes_C = rows_by_class(labels_N, classes)
         self.register_buffer("row_of_image_N", rows_N, persistent=False)
@@ -149,17 +151,20 @@ class Banks(nn.Module):
         draws_BK = draw(self.seed, step, (len(rows_B), self.settings.num_negatives), rows_B.device)
         negatives_BK = negative_rows(labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
         rows_BK1 = torch.cat([rows_B[:, None], negatives_BK], dim=1)
-        temperature = self.settings.temperature
+        banks, temperature = (self.student_ND, self.target_ND), self.settings.temperature
         scores = both_bank_log_scores(
-            student_BD, target_BD, self.student_ND, self.target_ND, rows_BK1, temperature
+            student_BD, target_BD, *banks, rows_BK1, temperature, self._for_products()
         )
         return scores, None
 
     def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
         """Move the images' rows towards their new embeddings."""
         rows_B = self.row_of_image_N[index_B]
-        update_bank(self.student_ND, rows_B, student_BD, self.settings.momentum)
-        update_bank(self.target_ND, rows_B, target_BD, self.settings.momentum)
+        self._student_copy.update(self.student_ND, rows_B, student_BD, self.settings.momentum)
+        self._target_copy.update(self.target_ND, rows_B, target_BD, self.settings.momentum)
+
+    def _for_products(self) -> tuple[Tensor, Tensor]:
+        return self._student_copy.of(self.student_ND), self._target_copy.of(self.target_ND)
 
     def _shared(
         self, student_BD: Tensor, target_BD: Tensor, rows_B: Tensor, labels_B: Tensor, step: int
@@ -168,14 +173,11 @@ class Banks(nn.Module):
         rows_K = below(draws_K, len(self.student_ND))
         starts_B1 = self.class_starts_C[labels_B, None]
         excluded_BK = (rows_K >= starts_B1) & (rows_K < starts_B1 + self.class_sizes_C[labels_B, None])
+        student_KD, target_KD = (bank_ND[rows_K] for bank_ND in self._for_products())
         temperature = self.settings.temperature
         scores = (
-            shared_log_scores(
-                student_BD, self.target_ND[rows_B], self.target_ND[rows_K], excluded_BK, temperature
-            ),
-            shared_log_scores(
-                target_BD, self.student_ND[rows_B], self.student_ND[rows_K], excluded_BK, temperature
-            ),
+            shared_log_scores(student_BD, self.target_ND[rows_B], target_KD, excluded_BK, temperature),
+            shared_log_scores(target_BD, self.student_ND[rows_B], student_KD, excluded_BK, temperature),
         )
         return scores, valid_negative_fraction(excluded_BK)
 

@@ -72,7 +72,9 @@ def negative_rows(
     """
     starts_B1 = class_starts_C[labels_B, None]
     sizes_B1 = class_sizes_C[labels_B, None]
-    rows_BK = below(draws_BK, class_sizes_C.sum() - sizes_B1)
+    # With many unlabeled images there are about as many classes as rows, so their sizes are not added up.
+    images = class_starts_C[-1] + class_sizes_C[-1]
+    rows_BK = below(draws_BK, images - sizes_B1)
     return torch.where(rows_BK >= starts_B1, rows_BK + sizes_B1, rows_BK)
 
 

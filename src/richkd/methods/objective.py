@@ -147,7 +147,7 @@ def logit_temperature(specs: Sequence[TermSpec], default: float = 1.0) -> float:
 
 
 class Objective(nn.Module):
-    """All terms as one module: their state, their weighted losses, and mixup.
+    """All terms as one module: their state, their weighted losses, and mixup or CutMix.
 
     Args:
         specs: the terms.
@@ -192,7 +192,7 @@ class Objective(nn.Module):
     def forward(
         self, student: Output, targets: Targets, batch: Batch, context: Context, mix: Mix | None = None
     ) -> LossTerms:
-        """Every term's weighted loss for a batch; with ``mix``, the student saw a mixup of the batch."""
+        """Every term's weighted loss for a batch; with ``mix``, the student saw mixed images."""
         values: dict[str, Tensor] = {}
         memory: dict[str, dict[str, Tensor]] = {}
         for label, term in self.terms.items():

@@ -115,7 +115,7 @@ class Term(nn.Module, ABC):
         Config: its settings.
         needs: what it reads of the student and of the target's teachers.
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
-        linear: the loss is linear in the target, so a mixup batch's loss is the mix of two losses. If False,
+        linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
             the target is mixed instead.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """

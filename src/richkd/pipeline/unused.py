@@ -54,6 +54,9 @@ def _augment(config: Config) -> Iterator[tuple[str, str]]:
         yield from _changed("augment", config.augment, f"the augmentation policy is {policy}", ("pad",))
     if policy == "clean":
         yield from _changed("augment", config.augment, "the augmentation policy is clean", ("flip",))
+    if not (config.augment.mixup_alpha and config.augment.cutmix_alpha):
+        reason = "it needs augment.mixup_alpha and augment.cutmix_alpha"
+        yield from _changed("augment", config.augment, reason, ("mixup_switch_prob",))
 
 
 def _optim(config: Config) -> Iterator[tuple[str, str]]:

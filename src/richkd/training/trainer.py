@@ -241,10 +241,8 @@ class Trainer:
         batch = batch.to(device)
         targets = parts.teach(batch, epoch)
         pixels = parts.student_pixels(batch, epoch)
-        mix, alpha = None, self.config.augment.mixup_alpha
-        if alpha:
-            seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
-            mix = draw_mix(alpha, len(pixels), seed, draw)
+        seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
+        mix = draw_mix(self.config.augment, pixels.shape, seed, draw)
         context = Context(self.step, epoch, self.step / self.total_steps, draw, self.config.train.seed)
         with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
             return cast(LossTerms, self.wrapped(pixels, targets, batch, context, mix))
