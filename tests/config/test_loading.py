@@ -162,6 +162,22 @@ def test_a_bad_value_is_named_with_its_setting(name: str, value: Any, got: str) 
     assert error.got == got
 
 
+def test_arguments_of_a_model_are_yaml(tmp_path: Path) -> None:
+    args = {"img_size": [64, 32], "act_layer": "gelu", "drop": None, "nested": {"on": True}}
+    text = "{img_size: [64, 32], act_layer: gelu, drop: null, nested: {'on': true}}"
+    overrides = dotted_overrides(["--student.args", text, "--teachers.1.args", text])
+    config = load_config(None, NEEDED | {"teachers.1.name": "a"} | overrides)
+    assert config.student.args == config.teachers[0].args == args
+    again = load_config(written(tmp_path, config.to_yaml()))
+    assert again.student.args == again.teachers[0].args == args
+    assert loaded(student__args="{}").student.args == {}
+
+
+@pytest.mark.parametrize("text", ["depth", "[1]", "{a: 2020-01-01}", "{1: 2}", "null", "{a: !!set {b}}"])
+def test_arguments_that_cannot_be_saved_are_refused(text: str) -> None:
+    assert "'student.args" in refusal(student__args=text).rule
+
+
 def test_texts_are_read_as_yaml() -> None:
     config = loaded(
         optim__lr="0.25",

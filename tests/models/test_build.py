@@ -116,8 +116,8 @@ def test_building_leaves_the_mode_of_training_alone() -> None:
 
 
 def test_a_size_that_the_model_does_not_take() -> None:
-    error = refusal("test_vit", size=33)
-    assert error.rule == "Model test_vit does not accept images of 33×33 pixels"
+    error = refusal("cifar_vgg8", size=4)
+    assert error.rule == "Model cifar_vgg8 does not accept images of 4×4 pixels"
     assert "--student.size" in str(error.fix)
 
 

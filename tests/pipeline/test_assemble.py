@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from richkd.config.schema import ModelConfig
 from richkd.core.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
 from richkd.core.precision import autocast_dtype
 from richkd.data.sources import open_data
+from richkd.export.student import save_student
 from richkd.fusion.fusion import measure_target_shift
+from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble, build_student
 from richkd.teachers.predict import outputs_of
 from tests.fixtures import CLASSES, SIZE, World, make_clip, make_teacher, refusal
@@ -39,6 +42,25 @@ def test_parts_fit_and_are_announced(world: World) -> None:
     assert "36 train, 12 val, 12 test" in outputs[0]
     assert any("CLIP outputs" in line for line in outputs[1:])
     assert "selected on 12 images of val" in outputs[-1]
+
+
+def test_networks_of_fixed_resolution_are_announced(world: World, tmp_path: Path) -> None:
+    vit = ModelConfig(name="test_vit", size=32, args={"depth": 1})
+    save_student(tmp_path / "teacher", build_network(vit, 3, role="student"), CLASSES, 1.0, {})
+    changes = {
+        "student__name": "test_vit",
+        "student__args": "{depth: 2}",
+        "teachers__1__name": f"local-dir:{tmp_path / 'teacher'}",
+        "teachers__1__size": 48,
+        "method__name": "kd",
+    }
+    lines: list[str] = []
+    parts = assemble(world.config(tmp_path / "run", **changes), CPU, lines.append)
+    assert len(parts.student.model.blocks) == 2  # type: ignore[arg-type]
+    assert f"student: test_vit is built for {SIZE} px (img_size) instead of its own 160 px" in lines
+    name = parts.teachers[0].name
+    assert f"teacher: {name} is built for 48 px (img_size) instead of its own 32 px" in lines
+    assert parts.teachers[0].ingredients()["arguments"] == {"depth": 1}
 
 
 def test_a_student_depends_on_its_seed_alone(world: World) -> None:

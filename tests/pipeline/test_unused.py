@@ -31,6 +31,8 @@ CLIP: dict[str, Any] = {"method__name": "kd", "objective__kd__target": "clip"}
 CLIP_FEATURES: dict[str, Any] = {
     "objective": [{"contrastive": {"target": "clip", "num_negatives": 32, "embed_dim": 8}}]
 }
+CACHED: dict[str, Any] = {"teachers__1__name": "cache:given", "cache__dir": Path("cache")}
+FOLDS: dict[str, Any] = L | {"teachers__1__name": "folds:runs/folds"}
 CROP: dict[str, Any] = {"augment__policy": "random-resized-crop"}
 
 
@@ -124,6 +126,11 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (CE, {"train__compile_teacher": True}, "there is no vision teacher"),
     (CLIP, {"train__teacher_precision": "fp32"}, "there is no vision teacher"),
     (CLIP, {"train__compile_teacher": True}, "there is no vision teacher"),
+    # teachers without a network that is built
+    (CACHED, {"teachers__1__args": {"depth": 2}}, "imported outputs have no network"),
+    (CACHED, {"teachers__1__size": 64}, "imported outputs have no network"),
+    (FOLDS, {"teachers__1__args": {"depth": 2}}, "the networks of folds are built as they were saved"),
+    (FOLDS, {"teachers__1__pretrained": True}, "the networks of folds are built as they were saved"),
     # data
     ({}, {"data__unlabeled_fraction": 0.5}, "it needs data.unlabeled"),
 ]

@@ -12,6 +12,7 @@ from richkd.core.types import Batch
 from richkd.data.augmentations import CropFlip
 from richkd.data.views import Views, render
 from richkd.models.build import Network
+from richkd.models.create import Blueprint
 from richkd.teachers.cache.row_format import as_stored
 from richkd.teachers.vision import VisionTeacher
 
@@ -104,6 +105,13 @@ def test_autocast_keeps_outputs_in_float32(network: Network, batch: Batch, views
     assert rough.logits_BC.dtype == rough.feats_BF.dtype == torch.float32
     assert not torch.equal(rough.logits_BC, exact.logits_BC)
     assert torch.allclose(rough.logits_BC, exact.logits_BC, atol=0.05)
+
+
+def test_arguments_of_a_network_are_part_of_its_cache(network: Network) -> None:
+    plain = VisionTeacher(network, CPU).ingredients()
+    assert "arguments" not in plain
+    network.blueprint = Blueprint("tiny", {"act_layer": "silu"})
+    assert VisionTeacher(network, CPU).ingredients() == {**plain, "arguments": {"act_layer": "silu"}}
 
 
 def test_what_a_teacher_says_of_itself(network: Network) -> None:

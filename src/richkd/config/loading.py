@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -220,7 +220,9 @@ def _takes_text(dotted: str) -> bool:
     if model is None or leaf not in model.model_fields:
         return False
     annotation = model.model_fields[leaf].annotation
-    return bool({str, Path} & {annotation, *getattr(annotation, "__args__", ())})
+    # A mapping has texts as keys, but is written as YAML.
+    kinds = get_args(annotation) if get_origin(annotation) is not dict else ()
+    return bool({str, Path} & {annotation, *kinds})
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:

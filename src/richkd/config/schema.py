@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
 from richkd.core.registry import OneOf
@@ -109,7 +109,17 @@ class ModelConfig(Section):
     )
     weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
     pretrained: bool = Field(False, description="load timm's pretrained weights of this name")
-    size: int | None = Field(None, ge=4, description="input resolution in pixels (default: the model's own)")
+    size: int | None = Field(
+        None,
+        ge=4,
+        description="input resolution in pixels (default: the model's own); a model of fixed resolution, "
+        "such as a ViT, is built for it",
+    )
+    args: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="arguments of the model's constructor, for example {drop_path_rate: 0.1}; they are saved "
+        "with the student",
+    )
     mean: Triple | None = Field(None, description="input mean in 0..1 (default: the model's own)")
     std: Triple | None = Field(
         None, description="input standard deviation in 0..1 (default: the model's own)"

@@ -1,8 +1,9 @@
 """Save and load students: a folder with weights, class names, preprocessing and temperature.
 
-``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the network. ``config.json`` has timm's
-format. Entries that timm does not define (the fitted temperature and the origin of the model) are under
-``richkd``. The networks for 32-pixel images are registered with timm by ``import richkd.models``.
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the network, with the constructor arguments
+that it was built with. ``config.json`` has timm's format. Entries that timm does not define (the fitted
+temperature and the origin of the model) are under ``richkd``. The networks for 32-pixel images are registered
+with timm by ``import richkd.models``. A network of a callable is loaded by this package only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -20,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.models import save_for_hf
-from torch import Tensor, nn
+from torch import Tensor
 
+from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError, ModelError
 from richkd.core.files import write_atomically
@@ -31,6 +34,7 @@ from richkd.data.framing import frame
 from richkd.data.images import decode_rgb, to_rgb
 from richkd.data.views import render
 from richkd.models.build import Network, build_network
+from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
@@ -126,12 +130,18 @@ def save_student(
             "crop_pct": network.framing.crop_pct,
             "crop_mode": "squash" if network.framing.squash else "center",
         },
+        "model_args": {k: v for k, v in network.blueprint.args.items() if k not in WRITTEN_BY_TIMM},
         "richkd": {"temperature": temperature, **origin},
     }
     with tempfile.TemporaryDirectory() as scratch:
         # timm does not write atomically, so its files are written to a temporary folder first.
         save_for_hf(_saveable(network), scratch, model_config=config, safe_serialization=True)
         written = json.loads((Path(scratch) / CONFIG).read_text(encoding="utf-8"))
+        # timm writes the size that a flexible model was built for, instead of that of its images.
+        written["pretrained_cfg"]["input_size"] = [3, network.size, network.size]
+        if _is_callable(network):
+            # timm adds arguments that its own constructors have.
+            written["model_args"] = dict(network.blueprint.args)
         write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
     text = json.dumps(written, indent=2, ensure_ascii=False)
     write_atomically(folder / CONFIG, f"{text}\n".encode())
@@ -171,6 +181,7 @@ def load_student(path: str | Path) -> Student:
             crop_pct=cfg.get("crop_pct", 1.0),
             crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
             interpolation=cfg.get("interpolation", "bicubic"),
+            args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
@@ -182,15 +193,35 @@ def load_student(path: str | Path) -> Student:
     return Student(network, class_names, temperature)
 
 
-def _saveable(network: Network) -> nn.Module:
-    """A copy on the CPU in the default memory format, with the attributes that timm needs to save it."""
-    model = copy.deepcopy(network.model).cpu().to(memory_format=torch.contiguous_format)
-    attributes = cast(Any, model)
-    if not getattr(model, "pretrained_cfg", None):
-        size = (3, network.size, network.size)
-        attributes.pretrained_cfg = {"architecture": network.name, "input_size": size}
-    if not hasattr(model, "num_classes"):
-        attributes.num_classes = network.classes
+def _is_callable(network: Network) -> bool:
+    return parse_model_name(network.blueprint.architecture).kind == "callable"
+
+
+def _saveable(network: Network) -> Any:
+    """What timm needs to save a network: weights on the CPU in the default memory format, and attributes.
+
+    A callable can return a timm model with other layers. So its network is described as the callable, and
+    never as the timm model.
+    """
+    weights = {
+        # Copies, because safetensors refuses tensors that share their memory.
+        key: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in network.model.state_dict().items()
+    }
+    cfg = {
+        "architecture": network.blueprint.architecture,
+        "input_size": (3, network.size, network.size),
+    }
+    if _is_callable(network) or not getattr(network.model, "pretrained_cfg", None):
+        return SimpleNamespace(
+            state_dict=lambda: weights,
+            pretrained_cfg=cfg,
+            num_classes=network.classes,
+            num_features=network.feature_width,
+        )
+    # A shallow copy has the attributes of the model.
+    model = copy.copy(network.model)
+    cast(Any, model).state_dict = lambda: weights
     return model
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from richkd.metrics.checks import Figures
 from richkd.models.build import Network
+from richkd.models.probe import unchanged
 
 BATCHES = (1, 64)
 ROUNDS, WARMUP = 15, 3
@@ -62,7 +63,8 @@ def cost_of(network: Network, device: torch.device) -> Cost:
     """
     network = network.to(device).eval()
     state = network.model.state_dict().items()
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state}
+    # Copies, because safetensors refuses tensors that share their memory.
+    weights = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state}
     return Cost(
         network.parameters_count,
         flops(network),
@@ -86,11 +88,8 @@ def flops(network: Network) -> int:
     """
     counter = FlopCounterMode(display=False)
     pixels = torch.zeros(1, 3, network.size, network.size, device=next(network.parameters()).device)
-    training = network.training
-    network.eval()
-    with torch.no_grad(), counter:
+    with unchanged(network), torch.no_grad(), counter:
         network(pixels)
-    network.train(training)
     return int(counter.get_total_flops())
 
 

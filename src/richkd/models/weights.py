@@ -18,6 +18,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from richkd.core.errors import ModelError
+from richkd.models.input_conv import to_rgb_input
 
 # Keys under which training scripts store the state dict in a checkpoint. Averaged weights come first, because
 # they are the ones that the script evaluates; timm prefers them, too.
@@ -37,12 +38,14 @@ class Loaded:
         new: names of tensors that keep their random initialization.
         ignored: names of tensors of the file that the model does not have.
         averaged: the file holds averaged (EMA) weights besides others, and the averaged ones were loaded.
+        adapted: names of first convolutions of another number of channels, which were fitted to RGB.
     """
 
     kept: int
     new: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     averaged: bool = False
+    adapted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for the log.
@@ -52,6 +55,7 @@ class Loaded:
             60 tensors loaded, 2 new (fc.bias, fc.weight)
         """
         parts = [f"{self.kept} tensors loaded" + (" (averaged weights, EMA)" if self.averaged else "")]
+        parts += [f"{len(self.adapted)} adapted to RGB ({_some(self.adapted)})"] if self.adapted else []
         parts += [f"{len(self.new)} new ({_some(self.new)})"] if self.new else []
         parts += [f"{len(self.ignored)} ignored ({_some(self.ignored)})"] if self.ignored else []
         return ", ".join(parts)
@@ -68,14 +72,15 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         path: the checkpoint.
         role: ``"student"`` or ``"teacher"``, for messages.
         new_classifier: whether the model may keep its own classifier if that of the file has another size or
-            is missing. Otherwise every tensor must be in the file.
+            is missing, and the first convolution may have other input channels, as a start for training.
+            Otherwise every tensor must be in the file.
 
     Returns:
         What was loaded, for the log.
 
     Raises:
-        ModelError: the file does not exist, it is not a checkpoint, or it is of another architecture or
-            number of classes.
+        ModelError: the file does not exist, it is not a checkpoint, or it is of another architecture, number
+            of classes or number of input channels.
 
     Example:
         >>> import tempfile
@@ -91,6 +96,7 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
     whole = model.state_dict()
     expected = {key: tensor for key, tensor in whole.items() if not _is_counter(key)}
     state = adapted(without_prefix(content, expected), model)
+    state, rgb = to_rgb_input(state, model)
     classifier = classifier_keys(model)
     missing = sorted(expected.keys() - state.keys())
     shapes = sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
@@ -103,9 +109,11 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         raise _of_another_architecture(model, path, role, missing, shapes, foreign)
     if new and not new_classifier:
         raise _of_other_classes(path, role, new[0], state, expected)
+    if rgb and not new_classifier:
+        raise _of_other_channels(path, role, rgb[0])
     kept = {key: t for key, t in state.items() if key in whole and key not in new}
     model.load_state_dict(kept, strict=False)
-    return Loaded(len(kept), tuple(new), tuple(ignored), averaged)
+    return Loaded(len(kept), tuple(new), tuple(ignored), averaged, rgb)
 
 
 def without_prefix(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
@@ -232,6 +240,15 @@ def _of_other_classes(
         got=f"{got} for {expected[key].shape[0]} classes",
         fix="use a model that was trained on these classes, or train one from this file: `richkd teach "
         "--model NAME --weights FILE`.",
+    )
+
+
+def _of_other_channels(path: str | Path, role: str, key: str) -> ModelError:
+    return ModelError(
+        f"The {role}'s weights {path} must be of a network for RGB images",
+        got=f"another number of input channels in '{key}'",
+        fix="use a model for RGB images, or train one from this file: `richkd teach --model NAME --weights "
+        "FILE`.",
     )
 
 

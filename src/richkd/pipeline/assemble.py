@@ -32,7 +32,7 @@ from richkd.pipeline.controls import controlled
 from richkd.pipeline.fuse import Fitter, describe
 from richkd.pipeline.roles import FUSED, Roles, assign_roles
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
-from richkd.pipeline.teachers import Log, Networks, Opening, open_networks, with_imported
+from richkd.pipeline.teachers import Log, Networks, Opening, log_resizing, open_networks, with_imported
 from richkd.pipeline.unused import refuse_unused
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.cached import with_cache
@@ -160,6 +160,7 @@ def assemble(config: Config, device: torch.device, log: Log = lambda message: No
     refuse_unused(config, specs, roles)
     data = _open_data(config, log)
     student = build_student(config, data)
+    log_resizing(student, "student", log)
     if student.loaded is not None:
         log(f"student: starts from {config.student.weights}: {student.loaded}")
     features = "features" in needs_of(specs)

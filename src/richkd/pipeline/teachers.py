@@ -150,6 +150,13 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
     return network
 
 
+def log_resizing(network: Network, role: str, log: Log) -> None:
+    """Log that a network of fixed resolution was built for another one than its own."""
+    own = network.blueprint.resized_from
+    if own is not None:
+        log(f"{role}: {network.name} is built for {network.size} px (img_size) instead of its own {own} px")
+
+
 def _open_vision(model: ModelConfig, opening: Opening) -> Teacher | None:
     config, name = opening.config, parse_model_name(model.name)
     if name.kind == "cache":
@@ -158,6 +165,7 @@ def _open_vision(model: ModelConfig, opening: Opening) -> Teacher | None:
     compiled = config.train.compile_teacher
     if name.kind != "folds":
         network = build_teacher(model, opening.data)
+        log_resizing(network, "teacher", opening.log)
         return VisionTeacher(network, opening.device, autocast, compiled=compiled)
     if opening.features:
         raise ConfigError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, Section
 from richkd.core.errors import ConfigError
 from richkd.fusion.mixings import ALPHA
@@ -11,6 +13,12 @@ from richkd.methods.objective import TermSpec, needs_of
 from richkd.pipeline.roles import Roles
 
 CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views")
+# Settings of a network that is built from its name, and the kinds of teachers that are not.
+NETWORK = ("pretrained", "size", "mean", "std", "args")
+NO_NETWORK = {
+    "cache": "imported outputs have no network",
+    "folds": "the networks of folds are built as they were saved",
+}
 
 
 def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> None:
@@ -20,8 +28,7 @@ def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> No
         ConfigError: naming the setting, and what it would need to have an effect.
     """
     for name, reason in _unused(config, specs, roles):
-        section, _, leaf = name.partition(".")
-        value = getattr(getattr(config, section), leaf)
+        value = _value(config, name)
         raise ConfigError(
             f"Setting '{name}' has no effect in this run: {reason}",
             got=f"{name} {value}",
@@ -42,8 +49,22 @@ def _unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator
         reason = "there is no vision teacher"
         yield from _changed("cache", config.cache, reason, ("top_k",))
         yield from _changed("train", config.train, reason, ("teacher_precision", "compile_teacher"))
+    yield from _teachers(config)
     if config.data.unlabeled is None:
         yield from _changed("data", config.data, "it needs data.unlabeled", ("unlabeled_fraction",))
+
+
+def _teachers(config: Config) -> Iterator[tuple[str, str]]:
+    for number, teacher in enumerate(config.teachers, start=1):
+        reason = NO_NETWORK.get(parse_model_name(teacher.name).kind)
+        if reason is not None:
+            yield from _changed(f"teachers.{number}", teacher, reason, NETWORK)
+
+
+def _value(config: Config, name: str) -> Any:
+    section, *number, leaf = name.split(".")
+    values = getattr(config, section)
+    return getattr(values[int(number[0]) - 1] if number else values, leaf)
 
 
 def _augment(config: Config) -> Iterator[tuple[str, str]]:
@@ -100,5 +121,7 @@ def _changed(
     section: str, values: Section, reason: str, names: Sequence[str] | None = None
 ) -> Iterator[tuple[str, str]]:
     for name, field in type(values).model_fields.items():
-        if (names is None or name in names) and getattr(values, name) != field.default:
+        if (names is None or name in names) and getattr(values, name) != field.get_default(
+            call_default_factory=True
+        ):
             yield f"{section}.{name}", reason

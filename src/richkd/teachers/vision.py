@@ -89,4 +89,6 @@ class VisionTeacher(Teacher):
             "precision": str(self.autocast or torch.float32),
             "compiled": self.compiled,
             "device": self.device.type,
+            # Arguments can change the outputs of equal weights. Caches without any keep their digest.
+            **({"arguments": dict(network.blueprint.args)} if network.blueprint.args else {}),
         }

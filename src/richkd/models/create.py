@@ -1,0 +1,255 @@
+"""Create a module from a name and constructor arguments: a timm model, a saved student or a callable."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import timm
+import torch
+from timm.models import get_model_input_config, resolve_model_input_args
+from torch import nn
+
+from richkd.config.model_name import parse_model_name
+from richkd.config.schema import ModelConfig
+from richkd.core.errors import ModelError, nearest
+from richkd.models.probe import first_line
+from richkd.models.weights import load_weights
+
+# Arguments that may not be given, with the reason.
+CLASSES, RUNTIME = "it is the number of classes of the data", "it is not part of a saved network"
+RESERVED = {
+    "num_classes": CLASSES,
+    "in_chans": "images are RGB, so every network has 3 input channels",
+    "pretrained": "it is a setting of its own, pretrained",
+    "checkpoint_path": "it is a setting of its own, weights",
+    "pretrained_cfg": "its entries are settings of their own: size, mean, std and weights",
+    "pretrained_cfg_overlay": "its entries are settings of their own: size, mean, std and weights",
+    "features_only": "a classifier is needed",
+    **dict.fromkeys(("scriptable", "exportable", "no_jit", "cache_dir", "device", "dtype"), RUNTIME),
+}
+# Arguments that timm writes into the config.json of every model.
+WRITTEN_BY_TIMM = ("num_classes", "in_chans", "global_pool", "img_size")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What is needed to build a network again.
+
+    Attributes:
+        architecture: timm's name, or ``package.module:callable``.
+        args: arguments of the constructor, besides those that timm saves for every model.
+        resized_from: the model's own resolution in pixels, if it was built for another one (``img_size``).
+    """
+
+    architecture: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    resized_from: int | None = None
+
+
+class Created(NamedTuple):
+    """A module, how it was built, and what timm's configuration says about its input and classes."""
+
+    model: nn.Module
+    blueprint: Blueprint
+    cfg: Mapping[str, Any]
+
+
+def create_module(config: ModelConfig, classes: int, role: str, size: int | None = None) -> Created:
+    """Build the module that the settings name. A file of weights in the settings is not loaded.
+
+    Args:
+        config: name and constructor arguments of the model.
+        classes: number of outputs.
+        role: ``"student"`` or ``"teacher"``, for messages.
+        size: resolution for which a model of fixed resolution is built; None for its own.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be built with these arguments.
+
+    Example:
+        >>> config = ModelConfig(name="test_vit", args={"depth": 2})
+        >>> created = create_module(config, 10, "student", size=64)
+        >>> len(created.model.blocks), tuple(created.model.pos_embed.shape)
+        (2, (1, 17, 64))
+        >>> created.blueprint
+        Blueprint(architecture='test_vit', args={'depth': 2}, resized_from=160)
+    """
+    for name in sorted(RESERVED.keys() & config.args.keys()):
+        raise ModelError(
+            f"{option(role, 'args')} must not contain {name}: {RESERVED[name]}",
+            got=f"{name}: {config.args[name]}",
+            fix=f"remove {name}.",
+        )
+    parsed = parse_model_name(config.name)
+    if parsed.kind == "callable":
+        return _from_callable(config.name, config.args, classes, role)
+    if parsed.kind == "local-dir":
+        return _from_folder(parsed.path, config, classes, role, size)
+    if parsed.kind != "hf-hub" and not timm.is_model(config.name.partition(".")[0]):
+        raise ModelError(
+            f"No model is called '{config.name}' (the {role})", fix=nearest(config.name, timm.list_models())
+        )
+    return _from_timm(config, classes, role, size, pretrained=config.pretrained)
+
+
+def option(role: str, setting: str) -> str:
+    """The command-line option of a setting of a model.
+
+    Example:
+        >>> option("student", "args"), option("teacher", "args")
+        ('--student.args', '--teachers.1.args')
+    """
+    return f"--{'student' if role == 'student' else 'teachers.1'}.{setting}"
+
+
+def _from_timm(
+    config: ModelConfig, classes: int, role: str, size: int | None, *, pretrained: bool
+) -> Created:
+    name, args = config.name, config.args
+
+    def build(*, pretrained: bool) -> nn.Module:
+        # timm adds img_size to the arguments of models of fixed resolution, and leaves the others alone.
+        wanted = {} if "img_size" in args else {"img_size": size}
+        sized = resolve_model_input_args(name, wanted, **args).get("img_size")
+        more = {} if sized is None else {"img_size": sized}
+        return cast(nn.Module, timm.create_model(name, pretrained, num_classes=classes, **{**args, **more}))
+
+    try:
+        model = build(pretrained=pretrained)
+    except Exception as error:  # constructors raise exceptions of any class
+        if pretrained and _skeleton(lambda: build(pretrained=False)) is not None:
+            raise _not_loaded(name, role, error) from error
+        plain = _skeleton(lambda: timm.create_model(name))
+        raise _not_built(name, args, role, error, None if plain is None else type(plain)) from error
+    cfg = cast(Any, model).pretrained_cfg
+    own, used = cfg["input_size"][-1], get_model_input_config(model)["input_size"][-1]
+    resized = "img_size" not in args and used == size != own
+    if resized:
+        _check_patches(model, name, used, role)
+    return Created(
+        model, Blueprint(cfg.get("architecture") or name, dict(args), own if resized else None), cfg
+    )
+
+
+def _skeleton(build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The model without memory for its weights, or None if it cannot be built."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:
+        return None
+
+
+def _check_patches(model: nn.Module, name: str, size: int, role: str) -> None:
+    """Pixels that belong to no patch would be ignored."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    side = patch[-1] if isinstance(patch, tuple | list) else patch
+    if isinstance(side, int) and size % side:
+        below = size - size % side
+        raise ModelError(
+            f"Model {name} needs a resolution that is a multiple of its patches of {side}×{side} pixels",
+            got=f"{size}",
+            fix=f"use {option(role, 'size')} {' or '.join(str(s) for s in (below, below + side) if s)}.",
+        )
+
+
+def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, size: int | None) -> Created:
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        outputs, architecture = int(saved["num_classes"]), str(saved["architecture"])
+        args, cfg = dict(saved.get("model_args") or {}), dict(saved["pretrained_cfg"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"The {role}'s folder {folder} must hold a config.json with num_classes and its weights",
+            got=first_line(error),
+            fix="pass the student/ folder of a run.",
+        ) from None
+    if outputs != classes:
+        raise ModelError(
+            f"The {role} in {folder} must have one output for each class of the data",
+            got=f"{outputs} outputs for {classes} classes",
+            fix="use a model that was trained on these classes.",
+        )
+    if parse_model_name(architecture).kind == "callable":
+        created = _from_callable(architecture, {**args, **config.args}, classes, role)
+        load_weights(created.model, folder / "model.safetensors", role=role)
+    else:
+        saved_size = (cfg.get("input_size") or [None])[-1]
+        created = _from_timm(config, classes, role, size if size != saved_size else None, pretrained=True)
+        cfg = dict(created.cfg)
+        own = {name: value for name, value in args.items() if name not in WRITTEN_BY_TIMM}
+        blueprint = replace(created.blueprint, args={**own, **config.args})
+        created = created._replace(blueprint=blueprint)
+    return created._replace(cfg={**cfg, "label_names": saved.get("label_names")})
+
+
+def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str) -> Created:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # a module can raise any exception class while it is imported
+        raise ModelError(
+            f"The {role} '{spec}' must be an importable package.module:callable",
+            got=first_line(error),
+            fix="install the package, or add its folder to PYTHONPATH.",
+        ) from None
+    # Folders of students name their callable and its arguments. They must not call anything but a model.
+    if args and "num_classes" not in _parameters(factory):
+        raise ModelError(
+            f"The {role} '{spec}' must name its argument num_classes to get other arguments, too",
+            got=", ".join(args),
+            fix="write num_classes into the signature of the callable.",
+        )
+    try:
+        model = factory(num_classes=classes, **args)
+    except Exception as error:
+        raise _not_built(spec, args, role, error, factory) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"The {role} '{spec}' must return a torch.nn.Module",
+            got=type(model).__name__,
+            fix="return the network from the callable.",
+        )
+    cfg = getattr(model, "pretrained_cfg", None)
+    return Created(model, Blueprint(spec, dict(args)), dict(cfg) if isinstance(cfg, dict) else {})
+
+
+def _not_loaded(name: str, role: str, error: Exception) -> ModelError:
+    parsed = parse_model_name(name)
+    if parsed.kind == "local-dir":
+        return ModelError(
+            f"The {role}'s folder {parsed.path} cannot be loaded",
+            got=first_line(error),
+            fix="pass the student/ folder of a run.",
+        )
+    return ModelError(
+        f"The pretrained weights of {name} could not be loaded",
+        got=first_line(error),
+        fix=f"connect to the internet once, or pass a file with {option(role, 'weights')}.",
+    )
+
+
+def _not_built(
+    name: str, args: Mapping[str, Any], role: str, error: Exception, constructor: Any
+) -> ModelError:
+    known = _parameters(constructor)
+    unknown = [arg for arg in args if known and arg not in known]
+    fix = f"see what {name} needs."
+    if args:
+        hint = f" {nearest(unknown[0], known)}" if unknown else ""
+        fix = f"correct or remove {', '.join(unknown or args)} in {option(role, 'args')}.{hint}"
+    return ModelError(f"The {role} {name} could not be built", got=first_line(error), fix=fix)
+
+
+def _parameters(constructor: Any) -> tuple[str, ...]:
+    """Names of the arguments of a callable; none if they cannot be known."""
+    try:
+        return tuple(inspect.signature(constructor).parameters)
+    except (TypeError, ValueError):
+        return ()
