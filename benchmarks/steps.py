@@ -22,8 +22,8 @@ from torch import Tensor
 
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.types import Batch
+from richkd.data.formats.hub import quiet
 from richkd.data.stores import Stores
-from richkd.data.tables import quiet
 from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.training.run_folder import RunFolder

@@ -169,7 +169,7 @@ def test_a_changed_folder_is_noticed(tmp_path: Path) -> None:
         ({"a": 2, "b/c": 2}, "directly in their class folders(.|\n)*b/c"),
         (
             {"train": 3, "test": 3},
-            "test must contain one folder per class(.|\n)*images outside of any class folder",
+            "train must contain one folder per class(.|\n)*images outside of any class folder",
         ),
         ({"a": 2, "b": 2, ".": 1}, "images outside of any class folder: 000.png"),
         (
@@ -188,9 +188,9 @@ def test_invalid_layouts_are_rejected(tmp_path: Path, layout: Layout, message: s
 @pytest.mark.parametrize("split", ["test", "val"])
 @pytest.mark.parametrize(
     ("train", "other", "named"),
-    [("abc", "ab", "missing: c"), ("ab", "abz", "unknown: z"), ("ab", "ac", "missing: b")],
+    [("ab", "abz", "unknown: z"), ("ab", "ac", "missing: b")],
 )
-def test_classes_that_only_one_split_has_are_named(
+def test_a_class_that_train_lacks_is_refused(
     tmp_path: Path, split: str, train: str, other: str, named: str
 ) -> None:
     make_folder(tmp_path, {**{f"train/{c}": 1 for c in train}, **{f"{split}/{c}": 1 for c in other}})
@@ -217,7 +217,14 @@ def test_unreadable_image_of_a_folder_is_named_by_its_path(tmp_path: Path) -> No
 
 def test_missing_folder_suggests_its_neighbors(tmp_path: Path) -> None:
     make_folder(tmp_path, {"flowers": 0, "zebras": 0})
-    with pytest.raises(DataError, match=r"must exist(.|\n)*Similar folders: .*flowers") as raised:
+    (tmp_path / "flowers.csv").touch()
+    (tmp_path / "flowers.zip").touch()
+    with pytest.raises(DataError, match=r"Similar names: \S*flowers.csv, \S*flowers\.$"):
+        open_path(tmp_path / "flower.csv")
+    # A name with the ending of a file is never looked for on the hub.
+    with pytest.raises(DataError, match=r"The data file flower\.csv must exist\nGot: no such file"):
+        open_path("flower.csv")
+    with pytest.raises(DataError, match=r"must exist(.|\n)*Similar names: .*flowers") as raised:
         open_path(tmp_path / "flower")
     assert "zebras" not in str(raised.value)
 
@@ -229,7 +236,7 @@ def test_hub_name_without_network_mentions_it_and_suggests_folders(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        DataError, match=r"'flowerz' is no local folder(.|\n)*the network(.|\n)*Similar folders: flowers"
+        DataError, match=r"'flowerz' is no local folder(.|\n)*the network(.|\n)*Similar names: flowers"
     ):
         open_path("flowerz")
 
@@ -237,7 +244,7 @@ def test_hub_name_without_network_mentions_it_and_suggests_folders(
 def test_a_file_that_is_not_parquet_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_text("x")
     (tmp_path / "x.parquet").write_text("x")
-    with pytest.raises(DataError, match=r"x\.zip must be a folder or a parquet file"):
+    with pytest.raises(DataError, match=r"x\.zip must be a folder or a file of type \.parquet"):
         open_path(tmp_path / "x.zip")
     with pytest.raises(DataError, match=r"x\.parquet must be a parquet file"):
         open_path(tmp_path / "x.parquet")
@@ -471,11 +478,52 @@ def test_labels_without_names_are_numbered_in_ascending_order(
     assert data.splits["train"].labels_N.tolist() == positions
 
 
-def test_labels_without_names_must_agree_between_splits(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "train.parquet", ["a", "b", "c"])
-    write_parquet(tmp_path / "test.parquet", ["a", "c"])
-    with pytest.raises(ClassError, match=r"missing: b"):
-        open_path(tmp_path)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_held_out_split_may_lack_classes_which_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, split: str
+) -> None:
+    write_parquet(tmp_path / "parquet/train.parquet", ["a", "b", "c"])
+    write_parquet(tmp_path / f"parquet/{split}.parquet", ["c", "a", "c"])
+    make_folder(tmp_path / "images", {"train/a": 1, "train/b": 1, "train/c": 1})
+    make_folder(tmp_path / "images", {f"{split}/a": 1, f"{split}/b": 0, f"{split}/c": 2})
+    for folder, labels in (("parquet", [2, 0, 2]), ("images", [0, 2, 2])):
+        caplog.clear()
+        opened = open_path(tmp_path / folder, val_fraction=0).splits[split]
+        assert opened.class_names == ("a", "b", "c")
+        assert opened.labels_N.tolist() == labels
+        (record,) = caplog.records
+        assert record.getMessage().endswith(f"{folder}: classes without images (1 of 3): b")
+
+
+def test_a_held_out_split_may_have_a_single_class(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/a": 1, "train/b": 1, "test/b": 2})
+    assert open_path(tmp_path, val_fraction=0).splits["test"].labels_N.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], None])
+def test_a_held_out_split_without_labels_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: list[int] | None
+) -> None:
+    write_parquet(tmp_path / "train.parquet", [0, 1], ["a", "b"])
+    write_parquet(tmp_path / "test.parquet", labels or [7, 8], column="label" if labels else "number")
+    assert list(open_path(tmp_path, val_fraction=0).splits) == ["train"]
+    assert "test in" in caplog.text
+    assert "no labels and are left out" in caplog.text
+    # Data without labels for training are an error, and so are data with test images only.
+    for kept, removed in (("train", "test"), ("test", "train")):
+        write_parquet(tmp_path / f"{kept}.parquet", [-1, -1])
+        (tmp_path / f"{removed}.parquet").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=r"Every image must have a class(.|\n)*2 of 2"):
+            open_path(tmp_path)
+
+
+def test_images_in_hidden_folders_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_folder(tmp_path, {"a": 2, "b": 2, ".cache/x": 1, ".config": 0, "a/.thumbs": 1})
+    assert len(all_keys(open_path(tmp_path))) == 4
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "images in hidden folders are ignored: .cache",
+        "images in hidden folders are ignored: a/.thumbs",
+    ]
 
 
 @pytest.mark.parametrize("missing", [-1, None])
@@ -568,6 +616,9 @@ def test_calibration_with_other_classes_or_with_splits_is_rejected(tmp_path: Pat
     make_folder(tmp_path / "split", {f"{s}/{c}": 1 for s in ("train", "test") for c in "ab"})
     with pytest.raises(ClassError, match=r"calibration in (.|\n)*missing: b; unknown: c"):
         open_path(tmp_path / "data", calibration=tmp_path / "other")
+    write_parquet(tmp_path / "part.parquet", ["b", "c"])
+    with pytest.raises(ClassError, match=r"calibration in (.|\n)*unknown: c"):
+        open_path(tmp_path / "data", calibration=tmp_path / "part.parquet")
     with pytest.raises(DataError, match=r"must not be divided into splits(.|\n)*train, test"):
         open_path(tmp_path / "data", calibration=tmp_path / "split")
 

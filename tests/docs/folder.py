@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from richkd.training.run import distill
 from tests.docs.blocks import ROOT
-from tests.fixtures import make_world
+from tests.fixtures import CLASSES, make_world
 
 
 def make_working_folder(folder: Path) -> None:
@@ -18,8 +21,12 @@ def make_working_folder(folder: Path) -> None:
     image = sorted(world.images.rglob("*.png"))[0]
     shutil.copy(image, folder / "holiday.jpg")
     files = sorted((world.images / "train").rglob("*.png"))
-    lines = [f"{file.relative_to(folder)},{file.parent.name}" for file in files]
-    (folder / "photos.csv").write_text("\n".join(["file,label", *lines, ""]), encoding="utf-8")
+    labels = [CLASSES.index(file.parent.name) for file in files]
+    np.savez(
+        folder / "photos.npz",
+        images=np.stack([np.asarray(Image.open(file)) for file in files]),
+        labels=labels,
+    )
     config = world.config(folder / "runs" / "small", method__name="kd", train__epochs=1)
     (folder / "recipe.yaml").write_text(config.to_yaml(), encoding="utf-8")
     distill(config, quiet=True)

@@ -29,7 +29,7 @@ from richkd.models.build import build_network
 from richkd.teachers.predict import logits_of, outputs_of
 from richkd.teachers.vision import VisionTeacher
 from richkd.training.run import distill
-from tests.fixtures import CLASSES, SIZE, TEST, World, make_teacher, refusal
+from tests.fixtures import CLASSES, SIZE, TEST, World, make_clip, make_teacher, refusal
 
 CPU = torch.device("cpu")
 
@@ -266,6 +266,35 @@ def test_what_cannot_be_judged_together_is_refused(world: World) -> None:
     assert "one model" in str(refusal(evaluate_models, models, str(world.images), weights=weights))
     error = refusal(evaluate_models, [str(world.teacher)], str(world.images), EvaluateConfig(teachers=True))
     assert "folder of a run" in str(error)
+
+
+def test_splits_without_images_of_a_class(world: World, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    shutil.rmtree(images / "test" / "bee")
+    (images / "val" / "cow").mkdir(parents=True)
+    (images / "test" / "ant" / "0.png").rename(images / "val" / "cow" / "0.png")
+    (images / "test" / "cow" / "0.png").rename(images / "val" / "cow" / "1.png")
+    make_clip(tmp_path / "clip.npz", images)
+    # Fusion and temperature are fitted on images of a single class.
+    changes = {"method__variant": "l", "train__epochs": 1, "data__path": str(images)}
+    changes["clip__name"] = f"outputs:{tmp_path / 'clip.npz'}"
+    distill(world.config(tmp_path / "run", **changes), quiet=True)
+    (tmp_path / "tree.yaml").write_text("insect: [ant, bee]\nmammal: [cow]")
+    config = EvaluateConfig(hierarchy=tmp_path / "tree.yaml", teachers=True)
+    result = evaluate_models([str(tmp_path / "run")], str(images), config)
+    assert len(result.evaluation.model_reports) == 4
+    for report in result.evaluation.model_reports:
+        assert report.own.n == 2 * (TEST - 1)
+        # A class without images has no accuracy, and it can still be predicted by mistake.
+        assert [(name, count) for name, count, _ in report.classes] == [("ant", TEST - 1), ("cow", TEST - 1)]
+        assert report.confusion[CLASSES.index("bee")] == (0, 0, 0)
+        assert report.own.top1 == pytest.approx(sum(share for *_, share in report.classes) / 2)
+        assert "bee" not in [confusion.name for confusion in report.confusions]
+        assert "NaN" not in json.dumps(report.to_dict())
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(tmp_path / "run")])
+    assert ended.value.code in (None, 0)
 
 
 STRIPES = 64

@@ -27,10 +27,16 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the images are, and how they are divided into splits."""
 
-    path: str = Field(description="image folder, folder of parquet files, or name on the Hugging Face hub")
+    path: str = Field(
+        description="image folder, list of images (.csv, .tsv, .jsonl), parquet files, tar shards, or name "
+        "on the Hugging Face hub"
+    )
     image_column: str | None = Field(None, description="column of the images (default: detected)")
     label_column: str | None = Field(None, description="column of the labels (default: detected)")
     key_column: str | None = Field(None, description="column that names each image (default: detected)")
+    nested_classes: bool = Field(
+        False, description="class folders are nested; a class is named by its path, such as animals/dogs"
+    )
     class_names: Path | None = Field(
         None, description="text file with one class name per line, in label order"
     )
@@ -314,6 +320,9 @@ class EvaluateConfig(Section):
 
     split: str = Field("test", description="train, val, test or calibration")
     label_column: str | None = Field(None, description="column of the labels (default: detected)")
+    nested_classes: bool | None = Field(
+        None, description="class folders are nested (known for a run on the same data)"
+    )
     test_calibration_fraction: float | None = Field(
         None,
         ge=0,

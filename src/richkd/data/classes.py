@@ -1,10 +1,11 @@
-"""Compare lists of class names, and convert class names to readable text."""
+"""Compare, read and check lists of class names, and convert class names to readable text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from richkd.core.errors import ClassError
+from richkd.core.errors import ClassError, DataError
 
 
 def check_same_classes(
@@ -57,6 +58,30 @@ def check_same_classes(
     raise ClassError(rule, got=got, fix="rename or reorder the classes so that both lists are identical.")
 
 
+def positions_of(
+    expected: Sequence[str], received: Sequence[str], *, where: str, reference: str = "the training data"
+) -> list[int]:
+    """The position in ``expected`` of each received class, matched by name.
+
+    Args:
+        expected: the class names of the reference.
+        received: the class names to find, which may be some of the expected ones in any order.
+        where: the source of ``received``, for messages.
+        reference: the source of ``expected``, for messages.
+
+    Raises:
+        ClassError: a received class is not expected.
+
+    Example:
+        >>> positions_of(["ant", "bee", "cow"], ["cow", "ant"], where="the test split")
+        [2, 0]
+    """
+    if not set(received) <= set(expected):
+        check_same_classes(expected, received, where=where, reference=reference)
+    position = {name: place for place, name in enumerate(expected)}
+    return [position[name] for name in received]
+
+
 def clean_name(name: str) -> str:
     """Convert a class name to readable text: underscores become spaces, repeated spaces become one.
 
@@ -67,3 +92,64 @@ def clean_name(name: str) -> str:
         'aquarium fish'
     """
     return " ".join(name.replace("_", " ").split())
+
+
+def read_names(file: Path, classes: int) -> tuple[str, ...]:
+    """Read class names from a UTF-8 text file with one name per line, in label order.
+
+    Args:
+        file: path of the file.
+        classes: number of classes.
+
+    Raises:
+        DataError: the file cannot be read.
+        ClassError: the number of lines differs from the number of classes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "names.txt"
+        ...     length = file.write_text("great auk\\nbee")
+        ...     read_names(file, classes=2)
+        ('great auk', 'bee')
+    """
+    try:
+        # Editors on Windows write a byte-order mark first; utf-8-sig drops it.
+        text = file.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        rule = f"Class names in {file} must be readable UTF-8 text"
+        raise DataError(rule, got=str(error), fix="check --data.class_names.") from error
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if len(names) != classes:
+        rule = f"{file} must have a name for each of the {classes} classes"
+        raise ClassError(rule, got=f"{len(names)} lines", fix="write one name per line, in label order.")
+    return tuple(names)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Check that class names are not empty and differ in more than underscores and spaces.
+
+    Names that differ only in underscores or spaces would give two classes the same CLIP prompts.
+
+    Raises:
+        ClassError: an empty name, or two names that are equal in this sense.
+
+    Example:
+        >>> check_names(["sea_lion", "sea lion"], "zoo")
+        Traceback (most recent call last):
+            ...
+        richkd.core.errors.ClassError: The class names of zoo must be unique, with underscores read as spaces
+        Got: 'sea lion' and 'sea_lion'
+        Fix: rename one of these classes.
+    """
+    first: dict[str, str] = {}
+    for position, name in enumerate(names):
+        clean = clean_name(name)
+        if not clean or clean in first:
+            got = f"{name!r} and {first[clean]!r}" if clean else f"an empty name for class {position}"
+            raise ClassError(
+                f"The class names of {where} must be unique, with underscores read as spaces",
+                got=got,
+                fix="rename one of these classes.",
+            )
+        first[clean] = name

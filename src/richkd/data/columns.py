@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import datasets
 import torch
 from torch import Tensor
 
-from richkd.core.errors import ClassError, DataError, nearest
-from richkd.data.classes import clean_name
+from richkd.core.errors import DataError, nearest
+from richkd.data.classes import check_same_classes, positions_of
+from richkd.data.formats.scan import LAYOUT, WHOLE, first_few
 from richkd.data.split import Split
-from richkd.data.tables import LAYOUT, WHOLE, first_few
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 KEY_COLUMNS = ("file", "file_name", "filename", "path", "id")
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table or listing, where the user gave them.
+
+    Args:
+        image: name of the image column; by default the only column of images or of bytes.
+        label: name of the label column; by default the only ``ClassLabel`` column, or one of `LABEL_COLUMNS`.
+        key: name of the key column; by default the first of `KEY_COLUMNS` that holds unique strings. Without
+            a key column, images are named by their row number.
+
+    Example:
+        >>> Columns(label="breed").image is None
+        True
+    """
+
+    image: str | None = None
+    label: str | None = None
+    key: str | None = None
+
+
+DETECTED = Columns()
 
 
 def as_split(
     rows: datasets.Dataset,
     name: str,
     where: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    key_column: str | None = None,
+    columns: Columns = DETECTED,
+    expected: Sequence[str] | None = None,
 ) -> Split:
     """Make a split from a table of labeled images. Images are not decoded.
 
@@ -33,15 +59,14 @@ def as_split(
         rows: the table.
         name: name of the split. Every class of an undivided table and of "train" must have images.
         where: description of the table, for error messages.
-        image_column: name of the image column; by default the only column of images or of bytes.
-        label_column: name of the label column; by default the only ``ClassLabel`` column, or one of
-            `LABEL_COLUMNS`.
-        key_column: name of the key column; by default the first of `KEY_COLUMNS` that holds unique strings.
-            Without a key column, images are named by their row number.
+        columns: names of columns that the user gave.
+        expected: classes of the training split. A held-out split may lack some of them, which is logged.
 
     Raises:
         DataError: no rows, fewer than two classes, a class without training images, an image without a label,
             a column that does not exist, or several columns that could be meant.
+        ClassError: a class that ``expected`` lacks, or the same classes with declared positions in another
+            order.
 
     Example:
         >>> cells = [{"bytes": b"", "path": None}] * 3
@@ -49,14 +74,24 @@ def as_split(
         >>> split = as_split(rows, "train", "example")
         >>> split.class_names, split.labels_N.tolist(), split.image_column
         (('ant', 'bee'), [1, 0, 1], 'image')
+        >>> as_split(rows, "test", "example", expected=("ant", "bee", "cow")).labels_N.tolist()
+        [1, 0, 1]
     """
     if not len(rows):
         raise DataError(f"A split must contain images: {where}", got="no rows", fix="add images to it.")
-    image_column = _image_column(rows, image_column, where)
-    label_column = _label_column(rows, label_column, where)
-    key_column = _key_column(rows, key_column, where)
+    image_column = _image_column(rows, columns.image, where)
+    label_column = _label_column(rows, columns.label, where)
+    key_column = _key_column(rows, columns.key, where)
     labels_N, class_names = _labels(rows, label_column, where)
-    if len(class_names) < 2:
+    if expected is not None:
+        declared = isinstance(rows.features[label_column], datasets.ClassLabel)
+        # Positions that a source declares for the same classes must not contradict each other.
+        if declared and set(class_names) == set(expected):
+            check_same_classes(expected, class_names, where=where)
+        labels_N = torch.tensor(positions_of(expected, class_names, where=where))[labels_N]
+        class_names = tuple(expected)
+        log_absent(labels_N, class_names, where)
+    elif len(class_names) < 2:
         raise DataError(
             f"{where} must have at least two classes", got=", ".join(class_names), fix=f"provide {LAYOUT}"
         )
@@ -66,9 +101,44 @@ def as_split(
     return Split(name, rows, labels_N, class_names, image_column, key_column)
 
 
-def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
+def is_unlabeled(rows: datasets.Dataset, label_column: str | None) -> bool:
+    """Whether a table has no label column, or only empty and negative labels in it.
+
+    Args:
+        rows: the table.
+        label_column: name of the label column, if the user gave it.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"id": [7, 8], "label": [-1, -1]})
+        >>> is_unlabeled(rows, None), is_unlabeled(rows, "id"), is_unlabeled(rows, "breed")
+        (True, False, True)
+    """
+    column = label_column or next(iter(_label_candidates(rows)), None)
+    if column not in rows.column_names:
+        return True
+    values = rows.select_columns([column])[:][column]
+    return all(value is None or (isinstance(value, int) and value < 0) for value in values)
+
+
+def _classes_without_images(labels_N: Tensor, class_names: Sequence[str]) -> list[str]:
     counts_C = torch.bincount(labels_N, minlength=len(class_names)).tolist()
-    empty = [name for name, count in zip(class_names, counts_C, strict=True) if not count]
+    return [name for name, count in zip(class_names, counts_C, strict=True) if not count]
+
+
+def log_absent(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
+    """Log one line with the classes that a held-out split has no images of.
+
+    Example:
+        >>> log_absent(torch.tensor([0, 1]), ("ant", "bee"), "the test split")
+    """
+    absent = _classes_without_images(labels_N, class_names)
+    if absent:
+        shares = f"{len(absent)} of {len(class_names)}"
+        logger.warning("%s: classes without images (%s): %s", where, shares, first_few(absent))
+
+
+def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
+    empty = _classes_without_images(labels_N, class_names)
     if empty:
         raise DataError(
             f"Every class of {where} must have images",
@@ -82,7 +152,7 @@ def image_and_key_columns(
 ) -> tuple[str, str | None]:
     """Find the image column and the key column of a table without labels.
 
-    Arguments and defaults are those of :func:`as_split`.
+    Defaults are those of `Columns`.
 
     Raises:
         DataError: a column that does not exist, or several columns that could be meant.
@@ -124,10 +194,13 @@ def _holds_bytes(feature: object) -> bool:
 def _label_column(rows: datasets.Dataset, given: str | None, where: str) -> str:
     if given is not None:
         return _given(rows, given, "label_column", where)
+    return _only(_label_candidates(rows), "label_column", "contain the labels", where, rows)
+
+
+def _label_candidates(rows: datasets.Dataset) -> list[str]:
     labels = [name for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
     preferred = [name for name in LABEL_COLUMNS if name in (labels or rows.column_names)]
-    candidates = labels if len(labels) == 1 else preferred[:1] or labels
-    return _only(candidates, "label_column", "contain the labels", where, rows)
+    return labels if len(labels) == 1 else preferred[:1] or labels
 
 
 def _only(candidates: list[str], option: str, purpose: str, where: str, rows: datasets.Dataset) -> str:
@@ -183,64 +256,3 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
         position = {value: place for place, value in enumerate(present)}
         values, names = [position[value] for value in values], tuple(str(value) for value in present)
     return torch.tensor(values, dtype=torch.int64), names
-
-
-def read_names(file: Path, classes: int) -> tuple[str, ...]:
-    """Read class names from a UTF-8 text file with one name per line, in label order.
-
-    Args:
-        file: path of the file.
-        classes: number of classes.
-
-    Raises:
-        DataError: the file cannot be read.
-        ClassError: the number of lines differs from the number of classes.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder) / "names.txt"
-        ...     length = file.write_text("great auk\\nbee")
-        ...     read_names(file, classes=2)
-        ('great auk', 'bee')
-    """
-    try:
-        # Editors on Windows write a byte-order mark first; utf-8-sig drops it.
-        text = file.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        rule = f"Class names in {file} must be readable UTF-8 text"
-        raise DataError(rule, got=str(error), fix="check --data.class_names.") from error
-    names = [line.strip() for line in text.rstrip().splitlines()]
-    if len(names) != classes:
-        rule = f"{file} must have a name for each of the {classes} classes"
-        raise ClassError(rule, got=f"{len(names)} lines", fix="write one name per line, in label order.")
-    return tuple(names)
-
-
-def check_names(names: Sequence[str], where: str) -> None:
-    """Check that class names are not empty and differ in more than underscores and spaces.
-
-    Names that differ only in underscores or spaces would give two classes the same CLIP prompts.
-
-    Raises:
-        ClassError: an empty name, or two names that are equal in this sense.
-
-    Example:
-        >>> check_names(["sea_lion", "sea lion"], "zoo")
-        Traceback (most recent call last):
-            ...
-        richkd.core.errors.ClassError: The class names of zoo must be unique, with underscores read as spaces
-        Got: 'sea lion' and 'sea_lion'
-        Fix: rename one of these classes.
-    """
-    first: dict[str, str] = {}
-    for position, name in enumerate(names):
-        clean = clean_name(name)
-        if not clean or clean in first:
-            got = f"{name!r} and {first[clean]!r}" if clean else f"an empty name for class {position}"
-            raise ClassError(
-                f"The class names of {where} must be unique, with underscores read as spaces",
-                got=got,
-                fix="rename one of these classes.",
-            )
-        first[clean] = name

@@ -1,4 +1,4 @@
-"""Open a data set from a folder of class folders, from parquet files, or from the Hugging Face hub.
+"""Open a data set from folders, listings, parquet files or tar shards, or from the Hugging Face hub.
 
 The result has the same form for all sources: splits of encoded images with class positions, and one ordered
 list of class names that all splits share. Classes are matched by name, and no image is skipped silently.
@@ -6,6 +6,7 @@ list of class names that all splits share. Classes are matched by name, and no i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,20 @@ from numpy.typing import NDArray
 
 from richkd.config.schema import DataConfig
 from richkd.core.errors import ConfigError, DataError
-from richkd.data.classes import check_same_classes
-from richkd.data.columns import as_split, check_names, read_names
+from richkd.data.classes import check_names, positions_of, read_names
+from richkd.data.columns import Columns, as_split, is_unlabeled, log_absent
+from richkd.data.formats.hub import quiet
+from richkd.data.formats.scan import WHOLE
 from richkd.data.split import Data, Split, folds_of, held_out
-from richkd.data.tables import WHOLE, open_tables, quiet
+from richkd.data.tables import open_tables
 from richkd.data.unlabeled import with_unlabeled
 
 # Fixed, so that runs with different seeds are evaluated on the same test images.
 TEST_SEED = 0
 LEFT_OUT = "left-out"
 ORDER = (WHOLE, "train", "val", "test", "calibration", LEFT_OUT)
+
+logger = logging.getLogger(__name__)
 
 
 def open_data(config: DataConfig, seed: int = 0) -> Data:
@@ -38,7 +43,8 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
     4. ``exclude_fold`` (j, k) moves fold j of k of "train" to "left-out".
     5. The images of ``unlabeled`` are added at the end of "train".
 
-    Files and folders given by ``calibration`` and ``unlabeled`` may be inside the data folder.
+    A held-out split may lack classes of train, and a held-out split without labels is left out; both are
+    logged. Files and folders given by ``calibration`` and ``unlabeled`` may be inside the data folder.
 
     Args:
         config: the settings of the data. ``class_names`` is a file with one name per line, in label order,
@@ -49,7 +55,7 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         ConfigError: both ``calibration`` and ``test_calibration_fraction``, or a fold that does not exist.
         DataError: a source that cannot be opened, has no images or labels, or has several columns that could
             be meant; a setting that needs a split that does not exist.
-        ClassError: splits with different classes, or two classes with the same name.
+        ClassError: a split with a class that train lacks, or two classes with the same name.
 
     Example:
         >>> import tempfile
@@ -72,7 +78,7 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         check_names(class_names, config.path)
         _hold_out(splits, config, seed)
         if config.calibration is not None:
-            splits["calibration"] = _open_calibration(config.calibration, source_names, class_names)
+            splits["calibration"] = _open_calibration(config, source_names, class_names)
     if config.exclude_fold is not None:
         _leave_out_fold(splits, *config.exclude_fold, config.path)
     named = {name: replace(splits[name], class_names=class_names) for name in ORDER if name in splits}
@@ -87,15 +93,16 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
 def _source_splits(config: DataConfig) -> dict[str, Split]:
     """The splits of the source; training data come first, so that errors compare other splits with them."""
     others = [Path(other) for other in (config.calibration, config.unlabeled) if other is not None]
-    tables = open_tables(config.path, exclude=others)
+    columns = Columns(config.image_column, config.label_column, config.key_column)
+    tables = open_tables(config.path, exclude=others, columns=columns, nested=config.nested_classes)
     splits: dict[str, Split] = {}
     for name in sorted(tables, key=ORDER.index):
         where = f"{name} in {config.path}"
-        splits[name] = as_split(
-            tables[name], name, where, config.image_column, config.label_column, config.key_column
-        )
-        first = next(iter(splits.values()))
-        check_same_classes(first.class_names, splits[name].class_names, where=where)
+        if "train" in splits and is_unlabeled(tables[name], config.label_column):
+            logger.warning("%s: the images have no labels and are left out", where)
+            continue
+        expected = next(iter(splits.values())).class_names if splits else None
+        splits[name] = as_split(tables[name], name, where, columns, expected)
     return splits
 
 
@@ -151,8 +158,9 @@ def _check_divisible(splits: dict[str, Split], calibration: Path | None, path: s
         )
 
 
-def _open_calibration(path: Path, source_names: Sequence[str], class_names: Sequence[str]) -> Split:
-    tables = open_tables(str(path))
+def _open_calibration(config: DataConfig, source_names: Sequence[str], class_names: Sequence[str]) -> Split:
+    path = config.calibration
+    tables = open_tables(str(path), nested=config.nested_classes)
     if len(tables) != 1:
         raise DataError(
             f"Calibration images in {path} must not be divided into splits",
@@ -160,11 +168,11 @@ def _open_calibration(path: Path, source_names: Sequence[str], class_names: Sequ
             fix="set data.calibration to one folder of class folders, or to one parquet file.",
         )
     split = as_split(next(iter(tables.values())), "calibration", str(path))
-    names = list(split.class_names)
-    expected = next((list(e) for e in (source_names, class_names) if sorted(e) == sorted(names)), None)
-    if expected is None:
-        check_same_classes(source_names, names, where=f"calibration in {path}")
-    assert expected is not None
+    where = f"calibration in {path}"
     # The order of classes may differ, because class folders are sorted by name; match classes by name.
-    position_C = torch.tensor([expected.index(name) for name in names])
-    return replace(split, labels_N=position_C[split.labels_N], class_names=tuple(expected))
+    known = (names for names in (source_names, class_names) if set(split.class_names) <= set(names))
+    expected = tuple(next(known, source_names))
+    position_C = torch.tensor(positions_of(expected, split.class_names, where=where))
+    labels_N = position_C[split.labels_N]
+    log_absent(labels_N, expected, where)
+    return replace(split, labels_N=labels_N, class_names=expected)

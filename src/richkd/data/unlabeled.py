@@ -14,10 +14,12 @@ import torch
 
 from richkd.core.errors import DataError
 from richkd.core.types import UNLABELED
-from richkd.data.columns import image_and_key_columns
+from richkd.data.columns import Columns, image_and_key_columns
+from richkd.data.formats.hub import load_hub, quiet
+from richkd.data.formats.scan import WHOLE, first_few
 from richkd.data.images import IMAGE_SUFFIXES, duplicates
 from richkd.data.split import Data, Split
-from richkd.data.tables import WHOLE, first_few, load_hub, open_tables, quiet
+from richkd.data.tables import is_table, open_tables
 
 NAME = "unlabeled"
 # Names of splits without labels on the hub, in both spellings; the training split if there is none.
@@ -35,7 +37,8 @@ def with_unlabeled(
 
     Args:
         data: data with a split "train".
-        path: a folder of images with any nested folders, a folder or file of parquet, or a name on the hub.
+        path: a folder of images with any nested folders, a listing, parquet files, tar shards, or a name on
+            the hub.
         image_column: name of the image column; by default the only column of images.
         key_column: name of the key column; by default a column of unique file names.
 
@@ -63,7 +66,7 @@ def with_unlabeled(
         )
     train = data.splits["train"]
     with quiet():
-        rows = _open(path)
+        rows = _open(path, image_column, key_column)
         if not len(rows):
             raise DataError(
                 f"{path} must contain unlabeled images", got="none", fix="set --unlabeled to another source."
@@ -124,14 +127,17 @@ def refuse_tested(data: Data, workers: int) -> None:
             )
 
 
-def _open(path: str) -> datasets.Dataset:
+def _open(path: str, image_column: str | None, key_column: str | None) -> datasets.Dataset:
     place = Path(path).expanduser()
+    if is_table(path):
+        tables = open_tables(path, columns=Columns(image=image_column, key=key_column), labeled=False)
+        if not {WHOLE, "train"} & tables.keys():
+            rule = f"{path} must have a training split, or not be divided into splits"
+            raise DataError(rule, got=", ".join(tables), fix="set --unlabeled to files of one split.")
+        return tables[WHOLE if WHOLE in tables else "train"]
     if not place.exists():
         result = load_hub(path)
         return result[next((name for name in HUB_SPLITS if name in result), next(iter(result)))]
-    if place.is_file() or any(place.glob("*.parquet")):
-        tables = open_tables(path)
-        return tables.get(WHOLE) or tables["train"]
     files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     columns = {
         "image": [{"bytes": None, "path": str(file)} for file in files],

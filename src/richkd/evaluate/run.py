@@ -130,7 +130,7 @@ def evaluate_models(
 
     Args:
         models: folders of students or runs, and networks as NAME=CHECKPOINT.
-        data: folder, parquet files or hub name of the images.
+        data: folder, list, parquet files, tar files or hub name of the images.
         config: what is measured; see `EvaluateConfig`.
         weights: checkpoint of the only model, which is then the name of a network.
         log: receives progress messages, one line each.
@@ -167,7 +167,8 @@ def evaluate_models(
 def _open_subjects(checkpoints: Mapping[str, Path | None], data: str, config: EvaluateConfig) -> _Subjects:
     first, device = Path(next(iter(checkpoints))), pick_device(config.device)
     settings, seed = _as_trained(first, data)
-    changes = {name: getattr(config, name) for name in ("label_column", "test_calibration_fraction")}
+    names = ("label_column", "nested_classes", "test_calibration_fraction")
+    changes = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
     opened = open_data(settings.model_copy(update=changes), seed)
     if config.split not in opened.splits:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from richkd.core.errors import ClassError, DataError, nearest
 from richkd.data.columns import as_split
+from richkd.data.formats.hub import quiet
+from richkd.data.formats.scan import WHOLE
 from richkd.data.split import Split
-from richkd.data.tables import WHOLE, open_tables, quiet
+from richkd.data.tables import open_tables
 from richkd.evaluate.model_report import correct_of
 from richkd.evaluate.predictors import Predictor, open_stores, predict_all
 from richkd.metrics.calibration import ece
@@ -53,7 +56,7 @@ class Shift(Figures):
 
 
 def open_shift(path: str, class_names: Sequence[str]) -> Split:
-    """Open shifted images: a folder of class folders, or parquet files; of data with splits, the test split.
+    """Open shifted images from any source that `open_tables` reads; of data with splits, the test split.
 
     Args:
         path: the folder or file.
@@ -67,7 +70,8 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
         ClassError: a class is not one of ``class_names``.
     """
     with quiet():
-        tables = open_tables(path)
+        # Nested classes are named by their paths.
+        tables = open_tables(path, nested=any("/" in name for name in class_names) and Path(path).is_dir())
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(
@@ -75,7 +79,7 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
                 got=f"splits {', '.join(tables)}",
                 fix="give the folder of the split that must be evaluated.",
             )
-        split = as_split(table, "shift", path, None, None, None)
+        split = as_split(table, "shift", path)
     unknown = [name for name in split.class_names if name not in class_names]
     if unknown:
         raise ClassError(

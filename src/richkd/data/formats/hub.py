@@ -1,0 +1,117 @@
+"""Open data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+
+from richkd.core.errors import DataError
+from richkd.data.formats.listing_files import LISTING_SUFFIXES
+from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents
+
+DATA_SUFFIXES = frozenset({".parquet", ".tar", *LISTING_SUFFIXES})
+
+logger = logging.getLogger(__name__)
+
+
+def open_hub(path: str) -> dict[str, datasets.Dataset]:
+    """Open the train, validation and test splits of a data set of the Hugging Face hub.
+
+    Args:
+        path: name of the data set.
+
+    Returns:
+        Tables by split, or one table named `WHOLE` if the only split has another name.
+
+    Raises:
+        DataError: as `load_hub`.
+
+    Example:
+        >>> try:
+        ...     open_hub("./no-such-folder")
+        ... except DataError as error:
+        ...     error.got
+        'no such folder'
+    """
+    result = load_hub(path)
+    if len(result) == 1 and not SPLIT_NAMES.get(next(iter(result)).lower()):
+        return {WHOLE: next(iter(result.values()))}
+    splits = {SPLIT_NAMES.get(name.lower(), ""): rows for name, rows in result.items()}
+    if splits.pop("", None) is not None:
+        logger.warning(
+            "%s: only the train, validation and test splits are used, not all of %s", path, ", ".join(result)
+        )
+    return splits
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names of the folders and of the files that may be data."""
+    found = contents(folder)
+    files = (file for file in found.files if file.suffix.lower() in DATA_SUFFIXES)
+    return [path.name for path in (*found.folders, *files)]
+
+
+def load_hub(path: str) -> dict[str, datasets.Dataset]:
+    """Open all splits of a data set of the Hugging Face hub.
+
+    Args:
+        path: name of the data set, such as ``"uoft-cs/cifar100"``.
+
+    Returns:
+        Tables by the names of the splits on the hub.
+
+    Raises:
+        DataError: no such data set, no network, or ``path`` is written like a local folder, which does not
+            exist. The message lists local folders and files with similar names.
+
+    Example:
+        >>> try:
+        ...     load_hub("./no-such-folder")
+        ... except DataError as error:
+        ...     error.rule
+        'The data folder ./no-such-folder must exist'
+    """
+    parent = Path(path).expanduser().parent
+    near = _names_in(parent) if parent.is_dir() else []
+    close = difflib.get_close_matches(Path(path).name, near, n=3, cutoff=0.5)
+    hint = f" Similar names: {', '.join(str(parent / name) for name in close)}." if close else ""
+    is_file = Path(path).suffix.lower() in DATA_SUFFIXES
+    local = re.match(r"[/~.]", path) or path.count("/") > 1 or ("/" in path and parent.is_dir())
+    if is_file or local or "\\" in path:
+        raise DataError(
+            f"The data {'file' if is_file else 'folder'} {path} must exist",
+            got=f"no such {'file' if is_file else 'folder'}",
+            fix=f"check the path.{hint}",
+        )
+    try:
+        return dict(datasets.load_dataset(path))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"'{path}' is no local folder and cannot be opened as a data set of the Hugging Face hub",
+            got=str(error).splitlines()[0],
+            fix=f"check the name and the network, or set the path of a local folder.{hint}",
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Disable the progress bars of the ``datasets`` library, which are a setting of the whole process.
+
+    Example:
+        >>> with quiet():
+        ...     datasets.are_progress_bars_disabled()
+        True
+    """
+    was_silent = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not was_silent:
+            datasets.enable_progress_bars()

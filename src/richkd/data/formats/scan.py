@@ -1,0 +1,203 @@
+"""What lies in a folder: names of splits, visible files, image files, and tables of image files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+
+from richkd.core.errors import DataError
+from richkd.data.images import IMAGE_SUFFIXES
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Name of the only table of a source that is not divided into splits.
+WHOLE = "data"
+# Files and folders that operating systems create.
+SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
+LAYOUT = "one folder per class, or train/, val/ and test/ folders that each hold one folder per class."
+
+logger = logging.getLogger(__name__)
+
+
+class Contents(NamedTuple):
+    """What lies directly in a folder, each list sorted by name: folders, files, and folders with a dot."""
+
+    folders: list[Path]
+    files: list[Path]
+    hidden: list[Path]
+
+
+def contents(folder: Path) -> Contents:
+    """The contents of a folder, without hidden files and without what operating systems create.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b", "a", ".cache"):
+        ...         (Path(folder) / name).mkdir()
+        ...     (Path(folder) / "Thumbs.db").touch()
+        ...     found = contents(Path(folder))
+        >>> [path.name for path in found.folders], found.files, [path.name for path in found.hidden]
+        (['a', 'b'], [], ['.cache'])
+    """
+    with os.scandir(folder) as entries:
+        names = sorted((e.name, e.is_dir()) for e in entries if e.name not in SYSTEM_FILES)
+    seen = [(folder / name, is_dir) for name, is_dir in names if name[0] != "."]
+    return Contents(
+        [path for path, is_dir in seen if is_dir],
+        [path for path, is_dir in seen if not is_dir],
+        [folder / name for name, is_dir in names if is_dir and name[0] == "."],
+    )
+
+
+def is_image(file: Path) -> bool:
+    """Whether the name of a file ends like that of an image.
+
+    Example:
+        >>> is_image(Path("ant.JPEG")), is_image(Path("ant.txt"))
+        (True, False)
+    """
+    return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a folder has images at any depth.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     holds_images(Path(folder))
+        False
+    """
+    folders, files, _ = contents(folder)
+    return any(map(is_image, files)) or any(map(holds_images, folders))
+
+
+def split_of(name: str) -> str | None:
+    """The split that the first word of a file name means, such as ``train-00000-of-00003``.
+
+    Example:
+        >>> split_of("Training_labels"), split_of("validation-0"), split_of("labels")
+        ('train', 'val', None)
+    """
+    words = re.findall(r"[a-z]+", name.lower())
+    return SPLIT_NAMES.get(words[0]) if words else None
+
+
+def files_by_split(
+    place: Path, folders: Sequence[Path], suffix: str, excluded: set[Path] | frozenset[Path] = frozenset()
+) -> dict[str, list[Path]]:
+    """Files by split, according to their names (``train-00000-of-00003``) or to their folders.
+
+    Args:
+        place: the folder of the data set.
+        folders: its folders. Files are also looked for in those named ``data`` or after a split.
+        suffix: how the names of the files end, such as ``".parquet"``.
+        excluded: files that do not belong to the data set.
+
+    Returns:
+        Files by split; under `WHOLE` if no file belongs to a split.
+
+    Raises:
+        DataError: some files belong to a split and others do not.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("train-0.parquet", "train-1.parquet", "validation-0.parquet"):
+        ...         (Path(folder) / name).touch()
+        ...     found = files_by_split(Path(folder), [], ".parquet")
+        >>> {split: [file.name for file in files] for split, files in found.items()}
+        {'train': ['train-0.parquet', 'train-1.parquet'], 'val': ['validation-0.parquet']}
+    """
+    inner = [folder for folder in folders if folder.name.lower() in (*SPLIT_NAMES, "data")]
+    result: dict[str, list[Path]] = {}
+    for folder in [place, *inner]:
+        for file in sorted(folder.glob(f"*{suffix}")):
+            of_folder = SPLIT_NAMES.get(folder.name.lower()) if folder != place else None
+            name = split_of(file.stem) or of_folder or WHOLE
+            if file.resolve() not in excluded:
+                result.setdefault(name, []).append(file)
+    _check_split_names(result, place, suffix)
+    return result
+
+
+def _check_split_names(files: dict[str, list[Path]], place: Path, suffix: str) -> None:
+    """Either all or none of the files belong to a split."""
+    if WHOLE in files and len(files) > 1:
+        kind = suffix.removeprefix(".")
+        rule = f"Either all or none of the {kind} files in {place} must be named after their split"
+        got = f"{first_few([file.name for file in files[WHOLE]])} without a split name"
+        raise DataError(rule, got=got, fix="start every file name with train-, validation- or test-.")
+
+
+def stamp_of(files: Sequence[Path]) -> str:
+    """SHA-256 of the paths, sizes and times of files, which changes when a file is replaced.
+
+    Example:
+        >>> len(stamp_of([Path(__file__)]))
+        64
+    """
+    stamp = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        stamp.update(
+            f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode()
+        )
+    return stamp.hexdigest()
+
+
+def file_table(
+    files: Sequence[Path], labels: Sequence[int], names: Sequence[str], root: Path
+) -> datasets.Dataset:
+    """A table of image files with class positions; keys are the paths relative to ``root``.
+
+    Args:
+        files: the image files.
+        labels: position in ``names`` of each file.
+        names: names of the classes.
+        root: folder that contains all files.
+
+    Example:
+        >>> file_table([Path("zoo/ant/0.png")], [0], ["ant", "bee"], Path("zoo"))["file"][:]
+        ['ant/0.png']
+    """
+    table = {
+        "image": [{"bytes": None, "path": str(file)} for file in files],
+        "label": list(labels),
+        "file": [file.relative_to(root).as_posix() for file in files],
+    }
+    label = datasets.ClassLabel(names=list(names))
+    features = {"image": datasets.Image(decode=False), "label": label, "file": datasets.Value("string")}
+    return datasets.Dataset.from_dict(table, features=datasets.Features(features))
+
+
+def warn_of_hidden(hidden: Iterable[Path], root: Path) -> None:
+    """Log one line with those of the hidden folders that hold images, because these images are not used.
+
+    Example:
+        >>> warn_of_hidden([], Path("zoo"))
+    """
+    ignored = [folder.relative_to(root).as_posix() for folder in hidden if holds_images(folder)]
+    if ignored:
+        logger.warning("%s: images in hidden folders are ignored: %s", root, first_few(ignored))
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first five names of a list, for error messages.
+
+    Example:
+        >>> first_few(["a", "b"]), first_few(list("abcdefg"))
+        ('a, b', 'a, b, c, d, e and 2 more')
+    """
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,203 @@
+"""Open WebDataset shards: tar files with members such as ``000.jpg`` and ``000.cls``.
+
+The loader ``webdataset`` of the library `datasets` refuses class names in ``.cls`` files and makes two
+columns of ``.jpg`` and ``.png`` images, so members are read here and given to `datasets` one by one.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import datasets
+
+from richkd.core.errors import DataError
+from richkd.data.columns import KEY_COLUMNS, Columns
+from richkd.data.formats.listing_files import LABEL_NAMES, Listing
+from richkd.data.formats.listings import whole_numbers
+from richkd.data.formats.scan import WHOLE, is_image, split_of, stamp_of
+
+SUFFIX = ".tar"
+FIX = "write the shard again: an image and its label have the same name, such as 000.jpg and 000.cls."
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
+    """The shards that a pattern means, by split; None if ``path`` is no pattern of tar files.
+
+    Args:
+        path: a path with ``*``, ``?`` or a range, such as ``data/train-{0000..0003}.tar``.
+
+    Raises:
+        DataError: no file has such a name, or a file of a range does not exist.
+
+    Example:
+        >>> shards_of_pattern("photos/") is None
+        True
+    """
+    if not path.endswith(SUFFIX) or not re.search(r"[*?\[{]", path):
+        return None
+    expanded = str(Path(path).expanduser())
+    files = [
+        Path(file)
+        for name in _ranges(expanded)
+        for file in (sorted(glob.glob(name)) if re.search(r"[*?\[]", name) else [name])  # noqa: PTH207
+    ]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        got = f"no file {missing[0]}" if missing else "no such file"
+        raise DataError(f"{path} must be the names of tar files", got=got, fix="check the path.")
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(split_of(file.stem) or WHOLE, []).append(file)
+    # A pattern selects what it names, so files of a single split are divided like any undivided data.
+    return splits if len(splits) > 1 and WHOLE not in splits else {WHOLE: files}
+
+
+def _ranges(pattern: str) -> list[str]:
+    """The names that a pattern with ranges ``{000..123}`` means."""
+    found = RANGE.search(pattern)
+    if found is None:
+        return [pattern]
+    first, last = found.groups()
+    numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    return [
+        name
+        for number in numbers
+        for name in _ranges(pattern[: found.start()] + number + pattern[found.end() :])
+    ]
+
+
+def open_shards(files: Sequence[Path], columns: Columns) -> datasets.Dataset:
+    """Open tar files as one table. Images are copied to the cache of the library `datasets`.
+
+    A label is the text of the member ``.cls``, else an entry of the member ``.json``. A sample without both
+    has no label.
+
+    Args:
+        files: the shards.
+        columns: ``image`` is the ending of the image members, ``label`` that of the labels or the name of a
+            JSON entry, where the user gave them.
+
+    Raises:
+        DataError: a file that is no tar file, a sample without an image or with several, or a label that
+            cannot be read.
+
+    Example:
+        >>> import io, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "train-0.tar"
+        ...     with tarfile.open(file, "w") as tar:
+        ...         for name, content in (("0.jpg", b"..."), ("0.cls", b"ant")):
+        ...             member = tarfile.TarInfo(name)
+        ...             member.size = len(content)
+        ...             tar.addfile(member, io.BytesIO(content))
+        ...     table = open_shards([file], Columns())
+        >>> table["label"][:], table["file"][:]
+        (['ant'], ['0'])
+    """
+    image, label = columns.image or "image", columns.label or "label"
+    names = (image, label, next(name for name in KEY_COLUMNS if name not in (image, label)))
+    arguments = {
+        "shards": [str(file) for file in files],
+        # Part of the name of the copy, so that the copy of a replaced file is not used.
+        "stamp": stamp_of(files),
+        "names": names,
+        "columns": (columns.image, columns.label),
+    }
+    if next(_samples(arguments), None) is None:
+        raise DataError(f"{files[0]} must contain images", got="no images", fix=FIX)
+    rows = _copied(arguments, names, files[0].parent)
+    labels = whole_numbers(rows[label][:])
+    if isinstance(labels[0], int):
+        rows = rows.remove_columns([label]).add_column(label, labels)
+    return rows
+
+
+def _copied(arguments: Mapping[str, Any], names: tuple[str, str, str], folder: Path) -> datasets.Dataset:
+    """The rows of `_samples` in the cache of the library `datasets`."""
+    kinds = (datasets.Image(decode=False), datasets.Value("string"), datasets.Value("string"))
+    features = datasets.Features(dict(zip(names, kinds, strict=True)))
+    try:
+        return datasets.Dataset.from_generator(
+            _samples, features=features, gen_kwargs={"arguments": arguments}
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        got = str(error.__cause__ or error)
+        raise DataError(f"The shards of {folder} must open as one table", got=got, fix=FIX) from error
+
+
+def _samples(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row per image of the shards."""
+    image_name, label_name, key_name = arguments["names"]
+    asked_image, asked_label = arguments["columns"]
+    for shard in arguments["shards"]:
+        for key, fields in _groups(Path(shard)):
+            images = [
+                field
+                for field in fields
+                if (
+                    field == asked_image if asked_image else "." not in field and is_image(Path(f"x.{field}"))
+                )
+            ]
+            label = _label(fields, asked_label, f"{key} of {shard}")
+            if not images and label is None:
+                continue
+            if len(images) != 1:
+                raise DataError(
+                    f"Every sample of {shard} must have one image",
+                    got=f"{key} with {', '.join(fields)}",
+                    fix="name the ending of the images with --data.image_column." if images else FIX,
+                )
+            cell = {"bytes": fields[images[0]], "path": f"{key}.{images[0]}"}
+            yield {image_name: cell, label_name: label, key_name: key}
+
+
+def _groups(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Consecutive members of the same name, by ending."""
+    key, fields = "", dict[str, bytes]()
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                stem, _, field = path.name.partition(".")
+                file = tar.extractfile(member) if stem and member.isfile() else None
+                if file is None:
+                    continue
+                name = (path.parent / stem).as_posix()
+                if name != key and fields:
+                    yield key, fields
+                    fields = {}
+                key = name
+                fields[field.lower()] = file.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise DataError(f"{shard} must be a tar file without compression", got=got, fix=FIX) from error
+    if fields:
+        yield key, fields
+
+
+def _label(fields: Mapping[str, bytes], asked: str | None, where: str) -> str | None:
+    """The text of a member, or an entry of the JSON member; None if there is neither."""
+    own = asked if asked is not None and asked in fields else "cls" if asked is None else None
+    try:
+        if own is not None and own in fields:
+            return fields[own].decode("utf-8").strip() or None
+        entries = json.loads(fields["json"]) if "json" in fields else {}
+    except ValueError as error:
+        raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
+    if not isinstance(entries, dict):
+        raise DataError(f"The JSON of {where} must be an object", got=str(entries)[:60], fix=FIX)
+    listing = Listing(Path(where), {name: [""] for name in entries}, [])
+    name = listing.column(LABEL_NAMES, asked, "label_column") if entries else None
+    value = None if name is None else entries[name]
+    if isinstance(value, list | dict):
+        raise DataError(f"The label of {where} must be text or a number", got=str(value)[:60], fix=FIX)
+    return None if value is None or value == "" else str(value)

@@ -1,0 +1,160 @@
+"""WebDataset shards: labels, splits, patterns, and damaged or incomplete samples."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.data.formats.test_listings import open_whole, rows_of
+from tests.data.test_sources import make_folder, png
+from tests.fixtures import refusal
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_tar(file: Path, *members: tuple[str, bytes | str]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, content in members:
+            data = content.encode() if isinstance(content, str) else content
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file
+
+
+def samples(*labels: str, start: int = 0, suffix: str = "png") -> list[tuple[str, bytes | str]]:
+    """Images whose red value is their number, each with a label."""
+    rows = enumerate(labels, start)
+    return [pair for n, y in rows for pair in ((f"{n:03}.{suffix}", png(n)), (f"{n:03}.cls", y))]
+
+
+def test_splits_by_name_and_by_folder(tmp_path: Path) -> None:
+    for root, names in (
+        ("named", ("train-0000.tar", "train-0001.tar", "val-0000.tar")),
+        ("inner", ("train/0000.tar", "train/0001.tar", "val/0000.tar")),
+    ):
+        write_tar(tmp_path / root / names[0], *samples("bee", "ant"))
+        write_tar(tmp_path / root / names[1], *samples("bee\n", start=2, suffix="JPG"))
+        write_tar(tmp_path / root / names[2], *samples("ant", start=7))
+        data = open_whole(tmp_path / root)
+        assert rows_of(data) == [("000", "bee", 0), ("001", "ant", 1), ("002", "bee", 2)]
+        assert rows_of(data, "val") == [("007", "ant", 7)]
+
+
+def test_integer_labels_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    data = open_whole(write_tar(tmp_path / "x.tar", *samples("10", "9", "10")))
+    assert data.class_names == ("9", "10")
+    assert data.splits["train"].labels_N.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("option", [{}, {"label_column": "kind"}])
+def test_labels_in_json(tmp_path: Path, option: dict[str, str]) -> None:
+    entries = [{"class": "ant", "kind": "x"}, {"class": "bee", "kind": "y"}]
+    members = [
+        (f"a/{n}.{s}", c)
+        for n, entry in enumerate(entries)
+        for s, c in (("png", png(n)), ("json", json.dumps(entry)))
+    ]
+    data = open_whole(write_tar(tmp_path / "x.tar", *members), **option)
+    assert data.class_names == (("x", "y") if option else ("ant", "bee"))
+    assert data.splits["train"].keys() == ["a/0", "a/1"]
+
+
+def test_members_that_the_user_names(tmp_path: Path) -> None:
+    fields = (("left.png", png(1)), ("right.png", png(2)), ("kind", "a"), ("cls", "7"))
+    more = (("left.png", png(3)), ("right.png", png(4)), ("kind", "b"), ("cls", "7"))
+    members = [(f"{n}.{field}", c) for n, sample in enumerate((fields, more)) for field, c in sample]
+    file = write_tar(tmp_path / "x.tar", *members)
+    data = open_whole(file, image_column="right.png", label_column="kind")
+    assert rows_of(data) == [("0", "a", 2), ("1", "b", 4)]
+    assert "Every sample of" in str(refusal(open_whole, file))
+
+
+def test_patterns(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"train-{number:02}.tar", *samples("ant", "bee", start=2 * number))
+    write_tar(tmp_path / "test-00.tar", *samples("bee", start=9))
+    assert len(open_whole(tmp_path / "train-*.tar").splits["train"]) == 6
+    assert len(open_whole(tmp_path / "train-{01..02}.tar").splits["train"]) == 4
+    assert {n: len(s) for n, s in open_whole(tmp_path / "*.tar").splits.items()} == {"train": 6, "test": 1}
+    assert "no file train-03.tar" in str(refusal(open_whole, tmp_path / "train-{00..03}.tar"))
+    assert "no such file" in str(refusal(open_whole, tmp_path / "val-*.tar"))
+
+
+def test_a_replaced_shard_is_noticed(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "x.tar", *samples("ant", "bee"))
+    before = file.stat()
+    assert open_whole(file).splits["train"].labels_N.tolist() == [0, 1]
+    write_tar(file, *samples("bee", "ant"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert open_whole(file).splits["train"].labels_N.tolist() == [1, 0]
+
+
+def test_samples_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(tmp_path / "train.tar", *samples("ant", "bee"))
+    write_tar(tmp_path / "test.tar", ("0.png", png(0)), ("1.png", png(1)))
+    assert list(open_whole(tmp_path).splits) == ["train"]
+    assert "no labels and are left out" in caplog.text
+    write_tar(tmp_path / "train.tar", *samples("ant", "bee"), ("9.png", png(0)))
+    assert "1 of 3 rows with an empty" in str(refusal(open_whole, tmp_path))
+    data = open_whole(
+        write_tar(tmp_path / "x/train.tar", *samples("a", "b")), unlabeled=str(tmp_path / "test.tar")
+    )
+    assert data.splits["train"].labels_N.tolist() == [0, 1, -1, -1]
+
+
+def test_files_that_belong_to_no_sample_are_ignored(tmp_path: Path) -> None:
+    members = [("README.md", "text"), ("._000.png", b"x"), *samples("ant", "bee")]
+    assert len(open_whole(write_tar(tmp_path / "x.tar", *members)).splits["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("0.cls", "ant")], "must have one image(.|\n)*0 with cls"),
+        ([("0.png", b"x"), ("1.png", b"x"), ("0.cls", "ant")], "0 with cls"),
+        (
+            [("0.png", b"x"), ("0.jpg", b"x"), ("0.cls", "ant")],
+            "0 with png, jpg, cls(.|\n)*--data.image_column",
+        ),
+        ([("0.png", b"x"), ("0.cls", b"\xff")], "label of 0 of .*x.tar must be readable"),
+        ([("0.png", b"x"), ("0.json", "{")], "label of 0 of .*x.tar must be readable"),
+        ([("0.png", b"x"), ("0.json", "[1]")], "JSON of 0 of .*x.tar must be an object"),
+        ([("0.png", b"x"), ("0.json", '{"label": [1]}')], "must contain|text or a number"),
+        ([("0.png", b"x"), ("0.json", '{"label": 1, "breed": 2}')], "2 candidates: label, breed"),
+        ([("README.md", b"x")], "must contain images"),
+        ([], "must contain images"),
+    ],
+)
+def test_invalid_samples_are_named(
+    tmp_path: Path, members: list[tuple[str, bytes | str]], message: str
+) -> None:
+    error = refusal(open_whole, write_tar(tmp_path / "x.tar", *members))
+    assert re.search(message, str(error)), error
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "x.tar", *samples("ant", "bee"))
+    file.write_bytes(file.read_bytes()[:700])
+    assert "x.tar must be a tar file" in str(refusal(open_whole, file))
+    file.write_bytes(b"no tar")
+    assert "x.tar must be a tar file" in str(refusal(open_whole, file))
+    file.touch()
+    write_tar(tmp_path / "train.tar", *samples("ant", "bee"))
+    assert "x.tar without a split name" in str(refusal(open_whole, tmp_path))
+
+
+def test_an_archive_beside_its_images_is_no_shard(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/a": 1, "train/b": 1})
+    write_tar(tmp_path / "train.tar", *samples("x", "y"))
+    assert open_whole(tmp_path).class_names == ("a", "b")
