@@ -22,7 +22,7 @@ from torch import Tensor
 
 from richkd.config.loading import load_config
 from richkd.config.schema import Config
-from richkd.core.precision import autocast_dtype
+from richkd.core.precision import autocast_dtype, precisions_of
 from richkd.core.types import Batch
 from richkd.losses.features import normalize
 from richkd.losses.memory_bank import ContrastMemory, ContrastSettings
@@ -93,7 +93,7 @@ def prompts(rounds: int, image_count: int = IMAGES) -> dict[str, Curve]:
 
 def text(model_name: str = "ViT-B-32", class_count: int = CLASSES) -> dict[str, Curve]:
     """Class embeddings by prompts of each class, computed once each by a text tower with random weights."""
-    dtype = autocast_dtype("auto", CPU) or torch.float32
+    dtype = autocast_dtype(precisions_of(CPU)[-1]) or torch.float32
     model = open_clip.create_model(model_name, pretrained=None, precision=PRECISIONS[dtype])
     clip = Clip(
         model,

@@ -10,7 +10,6 @@ from steps import BATCHES, CPU, Call
 from torch import nn, optim
 
 from richkd.config.schema import Config
-from richkd.core.precision import autocast_dtype
 from richkd.data.order import TrainingOrder
 from richkd.data.views import render
 from richkd.pipeline.assemble import assemble
@@ -31,7 +30,7 @@ def timm_step(config: Config) -> Call | None:
     parts = assemble(config, CPU)
     teacher = parts.teachers[0].uncached
     assert isinstance(teacher, VisionTeacher)
-    student, autocast = parts.student, autocast_dtype(config.train.precision, CPU)
+    student, autocast = parts.student, parts.speed.autocast
     terms, settings = {spec.label: spec.config for spec in parts.specs}, config.optim
     task = LogitDistillationTask(
         student.model,

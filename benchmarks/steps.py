@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from richkd.config.schema import Config, ModelConfig
+from richkd.core.precision import precisions_of
 from richkd.core.types import Batch
 from richkd.data.formats.hub import quiet
 from richkd.data.stores import Stores
@@ -40,6 +41,9 @@ COMMON: dict[str, Any] = {
     "train.trackers": [],
     # By itself a run as long as the default compiles, which is a contender of its own here.
     "train.compile": "never",
+    # A measured choice could differ between contenders.
+    "train.precision": precisions_of(CPU)[-1],
+    "train.teacher_precision": precisions_of(CPU)[-1],
 }
 
 Call = Callable[[], object]

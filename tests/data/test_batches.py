@@ -12,7 +12,7 @@ from PIL import Image
 
 from richkd.core.errors import DataError
 from richkd.core.types import Batch
-from richkd.data.batches import BYTES_PER_GB, Resident, Streamed, open_store
+from richkd.data.batches import BYTES_PER_GB, CleanStore, Resident, Streamed, open_store
 from richkd.data.framing import Framing, frame
 from richkd.data.order import TrainingOrder, in_order
 from richkd.data.split import Split
@@ -42,7 +42,7 @@ def split() -> Split:
     return make_split([png(rng.integers(0, 256, (9 + i, 20 - i, 3), dtype=np.uint8)) for i in range(IMAGES)])
 
 
-def walked(store: Resident | Streamed, groups: list[torch.Tensor]) -> list[Batch]:
+def walked(store: CleanStore, groups: list[torch.Tensor]) -> list[Batch]:
     return list(store.batches(groups))
 
 
@@ -87,3 +87,20 @@ def test_all_unreadable_images_are_named_before_training() -> None:
     good = png(np.zeros((8, 8, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"2 of 3(.|\n)*train\[0\](.|\n)*train\[2\]"):
         open_store(make_split([b"no image", good, b""]), FRAMING)
+
+
+@pytest.mark.parametrize("in_memory_gb", [0.0, 1.0])
+def test_only_training_images_are_decoded_at_reduced_size(in_memory_gb: float) -> None:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    picture, file = small.resize((160, 120), Image.Resampling.BICUBIC), io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    split = make_split([file.getvalue()])
+    stores = [
+        open_store(split, FRAMING, in_memory_gb=in_memory_gb, workers=0, training=training)
+        for training in (False, True)
+    ]
+    evaluated, trained = (walked(store, [torch.tensor([0])])[0].pixels_BHWC.int() for store in stores)
+    assert np.array_equal(evaluated[0], np.asarray(frame(split.read(0), FRAMING)))
+    assert 0 < int((evaluated - trained).abs().max()) < 24
+    assert stores[0].fingerprint() != stores[1].fingerprint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import pytest
@@ -17,6 +18,12 @@ def square(number: int) -> torch.Tensor:
 
 def process(number: int) -> int:
     return os.getpid()
+
+
+def interrupt(number: int) -> int:
+    """What a worker does when Ctrl-C is pressed."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
 
 
 def thread(number: int) -> int:
@@ -59,3 +66,7 @@ def test_processes_are_kept_between_iterations() -> None:
 def test_threads_share_the_process() -> None:
     assert set(Reader(process, 2, threads=True).map(range(8))) == {os.getpid()}
     assert threading.get_ident() not in set(Reader(thread, 2, threads=True).map(range(8)))
+
+
+def test_workers_survive_an_interrupt_that_the_main_process_handles() -> None:
+    assert list(Reader(interrupt, 2).map(range(5))) == [0, 1, 2, 3, 4]

@@ -255,11 +255,13 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, description="seed; everything random is a function of it and of the step")
     device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
     precision: Precision = Field(
-        "auto", description="precision of the student; auto: bf16 if the hardware has it"
+        "auto", description="precision of the student; auto: what a measurement of a few steps finds fastest"
     )
-    teacher_precision: Precision = Field("auto", description="precision of the vision teachers")
+    teacher_precision: Precision = Field(
+        "auto", description="precision of the vision teachers for training images; auto: measured"
+    )
     compile: Literal["auto", "always", "never"] = Field(
-        "auto", description="compile the student; auto: if the run is long enough"
+        "auto", description="compile the student; auto: if the run is long and a measurement shows a gain"
     )
     compile_teacher: bool = Field(False, description="compile the vision teachers; useful in long runs")
     ema_decay: float | None = Field(

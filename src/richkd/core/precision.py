@@ -1,31 +1,35 @@
-"""Select the floating-point type in which the networks compute."""
+"""The floating-point types in which networks can compute."""
 
 from __future__ import annotations
 
 import torch
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast dtype for a precision setting; None means float32 without autocast.
-
-    Args:
-        precision: ``"fp32"``; ``"bf16"``; or ``"auto"``, which selects bfloat16 if the hardware supports it.
-        device: the device of the networks.
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The autocast dtype of a precision: bfloat16 for ``"bf16"``, None (no autocast) for ``"fp32"``.
 
     Example:
-        >>> autocast_dtype("bf16", torch.device("cpu")) == torch.bfloat16
-        True
-        >>> autocast_dtype("fp32", torch.device("cpu")) is None
-        True
+        >>> autocast_dtype("bf16"), autocast_dtype("fp32")
+        (torch.bfloat16, None)
     """
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        else:
-            precision = "bf16" if _cpu_has_bf16() else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def precisions_of(device: torch.device) -> tuple[str, ...]:
+    """The precisions that a device has instructions for, the usually faster one first.
+
+    On a GPU this is bfloat16. On a CPU it is float32: matrix products are faster in bfloat16, but depthwise
+    convolutions, of which small networks consist, are slower. Emulated bfloat16 is always slower.
+
+    Example:
+        >>> precisions_of(torch.device("cpu"))[0]
+        'fp32'
+    """
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "fp32") if has_bf16 else ("fp32",)
+    return ("fp32", "bf16") if _cpu_has_bf16() else ("fp32",)
+
+
 def _cpu_has_bf16() -> bool:
-    # Without these instructions bfloat16 is emulated and slower than float32.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

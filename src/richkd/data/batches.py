@@ -152,7 +152,8 @@ class Streamed(_Square):
         split: the images.
         framing: how source images are cut out of the pictures.
         workers: number of processes; 0 decodes in the main process.
-        keep: keep the processes between passes, for images that are read in every epoch.
+        training: images are read in every epoch: keep the processes, and decode large JPEG files at reduced
+            size. Images for evaluation are decoded in full, as images that are not files are.
 
     Example:
         >>> import datasets
@@ -166,7 +167,7 @@ class Streamed(_Square):
     """
 
     workers: int
-    keep: bool = False
+    training: bool = False
 
     def batches(
         self,
@@ -182,20 +183,22 @@ class Streamed(_Square):
 
     def fingerprint(self) -> str:
         """SHA-256 of path, size and modification time of files, and of the bytes of embedded images."""
-        return fingerprint_of_files(self.split, str(self.size if self.framing.plain else self.framing))
+        rendering = str(self.size if self.framing.plain else self.framing)
+        return fingerprint_of_files(self.split, rendering + (", reduced" if self.training else ""))
 
     @cached_property
     def _reader(self) -> Reader[list[int], Tensor | DataError]:
-        return Reader(partial(_decode, self.split, self.framing), self.workers, keep=self.keep)
+        short = self.framing.resized if self.training else None
+        return Reader(partial(_decode, self.split, self.framing, short), self.workers, keep=self.training)
 
 
-def _decode(split: Split, framing: Framing, indices: list[int]) -> Tensor | DataError:
+def _decode(split: Split, framing: Framing, short: int | None, indices: list[int]) -> Tensor | DataError:
     """The pixels of a batch; an error is returned, because raising would add the traceback of a worker."""
     pixels_BHWC = torch.empty((len(indices), framing.size, framing.size, 3), dtype=torch.uint8)
     array_BHWC = pixels_BHWC.numpy()
     for place, (name, cell) in enumerate(split.cells_at(indices)):
         try:
-            array_BHWC[place] = np.asarray(frame(decode_cell(cell, name=name), framing))
+            array_BHWC[place] = np.asarray(frame(decode_cell(cell, name=name, short=short), framing))
         except DataError as error:
             return error
     return pixels_BHWC
@@ -236,7 +239,7 @@ def open_store(
     in_memory_gb: float = 4.0,
     workers: int = 2,
     device: torch.device | None = None,
-    keep: bool = False,
+    training: bool = False,
 ) -> CleanStore:
     """Open the images of a split as square source pixels.
 
@@ -246,7 +249,7 @@ def open_store(
         in_memory_gb: largest size in GiB of the decoded pixels for a `Resident` store; `Streamed` above it.
         workers: number of decoding threads (resident) or processes (streamed).
         device: where resident pixels are kept; by default in CPU memory.
-        keep: see `Streamed`.
+        training: see `Streamed`.
 
     Raises:
         DataError: some images cannot be read. Only resident images are read here.
@@ -263,5 +266,6 @@ def open_store(
         ('Resident', 'Streamed')
     """
     if len(split) * framing.size**2 * 3 <= in_memory_gb * BYTES_PER_GB:
-        return Resident(split, framing, decode_all(split, framing, workers=workers).to(device))
-    return Streamed(split, framing, workers, keep)
+        short = framing.resized if training else None
+        return Resident(split, framing, decode_all(split, framing, workers=workers, short=short).to(device))
+    return Streamed(split, framing, workers, training)

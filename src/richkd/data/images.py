@@ -147,7 +147,13 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | 
     return decode_rgb(Path(str(path)), name=name, short=short)
 
 
-def decode_all(split: Split, framing: Framing, workers: int = 2, progress: Progress | None = None) -> Tensor:
+def decode_all(
+    split: Split,
+    framing: Framing,
+    workers: int = 2,
+    progress: Progress | None = None,
+    short: int | None = None,
+) -> Tensor:
     """Decode all images of a split to square pixels (see `richkd.data.framing.frame`).
 
     Args:
@@ -155,6 +161,7 @@ def decode_all(split: Split, framing: Framing, workers: int = 2, progress: Progr
         framing: size of the result, and how it is cut out of each image.
         workers: number of threads; decoding and resizing release Python's global lock.
         progress: called with (images done, images in total).
+        short: see `decode_rgb`.
 
     Returns:
         uint8 pixels (N, size, size, 3).
@@ -176,7 +183,7 @@ def decode_all(split: Split, framing: Framing, workers: int = 2, progress: Progr
     def place(index: int, image: Image.Image) -> None:
         array_NHWC[index] = np.asarray(frame(image, framing))
 
-    for _ in map_images(split, place, workers=workers, progress=progress):
+    for _ in map_images(split, place, workers=workers, progress=progress, short=short):
         pass
     return pixels_NHWC
 

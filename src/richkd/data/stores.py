@@ -134,7 +134,7 @@ def open_stores(
             augmentation
         )
     framing = Framing(data.size or _square_size(split, student.size, teachers))
-    squares = open_store(split, framing, in_memory_gb=limit, workers=workers, device=device, keep=True)
+    squares = open_store(split, framing, in_memory_gb=limit, workers=workers, device=device, training=True)
     clean["train", framing] = squares
     return Stores(splits, student, squares, workers, clean), build_augmentation(augment, framing.size)
 

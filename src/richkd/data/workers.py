@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,6 +67,7 @@ class Reader(Generic[Request, Result]):
                 prefetch_factor=AHEAD,
                 collate_fn=_unchanged,
                 persistent_workers=keep,
+                worker_init_fn=_ignore_interrupts,
             )
 
     def map(self, requests: Sequence[Request]) -> Iterator[Result]:
@@ -90,6 +92,12 @@ class Reader(Generic[Request, Result]):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches all processes of the terminal. The main process finishes its step, for which it may need
+    # another batch, and then stops the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(result: Result) -> Result:

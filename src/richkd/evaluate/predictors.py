@@ -342,11 +342,9 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
 def _without_training_settings(config: Config) -> Config:
     """The settings of a run without those that only training needs: images in memory, compiling, caches.
 
-    If the run has a cache, ``compile_teacher`` is kept: compiling changes the last bits of the outputs, and
-    these must be equal to the cached ones.
+    Held-out images are computed in float32 and without compiling anyway.
     """
-    compiled = config.train.compile_teacher and config.cache.dir is not None
-    train = config.train.model_copy(update={"compile": "never", "compile_teacher": compiled})
+    train = config.train.model_copy(update={"compile": "never", "compile_teacher": False})
     if any(parse_model_name(teacher.name).kind == "cache" for teacher in config.teachers):
         # Imported outputs exist only in the cache, for the images exactly as training opened them.
         return config.model_copy(update={"train": train})

@@ -6,16 +6,16 @@ Everything that can be found wrong before the first step is found here, for trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
-from richkd.core.precision import autocast_dtype
 from richkd.core.types import UNLABELED, Batch, Target
 from richkd.data.batches import Store
 from richkd.data.order import TrainingOrder
@@ -28,6 +28,7 @@ from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import Objective, TermSpec, logit_temperature, needs_of, read_objective
 from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network, build_network
+from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.controls import controlled
 from richkd.pipeline.fuse import Fitter, describe
 from richkd.pipeline.roles import FUSED, Roles, assign_roles
@@ -47,7 +48,8 @@ class Parts:
         sources: the teachers and the fusion of every target that a term reads, the one with most teachers
             first.
         augmentation: how training images are augmented.
-        autocast: dtype of the student's autocast; None for float32.
+        speed: precision of the student, and whether it is compiled.
+        speeds: the same for all networks, as the run folder records it.
     """
 
     config: Config
@@ -58,7 +60,8 @@ class Parts:
     sources: dict[str, TargetSource]
     augmentation: Augmentation
     device: torch.device
-    autocast: torch.dtype | None
+    speed: Speed
+    speeds: Mapping[str, dict[str, Any]]
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -133,10 +136,7 @@ class Parts:
 
     def order(self, rank: int = 0, world: int = 1) -> TrainingOrder:
         """Which images make up each step, for one of ``world`` processes."""
-        labels_N, settings = self.data.splits["train"].labels_N, self.config.train
-        unlabeled = int((labels_N == UNLABELED).sum())
-        share = self.config.data.unlabeled_fraction
-        return TrainingOrder(len(labels_N), settings.batch_size, settings.seed, rank, world, unlabeled, share)
+        return _order(self.config, self.data, rank, world)
 
     def flush_caches(self) -> None:
         """Write outputs that are not yet in the teacher cache on disk."""
@@ -144,13 +144,20 @@ class Parts:
             teacher.flush()
 
 
-def assemble(config: Config, device: torch.device, log: Log = lambda message: None) -> Parts:
+def assemble(
+    config: Config,
+    device: torch.device,
+    log: Log = lambda message: None,
+    speeds: Mapping[str, dict[str, Any]] | None = None,
+) -> Parts:
     """Open and build everything that a run needs.
 
     Args:
         config: the settings.
         device: where student and teachers run.
         log: receives what was found and fitted, a line at a time.
+        speeds: measure how networks are computed fastest, except for these, whose choice is known. None
+            measures nothing, for callers that do not train.
 
     Raises:
         RichKDError: whatever does not exist, cannot be read or does not fit, by name.
@@ -164,7 +171,10 @@ def assemble(config: Config, device: torch.device, log: Log = lambda message: No
     if student.loaded is not None:
         log(f"student: starts from {config.student.weights}: {student.loaded}")
     features = "features" in needs_of(specs)
-    opening = Opening(config, data, device, features, log)
+    chooser = _speed_chooser(config, data, device, log, speeds)
+    precision, compiling = config.train.precision, config.train.compile
+    speed = chooser.choose("student", student, precision, compiling, trained=True)
+    opening = Opening(config, data, device, features, log, chooser)
     networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
     sizes = [teacher.framing.size for teacher in networks if teacher is not None and teacher.framing]
     stores, training = open_stores(
@@ -179,8 +189,21 @@ def assemble(config: Config, device: torch.device, log: Log = lambda message: No
     sources = _open_sources(opening, networks, stores, training, roles, specs)
     for name, source in sources.items():
         _shapes_of(source, specs, name)  # refuses maps that a teacher does not have
-    autocast = autocast_dtype(config.train.precision, device)
-    return Parts(config, data, stores, student, specs, sources, training, device, autocast)
+    return Parts(config, data, stores, student, specs, sources, training, device, speed, chooser.chosen)
+
+
+def _order(config: Config, data: Data, rank: int = 0, world: int = 1) -> TrainingOrder:
+    labels_N, settings = data.splits["train"].labels_N, config.train
+    unlabeled, share = int((labels_N == UNLABELED).sum()), config.data.unlabeled_fraction
+    return TrainingOrder(len(labels_N), settings.batch_size, settings.seed, rank, world, unlabeled, share)
+
+
+def _speed_chooser(
+    config: Config, data: Data, device: torch.device, log: Log, known: Mapping[str, dict[str, Any]] | None
+) -> SpeedChooser:
+    steps = _order(config, data).steps * config.train.epochs if "train" in data.splits else 0
+    size = config.train.batch_size
+    return SpeedChooser(steps, size, device, known is not None, dict(known or {}), log)
 
 
 def build_student(config: Config, data: Data) -> Network:

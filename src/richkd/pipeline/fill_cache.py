@@ -180,7 +180,7 @@ def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
 def _assemble_with_cache_dir(config: Config, device: torch.device, progress: Progress) -> Parts:
     if config.cache.dir is None:
         raise CacheError("cache.dir must be set", got="no folder", fix="add --teacher-cache DIR.")
-    return assemble(config, device, progress.log)
+    return assemble(config, device, progress.log, speeds={})
 
 
 def _store_of(parts: Parts, teacher: Teacher, split: str) -> Store:

@@ -51,8 +51,11 @@ def log_accuracy(teacher: Teacher, output: Output, labels_N: Tensor, images: str
 def report_sizes(parts: Parts, log: Log) -> None:
     """Log the resolution of training images and of every network, and warn if `data.size` is too small."""
     framings = {f"{t.role} {t.name}": t.framing for t in parts.teachers if t.framing is not None}
+    limit = parts.config.data.in_memory_gb
     sizes = [parts.student.size, *(framing.size for framing in framings.values())]
     source = parts.stores.training.size if parts.stores.training is not None else parts.student.size
+    if parts.stores.training is not None and not parts.stores.decoded("train"):
+        log(f"training images are decoded in every epoch: more than data.in_memory_gb {limit:g}")
     if len({source, *sizes}) == 1:
         return
     networks = [

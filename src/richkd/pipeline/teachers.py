@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, DataConfig, ModelConfig
 from richkd.core.errors import ConfigError, ModelError
-from richkd.core.precision import autocast_dtype
+from richkd.core.files import hash_tensors, write_atomically
 from richkd.data.batches import CleanStore, Resident, Streamed, open_store
 from richkd.data.classes import check_same_classes
 from richkd.data.framing import Framing
@@ -20,6 +22,7 @@ from richkd.data.split import Data
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.models.build import Network, build_network
+from richkd.models.speed import SPEED, SpeedChooser, read_speeds
 from richkd.teachers.base import Teacher
 from richkd.teachers.folds import open_folds
 from richkd.teachers.precomputed.vision import open_imported
@@ -35,6 +38,7 @@ class Opening:
     Attributes:
         features: whether a loss term reads features.
         log: receives a line for everything worth knowing.
+        chooser: chooses the precision of networks.
     """
 
     config: Config
@@ -42,6 +46,7 @@ class Opening:
     device: torch.device
     features: bool
     log: Log
+    chooser: SpeedChooser
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def open_networks(opening: Opening, *, vision: bool, clip: bool) -> Networks:
         RichKDError: a teacher that cannot be opened, or whose classes are not the data's.
     """
     models = opening.config.teachers if vision else ()
-    teachers = tuple(_open_vision(model, opening) for model in models)
+    teachers = tuple(_open_vision(model, number, opening) for number, model in enumerate(models, start=1))
     return Networks(teachers, open_clip_teacher(opening) if clip else None)
 
 
@@ -157,23 +162,44 @@ def log_resizing(network: Network, role: str, log: Log) -> None:
         log(f"{role}: {network.name} is built for {network.size} px (img_size) instead of its own {own} px")
 
 
-def _open_vision(model: ModelConfig, opening: Opening) -> Teacher | None:
+def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher | None:
     config, name = opening.config, parse_model_name(model.name)
     if name.kind == "cache":
         return None
-    autocast = autocast_dtype(config.train.teacher_precision, opening.device)
+    choose = partial(_autocast_of, opening, f"teacher-{number}")
     compiled = config.train.compile_teacher
     if name.kind != "folds":
         network = build_teacher(model, opening.data)
         log_resizing(network, "teacher", opening.log)
-        return VisionTeacher(network, opening.device, autocast, compiled=compiled)
+        return VisionTeacher(network, opening.device, choose(network), compiled=compiled)
     if opening.features:
         raise ConfigError(
             "Out-of-fold teachers are several networks, whose features cannot be compared",
             got=f"{model.name} and a loss term that reads features",
             fix="use terms on logits only, such as --variant l.",
         )
-    return open_folds(name.path, opening.data, opening.device, autocast, compiled=compiled)
+    return open_folds(name.path, opening.data, opening.device, choose, compiled=compiled)
+
+
+def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype | None:
+    """The precision in which a teacher computes training images.
+
+    Stored outputs depend on it. So a teacher cache records the choice for later runs.
+    """
+    chooser, root = opening.chooser, opening.config.cache.dir
+    precision = opening.config.train.teacher_precision
+    if root is None or precision != "auto" or not chooser.measure:
+        return chooser.choose(name, network, precision, "never", trained=False).autocast
+    path = root.expanduser() / SPEED
+    key = f"{hash_tensors(network.model.state_dict())[:16]} {network.size} px {opening.device.type}"
+    recorded = read_speeds(path)
+    if name not in chooser.chosen and key in recorded:
+        chooser.chosen[name] = recorded[key]
+    speed = chooser.choose(name, network, precision, "never", trained=False)
+    if key not in recorded:
+        text = json.dumps(recorded | {key: chooser.chosen[name]}, indent=2)
+        write_atomically(path, f"{text}\n".encode())
+    return speed.autocast
 
 
 def _make_names_unique(teachers: list[Teacher], models: tuple[ModelConfig, ...]) -> None:

@@ -129,8 +129,12 @@ class Teacher(ABC):
         """The output that corresponds to a stored row."""
         return stored
 
-    def ingredients(self) -> dict[str, Any]:
-        """Everything that outputs depend on besides image and view, under names that messages can show."""
+    def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
+        """Everything that outputs depend on besides image and view, under names that messages can show.
+
+        Args:
+            trained: for outputs of training images, which may be computed in another precision than others.
+        """
         return {}
 
     def lacks(self, split: str, index_B: Tensor, views: Views) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from richkd.data.classes import check_same_classes
 from richkd.data.split import Data, Split
 from richkd.data.views import Views
 from richkd.export.student import CONFIG
-from richkd.models.build import build_network
+from richkd.models.build import Network, build_network
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.vision import VisionTeacher
@@ -41,7 +41,7 @@ class FoldTeachers(Teacher):
         folds: for each split, the position in ``teachers`` that each image is assigned to (N, int64).
 
     Example:
-        >>> from richkd.models.build import build_network
+        >>> from richkd.models.build import Network, build_network
         >>> config = ModelConfig(name="cifar_resnet8", size=8)
         >>> networks = [build_network(config, 3, role="teacher") for fold in range(2)]
         >>> teachers = [VisionTeacher(network, torch.device("cpu")) for network in networks]
@@ -80,18 +80,23 @@ class FoldTeachers(Teacher):
     def row_format(self) -> RowFormat:
         return RowFormat(self.teachers[0].network.classes, 0)
 
-    def ingredients(self) -> dict[str, Any]:
+    def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         digest = hashlib.sha256()
         for split, fold_N in sorted(self.folds.items()):
             digest.update(split.encode() + fold_N.numpy().tobytes())
         return {
-            "teachers": [teacher.ingredients() for teacher in self.teachers],
+            "teachers": [teacher.ingredients(trained=trained) for teacher in self.teachers],
             "fold of each image": digest.hexdigest(),
         }
 
 
 def open_folds(
-    folder: str | Path, data: Data, device: torch.device, autocast: torch.dtype | None, *, compiled: bool
+    folder: str | Path,
+    data: Data,
+    device: torch.device,
+    choose: Callable[[Network], torch.dtype | None],
+    *,
+    compiled: bool,
 ) -> FoldTeachers:
     """Open the teachers that ``richkd teach --folds`` wrote to a folder; assign each image to one of them.
 
@@ -99,7 +104,7 @@ def open_folds(
         folder: the ``--out`` folder of ``richkd teach``.
         data: the data set of the run.
         device: device of the networks.
-        autocast: see `VisionTeacher`.
+        choose: returns the autocast dtype of a network; it is asked for the first one.
         compiled: see `VisionTeacher`.
 
     Raises:
@@ -117,7 +122,7 @@ def open_folds(
             fix="train them with `richkd teach --folds 5 --out FOLDER`.",
         )
     fold_of_key: dict[str, int] = {}
-    teachers = []
+    teachers: list[VisionTeacher] = []
     for fold, path in enumerate(students):
         left_out = json.loads(path.read_text(encoding="utf-8")).get("richkd", {}).get("left_out")
         if not left_out:
@@ -131,6 +136,7 @@ def open_folds(
         network = build_network(ModelConfig(name=name), len(data.class_names), role="teacher")
         if network.class_names is not None:
             check_same_classes(data.class_names, network.class_names, where=f"the teacher {name}")
+        autocast = teachers[0].autocast if teachers else choose(network)
         teachers.append(VisionTeacher(network, device, autocast, compiled=compiled))
     folds = {
         name: _folds_of(split, fold_of_key, len(teachers), folder) for name, split in data.splits.items()

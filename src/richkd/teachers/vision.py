@@ -80,14 +80,14 @@ class VisionTeacher(Teacher):
     def row_format(self) -> RowFormat:
         return RowFormat(self.network.classes, self.feature_width)
 
-    def ingredients(self) -> dict[str, Any]:
+    def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         network = self.network
         return {
             "teacher": network.name,
             "teacher's weights": hash_tensors(network.model.state_dict()),
             "input": [network.size, *network.mean, *network.std],
-            "precision": str(self.autocast or torch.float32),
-            "compiled": self.compiled,
+            "precision": str((self.autocast if trained else None) or torch.float32),
+            "compiled": self.compiled and trained,
             "device": self.device.type,
             # Arguments can change the outputs of equal weights. Caches without any keep their digest.
             **({"arguments": dict(network.blueprint.args)} if network.blueprint.args else {}),

@@ -40,7 +40,7 @@ def check_run(config: Config, console: Console) -> None:
     """
     device = pick_device(config.train.device)
     log = partial(console.print, markup=False, soft_wrap=True)
-    parts = assemble(config, device, log)
+    parts = assemble(config, device, log, speeds={})
     report_sizes(parts, log)
     for name, split in parts.data.splits.items():
         if not parts.stores.decoded(name):
@@ -109,7 +109,7 @@ def _print_plan(parts: Parts, console: Console) -> None:
             f"{_si(_bytes(parts))}B for images, weights, optimizer and states of terms, without activations",
         ),
         ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
-        ("precision", "bfloat16 autocast" if parts.autocast else "float32"),
+        ("precision", parts.speed.describe()),
     ]
     table = Table(title="plan", title_justify="left", box=None, pad_edge=False, show_header=False)
     for name, value in rows:

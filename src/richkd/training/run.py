@@ -115,7 +115,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     progress = Progress(quiet=quiet or not accelerator.is_main_process)
     if accelerator.num_processes > 1:
         device = accelerator.device
-    parts = assemble(config, device, progress.log)
+    parts = assemble(config, device, progress.log, folder.speeds() if resume else {})
     if parts.stores.training is None:
         raise ConfigError(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
@@ -123,7 +123,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     # An unknown optimizer must be found before the folder is changed.
     trainer = Trainer(parts, accelerator, folder)
     if accelerator.is_main_process:
-        folder.create(config, overwrite=overwrite)
+        folder.create(config, parts.speeds, overwrite=overwrite)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("events")
     if accelerator.is_main_process and not resume:

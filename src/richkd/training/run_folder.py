@@ -4,6 +4,7 @@
 
     config.yaml        the resolved settings
     environment.json   versions, hardware and thread counts
+    speed.json         precision and compiling of each network, and measured times
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
@@ -21,6 +22,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ import yaml
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import write_atomically
+from richkd.models.speed import SPEED, read_speeds
 
 PACKAGES = (
     "richkd",
@@ -44,7 +47,15 @@ PACKAGES = (
 
 # Files that a run writes; --overwrite removes these and no others.
 WRITTEN = (
-    *("config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "summary.json", ".*.tmp"),
+    *(
+        "config.yaml",
+        "environment.json",
+        "speed.json",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "summary.json",
+        ".*.tmp",
+    ),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
     *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
@@ -122,11 +133,18 @@ class RunFolder:
                 fix="choose another --out.",
             )
 
-    def create(self, config: Config, *, overwrite: bool) -> None:
-        """Create the folder and write ``config.yaml`` and ``environment.json``.
+    def speeds(self) -> dict[str, dict[str, Any]]:
+        """Precision and compiling of each network, as they were measured when the run began."""
+        return read_speeds(self.path / SPEED)
+
+    def create(
+        self, config: Config, speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}), *, overwrite: bool
+    ) -> None:
+        """Create the folder and write ``config.yaml``, ``environment.json`` and ``speed.json``.
 
         Args:
             config: the settings of the run.
+            speeds: precision and compiling of each network.
             overwrite: first remove the files of an earlier run.
 
         Raises:
@@ -144,6 +162,7 @@ class RunFolder:
             ) from error
         self.write_text("config.yaml", config.to_yaml())
         self.write_json("environment.json", environment())
+        self.write_json(SPEED, speeds)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically."""

@@ -19,7 +19,7 @@ from richkd.data.mixup import Mix, draw_mix
 from richkd.methods.term import Context
 from richkd.metrics.accuracy import measure
 from richkd.models.build import Network
-from richkd.models.compiling import compile_fixed, compile_repays
+from richkd.models.compiling import compile_fixed
 from richkd.pipeline.assemble import Parts
 from richkd.teachers.predict import logits_of
 from richkd.training.checkpoint import (
@@ -77,7 +77,7 @@ class Trainer:
         decay = self.config.train.ema_decay
         self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
         self.order = parts.order(accelerator.process_index, accelerator.num_processes)
-        if compile_repays(self.config.train.compile, self.total_steps, self.device):
+        if parts.speed.compiled:
             self.task.compile_student()
         self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps)
         self.step = 0
@@ -244,7 +244,8 @@ class Trainer:
         seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
         mix = draw_mix(self.config.augment, pixels.shape, seed, draw)
         context = Context(self.step, epoch, self.step / self.total_steps, draw, self.config.train.seed)
-        with torch.autocast(device.type, parts.autocast, enabled=parts.autocast is not None):
+        autocast = parts.speed.autocast
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
             return cast(LossTerms, self.wrapped(pixels, targets, batch, context, mix))
 
     def _try(self, batch: Batch) -> None:

@@ -152,16 +152,16 @@ def with_cache(
     rows = teacher.row_format
     if config.dir is None or rows is None:
         return teacher
-    root, teacher_ingredients = config.dir.expanduser(), teacher.ingredients()
+    root = config.dir.expanduser()
     # Rows of CLIP have features only; they do not depend on the classes.
-    if rows.classes:
-        teacher_ingredients["class names"] = list(class_names)
-        if config.top_k is not None:
-            rows = RowFormat(rows.classes, rows.features if features else 0, config.top_k)
+    classes = {"class names": list(class_names)} if rows.classes else {}
+    if rows.classes and config.top_k is not None:
+        rows = RowFormat(rows.classes, rows.features if features else 0, config.top_k)
     caches = {}
     for split, store in stores.items():
         augmentation = augmentations[split]
-        ingredients = teacher_ingredients | split_ingredients(store.fingerprint(), augmentation, seed)
+        ingredients = teacher.ingredients(trained=split == "train") | classes
+        ingredients |= split_ingredients(store.fingerprint(), augmentation, seed)
         name = cache_name(teacher.name, split)
         # On held-out images, logits are float32. CLIP rounds its features before it computes logits.
         wide = split != "train" and rows.classes > 0 and rows.top_k is None

@@ -273,7 +273,7 @@ class ClipTeacher(Teacher):
             cosines_BC = (feats_BD @ self.class_embeddings_CD.T).clamp(-1.0, 1.0)
         return Output(logits_BC=cosines_BC, feats_BF=feats_BD)
 
-    def ingredients(self) -> dict[str, Any]:
+    def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         clip = self.clip
         return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.device.type}
 
