@@ -43,7 +43,6 @@ COMMON: dict[str, Any] = {
     "train.compile": "never",
     # A measured choice could differ between contenders.
     "train.precision": precisions_of(CPU)[-1],
-    "train.teacher_precision": precisions_of(CPU)[-1],
 }
 
 Call = Callable[[], object]
@@ -78,7 +77,8 @@ def write_teacher(path: Path, classes: int, name: str) -> dict[str, Any]:
     network = build_network(ModelConfig(name=name), classes, role="teacher")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(network.model.state_dict(), path)
-    return {"teachers.1.name": name, "teachers.1.weights": str(path)}
+    precision = {"train.teacher_precision": precisions_of(CPU)[-1]}
+    return {"teachers.1.name": name, "teachers.1.weights": str(path), **precision}
 
 
 def write_clip(path: Path, config: Config) -> None:

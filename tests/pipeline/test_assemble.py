@@ -10,7 +10,6 @@ import torch
 
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
-from richkd.core.precision import autocast_dtype
 from richkd.data.sources import open_data
 from richkd.export.student import save_student
 from richkd.fusion.fusion import measure_target_shift
@@ -147,12 +146,6 @@ def test_a_single_teacher_is_taken_as_it_is(world: World) -> None:
     parts = assemble(world.config(Path("unused"), method__name="ce"), CPU)
     assert parts.teachers == ()
     assert parts.fusion is None
-
-
-def test_precision() -> None:
-    assert autocast_dtype("fp32", CPU) is None
-    assert autocast_dtype("bf16", CPU) is torch.bfloat16
-    assert autocast_dtype("auto", CPU) in (None, torch.bfloat16)
 
 
 def several(world: World, tmp_path: Path, **changes: Any) -> Parts:

@@ -162,7 +162,7 @@ class RunFolder:
             ) from error
         self.write_text("config.yaml", config.to_yaml())
         self.write_json("environment.json", environment())
-        self.write_json(SPEED, speeds)
+        self.write_json(SPEED, dict(speeds))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically."""

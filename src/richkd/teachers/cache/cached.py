@@ -39,7 +39,8 @@ class CachedTeacher(Teacher):
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from torch import arange, eye
-        >>>         >>> from richkd.teachers.precomputed.clip import GivenClip
+        >>> from richkd.data.augmentations import Clean
+        >>> from richkd.teachers.precomputed.clip import GivenClip
         >>> clip = GivenClip(eye(2), eye(2), {}, logit_scale=100.0, fingerprint="")
         >>> with TemporaryDirectory() as folder:
         ...     cache = OutputCache(folder, Manifest("clip", {}, 2, 1, RowFormat(2, 2)))
@@ -195,7 +196,8 @@ def split_ingredients(images: str, augmentation: Augmentation, seed: int) -> dic
         seed: seed of the run; included only if the views of the augmentation depend on it.
 
     Example:
-        >>>         >>> split_ingredients("sha256", Clean(32), seed=0)
+        >>> from richkd.data.augmentations import Clean
+        >>> split_ingredients("sha256", Clean(32), seed=0)
         {'images': 'sha256', 'views': {'augmentation': 'Clean', 'size': 32}}
     """
     ingredients = {"images": images, "views": described(augmentation)}
@@ -226,7 +228,8 @@ def described(augmentation: Augmentation) -> dict[str, Any]:
     """The class and the settings of an augmentation that are not None, as values for JSON.
 
     Example:
-        >>>         >>> described(Clean(32))
+        >>> from richkd.data.augmentations import Clean
+        >>> described(Clean(32))
         {'augmentation': 'Clean', 'size': 32}
     """
     settings: dict[str, Any] = asdict(augmentation)  # type: ignore[call-overload]
