@@ -120,7 +120,8 @@ def test_overwrite_removes_the_run_and_keeps_what_is_not_its_own(tmp_path: Path)
     (folder.path / "events" / "link").symlink_to(tmp_path / "elsewhere")
     prepare(folder, config(**{"train.seed": 1}), resume=False, overwrite=True)
     left = {file for file in folder.path.rglob("*") if file.is_file()}
-    assert left == {*own, folder.path / "config.yaml", folder.path / "environment.json"}
+    written = {folder.path / name for name in ("config.yaml", "environment.json", "speed.json")}
+    assert left == {*own, *written}
     assert (folder.path / "events" / "link" / "photo.png").read_bytes() == b"mine"
     assert load_config(folder.path / "config.yaml").train.seed == 1
 

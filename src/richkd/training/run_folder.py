@@ -47,15 +47,8 @@ PACKAGES = (
 
 # Files that a run writes; --overwrite removes these and no others.
 WRITTEN = (
-    *(
-        "config.yaml",
-        "environment.json",
-        "speed.json",
-        "metrics.jsonl",
-        "timing.jsonl",
-        "summary.json",
-        ".*.tmp",
-    ),
+    *("config.yaml", "environment.json", "speed.json", "metrics.jsonl", "timing.jsonl"),
+    *("summary.json", ".*.tmp"),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
     *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
