@@ -90,6 +90,13 @@ def test_a_method_asks_for_the_teachers_it_lacks(world: World) -> None:
     assert "'richkd'" in str(error.fix)
 
 
+def test_an_augmentation_that_timm_does_not_know_is_refused_before_data_are_opened(world: World) -> None:
+    changes = {"augment__policy": "random-resized-crop", "augment__auto_augment": "rand-z9"}
+    error = refused(world, data__path="no/such/folder", **changes)
+    assert isinstance(error, ConfigError)
+    assert error.got == "'rand-z9': Unknown RandAugment config section"
+
+
 def test_a_teacher_with_another_number_of_classes(world: World, tmp_path: Path) -> None:
     make_teacher(tmp_path / "four", (*CLASSES, "dog"))
     error = refused(world, teachers__1__name=f"local-dir:{tmp_path / 'four'}")

@@ -37,6 +37,15 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "augment__mixup_alpha": 0.4,
         "augment__cutmix_alpha": 1.0,
     },
+    # Views that threads change while the main thread trains.
+    "effects": {
+        "train__ema_decay": 0.9,
+        "train__workers": 2,
+        "augment__policy": "random-resized-crop",
+        "augment__auto_augment": "rand-m9-mstd0.5-inc1",
+        "augment__reprob": 0.5,
+        "augment__recount": 2,
+    },
     # Counters of steps in parameter groups, and as plain numbers in the state.
     "lamb": {"optim__name": "lamb", "optim__lr": 1e-3, "train__ema_decay": 0.9},
     "adabelief": {"optim__name": "adabelief", "optim__lr": 1e-3, "train__ema_decay": 0.9},

@@ -95,6 +95,20 @@ class AugmentConfig(Section):
         ge=1,
         description="random-resized-crop: views repeat after this many epochs, so that a cache can hold them",
     )
+    auto_augment: str | None = Field(
+        None,
+        description="random-resized-crop: policy of timm that changes each view, such as "
+        "rand-m9-mstd0.5-inc1 (RandAugment), augmix-m3-w3 (AugMix), original (AutoAugment) or 3a (3-Augment)",
+    )
+    reprob: float = Field(
+        0.0, ge=0, le=1, description="random-resized-crop: probability that a box of a view is erased"
+    )
+    remode: Literal["const", "rand", "pixel"] = Field(
+        "pixel",
+        description="random erasing: fill with the mean color of ImageNet (const), one random color (rand), "
+        "or noise (pixel)",
+    )
+    recount: int = Field(1, ge=1, description="random erasing: largest number of boxes in a view")
     mixup_alpha: float = Field(
         0.0, ge=0, description="mixup alpha (weight ~ Beta(alpha, alpha)); 0 disables mixup"
     )

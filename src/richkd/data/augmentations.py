@@ -18,6 +18,7 @@ from torch import Tensor
 
 from richkd.config.choices import AUGMENTATIONS
 from richkd.core.seeds import mix_seed
+from richkd.data.effects import Effects, read_effects
 from richkd.data.framing import Framing
 from richkd.data.views import Augmentation, Views
 
@@ -94,6 +95,7 @@ class RandomResizedCrop:
             uniform in 1 ± ``color``.
         cycle: number V of views per image; epoch e shows the views of epoch e mod V. By default every epoch
             has new views.
+        effects: what happens to the resized crops, such as RandAugment; None for nothing.
 
     Example:
         >>> crop = RandomResizedCrop(cycle=10)
@@ -108,6 +110,7 @@ class RandomResizedCrop:
     flip: bool = True
     color: float = 0.0
     cycle: int | None = None
+    effects: Effects | None = None
     seeded: ClassVar[bool] = True
 
     @property
@@ -160,8 +163,8 @@ class RandomResizedCrop:
         return (height - h) // 2, (width - w) // 2, h, w
 
     def alter(self, crops: Mapping[int, Tensor], key: int) -> Mapping[int, Tensor]:
-        """The crops as they are."""
-        return crops
+        """The crops after the effects."""
+        return crops if self.effects is None else self.effects.alter(crops, key)
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,14 @@ def _crop_flip(config: AugmentConfig, size: int) -> Augmentation:
     "random-resized-crop", "crops of random area and shape, half of them mirrored (Szegedy et al. 2015)"
 )
 def _random_resized_crop(config: AugmentConfig, size: int) -> Augmentation:
-    return RandomResizedCrop(config.scale, config.ratio, config.flip, config.color_jitter, config.num_views)
+    return RandomResizedCrop(
+        config.scale,
+        config.ratio,
+        config.flip,
+        config.color_jitter,
+        config.num_views,
+        read_effects(config),
+    )
 
 
 @AUGMENTATIONS.register("clean", "the whole image, unchanged")
@@ -217,7 +227,7 @@ def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
             square sources.
 
     Raises:
-        ConfigError: no such policy.
+        ConfigError: no such policy, or timm does not know ``config.auto_augment``.
 
     Example:
         >>> from richkd.config.schema import AugmentConfig

@@ -18,6 +18,7 @@ from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.core.types import UNLABELED, Batch, Target
 from richkd.data.batches import Store
+from richkd.data.effects import read_effects
 from richkd.data.order import TrainingOrder
 from richkd.data.sources import open_data
 from richkd.data.split import Data
@@ -165,6 +166,7 @@ def assemble(
     specs = read_objective(config)
     roles = assign_roles(config, specs)
     refuse_unused(config, specs, roles)
+    read_effects(config.augment)  # refuses a policy that timm does not know, before data are opened
     data = _open_data(config, log)
     student = build_student(config, data)
     log_resizing(student, "student", log)

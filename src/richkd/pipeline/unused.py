@@ -12,7 +12,7 @@ from richkd.fusion.mixings import ALPHA
 from richkd.methods.objective import TermSpec, needs_of
 from richkd.pipeline.roles import Roles
 
-CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views")
+CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views", "auto_augment", "reprob", "remode", "recount")
 # Settings of a network that is built from its name, and the kinds of teachers that are not.
 NETWORK = ("pretrained", "size", "mean", "std", "args")
 NO_NETWORK = {
@@ -75,6 +75,8 @@ def _augment(config: Config) -> Iterator[tuple[str, str]]:
         yield from _changed("augment", config.augment, f"the augmentation policy is {policy}", ("pad",))
     if policy == "clean":
         yield from _changed("augment", config.augment, "the augmentation policy is clean", ("flip",))
+    if not config.augment.reprob:
+        yield from _changed("augment", config.augment, "it needs augment.reprob", ("remode", "recount"))
     if not (config.augment.mixup_alpha and config.augment.cutmix_alpha):
         reason = "it needs augment.mixup_alpha and augment.cutmix_alpha"
         yield from _changed("augment", config.augment, reason, ("mixup_switch_prob",))

@@ -57,8 +57,12 @@ def test_another_seed_reads_what_it_shares(world: World, tmp_path: Path) -> None
     assert forwards - HELD_OUT < 2 * 36
 
 
-def test_free_crops_repeat_after_a_cycle(world: World, tmp_path: Path) -> None:
-    changes = KD | {
+@pytest.mark.parametrize(
+    "effects", [{}, {"augment__auto_augment": "rand-m9-mstd0.5-inc1", "augment__reprob": 0.5}]
+)
+def test_free_crops_repeat_after_a_cycle(world: World, tmp_path: Path, effects: dict[str, Any]) -> None:
+    changes = KD | effects
+    changes |= {
         "augment__policy": "random-resized-crop",
         "augment__color_jitter": 0.2,
         "train__epochs": 6,
