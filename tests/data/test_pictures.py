@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -112,12 +113,28 @@ def test_a_mirrored_view_is_the_mirrored_crop(split: Split) -> None:
     index_B = torch.arange(7)
     views = policy.draw(0, 0, index_B)
     (batch,) = Pictures(split, 50, (24,), workers=0).batches([index_B], [views])
-    rendered = render_batch(batch, views, 24, NONE, ONE)
+    plain = replace(views, flip_B=torch.zeros(7, dtype=torch.bool))
+    (unmirrored,) = Pictures(split, 50, (24,), workers=0).batches([index_B], [plain])
     assert 0 < int(views.flip_B.sum()) < 7
     for place, flip in enumerate(views.flip_B.tolist()):
-        crop_3HW = batch.crops[24][place].permute(2, 0, 1).float() / 255
-        assert torch.equal(rendered[place], crop_3HW.flip(2) if flip else crop_3HW)
-    assert rendered.is_contiguous(memory_format=torch.channels_last)
+        crop_HW3 = unmirrored.crops[24][place]
+        assert torch.equal(batch.crops[24][place], crop_HW3.flip(1) if flip else crop_HW3)
+
+
+def test_crops_are_normalized_for_a_network(split: Split) -> None:
+    index_B = torch.arange(7)
+    for color in (0.0, 0.3):
+        views = RandomResizedCrop(color=color).draw(0, 0, index_B)
+        (batch,) = Pictures(split, 50, (24,), workers=0).batches([index_B], [views])
+        mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+        rendered = render_batch(batch, views, 24, mean, std)
+        assert rendered.is_contiguous(memory_format=torch.channels_last)
+        if not color:
+            expected = (batch.crops[24].double() / 255 - torch.tensor(mean)) / torch.tensor(std)
+            assert torch.allclose(rendered.double(), expected.permute(0, 3, 1, 2), atol=1e-6)
+        else:
+            factors = replace(views, color_B3=torch.ones(7, 3))
+            assert not torch.allclose(rendered, render_batch(batch, factors, 24, mean, std), atol=0.01)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

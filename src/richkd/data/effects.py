@@ -1,12 +1,9 @@
 """Effects: what happens to a whole crop after it was cut out and resized, as a function of its view's key.
 
-The order is that of timm: a policy such as RandAugment, then random erasing. Two steps of a view are done
-later, for a whole batch (:func:`~richkd.data.views.render_batch`):
-
-- Mirroring, which timm does before the policy. All effects are symmetric: a change and its mirror image are
-  equally likely. So the distribution of views is the same.
-- Color jitter, which timm does before erasing. So an erased box is jittered together with its image. timm
-  turns color jitter off for most policies; here the settings are independent.
+The order is that of timm: mirroring, a policy such as RandAugment, then random erasing. Color jitter, which
+timm does before erasing, is done later for a whole batch (:func:`~richkd.data.views.render_batch`). So an
+erased box is jittered together with its image. timm turns color jitter off for most policies; here the
+settings are independent.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from richkd.data.split import Split
 from richkd.data.views import Views
 from richkd.data.workers import Reader
 
-# A request to a worker: image indices, and for each the key of its view, and the sizes to render.
-Request = tuple[list[int], list[int], "PictureAugmentation", tuple[int, ...]]
+# A request to a worker: image indices, key and mirroring of the view of each, augmentation, sizes to render.
+Request = tuple[list[int], list[int], list[bool], "PictureAugmentation", tuple[int, ...]]
 
 
 @runtime_checkable
@@ -166,7 +166,8 @@ class Pictures:
             assert view.key_B is not None, "views of whole pictures"
             augmentation = cast(PictureAugmentation, view.augmentation)
             wanted = self.sizes if sizes is None else sizes[place]
-            requests.append((index_B.tolist(), view.key_B.tolist(), augmentation, wanted))
+            keys, flips = view.key_B.tolist(), view.flip_B.tolist()
+            requests.append((index_B.tolist(), keys, flips, augmentation, wanted))
         for index_B, result in zip(groups, self._reader.map(requests), strict=True):
             if isinstance(result, DataError):
                 raise result
@@ -189,17 +190,19 @@ def _render(
     split: Split, short: int, decoded: Mapping[int, Tensor], request: Request
 ) -> dict[int, Tensor] | DataError:
     """The crops of a batch at each size; an error is returned, because raising adds a worker's traceback."""
-    indices, keys, augmentation, sizes = request
+    indices, keys, flips, augmentation, sizes = request
     crops = {size: torch.empty((len(indices), size, size, 3), dtype=torch.uint8) for size in sizes}
     # A whole batch is read from the table at once, which is faster than image by image.
     cells = split.cells_at(indices) if not decoded else [("", {})] * len(indices)
-    for place, (index, key, (name, cell)) in enumerate(zip(indices, keys, cells, strict=True)):
+    for place, (index, key, flip, (name, cell)) in enumerate(zip(indices, keys, flips, cells, strict=True)):
         try:
             picture = decoded[index] if decoded else shrink(decode_cell(cell, name=name, short=short), short)
         except DataError as error:
             return error
         crop_HWC = _cut(picture, augmentation, key)
         small = {size: resize_crop(crop_HWC, size) for size in sizes}
+        if flip:
+            small = {size: crop_SSC.flip(1) for size, crop_SSC in small.items()}
         for size, crop_SSC in augmentation.alter(small, key).items():
             crops[size][place] = crop_SSC
     return crops
