@@ -15,9 +15,10 @@ import torch
 from richkd.core.errors import DataError
 from richkd.core.types import UNLABELED
 from richkd.data.columns import Columns, image_and_key_columns
+from richkd.data.file_types import IMAGE_SUFFIXES
 from richkd.data.formats.hub import load_hub, quiet
 from richkd.data.formats.scan import WHOLE, first_few
-from richkd.data.images import IMAGE_SUFFIXES, duplicates
+from richkd.data.images import duplicates
 from richkd.data.split import Data, Split
 from richkd.data.tables import is_table, open_tables
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richkd.core.errors import ConfigError, DataError
-from richkd.data.images import IMAGE_SUFFIXES
+from richkd.data.file_types import IMAGE_SUFFIXES
 from richkd.export.student import BATCH, Student, rgb_of
 
 WILDCARDS = frozenset("*?[")

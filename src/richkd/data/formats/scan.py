@@ -13,7 +13,7 @@ from typing import NamedTuple
 import datasets
 
 from richkd.core.errors import DataError
-from richkd.data.images import IMAGE_SUFFIXES
+from richkd.data.file_types import IMAGE_SUFFIXES
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
