@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,40 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+def is_folder(entry: Path | os.DirEntry[str]) -> bool:
+    """Whether a path is a folder; not if this cannot be found out, as for a loop of symbolic links.
+
+    Example:
+        >>> is_folder(Path("x" * 1000))
+        False
+    """
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The files in a folder and its subfolders whose names end like those of images, sorted by path.
+
+    Example:
+        >>> images_below(Path("no-such-folder"))
+        []
+    """
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in found if not is_folder(file))
+
+
+def printable(path: Path | str) -> str:
+    """A path with ``\\xff`` in the place of bytes that are not valid UTF-8, which cannot be printed.
+
+    Example:
+        >>> printable(os.fsdecode(b"caf\\xe9.png"))
+        'caf\\\\xe9.png'
+    """
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
 def plugin_of(content: bytes) -> Plugin | None:
     """The plugin that an image file needs, according to its first bytes; None for most formats.
 
@@ -125,6 +160,6 @@ def refuse_formats(files: Iterable[Path], where: str) -> None:
         if members and not can_read(plugin):
             raise DataError(
                 f"The images of {where} must have formats that can be read",
-                got=f"{len(members)} {plugin.format} files, such as {members[0]}",
+                got=f"{len(members)} {plugin.format} files, such as {printable(members[0])}",
                 fix=plugin.fix,
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from richkd.core.errors import ConfigError, DataError, RichKDError
-from richkd.data.file_types import can_read, plugin_of
+from richkd.data.file_types import can_read, plugin_of, printable
 from richkd.data.metadata import without_metadata
 from richkd.data.rgb import scale_transparent_color
 
@@ -136,10 +136,10 @@ def read_file(path: Path, name: str) -> bytes:
         # Opening a pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "no regular file"
-            raise DataError(rule, got=f"{kind}: {path}", fix=REPAIR)
+            raise DataError(rule, got=f"{kind}: {printable(path)}", fix=REPAIR)
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(rule, got=f"no such file, or no longer: {path}", fix=RESTORE) from error
+        raise DataError(rule, got=f"no such file, or no longer: {printable(path)}", fix=RESTORE) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        got = f"{getattr(error, 'strerror', None) or error}: {path}"
+        got = f"{getattr(error, 'strerror', None) or error}: {printable(path)}"
         raise DataError(rule, got=got, fix=RESTORE) from error

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
+
+from richkd.core.errors import WorkerError
+
+# What PyTorch and the system say if shared memory is full or cannot be opened.
+SHARED_MEMORY = re.compile(
+    r"[Bb]us error|shared memory|/dev/shm|torch_\d+_|Too many open files|received \d+ items"
+)
+SHM_OPTIONS = "--shm-size 8g, or --ipc host"
+    r"[Bb]us error|shared memory|/dev/shm|torch_\d+_|Too many open files|received \d+ items"
+)
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -72,12 +83,19 @@ class Reader(Generic[Request, Result]):
         """The results in the order of the requests; only one iteration may be active at a time.
 
         A single request is read in the main process, at any time.
+
+        Raises:
+            WorkerError: a process ended, or there is no shared memory for its results.
         """
         if not self._workers or len(requests) < 2:
             yield from map(self._read, requests)
         elif self._loader is not None:
             self._requests.content = requests
-            yield from self._loader
+            try:
+                yield from self._loader
+            except (RuntimeError, OSError) as error:
+                raise_if_worker_ended(error)
+                raise
         else:
             yield from self._map_in_threads(requests)
 
@@ -90,6 +108,38 @@ class Reader(Generic[Request, Result]):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+def raise_if_worker_ended(error: Exception) -> None:
+    """Turn PyTorch's error about a process that ended into advice; other errors are left alone.
+
+    Raises:
+        WorkerError: a process was killed, or there is no shared memory.
+
+    Example:
+        >>> raise_if_worker_ended(RuntimeError("something else"))
+        >>> try:
+        ...     raise_if_worker_ended(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+        ... except WorkerError as raised:
+        ...     print(raised.got)
+        DataLoader worker (pid 7) is killed by signal: Killed.; the system kills processes if memory is full
+    """
+    # PyTorch does not always know the signal that ended a process; if it does, it may be in the cause.
+    text = f"{error}\n{error.__cause__ or ''}"
+    shared = f"enlarge /dev/shm (for a container: {SHM_OPTIONS}) and the limit of open files (ulimit -n 65536)"
+    if SHARED_MEMORY.search(text):
+        raise WorkerError(
+            "The processes that read images need shared memory",
+            got=text.splitlines()[0],
+            fix=f"{shared}, or use --train.workers 0.",
+        ) from error
+    if text.startswith("DataLoader worker"):
+        raise WorkerError(
+            "The processes that read images must not end during a run",
+            got=f"{text.splitlines()[0]}; the system kills processes if memory is full",
+            fix="use fewer processes or none (--train.workers 0), smaller images (--data.size), or more memory. "
+            f"If a bus error was printed, {shared}.",
+        ) from error
 
 
 def _unchanged(result: Result) -> Result:
