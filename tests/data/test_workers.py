@@ -93,7 +93,7 @@ def test_a_process_that_is_killed_ends_in_advice(
 @pytest.mark.parametrize(
     "text",
     [
-        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that workers are out of it.",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It may be out of it.",
         "unable to open shared memory object </torch_7_1> in read-write mode: Too many open files (24)",
         "unable to mmap 4 bytes from file </torch_7_1_2>: Cannot allocate memory (12)",
         "unable to write to file </torch_7_1_2>: No space left on device (28)",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +18,7 @@ from richkd.core.errors import WorkerError
 SHARED_MEMORY = re.compile(
     r"[Bb]us error|shared memory|/dev/shm|torch_\d+_|Too many open files|received \d+ items"
 )
-SHM_OPTIONS = "--shm-size 8g, or --ipc host"
-    r"[Bb]us error|shared memory|/dev/shm|torch_\d+_|Too many open files|received \d+ items"
-)
+ENLARGE = "enlarge /dev/shm (for a container: --shm-size 8g) and the limit of open files (ulimit -n 65536)"
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -92,7 +92,7 @@ class Reader(Generic[Request, Result]):
         elif self._loader is not None:
             self._requests.content = requests
             try:
-                yield from self._loader
+                yield from _iterator(self._loader)
             except (RuntimeError, OSError) as error:
                 raise_if_worker_ended(error)
                 raise
@@ -108,6 +108,21 @@ class Reader(Generic[Request, Result]):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Iterate over a loader without PyTorch's handler of signals.
+
+    The handler raises an error in whatever statement the main thread executes when a process ends, even in
+    the middle of an optimizer step. Without it, the loader finds out when it waits for a result, which is
+    between two steps.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    results = iter(loader)
+    signal.signal(signal.SIGCHLD, handler)
+    return results
 
 
 def raise_if_worker_ended(error: Exception) -> None:
@@ -126,19 +141,18 @@ def raise_if_worker_ended(error: Exception) -> None:
     """
     # PyTorch does not always know the signal that ended a process; if it does, it may be in the cause.
     text = f"{error}\n{error.__cause__ or ''}"
-    shared = f"enlarge /dev/shm (for a container: {SHM_OPTIONS}) and the limit of open files (ulimit -n 65536)"
     if SHARED_MEMORY.search(text):
         raise WorkerError(
             "The processes that read images need shared memory",
             got=text.splitlines()[0],
-            fix=f"{shared}, or use --train.workers 0.",
+            fix=f"{ENLARGE}, or use --train.workers 0.",
         ) from error
     if text.startswith("DataLoader worker"):
         raise WorkerError(
             "The processes that read images must not end during a run",
             got=f"{text.splitlines()[0]}; the system kills processes if memory is full",
-            fix="use fewer processes or none (--train.workers 0), smaller images (--data.size), or more memory. "
-            f"If a bus error was printed, {shared}.",
+            fix="use fewer processes or none (--train.workers 0), smaller images (--data.size), more memory. "
+            f"If a bus error was printed, {ENLARGE}.",
         ) from error
 
 
