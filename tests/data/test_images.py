@@ -152,24 +152,6 @@ def test_files_that_are_not_images_are_rejected_by_name(data: bytes) -> None:
         decode_rgb(data, name="cats/1.png")
 
 
-def test_missing_file_and_folder_are_rejected_by_name(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "gone.png"):
-        with pytest.raises(DataError, match="Image k must be readable"):
-            decode_rgb(path, name="k")
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [11, 50])
-def test_more_pixels_than_the_limit_are_rejected_where_pil_warns_and_where_it_raises(
-    side: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = encode(Image.new("RGB", (side, side)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match=r"Image big\.png must be readable\nGot: DecompressionBomb"):
-        decode_rgb(data, name="big.png")
-    decode_rgb(encode(Image.new("RGB", (10, 10))), name="x")
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_decode_all_is_read_and_square_for_each_image_in_order(workers: int) -> None:
     shapes = [(8, 8), (20, 9), (9, 20), (3, 5)] * 150
@@ -195,6 +177,14 @@ def test_decode_all_names_the_first_ten_unreadable_images_and_their_number() -> 
     assert "13 of 320" in message
     assert [f"train[{i}]" in message for i in bad] == [True] * 10 + [False] * 3
     assert "and 3 more" in message
+
+
+def test_each_way_to_repair_unreadable_images_is_given_once() -> None:
+    heic = b"\0\0\0\x18ftypheic" + bytes(12)
+    with pytest.raises(DataError, match=r"3 of 4 images are not") as raised:
+        decode_all(make_split([heic, b"", encode(Image.new("L", (2, 2))), heic]), Framing(4))
+    assert str(raised.value).count("pip install pillow-heif") == 1
+    assert str(raised.value.fix).count("replace these files with a readable image") == 1
 
 
 def test_one_unreadable_image_is_named_too_and_an_empty_cell_is_unreadable() -> None:

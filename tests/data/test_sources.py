@@ -200,10 +200,10 @@ def test_a_class_that_train_lacks_is_refused(
 
 def test_files_of_other_types_are_named_and_counted(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 1, "b": 1})
-    for name in ("a/1.psd", "a/2.heic", "a/3", "b/4.zip", "b/5.mp4", "b/6.doc"):
+    for name in ("a/1.psd", "a/2.dng", "a/3", "b/4.zip", "b/5.mp4", "b/6.doc"):
         (tmp_path / name).write_text("x")
     with pytest.raises(
-        DataError, match=r"6 files of other types: a/1\.psd, a/2\.heic, a/3, b/4\.zip, b/5\.mp4 and 1"
+        DataError, match=r"6 files of other types: a/1\.psd, a/2\.dng, a/3, b/4\.zip, b/5\.mp4 and 1"
     ):
         open_path(tmp_path)
 

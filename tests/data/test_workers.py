@@ -9,11 +9,26 @@ import threading
 import pytest
 import torch
 
-from richkd.data.workers import Reader
+from richkd.core.errors import WorkerError
+from richkd.data.workers import Reader, raise_if_worker_ended
+from tests.fixtures import refusal
+
+SIGNALS: list[signal.Signals] = []
 
 
 def square(number: int) -> torch.Tensor:
     return torch.tensor(number * number)
+
+
+def ends(number: int) -> int:
+    """As if the system killed the process that reads."""
+    if number == 3:
+        os.kill(os.getpid(), SIGNALS.pop())
+    return number
+
+
+def fails(number: int) -> int:
+    raise RuntimeError(f"request {number}")
 
 
 def process(number: int) -> int:
@@ -70,3 +85,37 @@ def test_threads_share_the_process() -> None:
 
 def test_workers_survive_an_interrupt_that_the_main_process_handles() -> None:
     assert list(Reader(interrupt, 2).map(range(5))) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(signal.SIGKILL, "--train.workers 0"), (signal.SIGBUS, "/dev/shm")]
+)
+def test_a_process_that_is_killed_ends_in_advice(
+    number: signal.Signals, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SIGNALS", [number])
+    error = refusal(list, Reader(ends, 2, keep=True).map(range(8)))
+    assert isinstance(error, WorkerError)
+    assert "DataLoader worker" in str(error.got)
+    assert advice in str(error.fix)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It may be out of it.",
+        "unable to open shared memory object </torch_7_1> in read-write mode: Too many open files (24)",
+        "unable to mmap 4 bytes from file </torch_7_1_2>: Cannot allocate memory (12)",
+        "unable to write to file </torch_7_1_2>: No space left on device (28)",
+        "received 0 items of ancdata",
+    ],
+)
+def test_a_lack_of_shared_memory_is_named(text: str) -> None:
+    error = refusal(raise_if_worker_ended, RuntimeError(text))
+    assert "/dev/shm" in str(error.fix)
+    assert error.got == text
+
+
+def test_errors_of_the_function_are_left_alone() -> None:
+    with pytest.raises(RuntimeError, match=r"request \d"):
+        list(Reader(fails, 2).map(range(4)))

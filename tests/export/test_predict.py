@@ -127,6 +127,38 @@ def test_bad_images_are_named_at_the_end(
     assert "bad.png" in err
 
 
+def test_strange_names_are_printed_and_named(
+    folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "x.jpg").mkdir()
+    for name in (b"caf\xe9.png", b"a\nb.png"):
+        Path(os.fsdecode(os.fsencode(photos) + b"/" + name)).write_bytes((photos / "a.png").read_bytes())
+    (photos / "loop.png").symlink_to("loop.png")
+    for format in ("csv", "json", "txt"):
+        out = tmp_path / f"out.{format}"
+        assert call(folder, photos, "x" * 300 + ".png", "--out", out) != 0
+        assert "caf\\xe9.png" in out.read_text().replace("\\\\", "\\")
+        err = capsys.readouterr().err
+        assert "2 of the images cannot be read" in err
+        assert "loop.png: Too many levels of symbolic links" in err
+        assert "xxx.png: File name too long" in err
+
+
+def test_the_error_has_the_fix_of_each_kind_of_file(
+    folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (photos / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    monkeypatch.setenv("RICHKD_MAX_PIXELS", "479")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 479)
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert call(folder, photos / "photo.heic", photos / "b.png") != 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert "pip install pillow-heif" in err
+    assert "24 × 20 = 480 pixels" in err
+    assert "RICHKD_MAX_PIXELS=480" in err
+
+
 @pytest.mark.parametrize("wrong", [("--top", 0), ("--json", "--csv"), ("--tpo", 3), ("--tops=3",)])
 def test_wrong_options_are_refused(
     folder: Path, photos: Path, wrong: tuple[object, ...], capsys: pytest.CaptureFixture[str]

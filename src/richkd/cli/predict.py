@@ -34,7 +34,16 @@ def predict(
     """
     from richkd.core.errors import ConfigError, DataError
     from richkd.core.files import write_atomically
-    from richkd.export.predict import find_images, format_of, keep_errors, lines_of, predict_files, with_stdin
+    from richkd.export.predict import (
+        Prediction,
+        find_images,
+        format_of,
+        keep_errors,
+        lines_of,
+        predict_files,
+        unreadable,
+        with_stdin,
+    )
     from richkd.export.student import load_student
 
     if top < 1:
@@ -44,7 +53,7 @@ def predict(
     names = with_stdin(images)
     if not names:
         raise DataError("No image was given", got="none", fix="richkd predict MODEL IMAGE [IMAGE …]")
-    failed: list[str] = []
+    failed: list[Prediction] = []
     predictions = keep_errors(predict_files(load_student(model), find_images(names), top), failed)
     lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
     if out is None:
@@ -53,8 +62,4 @@ def predict(
     else:
         write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
     if failed:
-        raise DataError(
-            f"{len(failed)} of the images cannot be read; all others were predicted",
-            got="; ".join(failed[:10]) + ("; …" if len(failed) > 10 else ""),
-            fix="replace these files with readable images.",
-        )
+        raise unreadable(failed)

@@ -56,6 +56,16 @@ class ClassError(DataError):
     """
 
 
+class WorkerError(RichKDError):
+    """A process that reads images ended, for example because the memory of the machine was full.
+
+    Example:
+        >>> print(WorkerError("The processes that read images must not end", fix="use --train.workers 0."))
+        The processes that read images must not end
+        Fix: use --train.workers 0.
+    """
+
+
 class ModelError(RichKDError):
     """A model cannot be built, or weights do not fit it.
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from richkd.core.errors import DataError
+from richkd.core.errors import RichKDError
 from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
 from richkd.data.framing import Framing, frame
 from richkd.data.images import decode_all, decode_cell
 from richkd.data.split import Split
+from richkd.data.stamps import Stamps
 from richkd.data.views import Views
 from richkd.data.workers import Reader
 
 BYTES_PER_GB = 1 << 30
-# Rows that are read at a time for a fingerprint.
-FINGERPRINT_ROWS = 1000
 
 
 class Store(Protocol):
@@ -60,7 +58,9 @@ class Store(Protocol):
                 square source pixels ignores both, because views are rendered later.
 
         Raises:
-            DataError: an image cannot be read; the message contains its key.
+            DataError: an image cannot be read, or its file changed after `fingerprint`; the message contains
+                its key.
+            WorkerError: a process that reads images ended.
         """
         ...
 
@@ -168,6 +168,7 @@ class Streamed(_Square):
 
     workers: int
     training: bool = False
+    _stamps: Stamps = field(default_factory=Stamps, repr=False, compare=False)
 
     def batches(
         self,
@@ -177,59 +178,35 @@ class Streamed(_Square):
     ) -> Iterator[Batch]:
         results = self._reader.map([group.tolist() for group in groups])
         for index_B, pixels_BHWC in zip(groups, results, strict=True):
-            if isinstance(pixels_BHWC, DataError):
+            if isinstance(pixels_BHWC, RichKDError):
                 raise pixels_BHWC
             yield Batch(self.split.name, index_B, pixels_BHWC, self.split.labels_N[index_B])
 
     def fingerprint(self) -> str:
         """SHA-256 of path, size and modification time of files, and of the bytes of embedded images."""
         rendering = str(self.size if self.framing.plain else self.framing)
-        return fingerprint_of_files(self.split, rendering + (", reduced" if self.training else ""))
+        return self._stamps.fingerprint(self.split, rendering + (", reduced" if self.training else ""))
 
     @cached_property
-    def _reader(self) -> Reader[list[int], Tensor | DataError]:
+    def _reader(self) -> Reader[list[int], Tensor | RichKDError]:
         short = self.framing.resized if self.training else None
-        return Reader(partial(_decode, self.split, self.framing, short), self.workers, keep=self.training)
+        decode = partial(_decode, self.split, self.framing, short, self._stamps)
+        return Reader(decode, self.workers, keep=self.training)
 
 
-def _decode(split: Split, framing: Framing, short: int | None, indices: list[int]) -> Tensor | DataError:
+def _decode(
+    split: Split, framing: Framing, short: int | None, stamps: Stamps, indices: list[int]
+) -> Tensor | RichKDError:
     """The pixels of a batch; an error is returned, because raising would add the traceback of a worker."""
     pixels_BHWC = torch.empty((len(indices), framing.size, framing.size, 3), dtype=torch.uint8)
     array_BHWC = pixels_BHWC.numpy()
-    for place, (name, cell) in enumerate(split.cells_at(indices)):
+    for place, (index, (name, cell)) in enumerate(zip(indices, split.cells_at(indices), strict=True)):
         try:
             array_BHWC[place] = np.asarray(frame(decode_cell(cell, name=name, short=short), framing))
-        except DataError as error:
+            stamps.check(index, name, cell)
+        except RichKDError as error:
             return error
     return pixels_BHWC
-
-
-def fingerprint_of_files(split: Split, rendering: str) -> str:
-    """SHA-256 of path, size and modification time of files, and of the bytes of embedded images.
-
-    Args:
-        split: the images.
-        rendering: how source pixels are computed from the files.
-
-    Example:
-        >>> import datasets
-        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"a", "path": None}]})
-        >>> split = Split("train", rows, torch.tensor([0]), ("ant",), "image", None)
-        >>> fingerprint_of_files(split, "8") == fingerprint_of_files(split, "16")
-        False
-    """
-    digest = hashlib.sha256(f"{len(split)} at {rendering}".encode())
-    for start in range(0, len(split), FINGERPRINT_ROWS):
-        stop = min(start + FINGERPRINT_ROWS, len(split))
-        for key, cell in split.cells(start, stop):
-            digest.update(key.encode())
-            content, path = cell.get("bytes"), cell.get("path")
-            if isinstance(content, bytes):
-                digest.update(hashlib.sha256(content).digest())
-            else:
-                status = Path(str(path)).stat()
-                digest.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()
 
 
 def open_store(

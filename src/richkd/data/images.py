@@ -6,7 +6,6 @@ A file that cannot be read raises an error that names it. No image is skipped or
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from richkd.core.errors import DataError
 from richkd.data.framing import Framing, frame
+from richkd.data.opening import REPAIR, load_picture
+from richkd.data.rgb import to_rgb
 
 if TYPE_CHECKING:
     from richkd.data.split import Split
@@ -26,22 +27,18 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
-    | {".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"}
-)
 # Images that a thread decodes at a time: enough to make reading rows cheap, few enough to balance threads.
 CHUNK = 256
 # Number of images that an error message lists.
 NAMED = 10
-REPAIR = "replace the file with a readable image, or remove it from the data set."
 
 
 def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Image.Image:
     """Decode an image file to 8-bit RGB and apply its EXIF orientation.
 
-    Transparent images are composited over white. 16-bit grayscale is scaled by 1/257 to 8 bits. Grayscale,
-    palette and CMYK images are converted to RGB. For an animation, the first frame is used.
+    Transparent images are composited over white. 16-bit grayscale is scaled by 1/257 to 8 bits; of 16-bit
+    color, PIL keeps the high byte. Grayscale, palette, CMYK and Lab images are converted to RGB. For an
+    animation, the first frame is used. Metadata that cannot be read are ignored.
 
     Args:
         data: content or path of the file.
@@ -50,75 +47,24 @@ def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Im
             or 1/8 of its size if its short side remains at least as long, which is faster.
 
     Raises:
-        DataError: the file is missing, truncated or not an image; it has more pixels than PIL's limit
-            against decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``); or the value range of its pixels is
-            unknown (floating-point and 32-bit images).
+        DataError: the file is missing, truncated or not an image; the value range of its pixels is unknown
+            (floating-point and 32-bit images); or it has more pixels than `richkd.data.opening.pixel_limit`.
+            The limit is about the full size, although a reduced JPEG needs less memory: a data set must not
+            be accepted or refused according to the resolution of a run.
 
     Example:
+        >>> import io
         >>> file = io.BytesIO()
         >>> Image.new("L", (3, 2), color=128).save(file, "PNG")
         >>> image = decode_rgb(file.getvalue(), name="gray.png")
         >>> image.mode, image.size, image.getpixel((0, 0))
         ('RGB', (3, 2), (128, 128, 128))
     """
+    image = load_picture(data, name=name, short=short)
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            # PIL warns between its limit and twice its limit, and raises above that.
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError(
-                    f"{image.width}×{image.height} pixels, more than the limit of {limit} pixels"
-                )
-            if short is not None:
-                image.draft(None, (short, short))
-            image.load()
-            return to_rgb(image)
-    # For damaged files, PIL's readers raise errors of many types, such as OSError, struct.error, IndexError.
+        return to_rgb(image)
     except Exception as error:
-        got = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise DataError(f"Image {name} must be readable", got=got, fix=REPAIR) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to 8-bit RGB, with its EXIF orientation applied; see `decode_rgb`.
-
-    An orientation that cannot be read is ignored.
-
-    Raises:
-        ValueError: the value range of the pixels is unknown.
-
-    Example:
-        >>> half = Image.new("RGBA", (1, 1), (0, 0, 0, 0))  # transparent black becomes white
-        >>> to_rgb(half).getpixel((0, 0))
-        (255, 255, 255)
-    """
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:  # PIL's reader of EXIF raises errors of many types for damaged entries
-        upright = image
-    return _converted(upright)
-
-
-def _converted(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image.copy()
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _to_8_bits(image).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels of unknown value range; save the image with 8 or 16 bits")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        return white.convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert grayscale values from [0, 65535] to [0, 255], rounded to the nearest integer."""
-    pixels_HW = np.asarray(image).astype(np.int64)
-    if pixels_HW.min() < 0 or pixels_HW.max() > 65535:
-        raise ValueError("32-bit pixels of unknown value range; save the image with 8 or 16 bits")
-    return Image.fromarray(((pixels_HW + 128) // 257).astype(np.uint8))
+        raise DataError(f"Image {name} must be readable", got=str(error), fix=REPAIR) from error
 
 
 def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | None = None) -> Image.Image:
@@ -133,6 +79,7 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | 
         DataError: the cell is empty, or :func:`decode_rgb` cannot read the file.
 
     Example:
+        >>> import io
         >>> file = io.BytesIO()
         >>> Image.new("RGB", (3, 2), color=(1, 2, 3)).save(file, "PNG")
         >>> decode_cell({"bytes": file.getvalue(), "path": None}, name="x").getpixel((0, 0))
@@ -244,10 +191,12 @@ def map_images(
 def _all_unreadable(split: Split, errors: list[DataError]) -> DataError:
     lines = [f"{error.rule.removesuffix(' must be readable')}: {error.got}" for error in errors[:NAMED]]
     more = f"\n  and {len(errors) - NAMED} more" if len(errors) > NAMED else ""
+    fixes = list(dict.fromkeys(str(error.fix) for error in errors))
     return DataError(
         f"Every image of the {split.name} split must be readable",
         got=f"{len(errors)} of {len(split)} images are not:\n  " + "\n  ".join(lines) + more,
-        fix="replace these files with readable images, or remove them from the data set.",
+        # Images that are too large differ in the limit that they need.
+        fix=" Or: ".join(fixes[:3]).replace("the file", "these files") if len(errors) > 1 else fixes[0],
     )
 
 

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.core.errors import DataError
+from richkd.core.errors import RichKDError
 from richkd.core.types import Batch
-from richkd.data.batches import fingerprint_of_files
 from richkd.data.images import decode_cell, map_images
 from richkd.data.split import Split
+from richkd.data.stamps import Stamps
 from richkd.data.views import Views
 from richkd.data.workers import Reader
 
@@ -124,6 +124,7 @@ class Pictures:
     workers: int
     in_memory: bool = False
     _decoded: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _stamps: Stamps = field(default_factory=Stamps, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.in_memory:
@@ -159,7 +160,9 @@ class Pictures:
             sizes: the sizes to render for each group; by default all.
 
         Raises:
-            DataError: an image cannot be read; the message contains its key.
+            DataError: an image cannot be read, or its file changed after `fingerprint`; the message contains
+                its key.
+            WorkerError: a process that reads images ended.
         """
         requests = []
         for place, (index_B, view) in enumerate(zip(groups, views, strict=True)):
@@ -169,26 +172,26 @@ class Pictures:
             keys, flips = view.key_B.tolist(), view.flip_B.tolist()
             requests.append((index_B.tolist(), keys, flips, augmentation, wanted))
         for index_B, result in zip(groups, self._reader.map(requests), strict=True):
-            if isinstance(result, DataError):
+            if isinstance(result, RichKDError):
                 raise result
             empty_BHWC = torch.empty((len(index_B), 0, 0, 3), dtype=torch.uint8)
             yield Batch(self.split.name, index_B, empty_BHWC, self.split.labels_N[index_B], result)
 
     def fingerprint(self) -> str:
         """SHA-256 of path, size and modification time of files, and of the bytes of embedded images."""
-        return fingerprint_of_files(self.split, f"pictures of {self.short}")
+        return self._stamps.fingerprint(self.split, f"pictures of {self.short}")
 
     @cached_property
-    def _reader(self) -> Reader[Request, dict[int, Tensor] | DataError]:
-        render: Callable[[Request], dict[int, Tensor] | DataError]
-        render = partial(_render, self.split, self.short, self._decoded)
+    def _reader(self) -> Reader[Request, dict[int, Tensor] | RichKDError]:
+        render: Callable[[Request], dict[int, Tensor] | RichKDError]
+        render = partial(_render, self.split, self.short, self._decoded, self._stamps)
         # Threads share the decoded pictures; processes also decode in parallel.
         return Reader(render, self.workers, threads=self.in_memory, keep=True)
 
 
 def _render(
-    split: Split, short: int, decoded: Mapping[int, Tensor], request: Request
-) -> dict[int, Tensor] | DataError:
+    split: Split, short: int, decoded: Mapping[int, Tensor], stamps: Stamps, request: Request
+) -> dict[int, Tensor] | RichKDError:
     """The crops of a batch at each size; an error is returned, because raising adds a worker's traceback."""
     indices, keys, flips, augmentation, sizes = request
     crops = {size: torch.empty((len(indices), size, size, 3), dtype=torch.uint8) for size in sizes}
@@ -197,7 +200,9 @@ def _render(
     for place, (index, key, flip, (name, cell)) in enumerate(zip(indices, keys, flips, cells, strict=True)):
         try:
             picture = decoded[index] if decoded else shrink(decode_cell(cell, name=name, short=short), short)
-        except DataError as error:
+            if not decoded:
+                stamps.check(index, name, cell)
+        except RichKDError as error:
             return error
         crop_HWC = _cut(picture, augmentation, key)
         small = {size: resize_crop(crop_HWC, size) for size in sizes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import datasets
 
 from richkd.core.errors import ConfigError, DataError
 from richkd.data.columns import DETECTED, Columns
+from richkd.data.file_types import is_folder
 from richkd.data.formats.class_folders import (
     open_class_folders,
     split_folders,
@@ -83,12 +85,12 @@ def open_tables(
         {'train': ['train/ant/0.png', 'train/bee/0.png'], 'test': ['test/ant/0.png', 'test/bee/0.png']}
     """
     place = Path(path).expanduser()
-    if place.is_dir():
+    if is_folder(place):
         return _open_directory(
             path, place, {other.expanduser().resolve() for other in exclude}, columns, nested
         )
     _refuse_nested(nested, path)
-    if place.is_file():
+    if os.path.isfile(place):  # noqa: PTH113 - Path.is_file raises for some names
         return _open_file(path, place, columns, labeled)
     shards = shards_of_pattern(path)
     if shards is not None:
@@ -104,9 +106,9 @@ def is_table(path: str) -> bool:
         False
     """
     place = Path(path).expanduser()
-    if place.is_dir():
+    if is_folder(place):
         return any(place.glob("*.parquet")) or bool(_shards(place, (), set()))
-    return place.is_file() or shards_of_pattern(path) is not None
+    return os.path.isfile(place) or shards_of_pattern(path) is not None  # noqa: PTH113
 
 
 def _open_file(path: str, place: Path, columns: Columns, labeled: bool) -> dict[str, datasets.Dataset]:

@@ -15,9 +15,10 @@ import torch
 from richkd.core.errors import DataError
 from richkd.core.types import UNLABELED
 from richkd.data.columns import Columns, image_and_key_columns
+from richkd.data.file_types import images_below, is_folder, printable
 from richkd.data.formats.hub import load_hub, quiet
-from richkd.data.formats.scan import WHOLE, first_few
-from richkd.data.images import IMAGE_SUFFIXES, duplicates
+from richkd.data.formats.scan import WHOLE, check_files, first_few
+from richkd.data.images import duplicates
 from richkd.data.split import Data, Split
 from richkd.data.tables import is_table, open_tables
 
@@ -135,10 +136,11 @@ def _open(path: str, image_column: str | None, key_column: str | None) -> datase
             rule = f"{path} must have a training split, or not be divided into splits"
             raise DataError(rule, got=", ".join(tables), fix="set --unlabeled to files of one split.")
         return tables[WHOLE if WHOLE in tables else "train"]
-    if not place.exists():
+    if not is_folder(place):
         result = load_hub(path)
         return result[next((name for name in HUB_SPLITS if name in result), next(iter(result)))]
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = images_below(place)
+    check_files(files, printable(place))
     columns = {
         "image": [{"bytes": None, "path": str(file)} for file in files],
         "file": [file.relative_to(place).as_posix() for file in files],

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
+
+from richkd.core.errors import WorkerError
+
+# What PyTorch and the system say if shared memory is full or cannot be opened.
+SHARED_MEMORY = re.compile(
+    r"[Bb]us error|shared memory|/dev/shm|torch_\d+_|Too many open files|received \d+ items"
+)
+ENLARGE = "enlarge /dev/shm (for a container: --shm-size 8g) and the limit of open files (ulimit -n 65536)"
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -74,12 +84,19 @@ class Reader(Generic[Request, Result]):
         """The results in the order of the requests; only one iteration may be active at a time.
 
         A single request is read in the main process, at any time.
+
+        Raises:
+            WorkerError: a process ended, or there is no shared memory for its results.
         """
         if not self._workers or len(requests) < 2:
             yield from map(self._read, requests)
         elif self._loader is not None:
             self._requests.content = requests
-            yield from self._loader
+            try:
+                yield from _iterator(self._loader)
+            except (RuntimeError, OSError) as error:
+                raise_if_worker_ended(error)
+                raise
         else:
             yield from self._map_in_threads(requests)
 
@@ -98,6 +115,52 @@ def _ignore_interrupts(worker: int) -> None:
     # Ctrl-C reaches all processes of the terminal. The main process finishes its step, for which it may need
     # another batch, and then stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Iterate over a loader without PyTorch's handler of signals.
+
+    The handler raises an error in whatever statement the main thread executes when a process ends, even in
+    the middle of an optimizer step. Without it, the loader finds out when it waits for a result, which is
+    between two steps.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    results = iter(loader)
+    signal.signal(signal.SIGCHLD, handler)
+    return results
+
+
+def raise_if_worker_ended(error: Exception) -> None:
+    """Turn PyTorch's error about a process that ended into advice; other errors are left alone.
+
+    Raises:
+        WorkerError: a process was killed, or there is no shared memory.
+
+    Example:
+        >>> raise_if_worker_ended(RuntimeError("something else"))
+        >>> try:
+        ...     raise_if_worker_ended(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+        ... except WorkerError as raised:
+        ...     print(raised.got)
+        DataLoader worker (pid 7) is killed by signal: Killed.; the system kills processes if memory is full
+    """
+    # PyTorch does not always know the signal that ended a process; if it does, it may be in the cause.
+    text = f"{error}\n{error.__cause__ or ''}"
+    if SHARED_MEMORY.search(text):
+        raise WorkerError(
+            "The processes that read images need shared memory",
+            got=text.splitlines()[0],
+            fix=f"{ENLARGE}, or use --train.workers 0.",
+        ) from error
+    if text.startswith("DataLoader worker"):
+        raise WorkerError(
+            "The processes that read images must not end during a run",
+            got=f"{text.splitlines()[0]}; the system kills processes if memory is full",
+            fix="use fewer processes or none (--train.workers 0), smaller images (--data.size), more memory. "
+            f"If a bus error was printed, {ENLARGE}.",
+        ) from error
 
 
 def _unchanged(result: Result) -> Result:

@@ -6,16 +6,19 @@ import csv
 import glob
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from richkd.core.errors import ConfigError, DataError
-from richkd.data.images import IMAGE_SUFFIXES
+from richkd.data.file_types import images_below, is_folder, printable
 from richkd.export.student import BATCH, Student, rgb_of
 
 WILDCARDS = frozenset("*?[")
+# Number of images that an error message lists.
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,13 @@ class Prediction:
         image: path of the file.
         classes: class names with their probabilities in [0, 1]; empty for an image that cannot be read.
         error: why it cannot be read; None otherwise.
+        fix: what the user can do about it.
     """
 
     image: Path
     classes: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    fix: str | None = None
 
 
 def with_stdin(names: Iterable[str]) -> list[str]:
@@ -72,9 +77,9 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        elif WILDCARDS & set(str(name)) and not path.exists():
+        if is_folder(path):
+            images = images_below(path)
+        elif WILDCARDS & set(str(name)) and not os.path.lexists(path):
             # Patterns may be absolute, which Path.glob does not take.
             images = sorted(map(Path, glob.glob(str(name), recursive=True)))  # noqa: PTH207
         else:
@@ -92,16 +97,16 @@ def predict_files(student: Student, paths: Sequence[str | Path], top: int) -> It
     """
     for start in range(0, len(paths), BATCH):
         part = [Path(path) for path in paths[start : start + BATCH]]
-        images, errors = {}, {}
+        images, errors = {}, dict[int, DataError]()
         for place, path in enumerate(part):
             try:
                 images[place] = rgb_of(path)
             except DataError as error:
-                errors[place] = str(error.got)
+                errors[place] = error
         probabilities = dict(zip(images, student.probabilities(list(images.values())), strict=True))
         for place, path in enumerate(part):
             if place in errors:
-                yield Prediction(path, error=errors[place])
+                yield Prediction(path, error=errors[place].got, fix=errors[place].fix)
                 continue
             best = probabilities[place].topk(min(top, len(student.class_names)))
             names = (student.class_names[position] for position in best.indices.tolist())
@@ -127,28 +132,46 @@ def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
     for prediction in predictions:
         if format == "json":
             found = {"error": prediction.error} if prediction.error else {"classes": dict(prediction.classes)}
-            yield json.dumps({"image": str(prediction.image), **found}, ensure_ascii=False)
+            yield json.dumps({"image": printable(prediction.image), **found}, ensure_ascii=False)
         elif format == "csv":
             for rank, (name, probability) in enumerate(prediction.classes, start=1):
-                yield _row(str(prediction.image), str(rank), name, f"{probability:.6g}")
+                yield _row(printable(prediction.image), str(rank), name, f"{probability:.6g}")
         elif prediction.classes:
-            yield str(prediction.image)
+            yield printable(prediction.image)
             for name, probability in prediction.classes:
                 yield f"  {probability:6.1%}  {name}"
 
 
-def keep_errors(predictions: Iterable[Prediction], errors: list[str]) -> Iterator[Prediction]:
-    """The same predictions; the errors of images that cannot be read are appended to a list.
+def keep_errors(predictions: Iterable[Prediction], failed: list[Prediction]) -> Iterator[Prediction]:
+    """The same predictions; those of images that cannot be read are appended to a list as well.
 
     Example:
-        >>> errors: list[str] = []
-        >>> len(list(keep_errors([Prediction(Path("a.png"), error="truncated")], errors))), errors
-        (1, ['a.png: truncated'])
+        >>> failed: list[Prediction] = []
+        >>> len(list(keep_errors([Prediction(Path("a.png"), error="truncated")], failed))), failed[0].error
+        (1, 'truncated')
     """
     for prediction in predictions:
         if prediction.error is not None:
-            errors.append(f"{prediction.image}: {prediction.error}")
+            failed.append(prediction)
         yield prediction
+
+
+def unreadable(failed: Sequence[Prediction]) -> DataError:
+    """The error with which a prediction ends some of whose images cannot be read.
+
+    Example:
+        >>> print(unreadable([Prediction(Path("a.png"), error="truncated", fix="replace the file.")]))
+        1 of the images cannot be read; all others were predicted
+        Got: a.png: truncated
+        Fix: replace the file.
+    """
+    named = [f"{printable(prediction.image)}: {prediction.error}" for prediction in failed[:NAMED]]
+    fixes = dict.fromkeys(prediction.fix for prediction in failed if prediction.fix)
+    return DataError(
+        f"{len(failed)} of the images cannot be read; all others were predicted",
+        got="; ".join(named) + ("; …" if len(failed) > NAMED else ""),
+        fix=" Or: ".join(list(fixes)[:3]),
+    )
 
 
 def format_of(*, json: bool, csv: bool, out: Path | None) -> str:

@@ -31,7 +31,8 @@ from richkd.core.files import write_atomically
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
-from richkd.data.images import decode_rgb, to_rgb
+from richkd.data.images import decode_rgb
+from richkd.data.rgb import to_rgb
 from richkd.data.views import render
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM

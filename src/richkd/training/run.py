@@ -84,7 +84,8 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         The run folder and the content of ``summary.json``.
 
     Raises:
-        RichKDError: wrong input, detected before the first step where possible.
+        RichKDError: wrong input, detected before the first step where possible. If images cannot be read
+            later, a checkpoint was saved.
         Interrupted: a signal stopped the run; a checkpoint was saved.
 
     Example:
@@ -137,9 +138,8 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         end.callback(accelerator.end_training)
         end.callback(parts.flush_caches)
         for epoch in range(trainer.epoch, config.train.epochs):
-            progress.start_epoch(
-                epoch, config.train.epochs, trainer.order.steps, trainer.step % trainer.order.steps
-            )
+            done = trainer.step - epoch * trainer.order.steps
+            progress.start_epoch(epoch, config.train.epochs, trainer.order.steps, done)
             trainer.train_epoch(progress, stop)
             record = trainer.end_epoch()
             timing = progress.end_epoch(record)

@@ -55,6 +55,10 @@ WRITTEN = (
 )
 
 
+# Settings on which no result depends. A run that lacked memory can be resumed with fewer workers.
+MAY_DIFFER = frozenset({"train.workers"})
+
+
 class RunFolder:
     """Paths inside a run folder, and functions that write its small files.
 
@@ -198,7 +202,8 @@ class RunFolder:
                 fix="start again with --overwrite.",
             ) from error
         was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))
-        others = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+        names = sorted((was.keys() | now.keys()) - MAY_DIFFER)
+        others = [name for name in names if was.get(name) != now.get(name)]
         if others:
             shown = [f"{name} {now.get(name)} where the run has {was.get(name)}" for name in others[:3]]
             difference = "; ".join(shown) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")

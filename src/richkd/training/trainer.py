@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from richkd.core.errors import NonFiniteError
+from richkd.core.errors import DataError, NonFiniteError, RichKDError, WorkerError
 from richkd.core.interrupt import Interrupted, StopRequest
 from richkd.core.progress import Progress
 from richkd.core.seeds import mix_seed
@@ -32,6 +32,9 @@ from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_ad
 from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.schedule import learning_rate
+
+# Errors of images that cannot be read. The state between two steps is intact.
+UNREADABLE = (DataError, WorkerError)
 
 
 class Task(nn.Module):
@@ -82,6 +85,8 @@ class Trainer:
         self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps)
         self.step = 0
         self.best_top1 = -1.0
+        # Whether an image of the validation after the last step could not be read.
+        self.unvalidated = False
         # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
         self.sums: dict[str, Tensor] = {}
 
@@ -91,7 +96,7 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        return self.step // self.order.steps
+        return self.step // self.order.steps - self.unvalidated
 
     @property
     def shipped(self) -> Network:
@@ -106,10 +111,13 @@ class Trainer:
 
         Raises:
             Interrupted: a stop was requested; a checkpoint was saved after the current step.
+            DataError, WorkerError: images cannot be read; a checkpoint was saved after the last step.
         """
-        first = self.step % self.order.steps
+        first = self.step - self.epoch * self.order.steps
         self.task.train()
-        for batch in self.parts.training_batches(self.epoch, self.order.epoch(self.epoch, first)):
+        for batch in self._saved_if_unreadable(
+            self.parts.training_batches(self.epoch, self.order.epoch(self.epoch, first))
+        ):
             if first == 0 and self.step % self.order.steps == 0:
                 self.sums = {}
             terms = self.train_step(batch)
@@ -173,12 +181,14 @@ class Trainer:
 
         Raises:
             NonFiniteError: a loss, weight or optimizer state is NaN or infinite; nothing is saved.
+            DataError, WorkerError: images cannot be read; a checkpoint was saved. A run that is resumed from
+                it validates first.
         """
         config, epoch = self.config.train, self.step // self.order.steps - 1
         record: dict[str, Any] = {
             "epoch": epoch,
             "step": self.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(self.config.optim, self.step - 1, self.order.steps, config.epochs),
         }
         record |= {f"train/{name}": float(value) for name, value in self.means().items()}
         validate = "val" in self.parts.stores.names and (
@@ -187,8 +197,14 @@ class Trainer:
         better = False
         if validate:
             store = self.parts.stores.clean("val")
-            metrics = measure(logits_of(self.shipped, store, self.device), store.split.labels_N)
+            try:
+                logits_NC = logits_of(self.shipped, store, self.device)
+            except UNREADABLE as error:
+                self.unvalidated = True
+                self._save_unreadable(error)
+            metrics = measure(logits_NC, store.split.labels_N)
             record |= {"val/top1": metrics.top1, "val/nll": metrics.nll, "val/ece": metrics.ece}
+            self.unvalidated = False
             better = metrics.top1 > self.best_top1
             self.best_top1 = max(metrics.top1, self.best_top1)
         self.detector.check()
@@ -231,9 +247,21 @@ class Trainer:
         # safetensors does not preserve the order of names, which the lines of metrics.jsonl follow.
         self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
         self.step, self.best_top1 = checkpoint.scalars["step"], checkpoint.scalars["best_top1"]
+        self.unvalidated = checkpoint.scalars.get("unvalidated", False)
         if self.accelerator.is_main_process:
             self.folder.forget_after(self.epoch - 1)
         return warning
+
+    def _saved_if_unreadable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        try:
+            yield from batches
+        except UNREADABLE as error:
+            self._save_unreadable(error)
+
+    def _save_unreadable(self, error: RichKDError) -> NoReturn:
+        self.save()
+        saved = f"A checkpoint of step {self.step} was saved; repeat the command with --resume."
+        raise type(error)(error.rule, got=error.got, fix=f"{error.fix} {saved}") from error
 
     def _forward(self, batch: Batch, draw: int) -> LossTerms:
         parts, device = self.parts, self.device
@@ -268,6 +296,8 @@ class Trainer:
                 "the last checkpoint is older and valid.",
             )
         scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
+        if self.unvalidated:
+            scalars["unvalidated"] = True
         # Most optimizers keep all of their state in tensors.
         if numbers := optimizer_numbers(self.optimizer):
             scalars["optimizer"] = numbers

@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.data.file_types import is_folder
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents
 
@@ -78,11 +79,11 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
         'The data folder ./no-such-folder must exist'
     """
     parent = Path(path).expanduser().parent
-    near = _names_in(parent) if parent.is_dir() else []
+    near = _names_in(parent) if is_folder(parent) else []
     close = difflib.get_close_matches(Path(path).name, near, n=3, cutoff=0.5)
     hint = f" Similar names: {', '.join(str(parent / name) for name in close)}." if close else ""
     is_file = Path(path).suffix.lower() in DATA_SUFFIXES
-    local = re.match(r"[/~.]", path) or path.count("/") > 1 or ("/" in path and parent.is_dir())
+    local = re.match(r"[/~.]", path) or path.count("/") > 1 or ("/" in path and is_folder(parent))
     if is_file or local or "\\" in path:
         raise DataError(
             f"The data {'file' if is_file else 'folder'} {path} must exist",

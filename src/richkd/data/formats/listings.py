@@ -20,7 +20,7 @@ from richkd.data.formats.listing_files import (
     Listing,
     read_listing,
 )
-from richkd.data.formats.scan import SPLIT_NAMES, WHOLE
+from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, check_files
 
 # Whole numbers, and what a table with missing values makes of them: 3.0.
 INTEGER = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
@@ -187,6 +187,7 @@ def _table(
             got=f"{len(missing)} of {len(rows)} without one: {listing.lines_of(missing)}",
             fix="label these images, or remove their lines.",
         )
+    check_files([files[row] for row in rows], str(listing.file))
     image_name, label_name = columns.image or "image", columns.label or "label"
     key_name = next(name for name in KEY_COLUMNS if name not in (image_name, label_name))
     table = {

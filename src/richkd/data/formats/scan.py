@@ -13,7 +13,7 @@ from typing import NamedTuple
 import datasets
 
 from richkd.core.errors import DataError
-from richkd.data.images import IMAGE_SUFFIXES
+from richkd.data.file_types import IMAGE_SUFFIXES, is_folder, printable, refuse_formats
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -40,6 +40,9 @@ class Contents(NamedTuple):
 def contents(folder: Path) -> Contents:
     """The contents of a folder, without hidden files and without what operating systems create.
 
+    Raises:
+        DataError: the folder cannot be read.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -50,14 +53,41 @@ def contents(folder: Path) -> Contents:
         >>> [path.name for path in found.folders], found.files, [path.name for path in found.hidden]
         (['a', 'b'], [], ['.cache'])
     """
-    with os.scandir(folder) as entries:
-        names = sorted((e.name, e.is_dir()) for e in entries if e.name not in SYSTEM_FILES)
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((e.name, is_folder(e)) for e in entries if e.name not in SYSTEM_FILES)
+    except OSError as error:
+        rule, got = f"Folder {printable(folder)} must be readable", error.strerror or str(error)
+        raise DataError(rule, got=got, fix="check the path and its permissions.") from error
     seen = [(folder / name, is_dir) for name, is_dir in names if name[0] != "."]
     return Contents(
         [path for path, is_dir in seen if is_dir],
         [path for path, is_dir in seen if not is_dir],
         [folder / name for name, is_dir in names if is_dir and name[0] == "."],
     )
+
+
+def check_files(files: Sequence[Path], where: str) -> None:
+    """Check that names of image files can be stored in tables, and that their formats can be read.
+
+    Args:
+        files: the image files.
+        where: what the files belong to, for error messages.
+
+    Raises:
+        DataError: names that are not UTF-8, or formats that need a package that is not installed.
+
+    Example:
+        >>> check_files([Path("ant.png")], "zoo")
+    """
+    odd = [printable(file) for file in files if printable(file) != str(file)]
+    if odd:
+        raise DataError(
+            f"The names of all images in {where} must be valid UTF-8",
+            got=f"{len(odd)} that are not: {first_few(odd)}",
+            fix="rename these files or folders, for example with convmv.",
+        )
+    refuse_formats(files, where)
 
 
 def is_image(file: Path) -> bool:
@@ -168,10 +198,14 @@ def file_table(
         names: names of the classes.
         root: folder that contains all files.
 
+    Raises:
+        DataError: see `check_files`.
+
     Example:
         >>> file_table([Path("zoo/ant/0.png")], [0], ["ant", "bee"], Path("zoo"))["file"][:]
         ['ant/0.png']
     """
+    check_files(files, printable(root))
     table = {
         "image": [{"bytes": None, "path": str(file)} for file in files],
         "label": list(labels),
