@@ -62,7 +62,7 @@ def read(store: Streamed | Pictures) -> None:
 
 def store_of(kind: str, split: Split, workers: int) -> Streamed | Pictures:
     if kind == "squares":
-        return Streamed(split, Framing(8), workers, keep=True)
+        return Streamed(split, Framing(8), workers, training=True)
     return Pictures(split, 8, (8,), workers)
 
 

@@ -62,7 +62,7 @@ def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Im
     """
     image = load_picture(data, name=name, short=short)
     try:
-        return to_rgb(image)
+        return to_rgb(image, owned=True)
     except Exception as error:
         raise DataError(f"Image {name} must be readable", got=str(error), fix=REPAIR) from error
 

@@ -9,10 +9,15 @@ from PIL import Image, ImageOps
 LEVELS = {"L;2": 3, "L;4": 15}
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, owned: bool = False) -> Image.Image:
     """Convert an image to 8-bit RGB, with its EXIF orientation applied; see `richkd.data.images.decode_rgb`.
 
     An orientation that cannot be read is ignored.
+
+    Args:
+        image: the image.
+        owned: whether the image may be changed, and returned if it is RGB already. Two copies take a tenth of
+            the time in which a JPEG file is decoded.
 
     Raises:
         ValueError: the value range of the pixels is unknown.
@@ -24,10 +29,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     scale_transparent_color(image)
     image.load()
+    upright = image
     try:
-        upright = ImageOps.exif_transpose(image)
+        if owned:
+            ImageOps.exif_transpose(image, in_place=True)
+        else:
+            upright = ImageOps.exif_transpose(image)
     except Exception:  # PIL's reader of EXIF raises errors of many types for damaged entries
         upright = image
+    if owned and upright.mode == "RGB" and not upright.has_transparency_data:
+        return upright
     return _converted(upright)
 
 
