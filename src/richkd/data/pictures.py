@@ -25,7 +25,7 @@ from richkd.data.images import decode_cell, map_images
 from richkd.data.split import Split
 from richkd.data.stamps import Stamps
 from richkd.data.views import Views
-from richkd.data.workers import Reader
+from richkd.data.workers import Lazy, Reader
 
 # A request to a worker: image indices, key and mirroring of the view of each, augmentation, sizes to render.
 Request = tuple[list[int], list[int], list[bool], "PictureAugmentation", tuple[int, ...]]
@@ -164,13 +164,14 @@ class Pictures:
                 its key.
             WorkerError: a process that reads images ended.
         """
-        requests = []
-        for place, (index_B, view) in enumerate(zip(groups, views, strict=True)):
+
+        def request(place: int) -> Request:
+            view, wanted = views[place], self.sizes if sizes is None else sizes[place]
             assert view.key_B is not None, "views of whole pictures"
             augmentation = cast(PictureAugmentation, view.augmentation)
-            wanted = self.sizes if sizes is None else sizes[place]
-            keys, flips = view.key_B.tolist(), view.flip_B.tolist()
-            requests.append((index_B.tolist(), keys, flips, augmentation, wanted))
+            return groups[place].tolist(), view.key_B.tolist(), view.flip_B.tolist(), augmentation, wanted
+
+        requests = Lazy(request, len(groups))
         for index_B, result in zip(groups, self._reader.map(requests), strict=True):
             if isinstance(result, RichKDError):
                 raise result

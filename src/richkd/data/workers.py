@@ -26,6 +26,30 @@ Result = TypeVar("Result")
 AHEAD = 2
 
 
+class Lazy(Sequence[Result]):
+    """A sequence whose elements are computed when they are read; an epoch can have millions of views.
+
+    Args:
+        compute: returns the element at a position.
+        length: number of elements.
+
+    Example:
+        >>> list(Lazy(lambda place: 10 * place, 3))
+        [0, 10, 20]
+    """
+
+    def __init__(self, compute: Callable[[int], Result], length: int) -> None:
+        self._compute, self._length = compute, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < self._length:
+            raise IndexError(place)
+        return self._compute(place)
+
+
 class _Calls(Dataset[Any]):
     def __init__(self, read: Callable[[Any], Any]) -> None:
         self.read = read

@@ -25,6 +25,7 @@ from richkd.data.split import Data
 from richkd.data.stores import Stores, open_stores
 from richkd.data.unlabeled import refuse_tested
 from richkd.data.views import Augmentation, Views, render_batch
+from richkd.data.workers import Lazy
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import Objective, TermSpec, logit_temperature, needs_of, read_objective
 from richkd.methods.term import NetworkShapes
@@ -109,9 +110,14 @@ class Parts:
         """The training images of each step of an epoch, rendered for the networks that need them."""
         training = self.stores.training
         assert training is not None
-        views = [self.augmentation.draw(self.config.train.seed, epoch, index_B) for index_B in groups]
-        sizes = [self._sizes(index_B, view) for index_B, view in zip(groups, views, strict=True)]
-        return training.batches(groups, views, sizes)
+
+        def view(place: int) -> Views:
+            return self.augmentation.draw(self.config.train.seed, epoch, groups[place])
+
+        def sizes(place: int) -> tuple[int, ...]:
+            return self._sizes(groups[place], view(place))
+
+        return training.batches(groups, Lazy(view, len(groups)), Lazy(sizes, len(groups)))
 
     def _sizes(self, index_B: Tensor, views: Views) -> tuple[int, ...]:
         """Input sizes of the student and of the teachers whose outputs for these views are not stored."""
