@@ -15,8 +15,8 @@ from richkd.data.file_types import can_read, plugin_of, printable
 from richkd.data.metadata import without_metadata
 from richkd.data.rgb import scale_transparent_color
 
-REPAIR = "replace the file with a readable image, or remove it from the data set."
-RESTORE = "restore the file, or remove it from the data set."
+REPAIR = "replace the file with a readable image, or remove the file from the data set."
+RESTORE = "restore the file, or remove the file from the data set."
 # Environment variable with the largest number of pixels of an image.
 LIMIT = "RICHKD_MAX_PIXELS"
 
@@ -104,7 +104,7 @@ def _load(content: bytes, name: str, short: int | None) -> Image.Image:
 def _too_large(name: str, count: int, limit: int | None, sides: str = "") -> DataError:
     return DataError(
         f"Image {name} must have at most {limit:,} pixels",
-        got=f"{sides}{count:,} pixels",
+        got=f"{sides}{count:,} pixels, more than {limit:,}",
         fix=f"reduce the image, or set the environment variable {LIMIT}={count} if the file can be trusted.",
     )
 

@@ -11,7 +11,6 @@ import datasets
 
 from richkd.core.errors import ConfigError, DataError
 from richkd.data.columns import DETECTED, Columns
-from richkd.data.file_types import is_folder
 from richkd.data.formats.class_folders import (
     open_class_folders,
     split_folders,
@@ -85,12 +84,12 @@ def open_tables(
         {'train': ['train/ant/0.png', 'train/bee/0.png'], 'test': ['test/ant/0.png', 'test/bee/0.png']}
     """
     place = Path(path).expanduser()
-    if is_folder(place):
+    if os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises for some names
         return _open_directory(
             path, place, {other.expanduser().resolve() for other in exclude}, columns, nested
         )
     _refuse_nested(nested, path)
-    if os.path.isfile(place):  # noqa: PTH113 - Path.is_file raises for some names
+    if os.path.isfile(place):  # noqa: PTH113
         return _open_file(path, place, columns, labeled)
     shards = shards_of_pattern(path)
     if shards is not None:
@@ -106,7 +105,7 @@ def is_table(path: str) -> bool:
         False
     """
     place = Path(path).expanduser()
-    if is_folder(place):
+    if os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises for some names
         return any(place.glob("*.parquet")) or bool(_shards(place, (), set()))
     return os.path.isfile(place) or shards_of_pattern(path) is not None  # noqa: PTH113
 

@@ -17,6 +17,8 @@ from richkd.data.file_types import images_below, is_folder, printable
 from richkd.export.student import BATCH, Student, rgb_of
 
 WILDCARDS = frozenset("*?[")
+# The part of an advice that is about images for training.
+OF_DATA = ", or remove the file from the data set"
 # Number of images that an error message lists.
 NAMED = 10
 
@@ -166,7 +168,7 @@ def unreadable(failed: Sequence[Prediction]) -> DataError:
         Fix: replace the file.
     """
     named = [f"{printable(prediction.image)}: {prediction.error}" for prediction in failed[:NAMED]]
-    fixes = dict.fromkeys(prediction.fix for prediction in failed if prediction.fix)
+    fixes = dict.fromkeys(str(prediction.fix).replace(OF_DATA, "") for prediction in failed)
     return DataError(
         f"{len(failed)} of the images cannot be read; all others were predicted",
         got="; ".join(named) + ("; …" if len(failed) > NAMED else ""),
