@@ -20,7 +20,7 @@ from richkd.data.images import decode_all, decode_cell
 from richkd.data.split import Split
 from richkd.data.stamps import Stamps
 from richkd.data.views import Views
-from richkd.data.workers import Reader
+from richkd.data.workers import Reader, empty_bytes
 
 BYTES_PER_GB = 1 << 30
 
@@ -198,7 +198,7 @@ def _decode(
     split: Split, framing: Framing, short: int | None, stamps: Stamps, indices: list[int]
 ) -> Tensor | RichKDError:
     """The pixels of a batch; an error is returned, because raising would add the traceback of a worker."""
-    pixels_BHWC = torch.empty((len(indices), framing.size, framing.size, 3), dtype=torch.uint8)
+    pixels_BHWC = empty_bytes(len(indices), framing.size, framing.size, 3)
     array_BHWC = pixels_BHWC.numpy()
     for place, (index, (name, cell)) in enumerate(zip(indices, split.cells_at(indices), strict=True)):
         try:

@@ -25,7 +25,7 @@ from richkd.data.images import decode_cell, map_images
 from richkd.data.split import Split
 from richkd.data.stamps import Stamps
 from richkd.data.views import Views
-from richkd.data.workers import Lazy, Reader
+from richkd.data.workers import Lazy, Reader, empty_bytes
 
 # A request to a worker: image indices, key and mirroring of the view of each, augmentation, sizes to render.
 Request = tuple[list[int], list[int], list[bool], "PictureAugmentation", tuple[int, ...]]
@@ -195,7 +195,7 @@ def _render(
 ) -> dict[int, Tensor] | RichKDError:
     """The crops of a batch at each size; an error is returned, because raising adds a worker's traceback."""
     indices, keys, flips, augmentation, sizes = request
-    crops = {size: torch.empty((len(indices), size, size, 3), dtype=torch.uint8) for size in sizes}
+    crops = {size: empty_bytes(len(indices), size, size, 3) for size in sizes}
     # A whole batch is read from the table at once, which is faster than image by image.
     cells = split.cells_at(indices) if not decoded else [("", {})] * len(indices)
     for place, (index, key, flip, (name, cell)) in enumerate(zip(indices, keys, flips, cells, strict=True)):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from richkd.core.errors import WorkerError
 
@@ -133,6 +136,19 @@ class Reader(Generic[Request, Result]):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+def empty_bytes(*shape: int) -> Tensor:
+    """An uninitialized uint8 tensor; in a worker process it is in shared memory, so that it is not copied.
+
+    Example:
+        >>> empty_bytes(2, 3).shape
+        torch.Size([2, 3])
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = cast(Any, torch.UntypedStorage)._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _ignore_interrupts(worker: int) -> None:
