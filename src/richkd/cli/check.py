@@ -17,7 +17,10 @@ from richkd.config.schema import Config
     "method",
     "variant",
     "preset",
+    "epochs",
+    "seed",
     "device",
+    "out",
 )
 def check(*, config: Config) -> None:
     """Open and test everything that a run needs, without training, and print the plan.
