@@ -60,11 +60,15 @@ class World:
             method = "ce"
         if method != "ce" and target != "clip":
             chosen["teachers.1.name"] = f"local-dir:{self.teacher}"
+            # A measured precision could differ between two runs that are compared.
+            chosen["train.teacher_precision"] = "fp32"
         if method == "richkd" or target == "clip":
             chosen["clip.name"] = f"outputs:{self.clip}"
         if method == "richkd" and "f" in variant:
             chosen |= {"objective.contrastive.num_negatives": 32, "objective.contrastive.embed_dim": 8}
         chosen |= given
+        if chosen.get("teachers.1.name") is None and "train.teacher_precision" not in given:
+            chosen.pop("train.teacher_precision", None)
         return {name: value for name, value in chosen.items() if value is not None}
 
     def config(self, out: Path, **changes: Any) -> Config:

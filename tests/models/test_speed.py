@@ -172,6 +172,7 @@ def test_a_teacher_cache_keeps_the_precision_of_a_teacher(
 ) -> None:
     monkeypatch.setattr(module, "MEASURED_FROM", 1)
     changes = {"method__name": "kd", "cache__dir": str(tmp_path / "cache")}
+    changes |= {"train__teacher_precision": "auto"}
     computed = []
     for run, times in enumerate(({"float32": 1.0, "bfloat16": 0.1}, {"float32": 0.1, "bfloat16": 1.0})):
         pretend(monkeypatch, each=times)

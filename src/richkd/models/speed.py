@@ -23,8 +23,9 @@ from richkd.models.compiling import compile_fixed, compile_repays
 
 # Shorter runs take the first candidate, because measuring would cost more than it saves.
 MEASURED_FROM = 100
-# Each candidate is measured this often, or as often as the time (in seconds) for all of them allows.
-ROUNDS, SECONDS = 5, 10.0
+# Each candidate is measured so often at least and at most, within these seconds for all of them: slow steps
+# are measured less often, and fast ones, whose times vary more, until the least time hardly changes.
+ROUNDS, SECONDS = (5, 50), (1.0, 10.0)
 # Another candidate than the first is chosen if it takes at most this share of the first one's time. The
 # margin is larger than the noise of the measurement, so that equal runs rarely choose differently.
 MARGIN = 0.93
@@ -163,9 +164,9 @@ def measure(
         except (RuntimeError, NotImplementedError):
             continue
     each = dict.fromkeys(first, float("inf"))
-    end = time.perf_counter() + SECONDS
-    for round_number in range(ROUNDS):
-        if round_number and time.perf_counter() > end:
+    began = time.perf_counter()
+    for round_number in range(ROUNDS[1]):
+        if round_number and time.perf_counter() - began > SECONDS[round_number < ROUNDS[0]]:
             break
         for name in each:
             each[name] = min(each[name], _seconds(calls[name], device))
