@@ -93,7 +93,7 @@ class Reader(Generic[Request, Result]):
         self, read: Callable[[Request], Result], workers: int, *, threads: bool = False, keep: bool = False
     ) -> None:
         self._read, self._requests = read, _Requests()
-        self._workers, self._threads = workers, threads
+        self._workers = workers
         self._loader: DataLoader[Any] | None = None
         if workers and not threads:
             self._loader = DataLoader(
