@@ -49,13 +49,14 @@ class Store(Protocol):
         groups: list[Tensor],
         views: Sequence[Views] = (),
         sizes: Sequence[tuple[int, ...]] | None = None,
+        /,
     ) -> Iterator[Batch]:
         """One batch for each tensor of image indices.
 
         Args:
             groups: image indices.
             views: the views of each group, and ``sizes`` the resolutions at which they are needed. A store of
-                square source pixels ignores both, because views are rendered later.
+                square source pixels ignores both (``*rendering``), because views are rendered later.
 
         Raises:
             DataError: an image cannot be read, or its file changed after `fingerprint`; the message contains
@@ -128,12 +129,7 @@ class Resident(_Square):
         """Memory of the pixels."""
         return self.pixels_NHWC.numel()
 
-    def batches(
-        self,
-        groups: list[Tensor],
-        views: Sequence[Views] = (),
-        sizes: Sequence[tuple[int, ...]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, groups: list[Tensor], *rendering: object) -> Iterator[Batch]:
         for index_B in groups:
             labels_B = self.split.labels_N[index_B]
             yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
@@ -170,12 +166,7 @@ class Streamed(_Square):
     training: bool = False
     _stamps: Stamps = field(default_factory=Stamps, repr=False, compare=False)
 
-    def batches(
-        self,
-        groups: list[Tensor],
-        views: Sequence[Views] = (),
-        sizes: Sequence[tuple[int, ...]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, groups: list[Tensor], *rendering: object) -> Iterator[Batch]:
         results = self._reader.map([group.tolist() for group in groups])
         for index_B, pixels_BHWC in zip(groups, results, strict=True):
             if isinstance(pixels_BHWC, RichKDError):

@@ -5,7 +5,7 @@ Their batches have no split name, so that outputs stored for the original images
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
 from richkd.data.batches import CleanStore
 from richkd.data.split import Split
-from richkd.data.views import Views
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.corruptions.severity import SEVERITIES
 
@@ -62,12 +61,7 @@ class CorruptedStore:
         """The view that shows the whole image."""
         return self.store.clean
 
-    def batches(
-        self,
-        groups: list[Tensor],
-        views: Sequence[Views] = (),
-        sizes: Sequence[tuple[int, ...]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, groups: list[Tensor], *rendering: object) -> Iterator[Batch]:
         """A batch of corrupted images for each list of image indices."""
         for batch in self.store.batches(groups):
             pixels = corrupt(batch.pixels_BHWC, self.name, self.severity, self.seed)
@@ -109,12 +103,7 @@ class PublishedStore:
         """The view that shows the whole image."""
         return Clean(self.size)
 
-    def batches(
-        self,
-        groups: list[Tensor],
-        views: Sequence[Views] = (),
-        sizes: Sequence[tuple[int, ...]] | None = None,
-    ) -> Iterator[Batch]:
+    def batches(self, groups: list[Tensor], *rendering: object) -> Iterator[Batch]:
         """A batch of the images of the file for each list of image indices."""
         for index_B in groups:
             pixels = torch.from_numpy(self.pixels_NHWC[self.rows_N[index_B.numpy()]])
