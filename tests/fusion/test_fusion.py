@@ -15,20 +15,25 @@ from torch.nn import functional
 from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
-from richkd.core.types import Output
-from richkd.fusion.fit import fit_multipliers, fit_simplex
+from richkd.core.types import UNLABELED, Output
+from richkd.fusion.feature_scale import FeatureScale
+from richkd.fusion.fit import fit_simplex
 from richkd.fusion.fusion import (
     Fusion,
     HeldOut,
     alpha_shares,
+    first_alone,
     fuse,
     identity_fusion,
+    last_alone,
     measure_target_shift,
     needs_held_out,
 )
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
+from richkd.fusion.ood import fit_ood_weights
 from richkd.fusion.scale import Scale
-from tests.fusion.test_fit import labeled, teacher
+from richkd.metrics.multipliers import fit_multipliers
+from tests.metrics.test_multipliers import labeled, teacher
 from tests.reference import fusion as slow
 
 LOGIT_SCALES = (1.0, 100.0)
@@ -94,7 +99,10 @@ def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
 
 def test_a_given_alpha_mixes_calibrated_teachers() -> None:
     held = held_out()
-    own = [fit_multipliers([z_NC], held.labels_N)[0] for z_NC in held.logits]
+    own = [
+        fit_multipliers([z_NC], held.labels_N, (center,))[0]
+        for z_NC, center in zip(held.logits, LOGIT_SCALES, strict=True)
+    ]
     fused = fuse(FusionConfig(alpha=0.25, feature_alpha=0.5), LOGIT_SCALES, held)
     assert fused.multipliers == pytest.approx((0.25 * own[0], 0.75 * own[1]))
     assert fused.feature_weights == (0.5, 0.5)
@@ -105,8 +113,37 @@ def test_the_fitted_simplex_is_fitted_on_calibrated_teachers() -> None:
     fused = fuse(FusionConfig(mixing="simplex"), LOGIT_SCALES, held)
     logs = [scale(z_NC) for scale, z_NC in zip(fused.scales, held.logits, strict=True)]
     assert isinstance(fused.mixing, LogPool)
-    assert fused.mixing.weights == pytest.approx(fit_simplex(logs, held.labels_N).weights)
+    assert fused.mixing.weights == pytest.approx(fit_simplex(logs, held.labels_N, (0.7, 0.3)).weights)
     assert "80 images of val" in fused.origin
+
+
+def test_a_fusion_of_some_of_the_teachers_keeps_all_else() -> None:
+    """Controls of one teacher: weights of unusual images and scales of features are those of the fusion."""
+    scales = (Scale(2.0), Scale(50.0), Scale(100.0))
+    logits = [torch.randn(40, 5, generator=torch.Generator().manual_seed(m)) / 10**m for m in range(3)]
+    features = tuple(FeatureScale(torch.full((4,), float(m)), torch.eye(4)) for m in range(3))
+    ood = fit_ood_weights(scales, logits, 0.2)
+    whole = Fusion(scales, LogPool((0.5, 0.2, 0.3)), (0.4, 0.3, 0.3), "test", ood, features)
+    unusual = [
+        Output(z_NC[:6] / 100, torch.ones(6, 4)) for z_NC in logits
+    ]  # low energies: the weight is below one
+    unknown_B = torch.full((6,), UNLABELED)
+    pairs = [
+        (last_alone(whole), slice(2, 3)),
+        (first_alone(whole, 2, 1.5), slice(0, 2)),
+        (first_alone(whole, 1, 1.5), slice(0, 1)),
+    ]
+    for alone, kept in pairs:
+        assert alone.ood_weights is not None
+        assert alone.ood_weights.lowest == ood.lowest[kept]
+        assert alone.features == features[kept]
+        target = alone(unusual[kept], unknown_B)
+        assert target.weight_B is not None
+        assert bool((target.weight_B < 1).any())
+        # The energies are measured on the scale on which the limits were fitted.
+        weights = ood([output.logits_BC for output in unusual], unknown_B == 0)
+        assert torch.equal(target.weight_B, torch.stack(weights[kept]).amax(dim=0))
+        assert torch.equal(target.teachers[0].feats_BF, torch.ones(6, 4) - float(kept.start))
 
 
 def test_as_many_multipliers_as_teachers() -> None:

@@ -10,15 +10,16 @@ from richkd.config.choices import MIXINGS
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError
 from richkd.fusion import mixing as functions
-from richkd.fusion.fusion import HeldOut, fuse, needs_held_out
+from richkd.fusion.fusion import HeldOut, alpha_shares, fuse, needs_held_out
 from richkd.fusion.mixing import Gate, LogPool
 from richkd.fusion.mixings import WayOfMixing, candidates
 from richkd.fusion.scale import on_scales
 from richkd.fusion.select import choose
 from tests.fixtures import refusal
-from tests.fusion.test_fit import labeled, teacher
+from tests.metrics.test_multipliers import labeled, teacher
 
 NAMES = ("teacher", "CLIP")
+SHARES = alpha_shares(None, 2)
 LOGIT_SCALES = (1.0, 100.0)
 ALL = ("auto", "alpha", "log-pool", "linear", "gate", "per-class", "simplex", "confidence")
 # The function that a way of mixing makes where another way of the same function is the plainer one.
@@ -77,9 +78,10 @@ def test_every_candidate_of_auto_has_one_name_everywhere() -> None:
     scales = fuse(FusionConfig(), LOGIT_SCALES, held).scales
     logs = on_scales(scales, held.logits)
     choice = choose(logs, held.labels_N, NAMES)
-    assert [candidate.name for candidate in choice.candidates][1:] == list(candidates())
+    names = [candidate.name for candidate in choice.candidates]
+    assert [name for name in names if not name.endswith("alone")] == list(candidates())
     for name, fit in candidates().items():
-        assert fit(logs, held.labels_N).kind == name
+        assert fit(logs, held.labels_N, SHARES).kind == name
         assert MIXINGS[name].fit is fit
 
 
@@ -96,7 +98,7 @@ def complementary(images: int = 800) -> HeldOut:
 def test_what_auto_selects_is_named_alike_in_choice_origin_and_summary() -> None:
     held = complementary()
     fusion = fuse(FusionConfig(mixing="auto"), LOGIT_SCALES, held)
-    choice = choose(on_scales(fusion.scales, held.logits), held.labels_N, NAMES)
+    choice = choose(on_scales(fusion.scales, held.logits), held.labels_N, NAMES, SHARES)
     assert choice.name in MIXINGS
     assert choice.name == choice.mixing.kind == fusion.to_dict()["mixing"]["kind"]
     assert fusion.mixing == choice.mixing
@@ -106,14 +108,15 @@ def test_what_auto_selects_is_named_alike_in_choice_origin_and_summary() -> None
 
 
 def test_auto_without_a_mixture_names_the_teacher_that_is_left() -> None:
-    held = held_out(images=8)  # too few for folds
-    fusion = fuse(FusionConfig(mixing="auto"), LOGIT_SCALES, held)
-    choice = choose(on_scales(fusion.scales, held.logits), held.labels_N, NAMES)
-    assert choice.name in ("teacher alone", "CLIP alone")
-    assert fusion.origin.startswith(f"{choice.name}, selected on 8 images of val")
+    labels_N, generator = labeled(100, 4, 5)
+    good_NC, wrong_NC = (teacher(kind, labels_N, 4, generator) for kind in ("perfect", "opposite"))
+    logits = [good_NC / 8, 1000 * wrong_NC]
+    held = HeldOut(NAMES, logits, labels_N, "val")
+    fusion = fuse(FusionConfig(mixing="auto", scale="raw"), LOGIT_SCALES, held)
+    assert fusion.origin.startswith("teacher alone, selected on 100 images of val")
     assert fusion.to_dict()["mixing"]["kind"] == "log-pool"
     assert isinstance(fusion.mixing, LogPool)
-    assert fusion.mixing.weights[1 - NAMES.index(choice.name.removesuffix(" alone"))] == 0
+    assert fusion.mixing.weights[1] == 0
 
 
 def test_ways_that_are_not_fitted_are_what_they_say() -> None:
@@ -130,7 +133,7 @@ def test_what_is_fitted_is_fitted_on_scaled_teachers(name: str) -> None:
     way: WayOfMixing = MIXINGS[name]
     assert way.fit is not None
     logs = on_scales(fusion.scales, held.logits)
-    assert fusion.mixing == way.fit(logs, held.labels_N)
+    assert fusion.mixing == way.fit(logs, held.labels_N, SHARES)
     assert fusion.origin == f"{name}, fitted on 200 images of val, scale temperature"
 
 

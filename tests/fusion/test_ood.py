@@ -29,7 +29,7 @@ def test_trust_equals_the_loop(held_out: int, images: int, ood_quantile: float, 
     before, now = random_teachers(held_out, seed), random_teachers(images, seed + 1)
     trust = fit_ood_weights(SCALES, before, ood_quantile)
     known_B = torch.arange(images) % 3 == 0
-    result = trust(SCALES, now, known_B)
+    result = trust(now, known_B)
     kept = math.ceil(ood_quantile * held_out)
     for m, scale in enumerate(SCALES):
         ranked = sorted(energy(scale, before[m]).double().tolist())
@@ -42,7 +42,7 @@ def test_trust_equals_the_loop(held_out: int, images: int, ood_quantile: float, 
 def test_held_out_images_themselves_are_trusted_but_for_the_strangest() -> None:
     before = random_teachers(1000, 0)
     trust = fit_ood_weights(SCALES, before, 0.05)
-    for trust_N in trust(SCALES, before, torch.zeros(1000, dtype=torch.bool)):
+    for trust_N in trust(before, torch.zeros(1000, dtype=torch.bool)):
         assert float((trust_N < 1).double().mean()) == pytest.approx(0.049)
         assert float(trust_N.min()) > 0
 
@@ -50,7 +50,7 @@ def test_held_out_images_themselves_are_trusted_but_for_the_strangest() -> None:
 def test_a_teacher_whose_answers_are_all_alike_is_trusted() -> None:
     logits = [torch.zeros(20, 3), torch.zeros(20, 3)]
     trust = fit_ood_weights(SCALES, logits, 0.1)
-    assert all(bool((t == 1).all()) for t in trust(SCALES, logits, torch.zeros(20, dtype=torch.bool)))
+    assert all(bool((t == 1).all()) for t in trust(logits, torch.zeros(20, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("mixing", [LogPool((0.7, 1.1)), LinearPool((0.4, 0.6))])

@@ -67,7 +67,7 @@ def test_scales_that_are_not_fitted() -> None:
 
 @pytest.mark.parametrize("name", [name for name in SCALES if SCALES[name].fitted is not None])
 def test_a_fitted_scale_has_the_least_nll_of_its_neighbors(name: str) -> None:
-    held = held_out()
+    held = held_out(20_000)  # so many that the prior does not matter
     for scale, z_NC in zip(
         fuse(FusionConfig(scale=name, mixing="alpha"), LOGIT_SCALES, held).scales, held.logits, strict=True
     ):
@@ -81,13 +81,13 @@ def test_a_fitted_scale_has_the_least_nll_of_its_neighbors(name: str) -> None:
 
 
 def test_a_teachers_units_do_not_matter_to_fitted_scales() -> None:
-    held = held_out()
+    held = held_out(20_000)
     other = HeldOut(held.names, [held.logits[0], 1000 * held.logits[1]], held.labels_N, held.split)
     for name in ("temperature", "zscore"):
         config = FusionConfig(scale=name, mixing="alpha")
         fused_NC = fuse(config, LOGIT_SCALES, held).logits(held.logits)
         scaled_NC = fuse(config, LOGIT_SCALES, other).logits(other.logits)
-        assert torch.allclose(fused_NC.softmax(1), scaled_NC.softmax(1), atol=1e-4), name
+        assert torch.allclose(fused_NC.softmax(1), scaled_NC.softmax(1), atol=0.01), name
 
 
 @pytest.mark.parametrize(

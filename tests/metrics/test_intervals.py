@@ -14,16 +14,14 @@ from scipy import stats
 from richkd.core.errors import ConfigError, DataError, NonFiniteError
 from richkd.core.seeds import mix_seed
 from richkd.metrics import intervals
-from richkd.metrics.calibration import ece
 from richkd.metrics.confidence import augrc, aurc
+from richkd.metrics.ece_intervals import bootstrap_ece, paired_bootstrap_ece
 from richkd.metrics.intervals import (
-    bootstrap_ece,
     bootstrap_means,
     bootstrap_selective,
     discordant_counts,
     mcnemar,
     paired_bootstrap,
-    paired_bootstrap_ece,
     percentile_intervals,
     resample,
 )
@@ -110,51 +108,6 @@ def test_pairs_are_resampled_together() -> None:
         assert (result.low, result.high) == pytest.approx((known.low, known.high), abs=1e-12)
     (same,) = paired_bootstrap(a_NS[:, :1], a_NS[:, :1], seed=3)
     assert (same.low, same.estimate, same.high) == (0.0, 0.0, 0.0)
-
-
-def test_ece_is_resampled_as_in_a_loop() -> None:
-    a, b = calibrated(300, 0, excess=0.1), calibrated(300, 1, excess=0.3)
-    result = bootstrap_ece(*a, seed=5, bins=10, resamples=80)
-    draws = reference.resampled_ece(reference.outcomes(*a), 10, 80, KEY)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert result.estimate == pytest.approx(ece(*a, bins=10), abs=1e-12)
-    center = 2 * result.estimate
-    assert (result.low, result.high) == pytest.approx((max(0, center - high), center - low), abs=1e-12)
-
-    labels_N = a[1]
-    pair = paired_bootstrap_ece(a[0], b[0], labels_N, seed=5, bins=10, resamples=80)
-    others = reference.resampled_ece(reference.outcomes(b[0], labels_N), 10, 80, KEY)
-    low, high = np.quantile(np.subtract(others, draws), [0.025, 0.975])
-    center = 2 * pair.estimate
-    assert pair.estimate == pytest.approx(ece(b[0], labels_N, bins=10) - result.estimate, abs=1e-12)
-    assert (pair.low, pair.high) == pytest.approx((center - high, center - low), abs=1e-12)
-
-
-def test_an_interval_of_ece_holds_the_true_value() -> None:
-    # The true ECE is 0.05 on 1,000 images, where noise alone makes 0.038: the percentile interval, which
-    # misses 0.05 in four of ten cases, would fail here. Seeds are fixed, so this holds always or never.
-    held = 0
-    for trial in range(200):
-        interval = bootstrap_ece(*calibrated(1000, trial, excess=0.05), seed=trial, resamples=300)
-        held += interval.low <= 0.05 <= interval.high
-    assert held / 200 >= 0.85
-
-
-def test_a_calibrated_model_has_an_interval_near_zero() -> None:
-    interval = bootstrap_ece(*calibrated(10_000, 0), seed=0)
-    assert 0.005 < interval.estimate < 0.02
-    assert 0.0 <= interval.low < 0.004
-    assert interval.high < 0.02
-
-
-def test_the_order_of_images_changes_no_estimate() -> None:
-    probs_NC, labels_N = calibrated(500, 2)
-    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
-    before = bootstrap_ece(probs_NC, labels_N, seed=0)
-    after = bootstrap_ece(probs_NC[order], labels_N[order], seed=0)
-    assert before.estimate == pytest.approx(after.estimate, rel=1e-12)
-    # The images that a resample draws are others, so the ends move by the noise of 1,000 resamples.
-    assert (before.low, before.high) == pytest.approx((after.low, after.high), abs=0.01)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (1, 1), (0, 6), (2, 3), (4, 4), (1, 7), (9, 3)])

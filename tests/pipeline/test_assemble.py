@@ -15,6 +15,7 @@ from richkd.export.student import save_student
 from richkd.fusion.fusion import measure_target_shift
 from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble, build_student
+from richkd.pipeline.signal import training_outputs
 from richkd.teachers.predict import outputs_of
 from tests.fixtures import CLASSES, SIZE, World, make_clip, make_teacher, refusal
 
@@ -206,8 +207,9 @@ def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: Worl
     fused = several(world, tmp_path, **kd)
     parts = several(world, tmp_path, fusion__control="teacher-only", **kd)
     assert [teacher.name for teacher in parts.teachers] == [fused.teachers[0].name]
-    store = parts.stores.clean("train")
-    logits = [outputs_of(teacher, store, CPU).logits_BC for teacher in fused.teachers]
+    assert fused.main_source is not None
+    views, _ = training_outputs(fused.main_source, fused.stores, fused.augmentation, 0, CPU)
+    logits = [output.logits_BC for output in views]
     assert fused.fusion is not None
     assert parts.fusion is not None
     result = measure_target_shift(fused.fusion.logits(logits), logits[0], parts.temperature)

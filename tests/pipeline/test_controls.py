@@ -14,6 +14,7 @@ from richkd.core.errors import ConfigError
 from richkd.core.types import Output, Target
 from richkd.fusion.fusion import measure_target_shift
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.signal import measure_signal, training_outputs
 from richkd.teachers.controls import permutation
 from richkd.teachers.predict import outputs_of
 from richkd.training.run import distill
@@ -91,8 +92,17 @@ def test_the_teacher_alone_is_as_near_to_the_fusion_as_a_temperature_brings_it(w
     assert len(parts.teachers) == 1
     assert parts.fusion is not None
     (multiplier,) = parts.fusion.multipliers or ()
-    result = measure_target_shift(target.logits_BC, raw[0].logits_BC, parts.temperature)
+    # Measured on the views of epoch 0, not on whole images.
+    plain = parts_of(world, None)
+    assert plain.main_source is not None
+    views, labels_N = training_outputs(plain.main_source, plain.stores, plain.augmentation, 0, CPU)
+    assert plain.fusion is not None
+    fused_NC = plain.fusion(views, labels_N).logits_BC
+    result = measure_target_shift(fused_NC, views[0].logits_BC, parts.temperature)
     assert multiplier == pytest.approx(result.multiplier, rel=1e-6)
+    assert multiplier != pytest.approx(
+        measure_target_shift(target.logits_BC, raw[0].logits_BC, parts.temperature).multiplier, rel=1e-6
+    )
     assert parts.fusion.feature_weights == (1.0,)
 
 
@@ -101,6 +111,20 @@ def test_clip_alone_keeps_its_scale_of_the_fusion(world: World) -> None:
     assert [teacher.name for teacher in parts.teachers] == ["CLIP outputs"]
     assert parts.fusion is not None
     assert parts.fusion.multipliers == (100.0,)
+
+
+def test_the_summary_has_the_multiplier_of_the_control(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", fusion__preset="paper", train__epochs=1)
+    summary = distill(config, quiet=True).summary
+    fusion = parts_of(world, "teacher-only", train__epochs=1).fusion
+    assert fusion is not None
+    assert fusion.multipliers == pytest.approx((summary["control_multiplier"],), rel=1e-6)
+    plain = parts_of(world, None)
+    assert plain.main_source is not None
+    shift = measure_signal(
+        plain.main_source, plain.stores, plain.augmentation, CPU, seed=0, temperature=plain.temperature
+    )
+    assert summary["target_shift_nats"] == pytest.approx(shift.nats, rel=1e-4)
 
 
 @pytest.mark.parametrize("control", ["teacher-only", "clip-only", "shuffled", "text-only"])

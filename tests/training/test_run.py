@@ -184,9 +184,9 @@ def test_training_learns_and_says_so(world: World, tmp_path: Path) -> None:
         f"local-dir:{world.teacher}",
         "CLIP outputs",
         "target",
-        "target_shift_nats",
-        "control_multiplier",
     }
+    assert saved["target_shift_nats"] >= 0
+    assert saved["control_multiplier"] > 0
     assert len(list((tmp_path / "run" / "events").rglob("events.out.tfevents.*"))) >= 1
 
 

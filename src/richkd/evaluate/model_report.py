@@ -22,16 +22,15 @@ from richkd.metrics.confidence import (
     confident_rates_at_coverage,
     risk_coverage,
 )
+from richkd.metrics.ece_intervals import bootstrap_ece, paired_bootstrap_ece
 from richkd.metrics.intervals import (
     Interval,
     McNemar,
-    bootstrap_ece,
     bootstrap_means,
     bootstrap_selective,
     discordant_counts,
     mcnemar,
     paired_bootstrap,
-    paired_bootstrap_ece,
 )
 from richkd.metrics.semantics import Semantics, semantics
 

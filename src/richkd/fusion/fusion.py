@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Fusion:
             teachers = [Output(z_BC, scale(teacher.feats_BF)) for z_BC, scale, teacher in scaled]
         if self.ood_weights is None:
             return Target(self.logits(logits), tuple(teachers), self.feature_weights)
-        weights = self.ood_weights(self.scales, logits, labels_B != UNLABELED)
+        weights = self.ood_weights(logits, labels_B != UNLABELED)
         # Tempered log-probabilities are normalized again, for pools that need probabilities.
         logs = [
             (weight_B[:, None] * log_BC).log_softmax(dim=1)
@@ -214,18 +214,18 @@ def fuse(
     if teachers == 1:
         return Fusion(scales, LogPool((1.0,)), (1.0,), f"one teacher, scale {scale}")
     way: WayOfMixing = MIXINGS[mixing]
+    shares = alpha_shares(config.alpha, teachers, clip=clip)
     if way.fixed is not None:
-        shares = alpha_shares(config.alpha, teachers, clip=clip)
         origin = f"{_shares_in_words(mixing, shares, clip=clip)}, scale {scale}"
         return Fusion(scales, way.fixed(shares), features, origin)
     assert held_out is not None
     logs = on_scales(scales, held_out.logits)
     if way.fit is None:
-        choice = choose(logs, held_out.labels_N, held_out.names)
+        choice = choose(logs, held_out.labels_N, held_out.names, shares)
         return Fusion(
             scales, choice.mixing, features, f"{choice.name}, selected on {held_out}, scale {scale}"
         )
-    fitted = way.fit(logs, held_out.labels_N)
+    fitted = way.fit(logs, held_out.labels_N, shares)
     return Fusion(scales, fitted, features, f"{mixing}, fitted on {held_out}, scale {scale}")
 
 
@@ -278,20 +278,47 @@ class TargetShift:
     multiplier: float
 
 
-def teacher_only_logits(fusion: Fusion, logits: Sequence[Tensor], count: int) -> Tensor:
-    """Logits (B, C) of the first ``count`` teachers without the rest.
+def first_alone(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
+    """The fusion of the first ``count`` teachers without the rest.
 
-    One teacher: its logits, unchanged. Several: the mean of their scaled log-probabilities.
+    One teacher: its logits, unchanged. Several: the mean of their scaled log-probabilities. The result is
+    multiplied. What is not about mixing stays as it is: the weights of unusual images, and the scales of
+    features.
 
     Example:
         >>> logits = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 9.0]])]
         >>> fusion = fuse(FusionConfig(weights=(0.5, 0.5)), [1.0, 1.0], None)
-        >>> teacher_only_logits(fusion, logits, 1).tolist()
-        [[1.0, 0.0]]
+        >>> logits_BC = first_alone(fusion, 1, multiplier=3.0).logits(logits[:1])
+        >>> round(float(logits_BC[0, 0] - logits_BC[0, 1]), 4)
+        3.0
     """
-    if count == 1:
-        return logits[0]
-    return torch.stack(on_scales(fusion.scales[:count], logits[:count])).mean(dim=0)
+    scales = (Scale(),) if count == 1 else fusion.scales[:count]
+    pool = LogPool((multiplier / count,) * count)
+    return _part(fusion, slice(count), scales, pool, (1 / count,) * count)
+
+
+def last_alone(fusion: Fusion) -> Fusion:
+    """The last teacher without the rest, at its scale; everything else stays as in `first_alone`.
+
+    Example:
+        >>> fusion = fuse(FusionConfig(preset="paper"), [1.0, 100.0], None)
+        >>> last_alone(fusion).multipliers
+        (100.0,)
+    """
+    return _part(fusion, slice(-1, None), fusion.scales[-1:], LogPool((1.0,)), (1.0,))
+
+
+def _part(
+    fusion: Fusion, teachers: slice, scales: tuple[Scale, ...], mixing: Mixing, shares: tuple[float, ...]
+) -> Fusion:
+    return replace(
+        fusion,
+        scales=scales,
+        mixing=mixing,
+        feature_weights=shares,
+        ood_weights=None if fusion.ood_weights is None else fusion.ood_weights.only(teachers),
+        features=None if fusion.features is None else fusion.features[teachers],
+    )
 
 
 def measure_target_shift(fused_NC: Tensor, first_NC: Tensor, temperature: float) -> TargetShift:
@@ -299,7 +326,7 @@ def measure_target_shift(fused_NC: Tensor, first_NC: Tensor, temperature: float)
 
     Args:
         fused_NC: logits z_F of the fused target.
-        first_NC: logits z_1 of the teachers alone, from `teacher_only_logits`.
+        first_NC: logits z_1 of the teachers alone, from `first_alone`.
         temperature: T of the loss that reads the target.
 
     Example:

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from richkd.config.choices import MIXINGS
-from richkd.fusion.fit import fit_gate, fit_linear_pool, fit_log_pool, fit_per_class, fit_simplex
+from richkd.fusion.fit import (
+    Shares,
+    fit_gate,
+    fit_linear_pool,
+    fit_log_pool,
+    fit_per_class,
+    fit_simplex,
+)
 from richkd.fusion.mixing import Gate, LogPool, Mixing
 
-Fit = Callable[[Sequence[Tensor], Tensor], Mixing]
+Fit = Callable[[Sequence[Tensor], Tensor, Shares], Mixing]
 Fixed = Callable[[tuple[float, ...]], Mixing]
 
 
@@ -20,7 +27,7 @@ class WayOfMixing:
     """How a mixing is made; exactly one of `fit` and `fixed` is given, or neither for ``auto``.
 
     Attributes:
-        fit: from teachers' log-probabilities (each N × C) of held-out images and labels (N).
+        fit: from teachers' log-probabilities (each N × C) of held-out images, labels (N), and shares.
         fixed: from each teacher's share (alpha), without held-out images.
         candidate: whether ``auto`` considers it.
     """

@@ -26,34 +26,39 @@ class OodWeights:
     Ming et al. 2022.
 
     Attributes:
+        scales: the scale of each teacher, on which its energies are measured.
         lowest: for each teacher, the lowest energies of the held-out images (the fraction ``ood_quantile``
             of them), in ascending order.
 
     Example:
-        >>> weights = OodWeights(lowest=((1.0, 2.0),))
+        >>> weights = OodWeights((Scale(),), lowest=((1.0, 2.0),))
         >>> logits_BC = torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 0.0]])  # energies 0.69, 1.69, 9.0
         >>> unknown_B = torch.zeros(3, dtype=torch.bool)
-        >>> weights([Scale()], [logits_BC], unknown_B)[0].tolist()
+        >>> weights([logits_BC], unknown_B)[0].tolist()
         [0.0, 0.5, 1.0]
     """
 
+    scales: tuple[Scale, ...]
     lowest: tuple[tuple[float, ...], ...]
 
-    def __call__(self, scales: Sequence[Scale], logits: Sequence[Tensor], known_B: Tensor) -> list[Tensor]:
+    def __call__(self, logits: Sequence[Tensor], known_B: Tensor) -> list[Tensor]:
         """The weight in [0, 1] of each image (B), for each teacher; 1 where ``known_B`` is true.
 
         Args:
-            scales: the scale of each teacher.
             logits: the logits (B, C) of each teacher.
             known_B: marks images of the labeled data set, which always keep the full weight.
         """
         weights = []
-        for tail, scale, logits_BC in zip(self.lowest, scales, logits, strict=True):
+        for tail, scale, logits_BC in zip(self.lowest, self.scales, logits, strict=True):
             tail_K = torch.tensor(tail, dtype=torch.float64, device=logits_BC.device)
             energy_B = energy(scale, logits_BC).double()
             rank_B = torch.searchsorted(tail_K, energy_B, right=True)
             weights.append((rank_B / len(tail)).masked_fill(known_B, 1.0).to(logits_BC.dtype))
         return weights
+
+    def only(self, teachers: slice) -> OodWeights:
+        """The weights of some of the teachers."""
+        return OodWeights(self.scales[teachers], self.lowest[teachers])
 
 
 def energy(scale: Scale, logits_BC: Tensor) -> Tensor:
@@ -85,4 +90,4 @@ def fit_ood_weights(scales: Sequence[Scale], logits: Sequence[Tensor], ood_quant
     lowest = []
     for scale, logits_NC in zip(scales, logits, strict=True):
         lowest.append(tuple(energy(scale, logits_NC).double().sort().values[:kept].tolist()))
-    return OodWeights(tuple(lowest))
+    return OodWeights(tuple(scales), tuple(lowest))

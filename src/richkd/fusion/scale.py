@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from richkd.core.numerics import at_least_fp32
-
-# If std / max|z| of an image is below this, its spread is treated as rounding error.
-FLAT = 1e-7
+from richkd.metrics.multipliers import FLAT
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from richkd.config.choices import SCALES
-from richkd.fusion.fit import fit_multipliers
 from richkd.fusion.scale import Scale
+from richkd.metrics.multipliers import fit_multipliers
 
 FixedScale = Callable[[float], Scale]
-FittedScale = Callable[[Tensor, Tensor], Scale]
+FittedScale = Callable[[Tensor, Tensor, float], Scale]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class KindOfScale:
 
     Attributes:
         fixed: from the teacher's own logit scale.
-        fitted: from its logits (N, C) of held-out images and their labels (N).
+        fitted: from its logits (N, C) of held-out images, their labels (N), and its own logit scale, which is
+            the center of the prior.
     """
 
     fixed: FixedScale | None = None
@@ -36,20 +37,26 @@ class KindOfScale:
         assert self.fitted is not None
         assert logits is not None
         assert labels_N is not None
-        return tuple(self.fitted(logits_NC, labels_N) for logits_NC in logits)
+        return tuple(
+            self.fitted(logits_NC, labels_N, logit_scale)
+            for logits_NC, logit_scale in zip(logits, logit_scales, strict=True)
+        )
 
 
 def _raw(logit_scale: float) -> Scale:
     return Scale()
 
 
-def _temperature(logits_NC: Tensor, labels_N: Tensor) -> Scale:
-    return Scale(fit_multipliers([Scale().prepared(logits_NC)], labels_N)[0])
+def _temperature(logits_NC: Tensor, labels_N: Tensor, logit_scale: float) -> Scale:
+    return Scale(fit_multipliers([Scale().prepared(logits_NC)], labels_N, (logit_scale,))[0])
 
 
-def _zscore(logits_NC: Tensor, labels_N: Tensor) -> Scale:
+def _zscore(logits_NC: Tensor, labels_N: Tensor, logit_scale: float) -> Scale:
     plain = Scale(standardized=True)
-    return Scale(fit_multipliers([plain.prepared(logits_NC)], labels_N)[0], standardized=True)
+    # The center gives standardized logits the mean spread of the teacher's own.
+    spread = logit_scale * float(logits_NC.double().std(dim=1, correction=0).mean())
+    center = spread if spread > 0 else 1.0
+    return Scale(fit_multipliers([plain.prepared(logits_NC)], labels_N, (center,))[0], standardized=True)
 
 
 SCALES.register("temperature", "each teacher calibrated: a temperature fitted on held-out images")(

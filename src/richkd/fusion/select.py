@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from richkd.data.split import folds_of
-from richkd.fusion.fit import fit_log_pool, nll_of
+from richkd.fusion.fit import Shares, equal_shares, fit_log_pool, nll_of
 from richkd.fusion.mixing import LogPool, Mixing
 from richkd.fusion.mixings import Fit, candidates
 
 FOLDS = 5
+# With fewer images, the scores of the candidates are too uncertain to choose between them.
+LEAST_IMAGES = 50
 # More images than this hardly change the fitted weights.
 FIT_IMAGES = 2500
 
@@ -30,13 +32,11 @@ class Candidate:
         name: name of the way of mixing.
         nll: mean negative log-likelihood in nats; the fused logits of each image come from the fit that
             excludes the image's fold.
-        behind: ``nll`` minus the smallest ``nll`` of all candidates; ≥ 0.
-        error: standard error of ``behind``, from the differences per image.
+        error: standard error of ``nll``, see `standard_error`.
     """
 
     name: str
     nll: float
-    behind: float
     error: float
 
 
@@ -48,66 +48,94 @@ class Choice:
         name: name of the selected candidate.
         mixing: the selected mixing, fitted on all held-out images.
         logits_NC: fused logits of all held-out images, each from the fit that excludes the image's fold.
-        candidates: the scores of all candidates, from simple to complex.
+        candidates: the scores of all candidates, in the order in which they are preferred.
+        threshold: the smallest NLL plus its standard error; the first candidate below it is selected.
     """
 
     name: str
     mixing: Mixing
     logits_NC: Tensor
     candidates: tuple[Candidate, ...]
+    threshold: float
 
 
-def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> Choice:
+def choose(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str], shares: Shares = None) -> Choice:
     """Select the simplest mixing whose cross-fitted NLL is within one standard error of the smallest NLL.
 
-    The candidates, from simple to complex, are the best teacher alone at its best temperature, and those of
-    `richkd.fusion.mixings.candidates`. With few held-out images the standard errors are large, and the rule
-    tends to select the best teacher alone.
+    The threshold is the same for all candidates: the smallest NLL plus the standard error of this NLL
+    (Breiman et al. 1984, "Classification and regression trees", section 3.4.3).
 
-    Cross-fitting uses at most `FIT_IMAGES` images; the selected candidate is then fitted on all images. If
-    it has a higher NLL on the held-out images than the best teacher alone, the best teacher is selected.
+    The candidates are those of `richkd.fusion.mixings.candidates`, from simple to complex, and, after the
+    first of them, the best teacher alone at its best temperature. The first one, the logarithmic pool, is
+    preferred to a single teacher: with few images, its prior keeps it close to the fusion that is not
+    fitted, while leaving out a teacher is an estimate from these few images.
+
+    With fewer than `LEAST_IMAGES` images, the logarithmic pool is the only candidate.
+
+    Cross-fitting uses at most `FIT_IMAGES` images; the selected candidate is then fitted on all images.
 
     Args:
         logs: each teacher's log-probabilities (N, C) of images that no teacher was trained on.
         labels_N: the labels of these images.
         names: the teachers' names.
+        shares: share of each teacher in a fusion that is not fitted, the center of the fits; equal if None.
 
     Example:
-        >>> labels_N = torch.arange(40) % 2
-        >>> good_NC = torch.nn.functional.one_hot(labels_N, 2).double().mul(2).log_softmax(dim=1)
-        >>> poor_NC = torch.zeros(40, 2).double().log_softmax(dim=1)
-        >>> choose([good_NC, poor_NC], labels_N, ["good", "poor"]).name
-        'good alone'
+        >>> labels_N, generator = torch.arange(400) % 2, torch.Generator().manual_seed(0)
+        >>> truth_NC = torch.nn.functional.one_hot(labels_N, 2).double()
+        >>> logs = [(truth_NC + torch.randn(400, 2, generator=generator)).log_softmax(1) for _ in range(2)]
+        >>> choice = choose(logs, labels_N, ["teacher", "CLIP"])
+        >>> choice.name, choice.candidates[0].nll < choice.candidates[1].nll
+        ('log-pool', True)
     """
     exact = [log_NC.double() for log_NC in logs]
-    best_teacher = fit_best_teacher(exact, labels_N)
-    # Each fold can fit a different best teacher, but the candidate is named after the best on all images.
-    best = max(range(len(logs)), key=best_teacher.weights.__getitem__)
-    ways: dict[str, Fit] = {
-        f"{names[best]} alone": fit_best_teacher,
-        **(candidates() if len(logs) > 1 else {}),
-    }
-    fused = {name: cross_fitted(fit, exact, labels_N) for name, fit in ways.items()}
+    ways = _ways(exact, labels_N, names)
+    fused = {name: cross_fitted(fit, exact, labels_N, shares) for name, fit in ways.items()}
     losses = {name: nll_of(LogPool((1.0,)), [fused_NC], labels_N) for name, fused_NC in fused.items()}
-    least = min(losses, key=lambda name: float(losses[name].mean()))
     scores = tuple(
-        Candidate(
-            name,
-            float(loss_N.mean()),
-            float((loss_N - losses[least]).mean()),
-            float((loss_N - losses[least]).std() / len(loss_N) ** 0.5),
-        )
+        Candidate(name, float(loss_N.mean()), standard_error(loss_N, exact[0].shape[1]))
         for name, loss_N in losses.items()
     )
-    selected = next(c for c in scores if c.behind <= c.error).name
-    mixing = ways[selected](exact, labels_N)
-    if float(nll_of(mixing, exact, labels_N).mean()) > float(nll_of(best_teacher, exact, labels_N).mean()):
-        selected, mixing = next(iter(ways)), best_teacher
-    return Choice(selected, mixing, fused[selected], scores)
+    least = min(scores, key=lambda score: score.nll)
+    threshold = least.nll + least.error
+    selected = next(score.name for score in scores if score.nll <= threshold)
+    mixing = ways[selected](exact, labels_N, shares)
+    return Choice(selected, mixing, fused[selected], scores, threshold)
 
 
-def fit_best_teacher(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
+def standard_error(loss_N: Tensor, num_classes: int) -> float:
+    """Standard error of a mean NLL, where one more image counts as one whose prediction is uniform.
+
+    Without this image, the standard error of a model that classifies all of a few images correctly is
+    nearly zero, although its NLL on other images depends on mistakes that these images do not show.
+
+    Example:
+        >>> round(standard_error(torch.zeros(3), 2), 4)  # std of (0, 0, 0, log 2) is 0.3466, divided by √4
+        0.1733
+    """
+    uniform = loss_N.new_tensor([num_classes]).log()
+    return float(torch.cat([loss_N, uniform]).std() / (len(loss_N) + 1) ** 0.5)
+
+
+def _ways(logs: Sequence[Tensor], labels_N: Tensor, names: Sequence[str]) -> dict[str, Fit]:
+    """All candidates, in the order in which they are preferred."""
+    # Each fold can fit a different best teacher, but the candidate is named after the best on all images.
+    weights = fit_best_teacher(logs, labels_N).weights
+    best = max(range(len(logs)), key=weights.__getitem__)
+    alone: dict[str, Fit] = {f"{names[best]} alone": fit_best_teacher}
+    if len(logs) == 1:
+        return alone
+    (first, fit), *richer = candidates().items()
+    return {first: fit} if len(labels_N) < LEAST_IMAGES else {first: fit, **alone, **dict(richer)}
+
+
+def fit_best_teacher(logs: Sequence[Tensor], labels_N: Tensor, shares: Shares = None) -> LogPool:
     """Fit a temperature for each teacher and keep the teacher with the smallest NLL.
+
+    Args:
+        logs: each teacher's log-probabilities (N, C).
+        labels_N: the labels of the images.
+        shares: not used; a teacher alone is fitted around its own scale.
 
     Returns:
         A logarithmic pool in which the kept teacher has the weight 1 / temperature and all others have 0.
@@ -121,25 +149,27 @@ def fit_best_teacher(logs: Sequence[Tensor], labels_N: Tensor) -> LogPool:
     """
     pools = []
     for m, log_NC in enumerate(logs):
-        weight = fit_log_pool([log_NC], labels_N).weights[0]
+        (weight,) = fit_log_pool([log_NC], labels_N).weights
         pools.append(LogPool(tuple(weight if m == k else 0.0 for k in range(len(logs)))))
     exact = [log_NC.double() for log_NC in logs]
     return min(pools, key=lambda pool: float(nll_of(pool, exact, labels_N).mean()))
 
 
-def cross_fitted(fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, folds: int = FOLDS) -> Tensor:
+def cross_fitted(
+    fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, shares: Shares = None, folds: int = FOLDS
+) -> Tensor:
     """Fused logits (N, C) of every image, from a fit on at most `FIT_IMAGES` images of the other folds.
 
-    With fewer than two images per fold a fit is meaningless, so all teachers get equal weights instead.
+    With fewer than two images per fold a fit is meaningless, so the shares are used as they are.
 
     Example:
         >>> logs = [torch.tensor([[-1.0, -2.0]]), torch.tensor([[-3.0, -4.0]])]
-        >>> cross_fitted(fit_log_pool, logs, torch.tensor([0])).tolist()  # too few images: equal weights
+        >>> cross_fitted(fit_log_pool, logs, torch.tensor([0])).tolist()  # too few images: equal shares
         [[-2.0, -3.0]]
     """
     exact = [log_NC.double() for log_NC in logs]
     if len(labels_N) < 2 * folds:
-        return LogPool((1 / len(logs),) * len(logs))(exact)
+        return LogPool(shares or equal_shares(len(logs)))(exact)
     fold_N = folds_of(labels_N, folds)
     fused_NC = torch.empty_like(exact[0])
     for fold in range(folds):
@@ -148,6 +178,6 @@ def cross_fitted(fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, folds: int 
         others = (~out_N).nonzero()[:, 0]
         others = others[labels_N[others].argsort(stable=True)]
         others = others[:: -(-len(others) // FIT_IMAGES)].sort().values
-        mixing = fit([log_NC[others] for log_NC in exact], labels_N[others])
+        mixing = fit([log_NC[others] for log_NC in exact], labels_N[others], shares)
         fused_NC[out_N] = mixing([log_NC[out_N] for log_NC in exact])
     return fused_NC

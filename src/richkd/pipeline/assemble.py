@@ -263,7 +263,9 @@ def _open_sources(
     if config.fusion.control is not None:
         name = FUSED if FUSED in sources else roles.targets[0]
         _refuse_clip_besides(name, roles)
-        source = controlled(config, sources[name], stores, opening.device, logit_temperature(specs))
+        source = controlled(
+            config, sources[name], stores, augmentation, opening.device, logit_temperature(specs)
+        )
         sources[name] = source
         log(f"control: {config.fusion.control} ({describe(source.fusion, source.teachers)})")
     return sources

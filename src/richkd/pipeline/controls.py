@@ -11,33 +11,36 @@ import torch
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
-from richkd.data.split import evenly_spaced
 from richkd.data.stores import Stores
-from richkd.fusion.fusion import Fusion, measure_target_shift, teacher_only_logits
-from richkd.fusion.mixing import LogPool
-from richkd.fusion.scale import Scale
+from richkd.data.views import Augmentation
+from richkd.fusion.fusion import TargetShift, first_alone, last_alone
+from richkd.pipeline.signal import measure_signal
 from richkd.pipeline.targets import TargetSource
 from richkd.teachers.base import Teacher
 from richkd.teachers.controls import Shuffled, TextOnly
-from richkd.teachers.predict import outputs_of
-
-# Training images on which the temperature closest to the fused target is fitted.
-SAMPLE = 1024
 
 
 def controlled(
-    config: Config, source: TargetSource, stores: Stores, device: torch.device, temperature: float
+    config: Config,
+    source: TargetSource,
+    stores: Stores,
+    augmentation: Augmentation,
+    device: torch.device,
+    temperature: float,
 ) -> TargetSource:
     """The target of the control that ``fusion.control`` names, or the given one.
 
     - ``teacher-only``: the vision teacher, or the mean of several, at the temperature that brings it closest
-      to the fused target of training images; of several without a CLIP, the first;
+      to the fused target of training views; of several without a CLIP, the first;
     - ``clip-only``: the CLIP, at its own scale of the fusion;
     - ``shuffled``, ``shuffled-in-class``: the CLIP's outputs of another training image, of any class or of
       the same;
     - ``text-only``: the similarity of class names instead of the CLIP's outputs.
 
+    Everything else is that of the fused run, such as the scale of features.
+
     Args:
+        augmentation: how training images are augmented.
         temperature: temperature of the logit loss.
 
     Raises:
@@ -54,11 +57,11 @@ def controlled(
         )
     *others, clip = teachers
     if control == "teacher-only":
-        return _teacher_only(source, stores, device, temperature)
-    fusion = source.fusion
+        seed = config.train.seed
+        shift = measure_signal(source, stores, augmentation, device, seed=seed, temperature=temperature)
+        return _teacher_only(source, shift)
     if control == "clip-only":
-        origin = f"CLIP alone, {fusion.origin}"
-        alone = Fusion(fusion.scales[-1:], LogPool((1.0,)), (1.0,), origin)
+        alone = replace(last_alone(source.fusion), origin=f"CLIP alone, {source.fusion.origin}")
         return TargetSource((clip,), alone)
     return replace(source, teachers=(*others, _stand_in(control, clip, stores, config.train.seed)))
 
@@ -71,20 +74,10 @@ def _stand_in(control: str, clip: Teacher, stores: Stores, seed: int) -> Teacher
     return Shuffled(clip, stores.training, seed, within_class=control == "shuffled-in-class")
 
 
-def _teacher_only(
-    source: TargetSource, stores: Stores, device: torch.device, temperature: float
-) -> TargetSource:
+def _teacher_only(source: TargetSource, shift: TargetShift) -> TargetSource:
     """The first teachers alone, at the multiplier that brings them closest to the fused target."""
-    count, fusion = source.standing_alone, source.fusion
-    places_N = evenly_spaced(len(stores.splits["train"]), SAMPLE)
-    logits = [
-        outputs_of(teacher, stores.clean("train", teacher.framing), device, places_N).logits_BC
-        for teacher in source.teachers
-    ]
-    alone_BC = teacher_only_logits(fusion, logits, count)
-    shift = measure_target_shift(fusion.logits(logits), alone_BC, temperature)
-    names = ", ".join(teacher.name for teacher in source.teachers[:count])
-    origin = f"{names} alone, nearest to: {fusion.origin}; {shift.nats:.3g} nats away"
-    scales = (Scale(),) if count == 1 else fusion.scales[:count]
-    pool = LogPool((shift.multiplier / count,) * count)
-    return TargetSource(source.teachers[:count], Fusion(scales, pool, (1 / count,) * count, origin))
+    teachers = source.teachers[: source.standing_alone]
+    names = ", ".join(teacher.name for teacher in teachers)
+    origin = f"{names} alone, nearest to: {source.fusion.origin}; {shift.nats:.3g} nats away"
+    alone = first_alone(source.fusion, len(teachers), shift.multiplier)
+    return TargetSource(teachers, replace(alone, origin=origin))

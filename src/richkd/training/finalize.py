@@ -7,12 +7,12 @@ from typing import Any
 from richkd.data.held_out import held_out_split
 from richkd.data.sources import LEFT_OUT
 from richkd.export.student import save_student
-from richkd.fusion.fusion import measure_target_shift, teacher_only_logits
 from richkd.methods.objective import TermSpec, method_label
 from richkd.metrics.accuracy import agreement, measure
 from richkd.metrics.calibration import fit_temperature
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts
+from richkd.pipeline.signal import measure_signal
 from richkd.teachers.predict import logits_of, outputs_of
 from richkd.training.card import write_card
 from richkd.training.run_folder import RunFolder
@@ -60,6 +60,7 @@ def finish(
         "test_calibration_fraction": parts.config.data.test_calibration_fraction,
         "splits": splits,
         "teachers": teachers,
+        **_signal(parts),
         "fusion": parts.fusion.to_dict() if parts.fusion else None,
         "student_folder": str(folder.student),
         # Outputs that were read from a cache or a file went through no network.
@@ -83,8 +84,24 @@ def _described(spec: TermSpec) -> dict[str, Any]:
     return {"term": spec.name, **spec.config.model_dump(mode="json")}
 
 
+def _signal(parts: Parts) -> dict[str, Any]:
+    """How far the main target of training views is from that of the vision teachers at any temperature."""
+    source, config = parts.main_source, parts.config
+    if source is None or len(source.teachers) < 2:
+        return {}
+    shift = measure_signal(
+        source,
+        parts.stores,
+        parts.augmentation,
+        parts.device,
+        seed=config.train.seed,
+        temperature=parts.temperature,
+    )
+    return {"target_shift_nats": shift.nats, "control_multiplier": shift.multiplier}
+
+
 def _teachers(parts: Parts, split: str) -> dict[str, Any]:
-    """Metrics of each teacher at its own scale and of the main target, and the target's shift."""
+    """Metrics of each teacher at its own scale and of the main target."""
     source, labels_N = parts.main_source, parts.data.splits[split].labels_N
     assert source is not None
     logits = {
@@ -98,10 +115,5 @@ def _teachers(parts: Parts, split: str) -> dict[str, Any]:
     members = [logits[teacher.name] for teacher in source.teachers]
     target_NC = source.fusion.logits(members)
     figures["target"] = measure(target_NC, labels_N).to_dict()
-    if len(members) > 1:
-        alone_NC = teacher_only_logits(source.fusion, members, source.standing_alone)
-        shift = measure_target_shift(target_NC, alone_NC, parts.temperature)
-        figures["target_shift_nats"] = shift.nats
-        figures["control_multiplier"] = shift.multiplier
     figures["logits"] = target_NC
     return figures

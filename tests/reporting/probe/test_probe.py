@@ -89,7 +89,8 @@ def test_a_clip_at_chance_is_not_used(parts: Parts) -> None:
     assert headline(result).startswith("No: do not use CLIP here")
     assert "--method kd" in headline(result)
     assert any("near chance" in line for line in warnings(result))
-    assert result.choice.name == "teacher alone"
+    # A pool in which a CLIP at chance hardly counts.
+    assert result.gain < result.error
 
 
 def test_a_teacher_of_few_classes_that_is_far_above_chance_is_not_suspected(parts: Parts) -> None:

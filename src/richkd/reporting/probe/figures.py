@@ -15,7 +15,8 @@ from richkd.fusion.select import cross_fitted
 from richkd.metrics.accuracy import Metrics, measure
 from richkd.metrics.calibration import Reliability, reliability
 from richkd.metrics.confidence import Moves, moves_at_coverage
-from richkd.metrics.intervals import Interval, bootstrap_ece, bootstrap_means, mcnemar
+from richkd.metrics.ece_intervals import bootstrap_ece
+from richkd.metrics.intervals import Interval, bootstrap_means, mcnemar
 
 # Coverage that defines a confident prediction when two models are compared.
 MATCHED = 0.8

@@ -28,6 +28,7 @@ from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import Reliability, fit_temperature
 from richkd.metrics.confidence import Moves
 from richkd.pipeline.assemble import Parts
+from richkd.pipeline.signal import training_outputs
 from richkd.reporting.probe.figures import (
     ClassGain,
     TeacherFigures,
@@ -80,7 +81,7 @@ class Probe:
         classes: accuracy of each class with the teacher and the default fusion, the largest gain first.
         confusions: the most frequent confusion of each class with CLIP.
         alike: pairs of class names with similar text embeddings.
-        signals: difference of each preset's target from the teacher's outputs, by preset.
+        signals: difference of each preset's target from the teacher's outputs on training views, by preset.
         names: class names that CLIP may misunderstand.
         prompts: accuracy of each prompt template; None if embeddings of single prompts are not available.
         train_top1: accuracy of the first teacher on its training images.
@@ -174,6 +175,7 @@ class _Logits:
         scaled: cross-fitted calibrated logits of all teachers and fusions.
         log_probs: calibrated log-probabilities of the single teachers and CLIP.
         choice: the selected way of mixing.
+        scales: the fitted scales of the single teachers and CLIP, which give ``log_probs``.
     """
 
     teachers: dict[str, Tensor]
@@ -181,6 +183,7 @@ class _Logits:
     scaled: dict[str, Tensor]
     log_probs: tuple[Tensor, ...]
     choice: Choice
+    scales: tuple[Scale, ...]
 
     @property
     def compared(self) -> dict[str, Tensor]:
@@ -258,10 +261,7 @@ def run_probe(parts: Parts) -> Probe:
         classes=gains_by_class(teacher_NC, fused_NC, labels_N, class_names),
         confusions=confusions_of(clip_NC, labels_N, class_names),
         alike=_similar_names(parts.teachers[-1].zero_shot, class_names),
-        signals={
-            name: measure_target_shift(z_NC, teacher_NC, parts.temperature)
-            for name, z_NC in logits.fusions.items()
-        },
+        signals=_signals(parts, logits),
         names=tuple(advise_on_names(class_names)),
         prompts=_prompts(parts.teachers[-1], outputs[-1].feats_BF, labels_N),
         train_top1=_train_accuracy(parts),
@@ -295,10 +295,14 @@ def _fuse(parts: Parts, raw: Sequence[Tensor], labels_N: Tensor, split: str) -> 
     names = [TEACHER if single else teacher.name for teacher in parts.teachers[:-1]] + [CLIP]
     HeldOut(names, raw, labels_N, split)  # raises if the teachers cannot be compared
     logits = [z_NC * t.logit_scale for z_NC, t in zip(raw, parts.teachers, strict=True)]
-    logs = on_scales([Scale(1 / fit_temperature(z_NC, labels_N)) for z_NC in logits], logits)
+    scales = [
+        Scale(t.logit_scale / fit_temperature(z_NC, labels_N))
+        for t, z_NC in zip(parts.teachers, logits, strict=True)
+    ]
+    logs = on_scales(scales, raw)
     teacher_NC = logits[0] if single else torch.stack(logs[:-1]).mean(dim=0)
-    choice = choose(logs, labels_N, names)
     shares = alpha_shares(None, len(raw))
+    choice = choose(logs, labels_N, names, shares)
     # A single vision teacher has the name "teacher"; of several ones, their mean has this name.
     teachers = dict(zip(names[:-1], logits, strict=False)) | {TEACHER: teacher_NC, CLIP: logits[-1]}
     fusions = {
@@ -311,7 +315,26 @@ def _fuse(parts: Parts, raw: Sequence[Tensor], labels_N: Tensor, split: str) -> 
     }
     # The selected fusion is cross-fitted already.
     scaled[DEFAULT] = scaled[FUSED] = choice.logits_NC
-    return _Logits(teachers, fusions, scaled, tuple(logs), choice)
+    return _Logits(teachers, fusions, scaled, tuple(logs), choice, tuple(scales))
+
+
+def _signals(parts: Parts, logits: _Logits) -> dict[str, TargetShift]:
+    """The target shift of each preset on training views, which is what a student would learn from."""
+    source = parts.main_source
+    assert source is not None
+    seed = parts.config.train.seed
+    outputs, _ = training_outputs(source, parts.stores, parts.augmentation, seed, parts.device)
+    raw = [output.logits_BC for output in outputs]
+    own = [z_NC * teacher.logit_scale for z_NC, teacher in zip(raw, source.teachers, strict=True)]
+    calibrated = on_scales(logits.scales, raw)
+    shares = alpha_shares(None, len(raw))
+    teacher_NC = raw[0] if len(raw) == 2 else torch.stack(calibrated[:-1]).mean(dim=0)
+    targets = {
+        "as-released": LogPool(shares)(raw),
+        "paper": LogPool(shares)(own),
+        DEFAULT: logits.choice.mixing(calibrated),
+    }
+    return {name: measure_target_shift(z_NC, teacher_NC, parts.temperature) for name, z_NC in targets.items()}
 
 
 def _correct_shares(teacher_NC: Tensor, clip_NC: Tensor, labels_N: Tensor) -> dict[str, float]:

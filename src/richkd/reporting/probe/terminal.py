@@ -26,7 +26,7 @@ def print_probe(result: Probe, console: Console) -> None:
     log(f"\n{_complementarity(result)}")
     log(_best_alpha(result))
     console.print(_mixings(result))
-    log("\ntarget shift (KL divergence of the fused target from the teacher's outputs):")
+    log("\ntarget shift on training views (KL divergence of the fused target from the teacher's outputs):")
     for name, signal in result.signals.items():
         note = " (negligible: the student learns nothing from CLIP)" if signal.nats < NO_SIGNAL else ""
         log(f"  {name}: {signal.nats:.2g} nats{note}")
@@ -92,12 +92,16 @@ def _best_alpha(result: Probe) -> str:
 def _mixings(result: Probe) -> Table:
     table = Table(title="\nways of mixing (cross-fitted)", box=None)
     table.title_justify = "left"
-    for column in ("", "NLL", "NLL − lowest NLL", "standard error"):
+    for column in ("", "NLL", "standard error"):
         table.add_column(column, justify="left" if not column else "right")
     for candidate in result.choice.candidates:
         selected = "  ← default" if candidate.name == result.choice.name else ""
-        numbers = (candidate.nll, candidate.behind, candidate.error)
+        numbers = (candidate.nll, candidate.error)
         table.add_row(candidate.name + selected, *(f"{number:.4f}" for number in numbers))
+    table.caption = (
+        f"selected: the first below {result.choice.threshold:.4f}, the lowest NLL + its standard error"
+    )
+    table.caption_justify = "left"
     return table
 
 
