@@ -1,5 +1,9 @@
 """Corruptions one image at a time, with numpy, scipy and Pillow: slow and obvious.
 
+The published definition of each corruption as a function of its constants; the published constants are in
+`published.py`. Images are in 0..1. A result is truncated to bytes by whoever needs bytes, as in the published
+scripts; what is rounded or truncated inside of a corruption is so here.
+
 Whatever is random comes in as an argument, so that a batch can be compared image by image; where nothing is
 given, it is drawn here, which is what a loop over images would do.
 """
@@ -12,6 +16,14 @@ import math
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from richkd.evaluate.corruptions import ice
+from tests.reference.water import water
+
+
+def truncated(picture):
+    # Far below the step of a byte, but above the errors of adding up a few hundred float32 numbers.
+    return np.floor(picture.clip(0, 1) * 255 + 2**-9)
 
 
 def gaussian(picture, sigma):
@@ -56,11 +68,11 @@ def defocus_blur(picture, rng, radius, rim):
 
 def glass_blur(picture, rng, sigma, shift, rounds, moves=None):
     size, shift = len(picture), round(shift)
-    picture = gaussian(picture, sigma)
+    picture = truncated(gaussian(picture, sigma)) / 255
     number = 0
     for _ in range(round(rounds)):
-        for row in range(size - shift - 1, shift - 1, -1):
-            for col in range(size - shift - 1, shift - 1, -1):
+        for row in range(size - shift, shift, -1):
+            for col in range(size - shift, shift, -1):
                 down, right = rng.integers(-shift, shift, 2) if moves is None else moves[number]
                 number += 1
                 picture[row, col] = picture[row + down, col + right]
@@ -69,7 +81,8 @@ def glass_blur(picture, rng, sigma, shift, rounds, moves=None):
 
 def motion_blur(picture, rng, radius, sigma, degrees=None):
     degrees = rng.uniform(-45, 45) if degrees is None else degrees
-    return moved(picture, degrees, radius, sigma)
+    # ImageMagick returns bytes, and rounds.
+    return np.rint(moved(picture, degrees, radius, sigma) * 255) / 255
 
 
 def moved(picture, degrees, radius, sigma):
@@ -104,18 +117,23 @@ def snow(picture, rng, mean, deviation, zoom, threshold, radius, sigma, share, f
     flakes = rng.normal(size=picture.shape[:2]) if flakes is None else flakes
     degrees = rng.uniform(-135, -45) if degrees is None else degrees
     flakes = zoomed((mean + deviation * flakes)[..., None], zoom)
-    flakes = np.where(flakes < threshold, 0, flakes).clip(0, 1)
-    falling = moved(flakes, degrees, radius, sigma)
+    flakes = truncated(np.where(flakes < threshold, 0, flakes)) / 255
+    falling = np.rint(moved(flakes, degrees, radius, sigma) * 255) / 255
     white = (picture @ [0.299, 0.587, 0.114])[..., None] * 1.5 + 0.5
     picture = share * picture + (1 - share) * np.maximum(picture, white)
     return picture + falling + np.rot90(falling, 2)
 
 
-def frost(picture, rng, weight, ice, noises=None):
+def frost(picture, rng, weight, ice_weight, noises=None, file=None):
+    """Without the photographs: a texture with their gray levels, in the order of the ridges of a fractal."""
     noises = rng.uniform(-1, 1, (2, *picture.shape[:2])) if noises is None else noises
-    ridges = [(1 - abs(2 * fractal(noise, 1.8) - 1)) ** 3 for noise in noises]
-    tint = np.array([214, 232, 255]) / 255
-    return weight * picture + ice * np.maximum(*ridges)[..., None] * tint
+    file = rng.integers(5) if file is None else file
+    ridges = np.maximum(*[1 - abs(2 * fractal(noise, 1.8) - 1) for noise in noises]).ravel()
+    texture = np.empty((len(ridges), 3))
+    for rank, place in enumerate(np.argsort(ridges, kind="stable")):
+        for channel, levels in enumerate(ice.LEVELS[ice.FILES[file]]):
+            texture[place, channel] = np.interp((rank + 0.5) / len(ridges), ice.SHARES, levels)
+    return weight * picture + ice_weight * texture.reshape(picture.shape) / 255
 
 
 def fog(picture, rng, thickness, decay, noise=None):
@@ -180,8 +198,8 @@ def spatter(picture, rng, mean, deviation, sigma, threshold, strength, mud, nois
         cover = gaussian((liquid > threshold).astype(float), strength)
         cover[cover < 0.8] = 0
         return picture * (1 - cover) + cover * np.array([63, 42, 20]) / 255
-    drops = (liquid - threshold).clip(0)
-    return picture + strength * drops / max(drops.max(), 1e-6) * np.array([175, 238, 238]) / 255
+    drops = water(truncated(np.where(liquid < threshold, 0, liquid))[..., 0])
+    return picture + strength * drops[..., None] * np.array([175, 238, 238]) / 255
 
 
 def elastic_transform(picture, rng, strength, smoothness, corners, moves=None, fields=None):
@@ -201,7 +219,7 @@ def elastic_transform(picture, rng, strength, smoothness, corners, moves=None, f
     if strength == 0:
         return picture
     right, down = (
-        ndimage.gaussian_filter(field, smoothness * size, mode="nearest", truncate=3.0) * strength * size
+        ndimage.gaussian_filter(field, smoothness * size, mode="reflect", truncate=3.0) * strength * size
         for field in fields
     )
     return _sampled(picture, rows + down, cols + right, "reflect")

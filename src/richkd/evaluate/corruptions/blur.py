@@ -7,12 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from richkd.evaluate.corruptions.definition import Kind, corruption, each
 from richkd.evaluate.corruptions.draws import Draws
 from richkd.evaluate.corruptions.linear import gaussian_matrix, separable, zoom_matrix
+from richkd.evaluate.corruptions.rounding import rounded, truncated
 
 # Pixels further along a motion than this many standard deviations weigh less than one step of a byte.
 MOTION_DEVIATIONS = 4.0
@@ -83,8 +85,9 @@ def disk(radius: float, rim: float) -> Tensor:
 def glass_blur(image_BCHW: Tensor, draws: Draws, sigma: float, shift: float, rounds: float) -> Tensor:
     """Blur, replace each pixel by one nearby, and blur again.
 
-    In each of ``rounds`` rounds, from the last pixel to the first, each interior pixel takes the current
-    value of another pixel. Its offset is drawn from [−shift, shift) for rows and for columns. The published
+    The first blur is truncated to bytes. In each of ``rounds`` rounds, from the last pixel to the first, each
+    pixel takes the current value of another pixel, except for ``shift`` + 1 rows and columns at the start and
+    ``shift`` − 1 at the end. Its offset is drawn from [−shift, shift) for rows and for columns. The published
     code is meant to swap the two pixels, but it swaps views of one array, which copies one onto the other.
     The published images were made in this way, so it is reproduced here.
 
@@ -96,17 +99,27 @@ def glass_blur(image_BCHW: Tensor, draws: Draws, sigma: float, shift: float, rou
     """
     height, width = image_BCHW.shape[2:]
     reach, rounds = round(shift), round(rounds)
-    blurred_BCHW = gaussian_blur(image_BCHW, sigma)
-    rows, cols = (range(length - reach - 1, reach - 1, -1) for length in (height, width))
+    blurred_BCHW = truncated(gaussian_blur(image_BCHW, sigma))
+    rows, cols = (range(length - reach, reach, -1) for length in (height, width))
     moves_BK2 = (draws.uniform((rounds * len(rows) * len(cols), 2)) * 2 * reach).long() - reach
-    leaps_KB = (moves_BK2[..., 0] * width + moves_BK2[..., 1]).T.contiguous()
-    # Source position of each pixel. The order of pixels matters, so the loop is over pixels, not over images.
-    source_PB = torch.arange(height * width, device=image_BCHW.device)[:, None].repeat(1, leaps_KB.shape[1])
-    places = [row * width + col for _ in range(rounds) for row in rows for col in cols]
-    for place, leap_B in zip(places, leaps_KB, strict=True):
-        source_PB[place] = source_PB.gather(0, (place + leap_B)[None])[0]
-    moved_BCP = blurred_BCHW.flatten(2).gather(2, source_PB.T[:, None].expand(-1, image_BCHW.shape[1], -1))
+    leaps_KB = (moves_BK2[..., 0] * width + moves_BK2[..., 1]).T.cpu().numpy()
+    places_K = np.array([row * width + col for _ in range(rounds) for row in rows for col in cols], dtype=int)
+    source_PB = _copied(height * width, places_K, places_K[:, None] + leaps_KB)
+    source_B1P = torch.from_numpy(source_PB).T[:, None].to(image_BCHW.device)
+    moved_BCP = blurred_BCHW.flatten(2).gather(2, source_B1P.expand(-1, image_BCHW.shape[1], -1))
     return gaussian_blur(moved_BCP.view_as(image_BCHW), sigma)
+
+
+def _copied(pixels: int, places_K: NDArray[np.int64], sources_KB: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pixel (P, B) that each pixel shows in the end, if one after another takes the value of another."""
+    images = sources_KB.shape[1]
+    shown_PB = np.arange(pixels)[:, None].repeat(images, axis=1)
+    flat_Q, entries_KB = shown_PB.reshape(-1), sources_KB * images + np.arange(images)
+    # The order of pixels matters, so the loop is over pixels, not over images. A step of NumPy is faster than
+    # one of PyTorch.
+    for place, entries_B in zip(places_K.tolist(), entries_KB, strict=True):
+        shown_PB[place] = flat_Q[entries_B]
+    return shown_PB
 
 
 @corruption(
@@ -121,13 +134,15 @@ def glass_blur(image_BCHW: Tensor, draws: Draws, sigma: float, shift: float, rou
 def motion_blur(image_BCHW: Tensor, draws: Draws, radius: float, sigma: float) -> Tensor:
     """Motion in a direction that is drawn for each image, within 45° of the horizontal; see `moved`.
 
+    The result is rounded to bytes, as ImageMagick does it.
+
     Example:
         >>> stripes = (torch.arange(16) % 2).float().expand(1, 3, 16, 16)
         >>> blurred = motion_blur(stripes, Draws((1,), torch.device("cpu")), radius=6, sigma=2)
         >>> float(blurred.std()) < 0.7 * float(stripes.std())
         True
     """
-    return moved(image_BCHW, draws.uniform(()) * 90 - 45, radius, sigma)
+    return rounded(moved(image_BCHW, draws.uniform(()) * 90 - 45, radius, sigma))
 
 
 def moved(image_BCHW: Tensor, degrees_B: Tensor, radius: float, sigma: float) -> Tensor:
@@ -169,9 +184,10 @@ def moved(image_BCHW: Tensor, degrees_B: Tensor, radius: float, sigma: float) ->
     "blurs like a lens that zooms in during the exposure",
     group="blur",
     kind=Kind.FIXED,
-    # Largest zoom factor, and the step between factors.
-    small=((1.05, 0.01), (1.10, 0.01), (1.15, 0.01), (1.20, 0.01), (1.25, 0.01)),
-    large=((1.10, 0.01), (1.15, 0.01), (1.20, 0.02), (1.24, 0.02), (1.30, 0.03)),
+    # Largest zoom factor, and the step between factors. The published bounds are 1.06, 1.11, … for 32 pixels
+    # and 1.11, 1.16, … for 224. They are exclusive, but rounding in `numpy.arange` includes 1.06 and 1.11.
+    small=((1.06, 0.01), (1.11, 0.01), (1.15, 0.01), (1.20, 0.01), (1.25, 0.01)),
+    large=((1.11, 0.01), (1.15, 0.01), (1.20, 0.02), (1.24, 0.02), (1.30, 0.03)),
 )
 def zoom_blur(image_BCHW: Tensor, largest: float, step: float) -> Tensor:
     """The mean of the image and its enlargements by the factors 1, 1 + step, … up to ``largest``.

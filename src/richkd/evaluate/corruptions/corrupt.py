@@ -1,8 +1,8 @@
 """Apply a corruption to a batch of images: 15 corruptions for testing, 4 for validation, severities 1 to 5.
 
-After Hendrycks and Dietterich (ICLR 2019). The results are not CIFAR-100-C or ImageNet-C: operations and
-constants are the same, but values are rounded where the original truncates them, and frost and water differ
-(`richkd.evaluate.corruptions.weather` describes how).
+After Hendrycks and Dietterich (ICLR 2019). The results are not CIFAR-100-C or ImageNet-C: operations,
+constants and the truncation to bytes are the same, but random numbers differ, and frost is a texture with the
+gray levels of the published photographs (`richkd.evaluate.corruptions.ice`).
 
 `GROUPS` maps each of the four test groups and the validation group to the names of its corruptions. `TEST` is
 the names of the test groups, over which mCE is computed.
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-import torch
 from torch import Tensor
 
 from richkd.config.choices import CORRUPTIONS
 from richkd.evaluate.corruptions.definition import TEST_GROUPS, VALIDATION_GROUP, Corruption, Kind
 from richkd.evaluate.corruptions.draws import draws_for
+from richkd.evaluate.corruptions.rounding import as_bytes
 from richkd.evaluate.corruptions.severity import constants
 
 GROUPS: dict[str, tuple[str, ...]]
@@ -64,6 +64,7 @@ def corrupt(pixels_BHWC: Tensor, name: str, severity: int, seed: int = 0) -> Ten
         ConfigError: no such corruption or severity.
 
     Example:
+        >>> import torch
         >>> pixels = torch.full((1, 32, 32, 3), 100, dtype=torch.uint8)
         >>> corrupt(pixels, "brightness", severity=3)[0, 0, 0].tolist()
         [138, 138, 138]
@@ -79,4 +80,4 @@ def corrupt(pixels_BHWC: Tensor, name: str, severity: int, seed: int = 0) -> Ten
         changed_B3HW = entry.apply(image_B3HW, *strength)
     else:
         assert_never(entry.kind)
-    return (changed_B3HW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return as_bytes(changed_B3HW).permute(0, 2, 3, 1).contiguous()

@@ -12,6 +12,7 @@ from torch.nn import functional
 from richkd.evaluate.corruptions.definition import Kind, corruption, each
 from richkd.evaluate.corruptions.draws import Draws
 from richkd.evaluate.corruptions.linear import box_matrix, gaussian_matrix, interpolation_matrix, separable
+from richkd.evaluate.corruptions.rounding import rounded
 
 BLOCK = 8
 # Tables K.1 and K.2 of ITU-T T.81; libjpeg scales them by quality.
@@ -67,7 +68,11 @@ def contrast(image_B3HW: Tensor, factor: float) -> Tensor:
     kind=Kind.DRAWN,
     # Strength and smoothness of the displacement, and largest shift of the corners, in widths of the image.
     small=((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
-    large=((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+    # The published constants for 224 pixels are multiples of 244.
+    large=tuple(
+        tuple(constant * 244 / 224 for constant in row)
+        for row in ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
+    ),
 )
 def elastic_transform(
     image_B3HW: Tensor, draws: Draws, strength: float, smoothness: float, corners: float
@@ -75,7 +80,8 @@ def elastic_transform(
     """An affine transform that moves three corners of an inner square, then a smooth random displacement.
 
     Source of the displacement: Simard, Steinkraus and Platt, "Best practices for convolutional neural
-    networks applied to visual document analysis", 2003.
+    networks applied to visual document analysis", 2003. The displacement is smoothed as if it
+    were mirrored at its edges.
 
     Args:
         strength: scale of the displacement, in widths of the image; 0 leaves it out.
@@ -94,7 +100,7 @@ def elastic_transform(
     if strength == 0:
         return image_B3HW
     fields_B2HW = draws.uniform((2, height, width), number=1) * 2 - 1
-    smooth = [gaussian_matrix(size, smoothness * width, 3.0) for size in (height, width)]
+    smooth = [gaussian_matrix(size, smoothness * width, 3.0, mirrored_edges=True) for size in (height, width)]
     shift_B2HW = separable(fields_B2HW, *smooth) * strength * width
     return _sampled(image_B3HW, _grid(image_B3HW) + shift_B2HW.movedim(1, -1), mirrored_edges=True)
 
@@ -164,7 +170,7 @@ def jpeg_compression(image_B3HW: Tensor, quality: float) -> Tensor:
     color_B2HW = separable(color_B2HW, _doubling(rows // 2), _doubling(cols // 2))
     seen_B3HW = torch.cat([luma_B1HW + 128, color_B2HW], dim=1)
     back_B3HW = torch.einsum("rc,bchw->brhw", torch.linalg.inv(forth_33), seen_B3HW)
-    return back_B3HW[:, :, :height, :width] / 255
+    return rounded(back_B3HW[:, :, :height, :width] / 255)
 
 
 @corruption(

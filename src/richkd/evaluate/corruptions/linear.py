@@ -27,22 +27,32 @@ def separable(image_BCHW: Tensor, rows_OH: Tensor, cols_PW: Tensor | None = None
 
 
 @lru_cache(maxsize=64)
-def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Tensor:
-    """The matrix (size, size) of a convolution with a Gaussian; border pixels are repeated.
+def gaussian_matrix(
+    size: int, sigma: float, truncate: float = 4.0, *, mirrored_edges: bool = False
+) -> Tensor:
+    """The matrix (size, size) of a convolution with a Gaussian; border pixels are repeated by default.
 
     Args:
         sigma: standard deviation in pixels.
         truncate: the Gaussian is cut off beyond this many standard deviations.
+        mirrored_edges: mirror the image about the outer edge of the last pixel instead, several times if the
+            Gaussian is longer than the image.
 
     Example:
         >>> matrix = gaussian_matrix(5, sigma=1.0)
         >>> [round(weight, 3) for weight in matrix[2].tolist()]
         [0.059, 0.242, 0.399, 0.242, 0.059]
+        >>> gaussian_matrix(2, sigma=100.0, mirrored_edges=True).round(decimals=2).tolist()
+        [[0.5, 0.5], [0.5, 0.5]]
     """
     radius = int(truncate * sigma + 0.5)
     offsets_K = torch.arange(-radius, radius + 1)
     kernel_K = torch.exp(-0.5 * (offsets_K / max(sigma, 1e-12)).double() ** 2)
-    places_SK = (torch.arange(size)[:, None] + offsets_K).clamp(0, size - 1)
+    places_SK = torch.arange(size)[:, None] + offsets_K
+    if mirrored_edges:
+        places_SK = places_SK % (2 * size)
+        places_SK = torch.minimum(places_SK, 2 * size - 1 - places_SK)
+    places_SK = places_SK.clamp(0, size - 1)
     matrix_SS = torch.zeros(size, size, dtype=torch.float64)
     matrix_SS.scatter_add_(1, places_SK, (kernel_K / kernel_K.sum()).expand(size, -1))
     return matrix_SS.float()

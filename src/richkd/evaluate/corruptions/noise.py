@@ -16,6 +16,7 @@ from torch import Tensor
 from richkd.core.errors import ConfigError, nearest
 from richkd.evaluate.corruptions.definition import Kind, corruption, each
 from richkd.evaluate.corruptions.draws import Draws
+from richkd.evaluate.corruptions.rounding import as_bytes
 
 WORDS = 1 << 16
 VALUES = 256
@@ -131,39 +132,39 @@ def quantile_table(kind: str, strength: float) -> Tensor:
         raise ConfigError(f"There is no kind of noise '{kind}'", fix=nearest(kind, _QUANTILES))
     old_V1 = torch.arange(VALUES)[:, None].double() / (VALUES - 1)
     middles_W = (torch.arange(WORDS).double() + 0.5) / WORDS
-    new_VW = _QUANTILES[kind](old_V1, middles_W, strength)
-    bytes_VW: Tensor = (new_VW.clamp(0, 1) * 255).round()
-    return bytes_VW.to(torch.uint8).flatten()
+    return _QUANTILES[kind](old_V1, middles_W, strength).flatten()
 
 
 def _gaussian(old_V1: Tensor, middles_W: Tensor, sigma: float) -> Tensor:
     deviates_W: Tensor = torch.special.ndtri(middles_W)
-    return old_V1 + sigma * deviates_W
+    return as_bytes(old_V1.float() + (sigma * deviates_W).float())
 
 
 def _speckle(old_V1: Tensor, middles_W: Tensor, sigma: float) -> Tensor:
     deviates_W: Tensor = torch.special.ndtri(middles_W)
-    return old_V1 * (1 + sigma * deviates_W)
-
-
-def _shot(old_V1: Tensor, middles_W: Tensor, photons: float) -> Tensor:
-    return _poisson_quantiles(old_V1 * photons, middles_W) / photons
+    return as_bytes(old_V1.float() * (1 + sigma * deviates_W).float())
 
 
 def _impulse(old_V1: Tensor, middles_W: Tensor, share: float) -> Tensor:
-    kept_VW = torch.where(middles_W < share / 2, 0.0, old_V1)
-    return torch.where(middles_W >= 1 - share / 2, 1.0, kept_VW)
+    new_VW = as_bytes(old_V1).repeat(1, len(middles_W))
+    new_VW[:, middles_W < share / 2] = 0
+    new_VW[:, middles_W >= 1 - share / 2] = 255
+    return new_VW
 
 
-def _poisson_quantiles(rates_V1: Tensor, middles_W: Tensor) -> Tensor:
-    most = float(rates_V1.max())
-    counts_K = torch.arange(int(most + 12 * most**0.5 + 12)).double()
+def _shot(old_V1: Tensor, middles_W: Tensor, photons: float) -> Tensor:
+    counts_K = torch.arange(int(photons + 12 * photons**0.5 + 12)).double()
     # P(X ≤ k) is the upper regularized gamma function of (k + 1, rate), and 1 at rate 0.
-    below_VK = torch.special.gammaincc(counts_K + 1, rates_V1)
-    return torch.searchsorted(below_VK, middles_W.expand(len(rates_V1), -1).contiguous()).double()
+    below_VK = torch.special.gammaincc(counts_K + 1, old_V1 * photons)
+    # How many of the probabilities are at most P(X ≤ k).
+    words_VK = (below_VK * len(middles_W) + 0.5).floor().long()
+    words_VK[:, -1] = len(middles_W)
+    times_VK = words_VK.diff(dim=1, prepend=torch.zeros_like(words_VK[:, :1]))
+    new_Q = as_bytes(counts_K / photons).repeat(len(old_V1))
+    return new_Q.repeat_interleave(times_VK.flatten()).view(len(old_V1), -1)
 
 
-# By kind of noise: new values (V, W) from old values (V, 1) in 0..1, probabilities (W,) and the strength.
+# By kind of noise: new bytes (V, W) from old values (V, 1) in 0..1, probabilities (W,) and the strength.
 _QUANTILES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "gaussian": _gaussian,
     "shot": _shot,

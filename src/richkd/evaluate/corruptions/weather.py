@@ -9,11 +9,13 @@ from richkd.data.views import LUMA
 from richkd.evaluate.corruptions.blur import gaussian_blur, moved
 from richkd.evaluate.corruptions.definition import Kind, corruption, each
 from richkd.evaluate.corruptions.draws import Draws
+from richkd.evaluate.corruptions.fractal import fractal
+from richkd.evaluate.corruptions.ice import texture
 from richkd.evaluate.corruptions.linear import separable, zoom_matrix
+from richkd.evaluate.corruptions.rounding import rounded, truncated
+from richkd.evaluate.corruptions.water import water
 
-MUD, WATER, ICE = (63, 42, 20), (175, 238, 238), (214, 232, 255)
-# Decay of the fractal of the ice from level to level, and sharpness of its ridges.
-ICE_DECAY, ICE_SHARPNESS = 1.8, 3
+MUD, WATER = (63, 42, 20), (175, 238, 238)
 # Where mud covers less than this share, it is transparent.
 MUD_COVER = 0.8
 
@@ -65,8 +67,8 @@ def snow(
     height, width = image_B3HW.shape[2:]
     flakes_B1HW = mean + deviation * draws.normal((1, height, width))
     flakes_B1HW = separable(flakes_B1HW, zoom_matrix(height, zoom), zoom_matrix(width, zoom))
-    flakes_B1HW = torch.where(flakes_B1HW < threshold, 0.0, flakes_B1HW).clamp(0, 1)
-    falling_B1HW = moved(flakes_B1HW, draws.uniform((), number=1) * 90 - 135, radius, sigma)
+    flakes_B1HW = truncated(torch.where(flakes_B1HW < threshold, 0.0, flakes_B1HW))
+    falling_B1HW = rounded(moved(flakes_B1HW, draws.uniform((), number=1) * 90 - 135, radius, sigma))
     white_B1HW = gray(image_B3HW) * 1.5 + 0.5
     whitened_B3HW = torch.lerp(torch.maximum(image_B3HW, white_B1HW), image_B3HW, share)
     return whitened_B3HW + falling_B1HW + falling_B1HW.flip(2, 3)
@@ -84,8 +86,8 @@ def snow(
 def frost(image_B3HW: Tensor, draws: Draws, image_weight: float, ice_weight: float) -> Tensor:
     """``image_weight · x + ice_weight · texture``.
 
-    The original adds photographs of frost. Here the texture is generated: it has a ridge where a fractal is
-    near 0.5, and is the maximum of two such maps.
+    The original adds photographs of frost. Here the texture is generated, with the gray levels of these
+    photographs; see `richkd.evaluate.corruptions.ice`.
 
     Example:
         >>> black = torch.zeros(1, 3, 16, 16)
@@ -93,12 +95,7 @@ def frost(image_B3HW: Tensor, draws: Draws, image_weight: float, ice_weight: flo
         >>> float(ice.min()) >= 0, 0.2 < float(ice.max()) <= 0.4
         (True, True)
     """
-    size = max(image_B3HW.shape[2:])
-    maps = [fractal(draws, size, ICE_DECAY, number) for number in range(2)]
-    ridges = torch.maximum(*((1 - (2 * height_B1SS - 1).abs()) ** ICE_SHARPNESS for height_B1SS in maps))
-    height, width = image_B3HW.shape[2:]
-    tint_3 = torch.tensor(ICE, device=image_B3HW.device) / 255
-    return image_weight * image_B3HW + ice_weight * ridges[:, :, :height, :width] * tint_3[:, None, None]
+    return image_weight * image_B3HW + ice_weight * texture(draws, *image_B3HW.shape[2:])
 
 
 @corruption(
@@ -182,10 +179,8 @@ def spatter(
 ) -> Tensor:
     """Drops of water or mud where blurred noise exceeds a threshold.
 
-    Mud is as in the original: it hides the image in proportion to its cover, which is blurred by ``strength``
-    and set to 0 below 0.8. Water is simpler than in the original: pale drops whose brightness increases with
-    their thickness up to ``strength``. The original also draws the rims of the drops, by edge detection and
-    histogram equalization.
+    Mud hides the image in proportion to its cover, which is blurred by ``strength`` and set to 0 below 0.8.
+    Water is pale: ``x + strength · drops · color``, where the drops are shaded by `water`.
 
     Example:
         >>> image = torch.full((1, 3, 16, 16), 0.5)
@@ -199,44 +194,8 @@ def spatter(
         cover_B1HW = gaussian_blur((liquid_B1HW > threshold).float(), strength)
         cover_B1HW = torch.where(cover_B1HW < MUD_COVER, 0.0, cover_B1HW)
         return torch.lerp(image_B3HW, _color(MUD, image_B3HW), cover_B1HW)
-    drops_B1HW = (liquid_B1HW - threshold).clamp(min=0)
-    thickest_B111 = drops_B1HW.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-    return image_B3HW + strength * drops_B1HW / thickest_B111 * _color(WATER, image_B3HW)
-
-
-def fractal(draws: Draws, size: int, decay: float, number: int = 0) -> Tensor:
-    """A cloud-like map (B, 1, S, S) in [0, 1] by the diamond-square algorithm.
-
-    S is ``size``, rounded up to a power of two. At each level the centers of the squares, and then the
-    centers of their edges, become the mean of their four neighbors plus uniform noise. The map wraps around
-    at its borders. The range of the noise is divided by decay² from each level to the next finer one. Source:
-    Fournier, Fussell and Carpenter, "Computer rendering of stochastic models", 1982.
-
-    Args:
-        number: selects the random numbers, see `Draws`.
-
-    Example:
-        >>> cloud = fractal(Draws((1,), torch.device("cpu")), size=12, decay=2.0)
-        >>> list(cloud.shape), float(cloud.min()), float(cloud.max())
-        ([1, 1, 16, 16], 0.0, 1.0)
-    """
-    side = 1 << max(size - 1, 1).bit_length()
-    noise_BSS = draws.uniform((side, side), number) * 2 - 1
-    map_BSS = torch.zeros_like(noise_BSS)
-    step, reach = side, 1.0
-    while step >= 2:
-        half = step // 2
-        corners = map_BSS[:, ::step, ::step]
-        pairs = corners + corners.roll(-1, dims=1)
-        middles = (pairs + pairs.roll(-1, dims=2)) / 4 + reach * noise_BSS[:, half::step, half::step]
-        map_BSS[:, half::step, half::step] = middles
-        across = middles + middles.roll(1, dims=1) + corners + corners.roll(-1, dims=2)
-        map_BSS[:, ::step, half::step] = across / 4 + reach * noise_BSS[:, ::step, half::step]
-        down = middles + middles.roll(1, dims=2) + corners + corners.roll(-1, dims=1)
-        map_BSS[:, half::step, ::step] = down / 4 + reach * noise_BSS[:, half::step, ::step]
-        step, reach = half, reach / decay**2
-    map_BSS = map_BSS - map_BSS.amin(dim=(1, 2), keepdim=True)
-    return (map_BSS / map_BSS.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12))[:, None]
+    drops_B1HW = water(torch.where(liquid_B1HW < threshold, 0.0, liquid_B1HW))
+    return image_B3HW + strength * drops_B1HW * _color(WATER, image_B3HW)
 
 
 def gray(image_B3HW: Tensor) -> Tensor:
