@@ -12,6 +12,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError, nearest
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
+from richkd.teachers.clip.prompt_lengths import check_prompt_lengths
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
 from richkd.teachers.clip.tokens import check_tokenizer, vocabulary_size
@@ -32,7 +33,7 @@ def clip_teacher(
         superclasses: superclass of each class, for templates with ``{super}``.
 
     Raises:
-        ClipError: the model, its tokenizer or its prompts cannot be used.
+        ClipError: the model, its tokenizer or its prompts cannot be used; see `check_prompt_lengths`.
         ClassError: two class names differ only in underscores and spaces.
 
     Example:
@@ -49,6 +50,8 @@ def clip_teacher(
     class_prompts = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
     renamed = load_names(config.rename_classes, class_names) if config.rename_classes else {}
     prompts = build_prompts(class_names, selected, class_prompts, renamed, superclasses)
+    sources = [class_prompts.get(name, selected) for name in class_names]
+    check_prompt_lengths(clip.tokenizer, class_names, prompts, sources)
 
     def prompt_set() -> PromptSet:
         # Class-specific prompts do not correspond to templates; their mean is used for every template.
