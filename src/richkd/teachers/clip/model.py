@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -17,11 +18,11 @@ from torch.nn import functional
 from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors
 from richkd.core.types import Batch, Output
-from richkd.data.framing import RESAMPLING, Framing
-from richkd.data.views import RGB, Views, render_batch
+from richkd.data.views import Views, render_batch
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat, as_stored
 from richkd.teachers.clip.embedding_cache import embeddings_path, read_embeddings, write_embeddings
+from richkd.teachers.clip.preprocessing import read_preprocessing
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import templates
 from richkd.teachers.clip.tokens import Tokenizer, check_tokens, encode_text, vocabulary, vocabulary_size
@@ -64,17 +65,11 @@ class Clip:
         self.dtype = dtype
         self.logit_scale = float(self.model.logit_scale.double().exp())
         self.embed_width = int(config["embed_dim"])
-        preprocess = self.model.visual.preprocess_cfg
-        self.image_size = _square(preprocess["size"], name)
-        interpolation = preprocess.get("interpolation")
-        self.framing = Framing(
-            self.image_size,
-            interpolation=interpolation if interpolation in RESAMPLING else "bicubic",
-            squash=preprocess.get("resize_mode") == "squash",
-        )
-        self.mean: RGB = tuple(preprocess["mean"])
-        self.std: RGB = tuple(preprocess["std"])
-        self._described = {"model": config, "mean": self.mean, "std": self.std, "size": self.image_size}
+        preprocessing = read_preprocessing(self.model.visual.preprocess_cfg, name)
+        self.framing, self.mean, self.std = preprocessing.framing, preprocessing.mean, preprocessing.std
+        self.image_size = self.framing.size
+        # The configuration has the activation, which changes the outputs of equal weights.
+        self._described = {"model": config, "preprocessing": asdict(preprocessing)}
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +79,7 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that the outputs depend on: weights, dtype, configuration and tokenizer."""
+        """SHA-256 of all that outputs depend on: weights, dtype, configuration, preprocessing, tokenizer."""
         digest = hashlib.sha256(json.dumps(self._described, sort_keys=True, default=str).encode())
         digest.update(hash_tensors(self.model.state_dict()).encode())
         # Tokens also depend on text cleaning and on the version of the library, so tokens of test
@@ -272,10 +267,3 @@ class ClipTeacher(Teacher):
     def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         clip = self.clip
         return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.device.type}
-
-
-def _square(size: int | Sequence[int], name: str) -> int:
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise ClipError(f"CLIP '{name}' must have a square input", got=str(size), fix="choose another model.")
-    return int(sides.pop())
