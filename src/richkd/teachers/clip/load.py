@@ -172,8 +172,8 @@ def _warn_of_defaults(folder: Path) -> None:
     file = folder / CONFIG_FILE
     if not json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg"):
         _LOG.warning(
-            "%s has no preprocess_cfg, so images are normalized as for OpenAI's CLIP; add the mean and the std "
-            "that the weights were trained with",
+            "%s has no preprocess_cfg, so images are normalized as for OpenAI's CLIP; add mean and std of "
+            "the training",
             file,
         )
 
