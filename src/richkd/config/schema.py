@@ -164,8 +164,8 @@ class ClipConfig(Section):
     """The CLIP that is fused with the vision teachers, and its prompts."""
 
     name: str = Field(
-        description="NAME:TAG of open_clip, hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE.npz that "
-        "was computed elsewhere"
+        description="NAME:TAG of open_clip, NAME:TAG@FILE for weights of the tag's kind in a file, "
+        "hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE.npz that was computed elsewhere"
     )
     prompts: str = Field("paper", description="simple (1), paper (12), openai (80), or a file of templates")
     class_prompts: Path | None = Field(None, description="YAML file {class: [prompt, …]}")

@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from richkd.core.errors import CheckpointError, ClipError
@@ -19,42 +19,9 @@ from richkd.teachers.clip.load import load_clip
 from richkd.teachers.clip.model import Clip, ClipTeacher
 from richkd.teachers.clip.prompts import build_prompts, templates
 from richkd.teachers.clip.tokens import check_tokens, encode_text
+from tests.teachers.clip.tiny import add_tokenizer, make_folder
 
 NAMES = ["aquarium_fish", "apple", "sea horse", "watch", "yin_yang"]
-WORDS = ["a", "photo", "of", "the", "apple", "watch", "fish", "."]
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
-
-def make_folder(folder: Path, seed: int = 0, text: dict[str, Any] | None = None) -> Path:
-    """A tiny CLIP with random weights, laid out as open_clip's local-dir: expects."""
-    folder.mkdir(parents=True)
-    config = CONFIG | {"text_cfg": CONFIG["text_cfg"] | (text or {})}  # type: ignore[operator]
-    kept = {k: v for k, v in config["text_cfg"].items() if k != "hf_tokenizer_name"}  # type: ignore[attr-defined]
-    torch.manual_seed(seed)
-    model = open_clip.CLIP(**(config | {"text_cfg": kept}))
-    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
-
-
-def add_tokenizer(folder: Path) -> None:
-    """A tokenizer that splits at blanks, lowers the case and knows `WORDS`."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
-    wrapped.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -126,22 +93,6 @@ def test_cache_spares_the_text_tower(clip: Clip, text_calls: list[int], tmp_path
     assert text_calls == [5, 6, 5, 5]
     kept = list((tmp_path / "deep" / "cache").iterdir())
     assert sorted(file.suffix for file in kept) == [".safetensors"] * 3
-
-
-def test_a_damaged_cache_is_computed_again_and_mended(
-    clip: Clip, text_calls: list[int], tmp_path: Path
-) -> None:
-    prompts = build_prompts(NAMES, templates("simple"))
-    first = clip.class_embeddings(NAMES, prompts, tmp_path)
-    (file,) = tmp_path.iterdir()
-    whole = file.read_bytes()
-    for damaged in (b"", whole[:100], whole[:-4]):
-        file.write_bytes(damaged)
-        assert torch.equal(clip.class_embeddings(NAMES, prompts, tmp_path), first)
-        assert torch.equal(load_file(file)["class_embeddings"], first)
-    save_file({"class_embeddings": torch.full((5, 16), math.nan)}, file)
-    assert torch.equal(clip.class_embeddings(NAMES, prompts, tmp_path), first)
-    assert text_calls == [5] * 5
 
 
 def test_a_cache_folder_that_cannot_be_written_is_an_error(clip: Clip, tmp_path: Path) -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
-from richkd.core.errors import ClipError, nearest
+from richkd.core.errors import ClipError
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
+from richkd.teachers.clip.named_weights import find_weights
+from richkd.teachers.clip.prompt_lengths import check_prompt_lengths
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
 from richkd.teachers.clip.tokens import check_tokenizer, vocabulary_size
+
+_LOG = logging.getLogger(__name__)
+CONFIG_FILE = "open_clip_config.json"
 
 
 def clip_teacher(
@@ -32,7 +41,7 @@ def clip_teacher(
         superclasses: superclass of each class, for templates with ``{super}``.
 
     Raises:
-        ClipError: the model, its tokenizer or its prompts cannot be used.
+        ClipError: the model, its tokenizer or its prompts cannot be used; see `check_prompt_lengths`.
         ClassError: two class names differ only in underscores and spaces.
 
     Example:
@@ -49,6 +58,8 @@ def clip_teacher(
     class_prompts = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
     renamed = load_names(config.rename_classes, class_names) if config.rename_classes else {}
     prompts = build_prompts(class_names, selected, class_prompts, renamed, superclasses)
+    sources = [class_prompts.get(name, selected) for name in class_names]
+    check_prompt_lengths(clip.tokenizer, class_names, prompts, sources)
 
     def prompt_set() -> PromptSet:
         # Class-specific prompts do not correspond to templates; their mean is used for every template.
@@ -68,15 +79,15 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     """Load a CLIP model and its tokenizer with open_clip.
 
     Args:
-        spec: ``NAME:TAG`` (``"ViT-B-32:datacomp_xl_s13b_b90k"``; TAG may be a weights file),
-            ``hf-hub:OWNER/REPO``, or ``local-dir:FOLDER`` with ``open_clip_config.json``, the weights and
-            the files of the tokenizer, if it is not CLIP's own.
+        spec: ``NAME:TAG`` (``"ViT-B-32:datacomp_xl_s13b_b90k"``), ``NAME:TAG@FILE`` or ``NAME:FILE`` (see
+            `find_weights`), ``hf-hub:OWNER/REPO``, or ``local-dir:FOLDER`` with ``open_clip_config.json``,
+            the weights and the files of the tokenizer, if it is not CLIP's own.
         device: device of the model.
         dtype: float32 (default), bfloat16 or float16.
 
     Raises:
-        ClipError: the name or tag is unknown, files are missing, a download fails, or the weights or the
-            tokenizer do not fit the model.
+        ClipError: the name or tag is unknown, a file needs a tag, files are missing, a download fails, the
+            weights or the tokenizer do not fit the model, or its preprocessing cannot be reproduced.
 
     Example:
         >>> import richkd
@@ -92,41 +103,62 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         raise ClipError(
             "CLIP needs a floating-point type that open_clip supports", got=str(dtype), fix=f"use {known}."
         )
-    parsed = parse_model_name(spec)
-    if parsed.kind == "local-dir":
-        folder = parsed.path
-        _check_folder(folder)
-        name, tag, fix = f"local-dir:{folder}", None, f"check that the files in {folder} belong together."
-    elif parsed.kind == "hf-hub":
-        name, tag, fix = spec, None, _offline_fix(parsed.value)
-    else:
-        name, tag = _name_and_tag(spec)
-        fix = _offline_fix(open_clip.get_pretrained_cfg(name, tag).get("hf_hub"))
-    # Weights trained with QuickGELU give wrong features with GELU; open_clip only logs a warning.
-    quick = tag is not None and bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    source = _source(spec)
     try:
         model = open_clip.create_model(
-            name,
-            tag,
+            source.model,
+            source.weights,
             precision=PRECISIONS[dtype],
-            force_quick_gelu=quick,
+            force_quick_gelu=source.quick_gelu,
+            force_preprocess_cfg=dict(source.preprocessing),
             require_pretrained=True,
             pretrained_text=False,
         )
-        config = open_clip.get_model_config(name) | {"quick_gelu_forced": quick}
-        tokenizer = open_clip.get_tokenizer(name)
+        config = open_clip.get_model_config(source.model)
+        config["quick_gelu"] = source.quick_gelu or bool(config.get("quick_gelu"))
+        tokenizer = open_clip.get_tokenizer(source.model)
     # open_clip, the hub and the readers of tokenizers and weights have no common base class but Exception.
     except Exception as error:
-        raise ClipError(
-            f"CLIP '{spec}' could not be loaded", got=str(error) or repr(error), fix=fix
-        ) from error
+        got = str(error) or repr(error)
+        raise ClipError(f"CLIP '{spec}' could not be loaded", got=got, fix=source.fix) from error
+    if source.folder is not None:
+        _warn_of_defaults(source.folder)
     check_tokenizer(tokenizer, vocabulary_size(model), spec)
     return Clip(model.to(device), tokenizer, name=spec, config=config, dtype=dtype)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What open_clip is asked for, and what to do if that fails."""
+
+    model: str
+    fix: str
+    weights: str | None = None
+    quick_gelu: bool = False
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def _source(spec: str) -> _Source:
+    parsed = parse_model_name(spec)
+    if parsed.kind == "local-dir":
+        _check_folder(parsed.path)
+        fix = f"check that the files in {parsed.path} belong together."
+        return _Source(f"local-dir:{parsed.path}", fix, folder=parsed.path)
+    if parsed.kind == "hf-hub":
+        return _Source(f"hf-hub:{parsed.value}", _offline_fix(parsed.value))
+    named = find_weights(spec)
+    fix = (
+        f"check that {named.weights} holds the weights of a {named.model}, with open_clip's names of tensors."
+    )
+    if not named.preprocessing:
+        fix = _offline_fix(named.repository)
+    return _Source(named.model, fix, named.weights, named.quick_gelu, named.preprocessing)
+
+
 def _check_folder(folder: Path) -> None:
     fix = "check the path; the folder needs open_clip_config.json and open_clip_model.safetensors."
-    config = folder / "open_clip_config.json"
+    config = folder / CONFIG_FILE
     if not config.is_file():
         missing = config if folder.is_dir() else folder
         rule = "The CLIP folder must exist with its configuration"
@@ -136,23 +168,14 @@ def _check_folder(folder: Path) -> None:
         raise ClipError("The CLIP folder must exist with its weights", got=got, fix=fix)
 
 
-def _name_and_tag(spec: str) -> tuple[str, str]:
-    import open_clip
-
-    name, _, tag = spec.partition(":")
-    # OpenAI writes ViT-B/32, which open_clip's list of tokenizers does not contain.
-    name = name.replace("/", "-")
-    models = open_clip.list_models()
-    if name not in models:
-        raise ClipError("CLIP must be a model of open_clip", got=f"'{name}'", fix=nearest(name, models))
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag.lower().replace("-", "_") not in tags and not Path(tag).is_file():
-        raise ClipError(
-            f"CLIP needs weights: '{name}:TAG', where TAG is a tag of {name} or a weights file",
-            got=f"'{tag}'" if tag else "no tag",
-            fix=nearest(tag, tags) if tags else f"no weights of {name} are published; use a file as TAG.",
+def _warn_of_defaults(folder: Path) -> None:
+    file = folder / CONFIG_FILE
+    if not json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg"):
+        _LOG.warning(
+            "%s has no preprocess_cfg, so images are normalized as for OpenAI's CLIP; add mean and std of "
+            "the training",
+            file,
         )
-    return name, tag
 
 
 def _offline_fix(repository: str | None) -> str:

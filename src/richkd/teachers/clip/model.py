@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from richkd.core.errors import ClipError
-from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.files import hash_tensors
 from richkd.core.types import Batch, Output
-from richkd.data.framing import RESAMPLING, Framing
-from richkd.data.views import RGB, Views, render_batch
+from richkd.data.views import Views, render_batch
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat, as_stored
+from richkd.teachers.clip.embedding_cache import embeddings_path, read_embeddings, write_embeddings
+from richkd.teachers.clip.preprocessing import read_preprocessing
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import templates
 from richkd.teachers.clip.tokens import Tokenizer, check_tokens, encode_text, vocabulary, vocabulary_size
 
-_LOG = logging.getLogger(__name__)
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -67,17 +65,11 @@ class Clip:
         self.dtype = dtype
         self.logit_scale = float(self.model.logit_scale.double().exp())
         self.embed_width = int(config["embed_dim"])
-        preprocess = self.model.visual.preprocess_cfg
-        self.image_size = _square(preprocess["size"], name)
-        interpolation = preprocess.get("interpolation")
-        self.framing = Framing(
-            self.image_size,
-            interpolation=interpolation if interpolation in RESAMPLING else "bicubic",
-            squash=preprocess.get("resize_mode") == "squash",
-        )
-        self.mean: RGB = tuple(preprocess["mean"])
-        self.std: RGB = tuple(preprocess["std"])
-        self._described = {"model": config, "mean": self.mean, "std": self.std, "size": self.image_size}
+        preprocessing = read_preprocessing(self.model.visual.preprocess_cfg, name)
+        self.framing, self.mean, self.std = preprocessing.framing, preprocessing.mean, preprocessing.std
+        self.image_size = self.framing.size
+        # The configuration has the activation, which changes the outputs of equal weights.
+        self._described = {"model": config, "preprocessing": asdict(preprocessing)}
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +79,7 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that the outputs depend on: weights, dtype, configuration and tokenizer."""
+        """SHA-256 of all that outputs depend on: weights, dtype, configuration, preprocessing, tokenizer."""
         digest = hashlib.sha256(json.dumps(self._described, sort_keys=True, default=str).encode())
         digest.update(hash_tensors(self.model.state_dict()).encode())
         # Tokens also depend on text cleaning and on the version of the library, so tokens of test
@@ -157,7 +149,7 @@ class Clip:
     ) -> Tensor:
         """Compute `embed_prompts`, or read its result from ``cache_dir``.
 
-        The file name is a hash of the fingerprint and the prompts. A file that cannot be read is replaced.
+        The file name is a hash of the fingerprint and the prompts. A damaged file is replaced, and logged.
 
         Args:
             class_names: names of the classes; stored in the file as information.
@@ -172,13 +164,12 @@ class Clip:
         if cache_dir is None:
             return self.embed_prompts(prompts)
         key = hashlib.sha256(json.dumps([self.fingerprint, [list(p) for p in prompts]]).encode()).hexdigest()
-        path = Path(cache_dir) / f"class-embeddings-{key[:32]}.safetensors"
-        stored_CD = _read_cache(path, key, (len(prompts), self.embed_width))
+        path = embeddings_path(Path(cache_dir), key)
+        stored_CD = read_embeddings(path, key, (len(prompts), self.embed_width))
         if stored_CD is not None:
             return stored_CD.to(self.device)
         embeddings_CD = self.embed_prompts(prompts)
-        metadata = {"key": key, "clip": self.name, "classnames": json.dumps(list(class_names))}
-        write_atomically(path, save({"class_embeddings": embeddings_CD.cpu()}, metadata=metadata))
+        write_embeddings(path, key, embeddings_CD, clip=self.name, class_names=class_names)
         return embeddings_CD
 
     def image_features(self, pixels_B3HW: Tensor) -> Tensor:
@@ -276,23 +267,3 @@ class ClipTeacher(Teacher):
     def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         clip = self.clip
         return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.device.type}
-
-
-def _square(size: int | Sequence[int], name: str) -> int:
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise ClipError(f"CLIP '{name}' must have a square input", got=str(size), fix="choose another model.")
-    return int(sides.pop())
-
-
-def _read_cache(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored: Tensor = file.get_tensor("class_embeddings")
-            same = (file.metadata() or {}).get("key") == key
-    except (OSError, SafetensorError) as error:
-        _LOG.warning("The class embeddings in %s cannot be read; they are computed again: %s", path, error)
-        return None
-    return stored if same and stored.shape == shape and bool(stored.isfinite().all()) else None
