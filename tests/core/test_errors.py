@@ -36,9 +36,24 @@ def test_errors_travel_between_processes() -> None:
 
 def test_hints_at_names() -> None:
     assert nearest("resnet8", ["resnet18", "vgg11"]) == "Did you mean 'resnet18'?"
-    assert nearest("ab1", ["ab2", "ab3", "zz"]) == "Did you mean 'ab3' or 'ab2'?"
+    assert nearest("ab1", ["ab2", "ab3", "zz"]) == "Did you mean 'ab2' or 'ab3'?"
+    assert nearest("ab", ["ba", "abc"]) == "Did you mean 'ba' or 'abc'?"
+    assert nearest("ResNet18", ["resnet18", "vgg11"]) == "Did you mean 'resnet18'?"
     assert nearest("qqq", ["b", "a"]) == "Known: a, b"
-    assert nearest("qqq", [f"name{i:02}" for i in range(31)]) == "31 names are known."
+    assert nearest("qqq", []) == "No name is known."
+
+
+def test_a_hint_never_lists_more_than_three_names() -> None:
+    assert nearest("name", [f"name{i:02}" for i in range(31)]).count("'") == 6
+    assert nearest("qqq", ["a", "b", "c", "d"]) == "4 names are known."
+    assert nearest("qqq", ["a", "b", "c", "d"], "`x` lists all.") == "4 names are known. `x` lists all."
+
+
+@given(st.text(max_size=8), st.lists(st.text(st.characters(categories=["L"]), min_size=1), max_size=8))
+def test_names_in_a_hint_are_known_and_few(name: str, known: list[str]) -> None:
+    hint = nearest(name, known)
+    shown = [one for one in set(known) if f"'{one}'" in hint]
+    assert hint.startswith(("Known: ", "No name", f"{len(set(known))} names")) or 1 <= len(shown) <= 3
 
 
 def test_equal_lists_pass() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Names in a hint, the similarity that they need, and how much less than the best one they may have.
+NAMED, SIMILAR, WINDOW = 3, 0.5, 0.25
+
 
 class RichKDError(Exception):
     """Base class of all errors that the user can fix; the command line prints them without a stack trace.
@@ -126,17 +129,44 @@ class NonFiniteError(RichKDError):
     """
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: similar names, or all known names if there are at most 30.
+def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+    """A hint for a mistyped name: at most `NAMED` similar names, or how to list all names.
+
+    Letter case does not matter. Up to `NAMED` known names are written out if none is similar.
+
+    Args:
+        name: the name that is not known.
+        known: the names that are.
+        listing: a sentence that says where all names are listed.
 
     Example:
         >>> nearest("resnet8", ["resnet18", "vgg11"])
         "Did you mean 'resnet18'?"
         >>> nearest("xyz", ["b", "a"])
         'Known: a, b'
+        >>> nearest("xyz", ["ce", "kd", "at", "dkd"], "`richkd settings method.name` lists all.")
+        '4 names are known. `richkd settings method.name` lists all.'
     """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    names = sorted(set(known))
+    close = _similar(name, names)
     if close:
         return "Did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
-    return f"Known: {', '.join(names)}" if len(names) <= 30 else f"{len(names)} names are known."
+    if len(names) <= NAMED:
+        return f"Known: {', '.join(names)}" if names else "No name is known."
+    return f"{len(names)} names are known.{' ' * bool(listing)}{listing}"
+
+
+def _similar(name: str, names: list[str]) -> list[str]:
+    """The names most similar to ``name``, the best one first."""
+    asked = name.casefold()
+    scores: dict[str, float] = {}
+    for known in names:
+        folded = known.casefold()
+        matcher = difflib.SequenceMatcher(None, folded, asked)
+        if sorted(asked) == sorted(folded):
+            scores[known] = 1.0  # the same letters in another order or case
+        elif matcher.real_quick_ratio() >= SIMILAR and matcher.quick_ratio() >= SIMILAR:
+            scores[known] = matcher.ratio()
+    enough = max([SIMILAR, *(score - WINDOW for score in scores.values())])
+    best = sorted(scores, key=lambda known: (-scores[known], known))
+    return [known for known in best if scores[known] >= enough][:NAMED]

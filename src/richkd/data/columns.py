@@ -169,7 +169,7 @@ def image_and_key_columns(
 def _given(rows: datasets.Dataset, column: str, option: str, where: str) -> str:
     if column in rows.column_names:
         return column
-    hint = nearest(column, rows.column_names)
+    hint = nearest(column, rows.column_names, f"The first are {first_few(rows.column_names)}.")
     raise DataError(f"--data.{option} must name a column of {where}", got=repr(column), fix=hint)
 
 

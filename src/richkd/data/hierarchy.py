@@ -109,7 +109,7 @@ def _superclass_of(path: Path, listed: Mapping[Any, Any], class_names: Sequence[
                 raise ClassError(
                     f"{path} must list only classes of the data",
                     got=f"{str(member)!r} in '{superclass}'",
-                    fix=nearest(str(member), class_names),
+                    fix=nearest(str(member), class_names, "Write them as the data do."),
                 )
             if place in superclass_of:
                 first = list(listed)[superclass_of[place]]

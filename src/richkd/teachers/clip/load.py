@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from richkd.config.model_name import parse_model_name
+from richkd.config.model_name import hint_at_path, parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError, nearest
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
@@ -144,13 +144,16 @@ def _name_and_tag(spec: str) -> tuple[str, str]:
     name = name.replace("/", "-")
     models = open_clip.list_models()
     if name not in models:
-        raise ClipError("CLIP must be a model of open_clip", got=f"'{name}'", fix=nearest(name, models))
+        hint = hint_at_path(spec, "CLIP") or nearest(name, models, "open_clip.list_models() lists all.")
+        raise ClipError("CLIP must be a model of open_clip", got=f"'{name}'", fix=hint)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag.lower().replace("-", "_") not in tags and not Path(tag).is_file():
         raise ClipError(
             f"CLIP needs weights: '{name}:TAG', where TAG is a tag of {name} or a weights file",
             got=f"'{tag}'" if tag else "no tag",
-            fix=nearest(tag, tags) if tags else f"no weights of {name} are published; use a file as TAG.",
+            fix=nearest(tag, tags, f"open_clip.list_pretrained_tags_by_model('{name}') lists all.")
+            if tags
+            else f"no weights of {name} are published; use a file as TAG.",
         )
     return name, tag
 

@@ -150,7 +150,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
             raise ClipError(
                 f"{path} must contain only classes of the data",
                 got=f"'{key}'",
-                fix=nearest(clean_name(key), known),
+                fix=nearest(clean_name(key), known, "Write them as the data do."),
             )
         if name in result:
             raise ClipError(f"{path} names class '{name}' twice", fix="keep one of the entries.")
@@ -195,7 +195,7 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
             raise ClipError(
                 f"{path} must contain only classes of the data",
                 got=repr(name),
-                fix=nearest(str(name), class_names),
+                fix=nearest(str(name), class_names, "Write them as the data do."),
             )
     return {known[clean_name(str(name))]: renamed for name, renamed in content.items()}
 
