@@ -1,5 +1,8 @@
 """Names of models, such as ``local-dir:FOLDER`` or ``hf-hub:OWNER/REPO``, parsed in one place."""
 
+# Methods of Path raise for names that no file can have.
+# ruff: noqa: PTH111, PTH112, PTH113, PTH118
+
 from __future__ import annotations
 
 import os
@@ -105,7 +108,6 @@ def hint_at_path(text: str, role: str = "teacher") -> str | None:
             return f"Did you mean '{meant}:{value}'?"
     if parse_model_name(text).kind in TEACHERS_ONLY:
         return f"{prefix}: is {TEACHERS_ONLY[prefix]}; give a model that can be the {role} here."
-    # Functions of os.path, because those of Path raise for names that no file can have.
     place = os.path.expanduser(text)
     if os.path.isdir(place):
         return _hint_at_folder(text, place)

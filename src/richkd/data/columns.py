@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import DataError, nearest
+from richkd.data.class_text import all_normalized, normalized
 from richkd.data.classes import check_same_classes, positions_of
 from richkd.data.formats.scan import LAYOUT, WHOLE, first_few
 from richkd.data.split import Split
@@ -237,7 +238,7 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
     values = rows.select_columns([column])[:][column]
     where = f"label column '{column}' of {where}"
     if isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
+        names = all_normalized(feature.names, where)
         unlabeled = sum(value is None or not 0 <= value < len(names) for value in values)
     elif isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype):
         # Negative integers stand for a missing label, as −1 does in many data sets.
@@ -252,6 +253,7 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
             fix="label these rows, or remove them.",
         )
     if not isinstance(feature, datasets.ClassLabel):
+        values = [normalized(value) if isinstance(value, str) else value for value in values]
         present = sorted(set(values))
         position = {value: place for place, value in enumerate(present)}
         values, names = [position[value] for value in values], tuple(str(value) for value in present)

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from richkd.core.errors import ClassError, DataError, nearest
+from richkd.core.errors import ClassError, DataError
+from richkd.data.class_text import hint_at_class, normalized
 from richkd.data.columns import as_split
 from richkd.data.formats.hub import quiet
 from richkd.data.formats.scan import WHOLE
@@ -80,12 +81,13 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
                 fix="give the folder of the split that must be evaluated.",
             )
         split = as_split(table, "shift", path)
+    class_names = [*map(normalized, class_names)]
     unknown = [name for name in split.class_names if name not in class_names]
     if unknown:
         raise ClassError(
             f"The classes of {path} must be classes of the models",
             got=f"{len(unknown)} other classes, such as '{unknown[0]}'",
-            fix=f"name the folders like the classes of the models. {nearest(unknown[0], class_names)}",
+            fix=f"name the folders like the classes of the models. {hint_at_class(unknown[0], class_names)}",
         )
     position_C = torch.tensor([list(class_names).index(name) for name in split.class_names])
     return replace(split, labels_N=position_C[split.labels_N], class_names=tuple(class_names))

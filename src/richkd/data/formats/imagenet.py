@@ -11,6 +11,7 @@ import datasets
 
 from richkd.core.errors import DataError
 from richkd.core.user_files import read_text
+from richkd.data.class_text import normalized
 from richkd.data.classes import clean_name
 from richkd.data.columns import Columns
 from richkd.data.formats.listing_files import IMAGE, IMAGE_NAMES, LABEL, LABEL_NAMES, Listing, read_listing
@@ -188,8 +189,8 @@ def open_annotated(
     files = [
         f"{folder.relative_to(root).as_posix()}/{Path(name or '').name}" for name in listing.columns[IMAGE]
     ]
-    listing = replace(listing, columns={IMAGE: files, LABEL: listing.columns[LABEL]})
-    labels = listing.columns[LABEL]
+    labels = [normalized(label) if label else label for label in listing.columns[LABEL]]
+    listing = replace(listing, columns={IMAGE: files, LABEL: labels})
     if class_names is None:
         return tables_of(listing, Columns(), split=split, root=root)[split]
     names = {name: name for name in class_names}

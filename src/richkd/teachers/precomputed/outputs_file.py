@@ -15,7 +15,14 @@ from richkd.data.augmentations import Clean
 from richkd.data.split import Split
 from richkd.data.views import Augmentation
 from richkd.teachers.cache.cached import count_of
-from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
+from richkd.teachers.precomputed.arrays import (
+    GivenArrays,
+    find_keys,
+    first,
+    hash_given,
+    read_arrays,
+    refuse_repeated,
+)
 
 # Largest difference from 1 of the sum of half-precision probabilities of many classes.
 SUM_TOLERANCE = 1e-3
@@ -138,7 +145,7 @@ def paired(
     place_of = {key: place for place, key in enumerate(all_keys)}
     if len(place_of) < len(all_keys):
         refuse_repeated(CacheError, "The keys of the images must be unique over all splits", all_keys)
-    place_N = torch.tensor([place_of.get(key, -1) for key in given.keys], dtype=torch.long)
+    place_N = torch.tensor(find_keys(given.keys, place_of), dtype=torch.long)
     if not bool((place_N >= 0).any()):
         raise CacheError(
             f"{given.path} must have rows with the keys of these images",
