@@ -105,12 +105,13 @@ def clean_name(name: str) -> str:
     return " ".join(normalized(name).replace("_", " ").split())
 
 
-def read_names(file: Path, classes: int) -> tuple[str, ...]:
+def read_names(file: Path, classes: int, labels: Sequence[str] = ()) -> tuple[str, ...]:
     """Read class names from a UTF-8 text file with one name per line, in label order.
 
     Args:
         file: path of the file.
         classes: number of classes.
+        labels: names of these classes in the data, for messages.
 
     Raises:
         DataError: the file cannot be read.
@@ -133,8 +134,23 @@ def read_names(file: Path, classes: int) -> tuple[str, ...]:
     names = [normalized(line.strip()) for line in text.rstrip().splitlines()]
     if len(names) != classes:
         rule = f"{file} must have a name for each of the {classes} classes"
-        raise ClassError(rule, got=f"{len(names)} lines", fix="write one name per line, in label order.")
+        got = f"{len(names)} lines{_missing_labels(labels, len(names))}"
+        raise ClassError(rule, got=got, fix="write one name per line, in label order.")
     return tuple(names)
+
+
+def _missing_labels(labels: Sequence[str], names: int) -> str:
+    """Which integer labels have no images, if the names are for more classes than the data have."""
+    if len(labels) > names or not all(label.isdigit() for label in labels):
+        return ""
+    numbers = set(map(int, labels))
+    first = 0 if 0 in numbers or max(numbers, default=0) < names else 1
+    missing = [str(number) for number in range(first, first + names) if number not in numbers]
+    from_one = first == 0 and 0 not in numbers
+    if not missing or len(missing) != names - len(numbers):
+        return ""
+    doubt = f", or of label {names} if labels count from 1" if from_one and len(missing) == 1 else ""
+    return f"; no images of label {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}{doubt}"
 
 
 def check_names(names: Sequence[str], where: str) -> None:

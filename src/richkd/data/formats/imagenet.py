@@ -173,7 +173,8 @@ def open_annotated(
             positions of them, from 0.
 
     Raises:
-        DataError: an image that does not exist or has no label, or a label that is no class.
+        DataError: an image that does not exist or has no label, a label that is no class, or positions that
+            seem to count from 1.
 
     Example:
         >>> import tempfile
@@ -195,5 +196,19 @@ def open_annotated(
         return tables_of(listing, Columns(), split=split, root=root)[split]
     names = {name: name for name in class_names}
     if not set(labels) <= names.keys() and isinstance(whole_numbers(labels)[0], int):
+        _refuse_counted_from_one(listing, len(class_names))
         names = {str(position): name for position, name in enumerate(class_names)}
     return _named(listing, names, root, split)
+
+
+def _refuse_counted_from_one(listing: Listing, classes: int) -> None:
+    """Refuse positions that count from 1, or that may: all but the first class have images then."""
+    present = set(whole_numbers(listing.columns[LABEL]))
+    if len(present) < 2 or 0 in present or not (classes in present or present >= set(range(1, classes))):
+        return
+    raise DataError(
+        f"Integer labels in {listing.file} must be positions of classes that count from 0",
+        got=f"labels 1 to {max(number for number in present if isinstance(number, int))}, and none is 0",
+        fix="subtract 1 from all labels; if there are really no images of the first class, write names of "
+        "class folders instead of positions.",
+    )
