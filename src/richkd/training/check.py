@@ -22,6 +22,7 @@ from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.teacher_check import log_accuracy, report_sizes
 from richkd.pipeline.teachers import Log
+from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.optimizer import build_optimizer
 from richkd.training.trainer import Task
 
@@ -50,6 +51,7 @@ def check_run(config: Config, console: Console) -> None:
         raise ConfigError(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
         )
+    refuse_small_parts(parts)
     _report_duplicates(parts, console)
     _report_teachers(parts, log)
     terms = _dry_step(parts)
