@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Names in a hint, the similarity that they need, and how much less than the best one they may have.
 NAMED, SIMILAR, WINDOW = 3, 0.5, 0.25
@@ -47,6 +50,15 @@ class DataError(RichKDError):
         >>> print(DataError("Image cats/1.png must be readable", got="truncated file"))
         Image cats/1.png must be readable
         Got: truncated file
+    """
+
+
+class ImageError(DataError):
+    """An image, or several images of a split, cannot be read.
+
+    Example:
+        >>> issubclass(ImageError, DataError)
+        True
     """
 
 
@@ -127,6 +139,59 @@ class NonFiniteError(RichKDError):
         Loss 'logits' must be finite
         Got: NaN at step 7
     """
+
+
+class Problems:
+    """Collects the errors of independent inputs, so that all of them are reported at once.
+
+    Args:
+        kind: class of the errors that are collected; others are raised at once.
+
+    Example:
+        >>> def refuse(name):
+        ...     raise DataError(f"Folder {name} must exist", fix="check the path.")
+        >>> problems = Problems()
+        >>> problems.attempt(refuse, "a"), problems.attempt(len, "abc"), problems.attempt(refuse, "b")
+        (None, 3, None)
+        >>> try:
+        ...     problems.refuse_all()
+        ... except DataError as error:
+        ...     print(error)
+        2 problems must be corrected
+        <BLANKLINE>
+        1. Folder a must exist
+        Fix: check the path.
+        <BLANKLINE>
+        2. Folder b must exist
+        Fix: check the path.
+    """
+
+    def __init__(self, kind: type[RichKDError] = RichKDError) -> None:
+        self.kind = kind
+        self.errors: list[RichKDError] = []
+
+    def attempt(self, function: Callable[..., T], *args: Any, **options: Any) -> T | None:
+        """The result of a call, or None if it raised an error of the kind, which is then collected."""
+        try:
+            return function(*args, **options)
+        except self.kind as error:
+            self.errors.append(error)
+            return None
+
+    def refuse_all(self) -> None:
+        """Raise the collected errors as one; a single one as it is. Do nothing without errors.
+
+        Raises:
+            RichKDError: of the class of all errors, if they have the same class.
+        """
+        if not self.errors:
+            return
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        kinds = {type(error) for error in self.errors}
+        kind = kinds.pop() if len(kinds) == 1 else self.kind
+        listed = "".join(f"\n\n{number}. {error}" for number, error in enumerate(self.errors, start=1))
+        raise kind(f"{len(self.errors)} problems must be corrected{listed}")
 
 
 def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
