@@ -175,7 +175,9 @@ class Problems:
         try:
             return function(*args, **options)
         except self.kind as error:
-            self.errors.append(error)
+            # Several inputs may need the same missing file.
+            if str(error) not in map(str, self.errors):
+                self.errors.append(error)
             return None
 
     def refuse_all(self) -> None:

@@ -56,12 +56,12 @@ class Shift(Figures):
     home_ece: float | None
 
 
-def open_shift(path: str, class_names: Sequence[str]) -> Split:
+def open_shift(path: str, class_names: Sequence[str] | None) -> Split:
     """Open shifted images from any source that `open_tables` reads; of data with splits, the test split.
 
     Args:
         path: the folder or file.
-        class_names: classes of the models.
+        class_names: classes of the models; None if they are not known, for a check of the images alone.
 
     Returns:
         The images as a split. The labels are positions in ``class_names``.
@@ -72,7 +72,8 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
     """
     with quiet():
         # Nested classes are named by their paths.
-        tables = open_tables(path, nested=any("/" in name for name in class_names) and Path(path).is_dir())
+        nested = any("/" in name for name in class_names or ())
+        tables = open_tables(path, nested=nested and Path(path).expanduser().is_dir())
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(
@@ -81,6 +82,8 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
                 fix="give the folder of the split that must be evaluated.",
             )
         split = as_split(table, "shift", path)
+    if class_names is None:
+        return split
     class_names = [*map(normalized, class_names)]
     unknown = [name for name in split.class_names if name not in class_names]
     if unknown:
@@ -95,33 +98,30 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
 
 def measure_shift(
     shift: str,
-    path: str,
+    split: Split,
     predictors: Sequence[Predictor],
     home: Mapping[str, Tensor],
     temperatures: Mapping[str, float],
     home_labels_N: Tensor,
-    class_names: Sequence[str],
     device: torch.device,
 ) -> tuple[Shift, ...]:
     """Evaluate models on shifted images.
 
     Args:
         shift: name of the set of shifted images.
-        path: its folder or file.
+        split: the images, from `open_shift`.
         predictors: the models, which must compute from pixels.
         home: logits (N, C) of each model for the in-distribution images.
         temperatures: temperature of each model.
         home_labels_N: labels of the in-distribution images.
-        class_names: classes of the models.
         device: device on which the networks are.
 
     Returns:
         One result per model, in the order of the predictors.
 
     Raises:
-        RichKDError: as `open_shift`, or an image cannot be read.
+        ImageError: an image cannot be read.
     """
-    split = open_shift(path, class_names)
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
     result = []
     for name, output in predict_all(predictors, open_stores(predictors, split), device).items():
