@@ -113,3 +113,7 @@ def test_a_folder_or_file_gets_the_name_to_write(tmp_path: Path, monkeypatch: py
     assert "--student.weights" in str(hint_at_path("net.pth", "student"))
     assert "--teacher-weights" in str(hint_at_path("net.pth"))
     assert "NAME:net.pth" in str(hint_at_path("net.pth", "CLIP"))
+    (tmp_path / "clip.npz").write_bytes(b"")
+    assert "outputs:clip.npz" in str(hint_at_path("clip.npz", "CLIP"))
+    saved_model(tmp_path / "folds" / "fold-0" / "student")
+    assert "folds:folds" in str(hint_at_path("folds"))

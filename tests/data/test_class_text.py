@@ -106,6 +106,23 @@ def test_labels_of_both_forms_are_one_class(tmp_path: Path) -> None:
     assert data.class_names == ("ant", NFC[1])
 
 
+def test_files_that_a_list_names_in_another_form_are_found(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", NFD, count=2)
+    lines = [f"photos/{name}/{number}.png,{name}" for name in NFC for number in range(2)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label", *lines]), encoding="utf-8")
+    data = open_data(DataConfig(path=str(tmp_path / "list.csv"), val_fraction=0, test_fraction=0))
+    assert len(data.splits["train"]) == 6
+    assert data.class_names == tuple(sorted(NFC))
+    (tmp_path / "flat").mkdir()
+    for name in NFD:
+        Picture.new("RGB", (4, 4)).save(tmp_path / "flat" / f"{name}.png")
+    (tmp_path / "flat.csv").write_text(
+        "\n".join(["image,label", *(f"{name},{name}" for name in NFC)]), encoding="utf-8"
+    )
+    data = open_data(DataConfig(path=str(tmp_path / "flat.csv"), val_fraction=0, test_fraction=0))
+    assert len(data.splits["train"]) == 3
+
+
 def test_declared_names_of_the_same_text_are_refused() -> None:
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=[NFC[1], NFD[1]])})
     rows = Dataset.from_dict(

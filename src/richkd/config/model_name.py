@@ -112,6 +112,8 @@ def hint_at_path(text: str, role: str = "teacher") -> str | None:
     if os.path.isdir(place):
         return _hint_at_folder(text, place)
     if os.path.isfile(place):
+        if role == "CLIP" and text.lower().endswith(".npz"):
+            return f"add outputs: for a file of CLIP outputs: outputs:{text}"
         if role == "CLIP":
             return f"{text} is a file; write NAME:{text} with the name of its architecture."
         option = "--student.weights" if role == "student" else "--teacher-weights"
@@ -126,6 +128,8 @@ def _hint_at_folder(text: str, folder: str) -> str:
         return f"add local-dir: for a folder: local-dir:{text}"
     if _is_model(os.path.join(folder, "student")):
         return f"add local-dir: and name the student of this run: local-dir:{os.path.join(text, 'student')}"
+    if os.path.isdir(os.path.join(folder, "fold-0")):
+        return f"add folds: for the teachers of folds: folds:{text}"
     return f"{text} is a folder without {CONFIGURATIONS[0]}; write local-dir:RUN/student for a run's student."
 
 

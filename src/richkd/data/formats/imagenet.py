@@ -139,7 +139,8 @@ def find_annotation(folder: Path, files: Iterable[Path]) -> Listing | None:
         ...     find_annotation(Path(folder), [file]).columns
         {'image': ['val_0.JPEG'], 'label': ['65']}
     """
-    names = {name for file in contents(folder).files if is_image(file) for name in (file.name, file.stem)}
+    files_of = [file for file in contents(folder).files if is_image(file)]
+    names = {normalized(name) for file in files_of for name in (file.name, file.stem)}
     found = []
     for file in files:
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
@@ -149,7 +150,7 @@ def find_annotation(folder: Path, files: Iterable[Path]) -> Listing | None:
                 labels = listing.columns[listing.column(LABEL_NAMES) or ""]
             except (DataError, KeyError):
                 continue
-            if images and Path(images[0] or "").name in names:
+            if images and normalized(Path(images[0] or "").name) in names:
                 if BOXES in listing.columns:
                     labels = [(text or "").partition(" ")[0] for text in labels]
                 found.append(replace(listing, columns={IMAGE: images, LABEL: labels}))
