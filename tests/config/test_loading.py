@@ -63,6 +63,58 @@ def test_an_unknown_setting_names_the_nearest(name: str, refused: str, hint: str
     assert refusal(recipe).rule == f"There is no setting '{refused}' (in {recipe})"
 
 
+@pytest.mark.parametrize(
+    ("text", "refused", "hint"),
+    [
+        ("dta: {path: x}\nstudent: {name: r}", "dta", "Did you mean 'data'?"),
+        ("Data: {path: x}\nstudent: {name: r}", "Data", "Did you mean 'data'?"),
+        ("data: {path: x}\nstudnt: {name: r}", "studnt", "'student'"),
+        ("data: {pth: x}\nstudent: {name: r}", "data.pth", "'data.path'"),
+        ("data: {path: x}\nstudent: {nme: r}", "student.nme", "'student.name'"),
+        ("data: {path: x}\nstudent: {name: r}\nclip: {nme: x}", "clip.nme", "'clip.name'"),
+        ("data: {path: x}\nstudent: {name: r}\nteachers: [{nme: x}]", "teachers.1.nme", "'teachers.1.name'"),
+        (
+            "data: {path: x}\nstudent: {name: r}\nteachers: [{name: a}, {name: b, wights: c}]",
+            "teachers.2.wights",
+            "'teachers.2.weights'",
+        ),
+    ],
+)
+def test_a_mistyped_name_of_a_recipe_is_named_before_what_it_leaves_missing(
+    text: str, refused: str, hint: str, tmp_path: Path
+) -> None:
+    recipe = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(recipe)
+    assert caught.value.rule == f"There is no setting '{refused}' (in {recipe})"
+    assert hint in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("term", ["{kd: {temprature: 4}}", "{kd: {weight: x, temprature: 4}}"])
+def test_a_mistyped_setting_of_a_term_in_a_list_is_named(term: str, tmp_path: Path) -> None:
+    recipe = written(tmp_path, f"objective: [{{ce: }}, {term}]")
+    error = other_refusal(read_objective, loaded(recipe))
+    assert error.rule == "There is no setting 'temprature' (in objective.kd)"
+    assert error.fix == "Did you mean 'temperature'?"
+
+
+@pytest.mark.parametrize(
+    "text", ["ce", "[ce, kd]", "[{ce: , kd: }]", "[{}]", "[{kd: 4}]", "{kd: 4}", "{1: {}}", "[{1: {}}]"]
+)
+def test_an_objective_of_another_form_is_refused_with_its_form(text: str, tmp_path: Path) -> None:
+    recipe = written(tmp_path, f"objective: {text}")
+    error = other_refusal(lambda: read_objective(loaded(recipe)))
+    assert error.rule.startswith("Setting 'objective' must be a list of {TERM: {SETTING: value}}")
+
+
+def test_a_word_that_many_settings_have_is_hinted_at_with_three() -> None:
+    with pytest.raises(ConfigError) as caught:
+        dotted_overrides(["--name", "x"])
+    fix = str(caught.value.fix)
+    assert fix.count("'--") == 3
+    assert "`richkd settings` lists all." in fix
+
+
 def test_a_name_in_several_sections_is_hinted_at_in_order() -> None:
     with pytest.raises(ConfigError) as caught:
         dotted_overrides(["--weights", "x"])

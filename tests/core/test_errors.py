@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from richkd.core import errors
-from richkd.core.errors import ClassError, ConfigError, DataError, RichKDError, nearest
+from richkd.core.errors import ClassError, ConfigError, DataError, Problems, RichKDError, nearest
 from richkd.data.classes import check_same_classes
 
 
@@ -23,7 +23,7 @@ def test_a_message_has_the_rule_what_was_received_and_a_way_out() -> None:
 
 def test_one_except_catches_them_all() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(kinds) == 11
+    assert len(kinds) == 12
     assert all(issubclass(kind, RichKDError) for kind in kinds)
     assert issubclass(ClassError, DataError)
 
@@ -36,9 +36,46 @@ def test_errors_travel_between_processes() -> None:
 
 def test_hints_at_names() -> None:
     assert nearest("resnet8", ["resnet18", "vgg11"]) == "Did you mean 'resnet18'?"
-    assert nearest("ab1", ["ab2", "ab3", "zz"]) == "Did you mean 'ab3' or 'ab2'?"
+    assert nearest("ab1", ["ab2", "ab3", "zz"]) == "Did you mean 'ab2' or 'ab3'?"
+    assert nearest("ab", ["ba", "abc"]) == "Did you mean 'ba' or 'abc'?"
+    assert nearest("ResNet18", ["resnet18", "vgg11"]) == "Did you mean 'resnet18'?"
     assert nearest("qqq", ["b", "a"]) == "Known: a, b"
-    assert nearest("qqq", [f"name{i:02}" for i in range(31)]) == "31 names are known."
+    assert nearest("qqq", []) == "No name is known."
+
+
+def test_a_hint_never_lists_more_than_three_names() -> None:
+    assert nearest("name", [f"name{i:02}" for i in range(31)]).count("'") == 6
+    assert nearest("qqq", ["a", "b", "c", "d"]) == "4 names are known."
+    assert nearest("qqq", ["a", "b", "c", "d"], "`x` lists all.") == "4 names are known. `x` lists all."
+
+
+@given(st.text(max_size=8), st.lists(st.text(st.characters(categories=["L"]), min_size=1), max_size=8))
+def test_names_in_a_hint_are_known_and_few(name: str, known: list[str]) -> None:
+    hint = nearest(name, known)
+    shown = [one for one in set(known) if f"'{one}'" in hint]
+    assert hint.startswith(("Known: ", "No name", f"{len(set(known))} names")) or 1 <= len(shown) <= 3
+
+
+def test_several_problems_are_one_error() -> None:
+    def refuse(error: RichKDError) -> None:
+        raise error
+
+    problems = Problems()
+    problems.refuse_all()
+    one = DataError("Rule 1", got="x", fix="y.")
+    assert problems.attempt(refuse, one) is None
+    assert problems.attempt(max, 1, 2) == 2
+    with pytest.raises(DataError) as caught:
+        problems.refuse_all()
+    assert caught.value is one
+    problems.attempt(refuse, ClassError("Rule 2"))
+    with pytest.raises(RichKDError) as several:
+        problems.refuse_all()
+    assert type(several.value) is RichKDError
+    assert str(several.value) == ("2 problems must be corrected\n\n1. Rule 1\nGot: x\nFix: y.\n\n2. Rule 2")
+    only = Problems(DataError)
+    with pytest.raises(ConfigError):
+        only.attempt(refuse, ConfigError("Rule"))
 
 
 def test_equal_lists_pass() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from richkd.core.errors import DataError
 from richkd.data.framing import Framing, frame
-from richkd.data.images import decode_all, decode_rgb, duplicates, map_images
+from richkd.data.images import decode_all, decode_rgb, map_images
 from richkd.data.sources import Split
 
 ORIENTATION = 0x0112
@@ -205,14 +205,3 @@ def test_map_images_does_not_catch_other_errors() -> None:
 
     with pytest.raises(ZeroDivisionError):
         list(map_images(make_split([encode(Image.new("RGB", (2, 2)))]), fail))
-
-
-def test_duplicates_compares_pixels_and_sizes_not_files() -> None:
-    image = Image.fromarray(noise(4, 6))
-    other = Image.fromarray(noise(4, 6, seed=1))
-    # The same pixel bytes in another shape are a different image.
-    reshaped = Image.fromarray(noise(4, 6).reshape(6, 4, 3))
-    a = make_split([encode(other), encode(image), encode(image, "BMP")])
-    b = make_split([encode(reshaped), encode(image, "PNG", compress_level=0)], "test")
-    assert duplicates(a, b) == [("train[1]", "test[1]"), ("train[2]", "test[1]")]
-    assert duplicates(make_split([encode(other)]), b) == []

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from richkd.config.schema import DataConfig
 from richkd.core.errors import ConfigError, DataError
-from richkd.data.images import duplicates
+from richkd.data.duplicates import duplicates
 from richkd.data.sources import open_data
 from richkd.demo.digits import NAMES, write_digits
 

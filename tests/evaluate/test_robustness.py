@@ -21,8 +21,9 @@ from richkd.data.sources import open_data
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.predictors import NetworkPredictor
 from richkd.evaluate.robustness import GENERATED, mce, measure_corrupted, relative_mce
-from richkd.evaluate.run import evaluate_models, selected_corruptions
+from richkd.evaluate.run import evaluate_models
 from richkd.evaluate.shift import open_shift
+from richkd.evaluate.subjects import selected_corruptions
 from richkd.export.student import load_student
 from richkd.teachers.predict import logits_of
 from richkd.training.run import distill

@@ -144,7 +144,12 @@ def test_every_function_that_mixes_has_a_kind_that_settings_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("log-pol", "'log-pool'"), ("LogPool", "'log-pool'"), ("qqq", "Known: alpha, auto")]
+    ("name", "hint"),
+    [
+        ("log-pol", "'log-pool'"),
+        ("LogPool", "'log-pool'"),
+        ("qqq", "`richkd settings fusion.mixing` lists all"),
+    ],
 )
 def test_an_unknown_way_of_mixing_is_an_error(name: str, hint: str) -> None:
     with pytest.raises(ValidationError) as caught:

@@ -43,7 +43,7 @@ def test_every_method_has_a_card() -> None:
     assert {card.stem for card in cards.glob("*.md")} == set(method_names())
 
 
-@pytest.mark.parametrize(("name", "hint"), [("richdk", "'richkd'"), ("dk", "'kd'"), ("zzz", "Known: ")])
+@pytest.mark.parametrize(("name", "hint"), [("richdk", "'richkd'"), ("dk", "'kd'"), ("zzz", "lists all.")])
 def test_an_unknown_method_names_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         preset_of(MethodConfig(name=name))

@@ -258,3 +258,27 @@ def test_a_damaged_folder(key: str, tmp_path: Path) -> None:
 def test_creating_loads_no_file(tmp_path: Path) -> None:
     config = ModelConfig(name="cifar_resnet8", weights=tmp_path / "none.pth")
     assert isinstance(create_module(config, 3, "student").model, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet19", "Did you mean 'resnet18'"),
+        ("qqqqqqqqqqqq", "timm.list_models() lists all."),
+        ("runs/teacher", "runs/teacher is written as a path, but nothing is there"),
+        ("localdir:runs/teacher", "Did you mean 'local-dir:runs/teacher'?"),
+        ("cache:big", "cache: is a kind of teacher"),
+    ],
+)
+def test_an_unknown_name_gets_one_hint(name: str, hint: str) -> None:
+    fix = str(refusal(built, name).fix)
+    assert hint in fix
+    assert fix.count(" or '") <= 2
+
+
+def test_a_saved_model_is_opened_by_its_path(tmp_path: Path) -> None:
+    network = built("cifar_resnet8", size=16)
+    save_student(tmp_path, network, ("a", "b", "c"), temperature=1.0, origin={})
+    again = built(str(tmp_path), role="teacher")
+    assert again.name == f"local-dir:{tmp_path}"
+    assert torch.equal(again.model.fc.weight, network.model.fc.weight)

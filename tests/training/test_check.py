@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from rich.console import Console
 
 from richkd.config.schema import Config
-from richkd.core.errors import ConfigError, DataError
+from richkd.core.errors import ConfigError, DataError, ImageError
 from richkd.training.check import check_run
+from richkd.training.run import distill
 from tests.fixtures import STEPS, World, make_images, refusal
 
 
@@ -63,6 +65,66 @@ def test_duplicates_between_train_and_test_are_named(world: World, tmp_path: Pat
     )
     text = report(config)
     assert "warning: 1 images are in both train and test: train/bee/3.png = test/cow/copy.bmp" in text
+
+
+def test_copies_of_one_picture_are_one_entry(world: World, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    for number in range(4):
+        shutil.copy(images / "train" / "bee" / "3.png", images / "train" / "bee" / f"copy-{number}.png")
+        shutil.copy(images / "train" / "bee" / "3.png", images / "test" / "bee" / f"copy-{number}.png")
+    config = world.config(tmp_path / "run", data__path=str(images), method__name="ce", data__val_fraction=0)
+    text = report(config)
+    assert "warning: 4 images are in both train and test: 1 pictures: train/bee/3.png and 4 more = " in text
+    assert text.count("copy-") <= 2
+
+
+@pytest.mark.parametrize("in_memory_gb", [0, 1e-5, 4])
+@pytest.mark.parametrize("method", ["ce", "kd"])
+def test_unreadable_images_of_all_splits_are_reported_together(
+    world: World, tmp_path: Path, in_memory_gb: float, method: str
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    shutil.copytree(world.images / "train", images / "val")
+    for name in ("train/ant/0.png", "train/bee/1.png", "val/cow/2.png", "test/cow/0.png"):
+        (images / name).write_bytes(b"no image")
+    config = world.config(
+        tmp_path / "run", data__path=str(images), data__in_memory_gb=in_memory_gb, method__name=method
+    )
+    error = refusal(report, config)
+    assert isinstance(error, ImageError)
+    for text in ("2 of 48 images", "1 of 48 images", "1 of 12 images"):
+        assert text in str(error)
+    for name in ("train/ant/0.png", "train/bee/1.png", "val/cow/2.png", "test/cow/0.png"):
+        assert name in str(error)
+
+
+def test_a_run_reports_unreadable_images_of_all_splits_that_it_keeps_in_memory(
+    world: World, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(world.images, images)
+    for name in ("train/ant/0.png", "test/cow/0.png"):
+        (images / name).write_bytes(b"no image")
+    for policy in ("crop-flip", "random-resized-crop"):
+        changes = {"method__name": "ce", "data__val_fraction": 0, "augment__policy": policy}
+        config = world.config(tmp_path / "run", data__path=str(images), **changes)
+        error = refusal(distill, config, quiet=True)
+        assert isinstance(error, ImageError)
+        assert "train/ant/0.png" in str(error)
+        assert "test/cow/0.png" in str(error)
+
+
+def test_a_check_without_a_teacher_says_what_can_be_checked(world: World, tmp_path: Path) -> None:
+    for method in (None, "richkd", "kd"):
+        config = world.config(tmp_path / "run", method__name=method, teachers__1__name=None, clip__name=None)
+        error = refusal(report, config)
+        assert isinstance(error, ConfigError)
+        assert "a check opens them" in error.rule
+        assert error.got == "neither --teacher nor --clip"
+        assert "check data and student alone: --method ce" in str(error.fix)
+    assert "plan" in report(world.config(tmp_path / "run", method__name="ce"))
 
 
 def test_streamed_images_are_decoded_too(world: World, tmp_path: Path) -> None:

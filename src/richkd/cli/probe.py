@@ -40,10 +40,12 @@ def probe(*, config: Config) -> None:
     from richkd.pipeline.assemble import assemble
     from richkd.pipeline.teacher_check import report_sizes
     from richkd.reporting.probe.page import write_probe
-    from richkd.reporting.probe.probe import probe_config, run_probe
+    from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
     from richkd.reporting.probe.terminal import print_probe
 
     console = Console(highlight=False)
+    out = config.out if "out" in config.model_fields_set else None
+    check_probe(config, out)
     device = pick_device(config.train.device)
     log = partial(console.print, markup=False, soft_wrap=True)
     parts = assemble(probe_config(config), device, log)
@@ -51,6 +53,6 @@ def probe(*, config: Config) -> None:
     result = run_probe(parts)
     parts.flush_caches()
     print_probe(result, console)
-    if "out" in config.model_fields_set:
-        page = write_probe(result, config.out, Path(config.data.path).name)
+    if out is not None:
+        page = write_probe(result, out, Path(config.data.path).name)
         console.print(f"page: {page}", markup=False, soft_wrap=True)

@@ -33,8 +33,11 @@ def report(
 
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")
-    result = collect(runs, config, log=lambda message: print(message, file=sys.stderr, flush=True))
-    page = write_report(result, Path(runs[0]) / "report" if out is None else out)
+    folder = Path(runs[0]) / "report" if out is None else out
+    result = collect(
+        runs, config, out=folder, log=lambda message: print(message, file=sys.stderr, flush=True)
+    )
+    page = write_report(result, folder)
     for sentence in sentences(result):
         print(sentence)
     print(f"page: {page}")

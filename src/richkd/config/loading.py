@@ -16,11 +16,14 @@ from pydantic_core import ErrorDetails
 
 from richkd.config.listing import choices_of, section_type
 from richkd.config.renamed import RENAMED_VALUES, new_name
-from richkd.config.schema import Config
-from richkd.core.errors import ConfigError, nearest
+from richkd.config.schema import Config, ModelConfig
+from richkd.core.errors import NAMED, ConfigError, nearest
 
 # Settings below these are free: terms by label, and teachers by number.
 OBJECTIVE, TEACHERS = "objective", "teachers"
+LISTING = "`richkd settings` lists all."
+OBJECTIVE_FORM = "a list of {TERM: {SETTING: value}} with one term each, or one such mapping"
+OBJECTIVE_FIX = "write `objective: [{ce: {}}, {kd: {temperature: 4}}]`, for example."
 # The short option that gives what a section lacks.
 OPTION_OF_SECTION = {"data": "data", "student": "student", "clip": "clip", TEACHERS: "teacher"}
 
@@ -49,7 +52,7 @@ def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        raise explain(error.errors()[0], str(recipe) if recipe else "the settings") from None
+        raise explain(first_error(error), str(recipe) if recipe else "the settings") from None
 
 
 def setting_names() -> Iterator[str]:
@@ -116,8 +119,33 @@ def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") 
     known = list(setting_names())
     same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
     if same:
-        return "Did you mean " + " or ".join(f"'{prefix}{name}'" for name in same) + "?"
-    return nearest(dotted, {*known, *Config.model_fields, *options})
+        hint = " or ".join(f"'{prefix}{name}'" for name in same[:NAMED])
+        return f"Did you mean {hint}?{f' {LISTING}' if len(same) > NAMED else ''}"
+    return nearest(dotted, {*known, *_of_teachers(dotted), *Config.model_fields, *options}, LISTING)
+
+
+def _of_teachers(dotted: str) -> list[str]:
+    """The settings of the teacher that a mistyped name such as ``teachers.1.nme`` belongs to."""
+    section, _, _ = dotted.rpartition(".")
+    if section.partition(".")[0] != TEACHERS or not section.partition(".")[2].isdigit():
+        return []
+    return [f"{section}.{name}" for name in ModelConfig.model_fields]
+
+
+def first_error(error: ValidationError) -> ErrorDetails:
+    """The error of a validation that must be explained first: a mistyped name, else the first one.
+
+    A section whose name is mistyped is missing as well, and its own name says why.
+
+    Example:
+        >>> try:
+        ...     Config.model_validate({"dta": {"path": "photos"}, "student": {"name": "resnet18"}})
+        ... except ValidationError as error:
+        ...     first_error(error)["loc"]
+        ('dta',)
+    """
+    errors = error.errors()
+    return next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
 
 
 def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None) -> ConfigError:
@@ -132,12 +160,13 @@ def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None)
         >>> error = {"type": "extra_forbidden", "loc": ("optim", "lrr"), "msg": "", "input": 0.1}
         >>> print(explain(error, "recipe.yaml"))
         There is no setting 'optim.lrr' (in recipe.yaml)
-        Fix: Did you mean 'optim.lr' or 'optim' or 'optim.name'?
+        Fix: Did you mean 'optim.lr' or 'optim'?
     """
     location = _location(error)
     dotted = ".".join(location)
     if error["type"] == "extra_forbidden":
-        hint = nearest_setting(dotted) if known is None else nearest(dotted, known)
+        listing = f"`richkd settings {where}` lists all."
+        hint = nearest_setting(dotted) if known is None else nearest(dotted, known, listing)
         return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=hint)
     name = dotted if known is None else f"{where}.{dotted}"
     # Other deep places are items of a list that is too short.
@@ -145,6 +174,10 @@ def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None)
         flag = OPTION_OF_SECTION.get(location[0], name)
         return ConfigError(
             f"Setting '{name}' is required", got="no value", fix=f"add --{flag} or a recipe (-c)."
+        )
+    if known is None and location[0] == OBJECTIVE:
+        return ConfigError(
+            f"Setting '{OBJECTIVE}' must be {OBJECTIVE_FORM}", got=repr(error["input"]), fix=OBJECTIVE_FIX
         )
     value = error["input"]
     renamed = RENAMED_VALUES.get(name, {}).get(str(value))

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
+from richkd.config.model_name import with_prefix
 from richkd.core.registry import OneOf
 
 Triple = tuple[float, float, float]
+# The path of a saved model may be written without local-dir:.
+NameOfModel = Annotated[str, AfterValidator(with_prefix)]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -123,7 +126,7 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """A student or a vision teacher."""
 
-    name: str = Field(
+    name: NameOfModel = Field(
         description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable; "
         "a teacher may also be folds:FOLDER or cache:NAME"
     )
@@ -163,7 +166,7 @@ class ModelConfig(Section):
 class ClipConfig(Section):
     """The CLIP that is fused with the vision teachers, and its prompts."""
 
-    name: str = Field(
+    name: NameOfModel = Field(
         description="NAME:TAG of open_clip, NAME:TAG@FILE for weights of the tag's kind in a file, "
         "hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE.npz that was computed elsewhere"
     )

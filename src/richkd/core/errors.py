@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Names in a hint, the similarity that they need, and how much less than the best one they may have.
+NAMED, SIMILAR, WINDOW = 3, 0.5, 0.25
 
 
 class RichKDError(Exception):
@@ -44,6 +50,15 @@ class DataError(RichKDError):
         >>> print(DataError("Image cats/1.png must be readable", got="truncated file"))
         Image cats/1.png must be readable
         Got: truncated file
+    """
+
+
+class ImageError(DataError):
+    """An image, or several images of a split, cannot be read.
+
+    Example:
+        >>> issubclass(ImageError, DataError)
+        True
     """
 
 
@@ -126,17 +141,99 @@ class NonFiniteError(RichKDError):
     """
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: similar names, or all known names if there are at most 30.
+class Problems:
+    """Collects the errors of independent inputs, so that all of them are reported at once.
+
+    Args:
+        kind: class of the errors that are collected; others are raised at once.
+
+    Example:
+        >>> def refuse(name):
+        ...     raise DataError(f"Folder {name} must exist", fix="check the path.")
+        >>> problems = Problems()
+        >>> problems.attempt(refuse, "a"), problems.attempt(len, "abc"), problems.attempt(refuse, "b")
+        (None, 3, None)
+        >>> try:
+        ...     problems.refuse_all()
+        ... except DataError as error:
+        ...     print(error)
+        2 problems must be corrected
+        <BLANKLINE>
+        1. Folder a must exist
+        Fix: check the path.
+        <BLANKLINE>
+        2. Folder b must exist
+        Fix: check the path.
+    """
+
+    def __init__(self, kind: type[RichKDError] = RichKDError) -> None:
+        self.kind = kind
+        self.errors: list[RichKDError] = []
+
+    def attempt(self, function: Callable[..., T], *args: Any, **options: Any) -> T | None:
+        """The result of a call, or None if it raised an error of the kind, which is then collected."""
+        try:
+            return function(*args, **options)
+        except self.kind as error:
+            # Several inputs may need the same missing file.
+            if str(error) not in map(str, self.errors):
+                self.errors.append(error)
+            return None
+
+    def refuse_all(self) -> None:
+        """Raise the collected errors as one; a single one as it is. Do nothing without errors.
+
+        Raises:
+            RichKDError: of the class of all errors, if they have the same class.
+        """
+        if not self.errors:
+            return
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        kinds = {type(error) for error in self.errors}
+        kind = kinds.pop() if len(kinds) == 1 else self.kind
+        listed = "".join(f"\n\n{number}. {error}" for number, error in enumerate(self.errors, start=1))
+        raise kind(f"{len(self.errors)} problems must be corrected{listed}")
+
+
+def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+    """A hint for a mistyped name: at most `NAMED` similar names, or how to list all names.
+
+    Letter case does not matter. Up to `NAMED` known names are written out if none is similar.
+
+    Args:
+        name: the name that is not known.
+        known: the names that are.
+        listing: a sentence that says where all names are listed.
 
     Example:
         >>> nearest("resnet8", ["resnet18", "vgg11"])
         "Did you mean 'resnet18'?"
         >>> nearest("xyz", ["b", "a"])
         'Known: a, b'
+        >>> nearest("xyz", ["ce", "kd", "at", "dkd"], "`richkd settings method.name` lists all.")
+        '4 names are known. `richkd settings method.name` lists all.'
     """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    names = sorted(set(known))
+    close = _similar(name, names)
     if close:
         return "Did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
-    return f"Known: {', '.join(names)}" if len(names) <= 30 else f"{len(names)} names are known."
+    if len(names) <= NAMED:
+        return f"Known: {', '.join(names)}" if names else "No name is known."
+    return f"{len(names)} names are known.{' ' * bool(listing)}{listing}"
+
+
+def _similar(name: str, names: list[str]) -> list[str]:
+    """The names most similar to ``name``, the best one first."""
+    asked = name.casefold()
+    scores: dict[str, float] = {}
+    for known in names:
+        folded = known.casefold()
+        matcher = difflib.SequenceMatcher(None, folded, asked)
+        if sorted(asked) == sorted(folded):
+            scores[known] = 1.0  # the same letters in another order or case
+        elif matcher.real_quick_ratio() >= SIMILAR and matcher.quick_ratio() >= SIMILAR:
+            scores[known] = matcher.ratio()
+    enough = max([SIMILAR, *(score - WINDOW for score in scores.values())])
+    best = sorted(scores, key=lambda known: (-scores[known], known))
+    return [known for known in best if scores[known] >= enough][:NAMED]

@@ -51,6 +51,35 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise not_written(path, len(content), error) from error
 
 
+def refuse_unwritable(folder: Path, option: str = "--out") -> None:
+    """Check before a long computation that a folder can be created and written.
+
+    Args:
+        folder: the folder, which need not exist.
+        option: the option that names it.
+
+    Raises:
+        CheckpointError: the folder or the next existing one above it is a file, or may not be written.
+
+    Example:
+        >>> try:
+        ...     refuse_unwritable(Path(__file__) / "run")
+        ... except CheckpointError as error:
+        ...     error.got.partition(" is ")[2]
+        'not a folder with write permission'
+    """
+    try:
+        place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        got = f"{place} is not a folder with write permission"
+        writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except OSError as error:
+        got, writable = error.strerror or str(error), False
+    if not writable:
+        raise CheckpointError(
+            f"{option} {folder} cannot be written", got=got, fix=f"choose another {option}."
+        )
+
+
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hexadecimal) of the names, dtypes, shapes and values of tensors.
 

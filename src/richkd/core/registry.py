@@ -34,6 +34,7 @@ class Registry(Generic[T]):
     Args:
         kind: what an entry is called in messages, such as ``"mixing"``.
         home: module or package whose import registers the entries.
+        listing: a sentence that says where all entries are listed, for messages.
 
     Example:
         >>> shapes = Registry[int]("shape", home="richkd.core.registry")
@@ -42,8 +43,8 @@ class Registry(Generic[T]):
         (3, ['triangle'], False)
     """
 
-    def __init__(self, kind: str, home: str) -> None:
-        self.kind, self._home = kind, home
+    def __init__(self, kind: str, home: str, listing: str = "") -> None:
+        self.kind, self.listing, self._home = kind, listing, home
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
@@ -73,7 +74,8 @@ class Registry(Generic[T]):
         """
         entries = self._read()
         if name not in entries:
-            raise ConfigError(f"There is no {self.kind} '{name}'", fix=nearest(name, entries))
+            hint = nearest(name, entries, self.listing)
+            raise ConfigError(f"There is no {self.kind} '{name}'", fix=hint)
         return entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -122,5 +124,6 @@ class OneOf:
 
     def _check(self, value: Any) -> Any:
         if value is not None and value not in self.registry:
-            raise ValueError(f"no {self.registry.kind} '{value}'; {nearest(value, self.registry)}")
+            hint = nearest(str(value), self.registry, self.registry.listing)
+            raise ValueError(f"no {self.registry.kind} '{value}'; {hint}")
         return value

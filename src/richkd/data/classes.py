@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from richkd.core.errors import ClassError, DataError
+from richkd.data.class_text import difference, normalized
 
 
 def check_same_classes(
     expected: Sequence[str], received: Sequence[str], *, where: str, reference: str = "the training data"
 ) -> None:
-    """Check that two class lists have the same names in the same order.
+    """Check that two class lists have the same names in the same order. Names are compared in NFC.
 
     Args:
         expected: the class names of the reference.
@@ -31,14 +32,22 @@ def check_same_classes(
         Got: 2 classes instead of 2; first difference at class 0: 'dog' where 'cat' was expected
         Fix: rename or reorder the classes so that both lists are identical.
     """
-    if list(expected) == list(received):
+    expected, received = [*map(normalized, expected)], [*map(normalized, received)]
+    if expected == received:
         return
     if sorted(expected) == sorted(received):
         rule = f"The classes of {where} must be in the order of {reference}"
     else:
         rule = f"The classes of {where} must be those of {reference}"
-    missing = [name for name in expected if name not in set(received)]
-    extra = [name for name in received if name not in set(expected)]
+    got = _first_difference(expected, received)
+    raise ClassError(rule, got=got, fix="rename or reorder the classes so that both lists are identical.")
+
+
+def _first_difference(expected: Sequence[str], received: Sequence[str]) -> str:
+    """The first place where two lists differ, the names that only one has, and those that look alike."""
+    listed, known = set(received), set(expected)
+    missing = [name for name in expected if name not in listed]
+    extra = [name for name in received if name not in known]
     position = next(
         (i for i, (a, b) in enumerate(zip(expected, received, strict=False)) if a != b),
         min(len(expected), len(received)),
@@ -55,7 +64,8 @@ def check_same_classes(
         got += f"; missing: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}"
     if extra:
         got += f"; unknown: {', '.join(extra[:5])}{' …' if len(extra) > 5 else ''}"
-    raise ClassError(rule, got=got, fix="rename or reorder the classes so that both lists are identical.")
+    pairs = ((name, difference(name, other)) for name in extra[:50] for other in missing[:50])
+    return got + next((f"; '{name}' differs at {place}" for name, place in pairs if place), "")
 
 
 def positions_of(
@@ -76,6 +86,7 @@ def positions_of(
         >>> positions_of(["ant", "bee", "cow"], ["cow", "ant"], where="the test split")
         [2, 0]
     """
+    expected, received = [*map(normalized, expected)], [*map(normalized, received)]
     if not set(received) <= set(expected):
         check_same_classes(expected, received, where=where, reference=reference)
     position = {name: place for place, name in enumerate(expected)}
@@ -83,7 +94,7 @@ def positions_of(
 
 
 def clean_name(name: str) -> str:
-    """Convert a class name to readable text: underscores become spaces, repeated spaces become one.
+    """Convert a class name to readable text in NFC: underscores become spaces, repeated spaces become one.
 
     Letter case is kept, because the tokenizers of some CLIP models distinguish ``"Crane"`` from ``"crane"``.
 
@@ -91,15 +102,16 @@ def clean_name(name: str) -> str:
         >>> clean_name("aquarium_fish")
         'aquarium fish'
     """
-    return " ".join(name.replace("_", " ").split())
+    return " ".join(normalized(name).replace("_", " ").split())
 
 
-def read_names(file: Path, classes: int) -> tuple[str, ...]:
+def read_names(file: Path, classes: int, labels: Sequence[str] = ()) -> tuple[str, ...]:
     """Read class names from a UTF-8 text file with one name per line, in label order.
 
     Args:
         file: path of the file.
         classes: number of classes.
+        labels: names of these classes in the data, for messages.
 
     Raises:
         DataError: the file cannot be read.
@@ -119,11 +131,26 @@ def read_names(file: Path, classes: int) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         rule = f"Class names in {file} must be readable UTF-8 text"
         raise DataError(rule, got=str(error), fix="check --data.class_names.") from error
-    names = [line.strip() for line in text.rstrip().splitlines()]
+    names = [normalized(line.strip()) for line in text.rstrip().splitlines()]
     if len(names) != classes:
         rule = f"{file} must have a name for each of the {classes} classes"
-        raise ClassError(rule, got=f"{len(names)} lines", fix="write one name per line, in label order.")
+        got = f"{len(names)} lines{_missing_labels(labels, len(names))}"
+        raise ClassError(rule, got=got, fix="write one name per line, in label order.")
     return tuple(names)
+
+
+def _missing_labels(labels: Sequence[str], names: int) -> str:
+    """Which integer labels have no images, if the names are for more classes than the data have."""
+    if len(labels) > names or not all(label.isdigit() for label in labels):
+        return ""
+    numbers = set(map(int, labels))
+    first = 0 if 0 in numbers or max(numbers, default=0) < names else 1
+    missing = [str(number) for number in range(first, first + names) if number not in numbers]
+    from_one = first == 0 and 0 not in numbers
+    if not missing or len(missing) != names - len(numbers):
+        return ""
+    doubt = f", or of label {names} if labels count from 1" if from_one and len(missing) == 1 else ""
+    return f"; no images of label {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}{doubt}"
 
 
 def check_names(names: Sequence[str], where: str) -> None:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import DataError, nearest
+from richkd.data.class_text import all_normalized, normalized
 from richkd.data.classes import check_same_classes, positions_of
 from richkd.data.formats.scan import LAYOUT, WHOLE, first_few
 from richkd.data.split import Split
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 KEY_COLUMNS = ("file", "file_name", "filename", "path", "id")
-
+# What may be wrong if exactly the first class has no images.
+COUNTED_FROM_ONE = "; if labels are integers that count from 1, every image is read as another class"
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ def as_split(
 
     Raises:
         DataError: no rows, fewer than two classes, a class without training images, an image without a label,
-            a column that does not exist, or several columns that could be meant.
+            labels that count from 1 instead of 0, a column that does not exist, or several columns that could
+            be meant.
         ClassError: a class that ``expected`` lacks, or the same classes with declared positions in another
             order.
 
@@ -84,6 +87,8 @@ def as_split(
     key_column = _key_column(rows, columns.key, where)
     labels_N, class_names = _labels(rows, label_column, where)
     if expected is not None:
+        if set(expected) == set(map(str, range(len(expected)))) and all(map(str.isdigit, class_names)):
+            _refuse_counted_from_one([*map(int, class_names)], len(expected), where)
         declared = isinstance(rows.features[label_column], datasets.ClassLabel)
         # Positions that a source declares for the same classes must not contradict each other.
         if declared and set(class_names) == set(expected):
@@ -134,7 +139,8 @@ def log_absent(labels_N: Tensor, class_names: Sequence[str], where: str) -> None
     absent = _classes_without_images(labels_N, class_names)
     if absent:
         shares = f"{len(absent)} of {len(class_names)}"
-        logger.warning("%s: classes without images (%s): %s", where, shares, first_few(absent))
+        doubt = COUNTED_FROM_ONE if absent == [class_names[0]] else ""
+        logger.warning("%s: classes without images (%s): %s%s", where, shares, first_few(absent), doubt)
 
 
 def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
@@ -142,7 +148,7 @@ def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str],
     if empty:
         raise DataError(
             f"Every class of {where} must have images",
-            got=f"no images of {first_few(empty)}",
+            got=f"no images of {first_few(empty)}{COUNTED_FROM_ONE if empty == [class_names[0]] else ''}",
             fix="add images of these classes, or remove their names from the labels.",
         )
 
@@ -169,7 +175,7 @@ def image_and_key_columns(
 def _given(rows: datasets.Dataset, column: str, option: str, where: str) -> str:
     if column in rows.column_names:
         return column
-    hint = nearest(column, rows.column_names)
+    hint = nearest(column, rows.column_names, f"The first are {first_few(rows.column_names)}.")
     raise DataError(f"--data.{option} must name a column of {where}", got=repr(column), fix=hint)
 
 
@@ -237,8 +243,9 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
     values = rows.select_columns([column])[:][column]
     where = f"label column '{column}' of {where}"
     if isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
+        names = all_normalized(feature.names, where)
         unlabeled = sum(value is None or not 0 <= value < len(names) for value in values)
+        _refuse_counted_from_one(values, len(names), where)
     elif isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype):
         # Negative integers stand for a missing label, as −1 does in many data sets.
         unlabeled = sum(value is None or (isinstance(value, int) and value < 0) for value in values)
@@ -252,7 +259,18 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
             fix="label these rows, or remove them.",
         )
     if not isinstance(feature, datasets.ClassLabel):
+        values = [normalized(value) if isinstance(value, str) else value for value in values]
         present = sorted(set(values))
         position = {value: place for place, value in enumerate(present)}
         values, names = [position[value] for value in values], tuple(str(value) for value in present)
     return torch.tensor(values, dtype=torch.int64), names
+
+
+def _refuse_counted_from_one(values: Sequence[int | None], classes: int, where: str) -> None:
+    """Labels that reach the number of classes and are never 0 count from 1, whatever else is missing."""
+    if classes in values and 0 not in values:
+        raise DataError(
+            f"Integer labels of {classes} classes must count from 0: {where}",
+            got=f"labels up to {classes}, and none is 0",
+            fix="subtract 1 from all labels of this split.",
+        )

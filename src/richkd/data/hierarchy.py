@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from richkd.core.errors import ClassError, nearest
+from richkd.core.errors import ClassError
 from richkd.core.user_files import parse_file
 from richkd.data.cifar100 import SUPERCLASSES
+from richkd.data.class_text import hint_at_class
 from richkd.data.classes import clean_name
 
 FORM = "write superclass: [class, class, …] for each superclass."
@@ -109,7 +110,7 @@ def _superclass_of(path: Path, listed: Mapping[Any, Any], class_names: Sequence[
                 raise ClassError(
                     f"{path} must list only classes of the data",
                     got=f"{str(member)!r} in '{superclass}'",
-                    fix=nearest(str(member), class_names),
+                    fix=hint_at_class(str(member), class_names),
                 )
             if place in superclass_of:
                 first = list(listed)[superclass_of[place]]

@@ -5,7 +5,6 @@ A file that cannot be read raises an error that names it. No image is skipped or
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from richkd.core.errors import DataError
+from richkd.core.errors import DataError, ImageError
 from richkd.data.framing import Framing, frame
 from richkd.data.opening import REPAIR, load_picture
 from richkd.data.rgb import to_rgb
@@ -47,7 +46,7 @@ def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Im
             or 1/8 of its size if its short side remains at least as long, which is faster.
 
     Raises:
-        DataError: the file is missing, truncated or not an image; the value range of its pixels is unknown
+        ImageError: the file is missing, truncated or not an image; the value range of its pixels is unknown
             (floating-point and 32-bit images); or it has more pixels than `richkd.data.opening.pixel_limit`.
             The limit is about the full size, although a reduced JPEG needs less memory: a data set must not
             be accepted or refused according to the resolution of a run.
@@ -64,7 +63,7 @@ def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Im
     try:
         return to_rgb(image, owned=True)
     except Exception as error:
-        raise DataError(f"Image {name} must be readable", got=str(error), fix=REPAIR) from error
+        raise ImageError(f"Image {name} must be readable", got=str(error), fix=REPAIR) from error
 
 
 def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | None = None) -> Image.Image:
@@ -76,7 +75,7 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | 
         short: see `decode_rgb`.
 
     Raises:
-        DataError: the cell is empty, or :func:`decode_rgb` cannot read the file.
+        ImageError: the cell is empty, or :func:`decode_rgb` cannot read the file.
 
     Example:
         >>> import io
@@ -90,7 +89,7 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | 
     if isinstance(data, bytes):
         return decode_rgb(data, name=name, short=short)
     if not path:
-        raise DataError(f"Image {name} must hold bytes or a path", got="an empty cell", fix=REPAIR)
+        raise ImageError(f"Image {name} must hold bytes or a path", got="an empty cell", fix=REPAIR)
     return decode_rgb(Path(str(path)), name=name, short=short)
 
 
@@ -114,7 +113,7 @@ def decode_all(
         uint8 pixels (N, size, size, 3).
 
     Raises:
-        DataError: some images cannot be read; the message has their number and the keys of the first ten.
+        ImageError: some images cannot be read; the message has their number and the keys of the first ten.
 
     Example:
         >>> import datasets
@@ -153,7 +152,7 @@ def map_images(
         short: see `decode_rgb`.
 
     Raises:
-        DataError: some images cannot be read. It is raised after the last image, for all of them together.
+        ImageError: some images cannot be read. It is raised after the last image, for all of them together.
 
     Example:
         >>> import datasets
@@ -188,54 +187,13 @@ def map_images(
         raise _all_unreadable(split, unreadable)
 
 
-def _all_unreadable(split: Split, errors: list[DataError]) -> DataError:
+def _all_unreadable(split: Split, errors: list[DataError]) -> ImageError:
     lines = [f"{error.rule.removesuffix(' must be readable')}: {error.got}" for error in errors[:NAMED]]
     more = f"\n  and {len(errors) - NAMED} more" if len(errors) > NAMED else ""
     fixes = list(dict.fromkeys(str(error.fix) for error in errors))
-    return DataError(
+    return ImageError(
         f"Every image of the {split.name} split must be readable",
         got=f"{len(errors)} of {len(split)} images are not:\n  " + "\n  ".join(lines) + more,
         # Images that are too large differ in the limit that they need.
         fix=" Or: ".join(fixes[:3]).replace("the file", "these files") if len(errors) > 1 else fixes[0],
     )
-
-
-def duplicates(a: Split, b: Split, workers: int = 2) -> list[tuple[str, str]]:
-    """Find images that occur in two splits, which is a leak between training and test data.
-
-    Two images are equal if the 128-bit BLAKE2b hashes of their sizes and decoded RGB bytes are equal.
-
-    Args:
-        a: the first split.
-        b: the second split.
-        workers: number of threads.
-
-    Returns:
-        Pairs (key in ``a``, key in ``b``), in the order of the splits.
-
-    Raises:
-        DataError: some images cannot be read; the message names them.
-
-    Example:
-        >>> import datasets
-        >>> from richkd.data.columns import as_split
-        >>> images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
-        >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
-        >>> train = as_split(rows, "train", "example")
-        >>> duplicates(train, train.select("test", np.array([1])))
-        [('train[1]', 'train[1]')]
-    """
-
-    def digest(index: int, image: Image.Image) -> bytes:
-        size = f"{image.width}x{image.height}:".encode()
-        return hashlib.blake2b(size + image.tobytes(), digest_size=16).digest()
-
-    positions: dict[bytes, list[int]] = {}
-    for index, value in enumerate(map_images(a, digest, workers=workers)):
-        positions.setdefault(value, []).append(index)
-    pairs = [
-        (first, second)
-        for second, value in enumerate(map_images(b, digest, workers=workers))
-        for first in positions.get(value, ())
-    ]
-    return [(a.key(first), b.key(second)) for first, second in sorted(pairs)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from richkd.core.errors import ConfigError, DataError, RichKDError
+from richkd.core.errors import ConfigError, ImageError, RichKDError
 from richkd.data.file_types import can_read, plugin_of, printable
 from richkd.data.metadata import without_metadata
 from richkd.data.rgb import scale_transparent_color
@@ -30,7 +30,7 @@ def load_picture(data: bytes | Path, *, name: str, short: int | None = None) -> 
         short: see `richkd.data.images.decode_rgb`.
 
     Raises:
-        DataError: the file is missing, truncated or not an image, or has more pixels than `pixel_limit`.
+        ImageError: the file is missing, truncated or not an image, or has more pixels than `pixel_limit`.
 
     Example:
         >>> file = io.BytesIO()
@@ -50,7 +50,7 @@ def load_picture(data: bytes | Path, *, name: str, short: int | None = None) -> 
         failure = error
     if lacking is not None:
         got = f"{lacking.format} format, which PIL cannot read without {lacking.package}"
-        raise DataError(f"Image {name} must be readable", got=got, fix=lacking.fix)
+        raise ImageError(f"Image {name} must be readable", got=got, fix=lacking.fix)
     for smaller in without_metadata(content):
         try:
             return _load(smaller, name, short)
@@ -58,7 +58,7 @@ def load_picture(data: bytes | Path, *, name: str, short: int | None = None) -> 
             raise
         except Exception as error:
             failure = error
-    raise DataError(f"Image {name} must be readable", got=_reason(failure, content), fix=REPAIR) from failure
+    raise ImageError(f"Image {name} must be readable", got=_reason(failure, content), fix=REPAIR) from failure
 
 
 def pixel_limit() -> int | None:
@@ -101,8 +101,8 @@ def _load(content: bytes, name: str, short: int | None) -> Image.Image:
     return image
 
 
-def _too_large(name: str, count: int, limit: int | None, sides: str = "") -> DataError:
-    return DataError(
+def _too_large(name: str, count: int, limit: int | None, sides: str = "") -> ImageError:
+    return ImageError(
         f"Image {name} must have at most {limit:,} pixels",
         got=f"{sides}{count:,} pixels, more than {limit:,}",
         fix=f"reduce the image, or set the environment variable {LIMIT}={count} if the file can be trusted.",
@@ -125,7 +125,7 @@ def read_file(path: Path, name: str) -> bytes:
         name: key of the image, for error messages.
 
     Raises:
-        DataError: the file is gone, is no regular file, or may not be read.
+        ImageError: the file is gone, is no regular file, or may not be read.
 
     Example:
         >>> len(read_file(Path(__file__), "x")) > 0
@@ -136,10 +136,10 @@ def read_file(path: Path, name: str) -> bytes:
         # Opening a pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "no regular file"
-            raise DataError(rule, got=f"{kind}: {printable(path)}", fix=REPAIR)
+            raise ImageError(rule, got=f"{kind}: {printable(path)}", fix=REPAIR)
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(rule, got=f"no such file, or no longer: {printable(path)}", fix=RESTORE) from error
+        raise ImageError(rule, got=f"no such file, or no longer: {printable(path)}", fix=RESTORE) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         got = f"{getattr(error, 'strerror', None) or error}: {printable(path)}"
-        raise DataError(rule, got=got, fix=RESTORE) from error
+        raise ImageError(rule, got=got, fix=RESTORE) from error

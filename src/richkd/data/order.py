@@ -66,6 +66,11 @@ class TrainingOrder:
         return min(self.batch_size, self.images)
 
     @property
+    def images_of_step(self) -> int:
+        """Images of every step, over all processes; `full_batch`, or less if a kind has too few images."""
+        return sum(size for _, _, size in self._kinds)
+
+    @property
     def steps(self) -> int:
         """Number of steps in an epoch, at least one."""
         return max(count // size for _, count, size in self._kinds)

@@ -74,7 +74,7 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         source_names = next(iter(splits.values())).class_names
         class_names = source_names
         if config.class_names is not None:
-            class_names = read_names(config.class_names, len(source_names))
+            class_names = read_names(config.class_names, len(source_names), source_names)
         check_names(class_names, config.path)
         _hold_out(splits, config, seed)
         if config.calibration is not None:

@@ -12,11 +12,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from richkd.config.schema import AugmentConfig, DataConfig
+from richkd.core.errors import ImageError, Problems
 from richkd.data.augmentations import build_augmentation
 from richkd.data.batches import BYTES_PER_GB, CleanStore, Resident, Store, Streamed, open_store
 from richkd.data.framing import Framing
@@ -103,7 +105,7 @@ def open_stores(
         The images, and the augmentation of training views.
 
     Raises:
-        DataError: an image cannot be read.
+        ImageError: images that are kept in memory cannot be read; the message names those of all splits.
 
     Example:
         >>> import datasets
@@ -117,26 +119,40 @@ def open_stores(
         >>> augmentation  # as large as the pictures
         CropFlip(size=40, pad=5, flip=True)
     """
-    limit = data.in_memory_gb
-    clean = {
-        (name, student): open_store(split, student, in_memory_gb=limit, workers=workers, device=device)
-        for name, split in splits.items()
-        if name != "train"
-    }
+    problems = Problems(ImageError)
+    limits: dict[str, Any] = {"in_memory_gb": data.in_memory_gb, "workers": workers, "device": device}
+    clean: dict[tuple[str, Framing], CleanStore] = {}
+    for name, split in splits.items():
+        store = problems.attempt(open_store, split, student, **limits) if name != "train" else None
+        if store is not None:
+            clean[name, student] = store
+    opened = problems.attempt(_open_training, splits.get("train"), data, augment, student, teachers, limits)
+    problems.refuse_all()
+    assert opened is not None
+    training, augmentation = opened
+    if isinstance(training, Resident | Streamed):
+        clean["train", training.framing] = training
+    return Stores(splits, student, training, workers, clean), augmentation
+
+
+def _open_training(
+    split: Split | None,
+    data: DataConfig,
+    augment: AugmentConfig,
+    student: Framing,
+    teachers: Sequence[int],
+    limits: Mapping[str, Any],
+) -> tuple[Store | None, Augmentation]:
+    """The sources of training views, and the augmentation that cuts views out of them."""
     augmentation = build_augmentation(augment, student.size)
-    if "train" not in splits:
-        return Stores(splits, student, None, workers, clean), augmentation
-    split = splits["train"]
+    if split is None:
+        return None, augmentation
     if isinstance(augmentation, PictureAugmentation):
         sizes = tuple(dict.fromkeys((student.size, *teachers)))
         short = data.size or source_short(sizes, augmentation.smallest_share)
-        return Stores(splits, student, _open_pictures(split, short, sizes, limit, workers), workers, clean), (
-            augmentation
-        )
+        return _open_pictures(split, short, sizes, data.in_memory_gb, limits["workers"]), augmentation
     framing = Framing(data.size or _square_size(split, student.size, teachers))
-    squares = open_store(split, framing, in_memory_gb=limit, workers=workers, device=device, training=True)
-    clean["train", framing] = squares
-    return Stores(splits, student, squares, workers, clean), build_augmentation(augment, framing.size)
+    return open_store(split, framing, training=True, **limits), build_augmentation(augment, framing.size)
 
 
 def source_short(sizes: Iterable[int], share: float) -> int:

@@ -12,13 +12,13 @@ from pathlib import Path
 import datasets
 import torch
 
-from richkd.core.errors import DataError
+from richkd.core.errors import DataError, ImageError, Problems
 from richkd.core.types import UNLABELED
 from richkd.data.columns import Columns, image_and_key_columns
+from richkd.data.duplicates import duplicates, summary
 from richkd.data.file_types import images_below, is_folder, printable
 from richkd.data.formats.hub import load_hub, quiet
-from richkd.data.formats.scan import WHOLE, check_files, first_few
-from richkd.data.images import duplicates
+from richkd.data.formats.scan import WHOLE, check_files
 from richkd.data.split import Data, Split
 from richkd.data.tables import is_table, open_tables
 
@@ -118,14 +118,16 @@ def refuse_tested(data: Data, workers: int) -> None:
     """
     train = data.splits["train"]
     unlabeled = train.select(NAME, (train.labels_N == UNLABELED).nonzero()[:, 0].numpy())
-    for name in data.splits.keys() - {"train"}:
-        pairs = duplicates(unlabeled, data.splits[name], workers)
-        if pairs:
+    problems = Problems(ImageError)
+    for name in (name for name in data.splits if name != "train"):
+        found = problems.attempt(duplicates, unlabeled, data.splits[name], workers)
+        if found:
             raise DataError(
                 f"No unlabeled image may occur in the {name} split",
-                got=f"{len(pairs)} with equal pixels: {first_few([f'{a} = {b}' for a, b in pairs])}",
+                got=f"{sum(len(one.first) for one in found):,} with equal pixels: {summary(found)}",
                 fix="remove these images from the folder of --unlabeled.",
             )
+    problems.refuse_all()
 
 
 def _open(path: str, image_column: str | None, key_column: str | None) -> datasets.Dataset:

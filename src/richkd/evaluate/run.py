@@ -10,26 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from richkd.config.loading import load_config
-from richkd.config.schema import DataConfig, EvaluateConfig
-from richkd.core.device import pick_device
-from richkd.core.errors import ConfigError, DataError, nearest
+from richkd.config.schema import EvaluateConfig
 from richkd.core.types import Output
-from richkd.data.hierarchy import known_hierarchy, read_hierarchy
-from richkd.data.sources import open_data
-from richkd.data.split import Data, Split
-from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
+from richkd.data.split import Split
 from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
-from richkd.evaluate.predictors import (
-    NetworkPredictor,
-    Predictor,
-    open_network,
-    open_stores,
-    open_teachers,
-    predict_all,
-)
+from richkd.evaluate.predictors import Predictor, open_stores, predict_all
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
+from richkd.evaluate.subjects import Subjects, corruptions_of, open_subjects
 from richkd.metrics.calibration import fit_temperature
 from richkd.metrics.cost import Cost, cost_of
 from richkd.metrics.fidelity import Fidelity, measure_fidelity
@@ -102,18 +90,6 @@ class EvaluationRun:
     parts: Parts | None
 
 
-@dataclass(frozen=True)
-class _Subjects:
-    """The images and the models of an evaluation. ``predictors`` are ``networks``, then the teachers."""
-
-    data: Data
-    split: Split
-    networks: list[NetworkPredictor]
-    predictors: list[Predictor]
-    parts: Parts | None
-    device: torch.device
-
-
 def evaluate_models(
     models: Sequence[str | Path],
     data: str | Path,
@@ -140,60 +116,37 @@ def evaluate_models(
 
     Raises:
         RichKDError: the split, a model, a checkpoint or a folder does not exist, or a model has other classes
-            than the data.
+            than the data. All such errors are raised together, before anything is computed.
     """
     config = config or EvaluateConfig()
-    checkpoints = _checkpoints([str(model) for model in models], weights)
-    subjects = _open_subjects(checkpoints, str(data), config)
+    subjects = open_subjects([str(model) for model in models], str(data), config, weights)
     split, device = subjects.split, subjects.device
     outputs, fingerprint = _predict_split(subjects.predictors, split, device)
     temperatures = _temperatures(subjects)
     names = [network.name for network in subjects.networks]
     log(f"{len(outputs)} models evaluated on {len(split):,} images of {split.name}")
     clean = {name: output.logits_BC for name, output in outputs.items()}
+    # Before corruptions, which take longest, so that unreadable images of all folders are found early.
+    shifts = _shifts(subjects, clean, temperatures)
     evaluation = Evaluation(
         split.name,
         subjects.data.class_names,
-        _model_reports(subjects, clean, temperatures, config.hierarchy),
+        _model_reports(subjects, clean, temperatures),
         _comparisons(clean, temperatures, split.labels_N),
         {network.name: cost_of(network.network, device) for network in subjects.networks},
         _fidelity(names, outputs) if config.teachers else {},
         _robustness(subjects, clean, temperatures, config, log),
-        _shifts(subjects, clean, temperatures, config.shift),
+        shifts,
     )
     return EvaluationRun(evaluation, split, outputs, fingerprint, subjects.parts)
 
 
-def _open_subjects(checkpoints: Mapping[str, Path | None], data: str, config: EvaluateConfig) -> _Subjects:
-    first, device = Path(next(iter(checkpoints))), pick_device(config.device)
-    settings, seed = _as_trained(first, data)
-    names = ("label_column", "nested_classes", "test_calibration_fraction")
-    changes = {name: getattr(config, name) for name in names}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    opened = open_data(settings.model_copy(update=changes), seed)
-    if config.split not in opened.splits:
-        raise DataError(
-            f"{data} has no split '{config.split}'",
-            got=f"splits {', '.join(opened.splits)}",
-            fix=nearest(config.split, opened.splits),
-        )
-    networks = [open_network(model, file, opened, data, device) for model, file in checkpoints.items()]
-    predictors: list[Predictor] = [*networks]
-    parts: Parts | None = None
-    if config.teachers:
-        predictor, parts = open_teachers(first, data, device)
-        predictors.append(predictor)
-    return _Subjects(opened, opened.splits[config.split], networks, predictors, parts, device)
-
-
 def _model_reports(
-    subjects: _Subjects,
+    subjects: Subjects,
     clean: Mapping[str, Tensor],
     temperatures: Mapping[str, float],
-    hierarchy: Path | None,
 ) -> tuple[ModelReport, ...]:
-    class_names, labels_N = subjects.data.class_names, subjects.split.labels_N
-    tree = known_hierarchy(class_names) if hierarchy is None else read_hierarchy(hierarchy, class_names)
+    class_names, labels_N, tree = subjects.data.class_names, subjects.split.labels_N, subjects.hierarchy
     return tuple(
         measure_model(name, logits_NC, labels_N, class_names, temperature=temperatures[name], hierarchy=tree)
         for name, logits_NC in clean.items()
@@ -209,15 +162,14 @@ def _comparisons(
 
 
 def _robustness(
-    subjects: _Subjects,
+    subjects: Subjects,
     clean: Mapping[str, Tensor],
     temperatures: Mapping[str, float],
     config: EvaluateConfig,
     log: Log,
 ) -> tuple[Robustness, ...]:
-    test, validation = config.corruptions, config.validation_corruptions
-    names = selected_corruptions(test=test, validation=validation)
-    if config.cifar_c is None and not names:
+    names = corruptions_of(config)
+    if not names:
         return ()
     return measure_corrupted(
         _pixel_predictors(subjects),
@@ -226,45 +178,29 @@ def _robustness(
         temperatures,
         subjects.device,
         published=config.cifar_c,
-        corruptions=names or TEST,
+        corruptions=names,
         log=log,
     )
 
 
 def _shifts(
-    subjects: _Subjects,
-    clean: Mapping[str, Tensor],
-    temperatures: Mapping[str, float],
-    folders: Mapping[str, str],
+    subjects: Subjects, clean: Mapping[str, Tensor], temperatures: Mapping[str, float]
 ) -> tuple[Shift, ...]:
-    labels_N, class_names = subjects.split.labels_N, subjects.data.class_names
-    predictors, device = _pixel_predictors(subjects), subjects.device
+    labels_N, predictors, device = subjects.split.labels_N, _pixel_predictors(subjects), subjects.device
     return tuple(
         shift
-        for name, path in folders.items()
-        for shift in measure_shift(name, path, predictors, clean, temperatures, labels_N, class_names, device)
+        for name, images in subjects.shifts.items()
+        for shift in measure_shift(name, images, predictors, clean, temperatures, labels_N, device)
     )
 
 
-def _pixel_predictors(subjects: _Subjects) -> list[Predictor]:
+def _pixel_predictors(subjects: Subjects) -> list[Predictor]:
     """Predictors of the models that compute from pixels, which can be evaluated on any image."""
     predictors = (predictor.for_any_image() for predictor in subjects.predictors)
     return [predictor for predictor in predictors if predictor is not None]
 
 
-def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
-    """Names of the 15 test corruptions, of the 4 validation corruptions (reserved for tuning), or of both.
-
-    Example:
-        >>> len(selected_corruptions(test=True, validation=False))
-        15
-        >>> len(selected_corruptions(test=False, validation=True))
-        4
-    """
-    return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
-
-
-def _temperatures(subjects: _Subjects) -> dict[str, float]:
+def _temperatures(subjects: Subjects) -> dict[str, float]:
     """Temperature of each model: the stored one, else one that is fitted on the calibration split."""
     stored = {
         name: temperature
@@ -291,32 +227,6 @@ def _predict_split(
     return predict_all(predictors, stores, device), stores[predictors[0].framings[0]].fingerprint()
 
 
-def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:
-    """The checkpoint of each model, or None. An existing folder is never parsed as NAME=CHECKPOINT."""
-    if not models:
-        raise ConfigError(
-            "At least one model must be evaluated", got="none", fix="richkd evaluate RUN --data DATA"
-        )
-    if weights is not None and len(models) > 1:
-        raise ConfigError(
-            "--weights can be given for one model only",
-            got=", ".join(models),
-            fix="write each network with its checkpoint as NAME=CHECKPOINT.",
-        )
-    result: dict[str, Path | None] = {}
-    for model in models:
-        name, equals, file = model.partition("=")
-        if weights is None and equals and not Path(model).exists():
-            result[name] = Path(file)
-        else:
-            result[model] = None if weights is None else Path(weights)
-    if len(result) < len(models):
-        raise ConfigError(
-            "Models must have different names", got=", ".join(models), fix="give each model once."
-        )
-    return result
-
-
 def _fidelity(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str, tuple[Fidelity, ...]]:
     """Agreement of each given model with each of the other models, which are teachers and their fusion."""
     teachers = {name: output for name, output in outputs.items() if name not in models}
@@ -324,16 +234,3 @@ def _fidelity(models: Sequence[str], outputs: Mapping[str, Output]) -> dict[str,
         model: tuple(measure_fidelity(name, outputs[model], output) for name, output in teachers.items())
         for model in models
     }
-
-
-def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
-    """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
-
-    With these settings the splits are the same as in training, so no training image is in the test split.
-    """
-    for folder in (model, model.parent):
-        if (folder / "config.yaml").is_file():
-            config = load_config(folder / "config.yaml")
-            if Path(config.data.path).resolve() == Path(data).resolve():
-                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
-    return DataConfig(path=data), 0

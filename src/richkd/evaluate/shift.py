@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from richkd.core.errors import ClassError, DataError, nearest
+from richkd.core.errors import ClassError, DataError
+from richkd.data.class_text import hint_at_class, normalized
 from richkd.data.columns import as_split
 from richkd.data.formats.hub import quiet
 from richkd.data.formats.scan import WHOLE
@@ -55,12 +56,12 @@ class Shift(Figures):
     home_ece: float | None
 
 
-def open_shift(path: str, class_names: Sequence[str]) -> Split:
+def open_shift(path: str, class_names: Sequence[str] | None) -> Split:
     """Open shifted images from any source that `open_tables` reads; of data with splits, the test split.
 
     Args:
         path: the folder or file.
-        class_names: classes of the models.
+        class_names: classes of the models; None if they are not known, for a check of the images alone.
 
     Returns:
         The images as a split. The labels are positions in ``class_names``.
@@ -71,7 +72,8 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
     """
     with quiet():
         # Nested classes are named by their paths.
-        tables = open_tables(path, nested=any("/" in name for name in class_names) and Path(path).is_dir())
+        nested = any("/" in name for name in class_names or ())
+        tables = open_tables(path, nested=nested and Path(path).expanduser().is_dir())
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(
@@ -80,12 +82,15 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
                 fix="give the folder of the split that must be evaluated.",
             )
         split = as_split(table, "shift", path)
+    if class_names is None:
+        return split
+    class_names = [*map(normalized, class_names)]
     unknown = [name for name in split.class_names if name not in class_names]
     if unknown:
         raise ClassError(
             f"The classes of {path} must be classes of the models",
             got=f"{len(unknown)} other classes, such as '{unknown[0]}'",
-            fix=f"name the folders like the classes of the models. {nearest(unknown[0], class_names)}",
+            fix=f"name the folders like the classes of the models. {hint_at_class(unknown[0], class_names)}",
         )
     position_C = torch.tensor([list(class_names).index(name) for name in split.class_names])
     return replace(split, labels_N=position_C[split.labels_N], class_names=tuple(class_names))
@@ -93,33 +98,30 @@ def open_shift(path: str, class_names: Sequence[str]) -> Split:
 
 def measure_shift(
     shift: str,
-    path: str,
+    split: Split,
     predictors: Sequence[Predictor],
     home: Mapping[str, Tensor],
     temperatures: Mapping[str, float],
     home_labels_N: Tensor,
-    class_names: Sequence[str],
     device: torch.device,
 ) -> tuple[Shift, ...]:
     """Evaluate models on shifted images.
 
     Args:
         shift: name of the set of shifted images.
-        path: its folder or file.
+        split: the images, from `open_shift`.
         predictors: the models, which must compute from pixels.
         home: logits (N, C) of each model for the in-distribution images.
         temperatures: temperature of each model.
         home_labels_N: labels of the in-distribution images.
-        class_names: classes of the models.
         device: device on which the networks are.
 
     Returns:
         One result per model, in the order of the predictors.
 
     Raises:
-        RichKDError: as `open_shift`, or an image cannot be read.
+        ImageError: an image cannot be read.
     """
-    split = open_shift(path, class_names)
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
     result = []
     for name, output in predict_all(predictors, open_stores(predictors, split), device).items():

@@ -152,7 +152,7 @@ def load_student(path: str | Path) -> Student:
     """Load the student of a run.
 
     Args:
-        path: the run folder, or its folder ``student/``.
+        path: the run folder, or its folder ``student/``; ``local-dir:`` may precede it.
 
     Raises:
         ModelError: there is no student, or its files are damaged.
@@ -165,7 +165,8 @@ def load_student(path: str | Path) -> Student:
         >>> student.class_names, student.temperature
         (('ant', 'bee'), 1.5)
     """
-    folder = Path(path)
+    name = parse_model_name(str(path))
+    folder = name.path if name.kind == "local-dir" else Path(path)
     if (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     try:

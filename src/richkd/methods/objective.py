@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from richkd.config.choices import TERMS
-from richkd.config.loading import explain
+from richkd.config.loading import OBJECTIVE_FIX, OBJECTIVE_FORM, explain, first_error
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.core.seeds import mix_seed
@@ -82,6 +82,10 @@ def _entries(config: Config) -> dict[str, dict[str, Any]]:
         )
     entries: dict[str, dict[str, Any]] = {}
     for entry in given:
+        if len(entry) != 1:
+            raise ConfigError(
+                f"Setting 'objective' must be {OBJECTIVE_FORM}", got=repr(entry), fix=OBJECTIVE_FIX
+            )
         ((label, settings),) = entry.items()
         if label in entries:
             raise ConfigError(
@@ -98,7 +102,7 @@ def _spec(label: str, settings: dict[str, Any]) -> TermSpec:
     try:
         config = term.Config.model_validate(settings)
     except ValidationError as error:
-        raise explain(error.errors()[0], f"objective.{label}", list(term.Config.model_fields)) from None
+        raise explain(first_error(error), f"objective.{label}", list(term.Config.model_fields)) from None
     return TermSpec(label, name, term, config, getattr(config, "target", LABELS))
 
 

@@ -62,6 +62,7 @@ def preset_of(config: MethodConfig) -> Preset:
             fix="remove --variant, or use --method richkd.",
         )
     if name not in TERMS:
-        raise ConfigError(f"There is no method '{name}'", fix=nearest(name, method_names()))
+        hint = nearest(name, method_names(), TERMS.listing)
+        raise ConfigError(f"There is no method '{name}'", fix=hint)
     own: Settings = {} if name == "ce" else {name: {"target": "teacher"}}
     return Preset(name, {"ce": {}} | own)

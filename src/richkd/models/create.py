@@ -15,7 +15,7 @@ import torch
 from timm.models import get_model_input_config, resolve_model_input_args
 from torch import nn
 
-from richkd.config.model_name import parse_model_name
+from richkd.config.model_name import hint_at_path, parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
 from richkd.models.probe import first_line
@@ -92,10 +92,20 @@ def create_module(config: ModelConfig, classes: int, role: str, size: int | None
     if parsed.kind == "local-dir":
         return _from_folder(parsed.path, config, classes, role, size)
     if parsed.kind != "hf-hub" and not timm.is_model(config.name.partition(".")[0]):
-        raise ModelError(
-            f"No model is called '{config.name}' (the {role})", fix=nearest(config.name, timm.list_models())
-        )
+        raise unknown_model(config.name, role)
     return _from_timm(config, classes, role, size, pretrained=config.pretrained)
+
+
+def unknown_model(name: str, role: str) -> ModelError:
+    """The error for a name that no model has.
+
+    Example:
+        >>> print(unknown_model("resnet19", "student"))
+        No model is called 'resnet19' (the student)
+        Fix: Did you mean 'resnet18' or 'resnet101' or 'resnet10t'?
+    """
+    hint = hint_at_path(name, role) or nearest(name, timm.list_models(), "timm.list_models() lists all.")
+    return ModelError(f"No model is called '{name}' (the {role})", fix=hint)
 
 
 def option(role: str, setting: str) -> str:
@@ -197,7 +207,7 @@ def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str) 
         raise ModelError(
             f"The {role} '{spec}' must be an importable package.module:callable",
             got=first_line(error),
-            fix="install the package, or add its folder to PYTHONPATH.",
+            fix=hint_at_path(spec, role) or "install the package, or add its folder to PYTHONPATH.",
         ) from None
     # Folders of students name their callable and its arguments. They must not call anything but a model.
     if args and "num_classes" not in _parameters(factory):
@@ -242,7 +252,7 @@ def _not_built(
     unknown = [arg for arg in args if known and arg not in known]
     fix = f"see what {name} needs."
     if args:
-        hint = f" {nearest(unknown[0], known)}" if unknown else ""
+        hint = f" {nearest(unknown[0], known, f'help({constructor.__name__}) lists all.')}" if unknown else ""
         fix = f"correct or remove {', '.join(unknown or args)} in {option(role, 'args')}.{hint}"
     return ModelError(f"The {role} {name} could not be built", got=first_line(error), fix=fix)
 

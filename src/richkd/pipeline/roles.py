@@ -98,8 +98,9 @@ def _members(config: Config, spec: TermSpec) -> tuple[tuple[int, ...], bool]:
             return everyone, False
         if int(match[1]) <= len(everyone):
             return (int(match[1]) - 1,), False
+    listing = f"A run with {len(everyone)} vision teachers has fused, teacher, teacher-1, … and clip."
     known = [FUSED, TEACHER, CLIP, *(f"teacher-{n + 1}" for n in everyone)]
-    raise ConfigError(f"{where}, which this run does not have", fix=nearest(spec.target, known))
+    raise ConfigError(f"{where}, which this run does not have", fix=nearest(spec.target, known, listing))
 
 
 def _check_single(spec: TermSpec, vision: tuple[int, ...], clip: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import timm
 import torch
 
 from richkd.config.model_name import parse_model_name
@@ -22,6 +23,7 @@ from richkd.data.split import Data
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.models.build import Network, build_network
+from richkd.models.create import unknown_model
 from richkd.models.speed import SPEED, SpeedChooser, read_speeds
 from richkd.teachers.base import Teacher
 from richkd.teachers.folds import open_folds
@@ -144,6 +146,8 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
         ClassError: its saved class names differ, or their order does.
     """
     if parse_model_name(config.name).kind == "name" and config.weights is None and not config.pretrained:
+        if not timm.is_model(config.name.partition(".")[0]):
+            raise unknown_model(config.name, "teacher")
         raise ModelError(
             f"A teacher must have weights; {config.name} would be a network with random weights",
             got="neither a file nor pretrained weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,16 +13,21 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
-from richkd.core.errors import ConfigError
+from richkd.core.errors import ConfigError, ImageError, Problems
+from richkd.data.duplicates import duplicates, summary
 from richkd.data.framing import Framing
-from richkd.data.images import decode_all, duplicates
-from richkd.methods.objective import TermSpec
+from richkd.data.images import decode_all
+from richkd.data.sources import open_data
+from richkd.data.split import Split
+from richkd.methods.objective import LABELS, TermSpec, method_label, read_objective
 from richkd.methods.term import Context
 from richkd.metrics.cost import flops
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.roles import ADD_TEACHER
 from richkd.pipeline.teacher_check import log_accuracy, report_sizes
 from richkd.pipeline.teachers import Log
+from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.optimizer import build_optimizer
 from richkd.training.trainer import Task
 
@@ -36,20 +42,27 @@ def check_run(config: Config, console: Console) -> None:
     is written to the run folder.
 
     Raises:
-        RichKDError: the first error that would stop the run.
+        RichKDError: the first error that would stop the run. Images that cannot be read are reported for all
+            splits together.
     """
+    _ask_for_teachers(config)
     device = pick_device(config.train.device)
     log = partial(console.print, markup=False, soft_wrap=True)
-    parts = assemble(config, device, log, speeds={})
+    try:
+        parts = assemble(config, device, log, speeds={})
+    except ImageError:
+        # Only the images that were needed first were read.
+        _decode(open_data(config.data, config.train.seed).splits, config)
+        raise
     report_sizes(parts, log)
+    _decode({n: s for n, s in parts.data.splits.items() if not parts.stores.decoded(n)}, config)
     for name, split in parts.data.splits.items():
-        if not parts.stores.decoded(name):
-            decode_all(split, Framing(8), workers=config.train.workers)
         console.print(f"decoded every image of {name}: {len(split):,}")
     if parts.stores.training is None:
         raise ConfigError(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
         )
+    refuse_small_parts(parts)
     _report_duplicates(parts, console)
     _report_teachers(parts, log)
     terms = _dry_step(parts)
@@ -57,17 +70,43 @@ def check_run(config: Config, console: Console) -> None:
     _print_plan(parts, console)
 
 
+def _ask_for_teachers(config: Config) -> None:
+    """Say what can be checked without any teacher."""
+    if config.teachers or config.clip is not None or not _reads_teachers(config):
+        return
+    raise ConfigError(
+        f"The objective {method_label(config)} needs teachers, and a check opens them",
+        got="neither --teacher nor --clip",
+        fix=f"{ADD_TEACHER}, and --clip if it is fused; or check data and student alone: --method ce.",
+    )
+
+
+def _reads_teachers(config: Config) -> bool:
+    return any(spec.target != LABELS for spec in read_objective(config))
+
+
+def _decode(splits: Mapping[str, Split], config: Config) -> None:
+    """Decode all images of some splits.
+
+    Raises:
+        ImageError: images of one or several splits cannot be read; the message names those of all splits.
+    """
+    problems = Problems(ImageError)
+    for split in splits.values():
+        problems.attempt(decode_all, split, Framing(8), workers=config.train.workers)
+    problems.refuse_all()
+
+
 def _report_duplicates(parts: Parts, console: Console) -> None:
     splits = parts.data.splits
     for held_out in ("val", "test", "calibration"):
         if held_out not in splits or "train" not in splits:
             continue
-        pairs = duplicates(splits["train"], splits[held_out])
-        if pairs:
-            shown = ", ".join(f"{a} = {b}" for a, b in pairs[:3])
-            console.print(
-                f"warning: {len(pairs)} images are in both train and {held_out}: {shown}", markup=False
-            )
+        found = duplicates(splits["train"], splits[held_out])
+        if found:
+            count = sum(len(one.second) for one in found)
+            text = f"warning: {count:,} images are in both train and {held_out}: {summary(found)}"
+            console.print(text, markup=False, soft_wrap=True)
         else:
             console.print(f"no image is in both train and {held_out}")
 

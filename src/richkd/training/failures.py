@@ -12,6 +12,7 @@ from torch import Tensor
 from richkd.core.errors import DeviceMemoryError, NonFiniteError
 from richkd.core.types import Batch, LossTerms
 from richkd.data.split import Split
+from richkd.training.batch_parts import part_sizes
 
 # Reading a loss waits for the GPU; on a CPU it costs nothing.
 STEPS_BETWEEN_READINGS = {"cpu": 1}
@@ -106,8 +107,10 @@ def raise_with_batch_size_advice(
         return
     error.__traceback__ = None  # the frames of the traceback keep the activations in memory
     images = len(batch.labels_B)
-    while 2 * parts <= images // 2:  # batch norm needs two images
+    while 2 * parts <= images // 2:
         parts *= 2
+        if min(part_sizes(images, parts)) < 2:  # batch norm needs two images
+            continue
         torch.cuda.empty_cache()
         size = -(-images // parts)
         try:

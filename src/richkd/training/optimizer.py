@@ -21,7 +21,8 @@ def build_optimizer(task: nn.Module, config: OptimConfig) -> optim.Optimizer:
     """
     known = list_optimizers()
     if config.name not in known:
-        raise ConfigError(f"There is no optimizer '{config.name}'", fix=nearest(config.name, known))
+        hint = nearest(config.name, known, "timm.optim.list_optimizers() lists all.")
+        raise ConfigError(f"There is no optimizer '{config.name}'", fix=hint)
     if get_optimizer_info(config.name).second_order:
         raise ConfigError(
             f"optim.name must be a first-order method; {config.name} needs second derivatives",

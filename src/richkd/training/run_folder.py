@@ -30,7 +30,7 @@ import yaml
 
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
-from richkd.core.files import write_atomically
+from richkd.core.files import refuse_unwritable, write_atomically
 from richkd.models.speed import SPEED, read_speeds
 
 PACKAGES = (
@@ -120,15 +120,7 @@ class RunFolder:
             )
         if resume:
             self._refuse_other_settings(config)
-        nearest_folder = next(
-            folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
-        )
-        if not nearest_folder.is_dir() or not os.access(nearest_folder, os.W_OK):
-            raise CheckpointError(
-                f"--out {self.path} cannot be written",
-                got=f"{nearest_folder} is not a folder with write permission",
-                fix="choose another --out.",
-            )
+        refuse_unwritable(self.path)
 
     def speeds(self) -> dict[str, dict[str, Any]]:
         """Precision and compiling of each network, as they were measured when the run began."""

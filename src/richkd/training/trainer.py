@@ -22,6 +22,7 @@ from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed
 from richkd.pipeline.assemble import Parts
 from richkd.teachers.predict import logits_of
+from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -74,6 +75,7 @@ class Trainer:
     def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
         self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
         self.device = parts.device
+        refuse_small_parts(parts, accelerator.num_processes)
         self.task = Task(parts).to(self.device).to(memory_format=torch.channels_last)
         self.wrapped = accelerator.prepare_model(self.task) if accelerator.num_processes > 1 else self.task
         self.optimizer = build_optimizer(self.task, self.config.optim)

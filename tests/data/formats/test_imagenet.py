@@ -64,6 +64,21 @@ def test_validation_images_without_usable_labels_are_refused(imagenet: Path) -> 
     assert "more.txt, val.txt" in str(refusal(open_whole, imagenet))
 
 
+@pytest.mark.parametrize("labels", [(1, 2, 3), (1, 2, 2), (2, 3, 3), (2, 1, 1)])
+def test_positions_that_count_from_one_are_refused(imagenet: Path, labels: tuple[int, ...]) -> None:
+    # Without an image of the last class, every image would be read as one of the next class.
+    write(imagenet / "val.txt", *(f"{name}.JPEG {label}" for name, label in zip(VAL, labels, strict=True)))
+    error = refusal(open_whole, imagenet)
+    assert "must be positions of classes that count from 0" in error.rule
+    assert error.got == f"labels 1 to {max(labels)}, and none is 0"
+
+
+@pytest.mark.parametrize("labels", [(0, 1, 1), (0, 2, 2), (0, 0, 0), (2, 2, 2)])
+def test_positions_that_count_from_zero_may_lack_classes(imagenet: Path, labels: tuple[int, ...]) -> None:
+    write(imagenet / "val.txt", *(f"{name}.JPEG {label}" for name, label in zip(VAL, labels, strict=True)))
+    assert open_whole(imagenet).splits["val"].labels_N.tolist() == list(labels)
+
+
 def test_test_images_in_one_folder_are_left_out(imagenet: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_images(imagenet, "test/x.JPEG")
     write(imagenet / "val.txt", *(f"{name}.JPEG 1" for name in VAL))

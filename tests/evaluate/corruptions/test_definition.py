@@ -17,7 +17,7 @@ from richkd.evaluate.corruptions import corrupt as module
 from richkd.evaluate.corruptions.definition import Corruption, Kind, corruption, each
 from richkd.evaluate.corruptions.severity import SEVERITIES, constants, interpolated
 from richkd.evaluate.robustness import mce
-from richkd.evaluate.run import selected_corruptions
+from richkd.evaluate.subjects import selected_corruptions
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),

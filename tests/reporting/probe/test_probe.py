@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,10 @@ from richkd.fusion.fusion import identity_fusion
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.targets import TargetSource
 from richkd.reporting.probe.figures import gains_by_class, similar_names
+from richkd.reporting.probe.page import render
 from richkd.reporting.probe.probe import Probe, probe_config, run_probe
 from richkd.reporting.probe.terminal import print_probe
-from richkd.reporting.probe.verdict import explanation, headline, warnings
+from richkd.reporting.probe.verdict import Outcome, explanation, headline, outcome, warnings
 from richkd.teachers.base import Teacher
 
 CPU = torch.device("cpu")
@@ -91,6 +94,65 @@ def test_a_clip_at_chance_is_not_used(parts: Parts) -> None:
     assert any("near chance" in line for line in warnings(result))
     # A pool in which a CLIP at chance hardly counts.
     assert result.gain < result.error
+
+
+def test_a_teacher_at_chance_is_named_before_anything_else(parts: Parts) -> None:
+    result = probed(parts, 0.0, 1.5)
+    # CLIP alone is better than a teacher that guesses, so the fusion is, too.
+    assert result.helps
+    assert headline(result).startswith("No: the teacher is not usable, because its accuracy of ")
+    assert "near chance (33.3%)" in headline(result)
+    assert messages(result).strip().startswith("No: the teacher is not usable")
+    assert "better student" not in explanation(result)
+    assert '<div class="verdict no">' in render(result, "photos")
+    assert outcome(result) is Outcome.TEACHER_NOT_USABLE
+
+
+def test_two_teachers_at_chance_are_both_named(parts: Parts) -> None:
+    result = probed(parts, 0.0, 0.0)
+    assert outcome(result) is Outcome.NOTHING_USABLE
+    assert headline(result).startswith("No: the teacher is not usable, and neither is CLIP")
+
+
+def judged(images: int, gain: float, error: float, teacher: float = 0.6, clip: float = 0.6) -> Any:
+    """As much of a probe as a verdict reads."""
+    made = [SimpleNamespace(metrics=SimpleNamespace(top1=top1)) for top1 in (teacher, clip)]
+    return SimpleNamespace(
+        teacher=made[0],
+        clip=made[1],
+        class_count=10,
+        images=images,
+        gain=gain,
+        error=error,
+        helps=gain > 2 * error,
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (judged(1000, 0.5, 0.01), Outcome.YES),
+        (judged(1000, -0.5, 0.01), Outcome.NO),
+        (judged(1000, 0.01, 0.01), Outcome.NO),
+        # An interval that includes 0 says nothing if there are few images.
+        (judged(50, 0.01, 0.01), Outcome.UNDECIDED),
+        (judged(50, -0.01, 0.01), Outcome.UNDECIDED),
+        (judged(1, 0.5, math.nan, teacher=1.0, clip=1.0), Outcome.UNDECIDED),
+        (judged(50, 0.5, 0.01), Outcome.YES),
+        (judged(50, -0.5, 0.01), Outcome.NO),
+        # 500 images of 10 classes: near chance up to 0.145.
+        (judged(500, 0.5, 0.01, teacher=0.145), Outcome.TEACHER_NOT_USABLE),
+        (judged(500, 0.5, 0.01, teacher=0.146), Outcome.YES),
+        (judged(500, 0.5, 0.01, teacher=0.02), Outcome.TEACHER_NOT_USABLE),
+        (judged(500, 0.5, 0.01, clip=0.145), Outcome.CLIP_NOT_USABLE),
+        (judged(500, 0.5, 0.01, teacher=0.1, clip=0.145), Outcome.NOTHING_USABLE),
+        (judged(50, 0.0, 0.01, teacher=0.1), Outcome.TEACHER_NOT_USABLE),
+    ],
+)
+def test_a_verdict_says_first_what_makes_it_impossible(result: Any, found: Outcome) -> None:
+    assert outcome(result) is found
+    assert headline(result).startswith("Yes") == (found is Outcome.YES)
+    assert headline(result).startswith("Undecided") == (found is Outcome.UNDECIDED)
 
 
 def test_a_teacher_of_few_classes_that_is_far_above_chance_is_not_suspected(parts: Parts) -> None:
@@ -231,6 +293,28 @@ def test_what_a_probe_needs(world: World, parts: Parts) -> None:
     error = refusal(run_probe, assemble(config, CPU))
     assert isinstance(error, DataError)
     assert "--data.calibration" in str(error.fix)
+
+
+@pytest.mark.parametrize(
+    ("given", "got", "fix"),
+    [
+        ((), "neither --teacher nor --clip", "`richkd check --method ce` checks data and student"),
+        (("--clip",), "no --teacher", "`richkd check --method ce` checks data and student"),
+        (("--teacher",), "no --clip", "add --clip"),
+    ],
+)
+def test_what_is_missing_is_found_before_anything_is_opened(
+    given: tuple[str, ...], got: str, fix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = ["probe", "--data", str(tmp_path / "none"), "--student", "cifar_resnet8"]
+    command += [word for option in given for word in (option, "none")]
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--out", str(tmp_path / "file" / "probe")])
+    assert end.value.code == 1
+    message = capsys.readouterr().err
+    for words in (f"Got: {got}", fix, "2 problems", "cannot be written"):
+        assert words in message
 
 
 RECIPES: tuple[dict[str, Any], ...] = (

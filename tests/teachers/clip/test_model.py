@@ -257,6 +257,10 @@ def test_folders_that_are_refused(folder: Path, tmp_path: Path) -> None:
         ("ViT-B-32:datacomp_xl", "Did you mean .*'datacomp_xl_s13b_b90k'"),
         ("ViT-B/32", "Got: no tag"),
         ("ViT-B-32:", "Got: no tag"),
+        ("localdir:runs/clip", "Did you mean 'local-dir:runs/clip'"),
+        ("runs/clip", "runs/clip is written as a path"),
+        ("cache:big", "cache: is a kind of teacher"),
+        ("qqqqqqqqqqqq:openai", r"open_clip.list_models\(\) lists all"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(spec: str, message: str) -> None:

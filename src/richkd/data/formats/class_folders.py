@@ -8,6 +8,8 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.data.class_text import all_normalized, normalized
+from richkd.data.file_types import printable
 from richkd.data.formats.scan import (
     LAYOUT,
     SPLIT_NAMES,
@@ -88,6 +90,7 @@ def open_class_folders(
     Raises:
         DataError: images outside of class folders, no class folders, or class folders that are empty or
             contain folders or files of other types.
+        ClassError: two class folders whose names are the same text in two Unicode normal forms.
 
     Example:
         >>> import tempfile
@@ -104,7 +107,10 @@ def open_class_folders(
     if loose or not classes:
         got = f"images outside of any class folder: {first_few(loose)}" if loose else "no folders"
         raise DataError(f"{folder} must contain one folder per class", got=got, fix=f"provide {LAYOUT}")
-    leaves = sorted(leaf for one in classes for leaf in _leaves(one)) if nested else list(classes)
+    leaves = [leaf for one in classes for leaf in _leaves(one)] if nested else list(classes)
+    # In the order of their names in NFC, which does not depend on the file system.
+    leaves.sort(key=lambda leaf: [normalized(part) for part in leaf.parts])
+    all_normalized([leaf.relative_to(folder).as_posix() for leaf in leaves], printable(folder))
     images = _class_images(folder, leaves, root, may_lack=may_lack)
     files = [file for members in images.values() for file in members]
     labels = [label for label, members in enumerate(images.values()) for _ in members]

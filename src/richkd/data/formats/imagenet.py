@@ -11,6 +11,7 @@ import datasets
 
 from richkd.core.errors import DataError
 from richkd.core.user_files import read_text
+from richkd.data.class_text import normalized
 from richkd.data.classes import clean_name
 from richkd.data.columns import Columns
 from richkd.data.formats.listing_files import IMAGE, IMAGE_NAMES, LABEL, LABEL_NAMES, Listing, read_listing
@@ -138,7 +139,8 @@ def find_annotation(folder: Path, files: Iterable[Path]) -> Listing | None:
         ...     find_annotation(Path(folder), [file]).columns
         {'image': ['val_0.JPEG'], 'label': ['65']}
     """
-    names = {name for file in contents(folder).files if is_image(file) for name in (file.name, file.stem)}
+    files_of = [file for file in contents(folder).files if is_image(file)]
+    names = {normalized(name) for file in files_of for name in (file.name, file.stem)}
     found = []
     for file in files:
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
@@ -148,7 +150,7 @@ def find_annotation(folder: Path, files: Iterable[Path]) -> Listing | None:
                 labels = listing.columns[listing.column(LABEL_NAMES) or ""]
             except (DataError, KeyError):
                 continue
-            if images and Path(images[0] or "").name in names:
+            if images and normalized(Path(images[0] or "").name) in names:
                 if BOXES in listing.columns:
                     labels = [(text or "").partition(" ")[0] for text in labels]
                 found.append(replace(listing, columns={IMAGE: images, LABEL: labels}))
@@ -172,7 +174,8 @@ def open_annotated(
             positions of them, from 0.
 
     Raises:
-        DataError: an image that does not exist or has no label, or a label that is no class.
+        DataError: an image that does not exist or has no label, a label that is no class, or positions that
+            seem to count from 1.
 
     Example:
         >>> import tempfile
@@ -188,11 +191,25 @@ def open_annotated(
     files = [
         f"{folder.relative_to(root).as_posix()}/{Path(name or '').name}" for name in listing.columns[IMAGE]
     ]
-    listing = replace(listing, columns={IMAGE: files, LABEL: listing.columns[LABEL]})
-    labels = listing.columns[LABEL]
+    labels = [normalized(label) if label else label for label in listing.columns[LABEL]]
+    listing = replace(listing, columns={IMAGE: files, LABEL: labels})
     if class_names is None:
         return tables_of(listing, Columns(), split=split, root=root)[split]
     names = {name: name for name in class_names}
     if not set(labels) <= names.keys() and isinstance(whole_numbers(labels)[0], int):
+        _refuse_counted_from_one(listing, len(class_names))
         names = {str(position): name for position, name in enumerate(class_names)}
     return _named(listing, names, root, split)
+
+
+def _refuse_counted_from_one(listing: Listing, classes: int) -> None:
+    """Refuse positions that count from 1, or that may: all but the first class have images then."""
+    present = set(whole_numbers(listing.columns[LABEL]))
+    if len(present) < 2 or 0 in present or not (classes in present or present >= set(range(1, classes))):
+        return
+    raise DataError(
+        f"Integer labels in {listing.file} must be positions of classes that count from 0",
+        got=f"labels 1 to {max(number for number in present if isinstance(number, int))}, and none is 0",
+        fix="subtract 1 from all labels; if there are really no images of the first class, write names of "
+        "class folders instead of positions.",
+    )

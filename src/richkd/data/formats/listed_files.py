@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from richkd.core.errors import DataError
+from richkd.data.class_text import normalized
 from richkd.data.formats.listing_files import Listing
 from richkd.data.formats.scan import SPLIT_NAMES, contents, first_few, is_image
 
@@ -22,7 +23,7 @@ def find_files(
     A name is the path of a file, absolute or relative to ``root``. Otherwise it is looked for among the
     images in ``root`` and two levels of folders below it, with or without the ending of the file: ``0001``
     means ``train/0001.jpg`` if no other image has this name. If several have it, those in the folder of the
-    image's split count.
+    image's split count. Names are compared in Unicode normal form C.
 
     Args:
         listing: the listing, for error messages.
@@ -67,11 +68,11 @@ def _direct(name: str, root: Path) -> Path | None:
 
 
 def _images_by_name(root: Path) -> dict[str, list[Path]]:
-    """Image files by name, and by name without ending."""
+    """Image files by name in NFC, and by name without ending."""
     images: dict[str, list[Path]] = {}
     for file in _images(root, DEPTH):
         for name in (file.name, file.stem):
-            images.setdefault(name, []).append(file)
+            images.setdefault(normalized(name), []).append(file)
     return images
 
 
@@ -86,10 +87,10 @@ def _images(folder: Path, depth: int) -> Iterator[Path]:
 def _among(
     images: dict[str, list[Path]], name: str, split: str | None, root: Path, listing: Listing
 ) -> Path | None:
-    parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    parts = tuple(part for part in normalized(name).replace("\\", "/").split("/") if part not in ("", "."))
     if not parts:
         return None
-    fits = [file for file in images.get(parts[-1], []) if file.parts[-len(parts) : -1] == parts[:-1]]
+    fits = [file for file in images.get(parts[-1], []) if _folders(file, len(parts)) == parts[:-1]]
     if len(fits) > 1:
         own = [file for file in fits if split and split in _splits_in(file.relative_to(root))]
         fits = own or fits
@@ -101,6 +102,10 @@ def _among(
             fix=f"write paths relative to {root}.",
         )
     return fits[0] if fits else None
+
+
+def _folders(file: Path, parts: int) -> tuple[str, ...]:
+    return tuple(normalized(part) for part in file.parts[-parts:-1])
 
 
 def _splits_in(path: Path) -> set[str | None]:

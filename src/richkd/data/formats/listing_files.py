@@ -82,7 +82,11 @@ class Listing:
             if asked in self.columns:
                 return asked
             rule = f"--data.{option} must name a column of {self.file}"
-            raise DataError(rule, got=repr(asked), fix=nearest(asked, self.columns))
+            raise DataError(
+                rule,
+                got=repr(asked),
+                fix=nearest(asked, self.columns, "The first line of the file names all columns."),
+            )
         for row in names:
             found = [name for name in self.columns if re.sub(r"[\W_]", "", name.lower()) in row]
             if len(found) > 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.data.class_text import normalized
 from richkd.data.columns import KEY_COLUMNS, Columns
 from richkd.data.formats.listed_files import find_files
 from richkd.data.formats.listing_files import (
@@ -128,7 +129,7 @@ def _labels(listing: Listing, columns: Columns, *, labeled: bool) -> Sequence[st
         raise _no_column(listing, "labels", "label_column", LABEL_NAMES)
     if column is None:
         return [None] * len(listing.lines)
-    return [text or None for text in listing.columns[column]]
+    return [normalized(text) if text else None for text in listing.columns[column]]
 
 
 def _splits(listing: Listing, names: Sequence[str]) -> list[str | None]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.data.class_text import all_normalized
 from richkd.data.file_types import IMAGE_SUFFIXES, is_folder, printable, refuse_formats
 
 SPLIT_NAMES = {
@@ -200,6 +201,7 @@ def file_table(
 
     Raises:
         DataError: see `check_files`.
+        ClassError: two names that are the same text.
 
     Example:
         >>> file_table([Path("zoo/ant/0.png")], [0], ["ant", "bee"], Path("zoo"))["file"][:]
@@ -211,7 +213,7 @@ def file_table(
         "label": list(labels),
         "file": [file.relative_to(root).as_posix() for file in files],
     }
-    label = datasets.ClassLabel(names=list(names))
+    label = datasets.ClassLabel(names=list(all_normalized(names, printable(root))))
     features = {"image": datasets.Image(decode=False), "label": label, "file": datasets.Value("string")}
     return datasets.Dataset.from_dict(table, features=datasets.Features(features))
 

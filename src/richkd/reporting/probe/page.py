@@ -13,7 +13,7 @@ from richkd.metrics.calibration import Reliability
 from richkd.metrics.confidence import COVERAGES, State
 from richkd.reporting.probe.figures import MATCHED, TeacherFigures
 from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER, Probe
-from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, warnings
+from richkd.reporting.probe.verdict import NO_SIGNAL, Outcome, explanation, headline, outcome, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
 # Classes of the style sheet, which set the colors.
@@ -41,7 +41,12 @@ def write_probe(result: Probe, folder: str | Path, data: str) -> Path:
         CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
-    verdict = {"headline": headline(result), "explanation": explanation(result), "warnings": warnings(result)}
+    verdict = {
+        "outcome": outcome(result).value,
+        "headline": headline(result),
+        "explanation": explanation(result),
+        "warnings": warnings(result),
+    }
     figures = json.dumps({"verdict": verdict} | result.to_dict(), indent=2, ensure_ascii=False)
     write_atomically(folder / "probe.json", f"{figures}\n".encode())
     page = folder / "probe.html"
@@ -58,6 +63,7 @@ def render(result: Probe, data: str) -> str:
             result=result,
             data=data,
             headline=headline(result),
+            recommended=outcome(result) is Outcome.YES,
             explanation=explanation(result),
             warnings=warnings(result),
             **_teachers(result),

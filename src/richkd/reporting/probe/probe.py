@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from richkd.config.schema import Config, FusionConfig, MethodConfig
-from richkd.core.errors import ConfigError, DataError
+from richkd.core.errors import ConfigError, DataError, Problems
+from richkd.core.files import refuse_unwritable
 from richkd.core.types import UNLABELED
 from richkd.data.held_out import held_out_split
 from richkd.data.split import Split, evenly_spaced
@@ -28,6 +30,7 @@ from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import Reliability, fit_temperature
 from richkd.metrics.confidence import Moves
 from richkd.pipeline.assemble import Parts
+from richkd.pipeline.roles import ADD_CLIP, ADD_TEACHER
 from richkd.pipeline.signal import training_outputs
 from richkd.reporting.probe.figures import (
     ClassGain,
@@ -213,6 +216,47 @@ def probe_config(config: Config) -> Config:
     probing = config.model_copy(update=own)
     temperature = logit_temperature(read_objective(config), logit_temperature(read_objective(probing)))
     return probing.model_copy(update={"objective": {"kd": {"temperature": temperature}}})
+
+
+def check_probe(config: Config, out: Path | None = None) -> None:
+    """Check before anything is opened what a probe compares, and where its page is written.
+
+    Args:
+        config: the settings.
+        out: folder of the page; None if no page is written.
+
+    Raises:
+        ConfigError: no vision teacher or no CLIP is given.
+        CheckpointError: ``out`` cannot be written.
+
+    Example:
+        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}}
+        >>> try:
+        ...     check_probe(Config.model_validate(base))
+        ... except ConfigError as error:
+        ...     error.got
+        'neither --teacher nor --clip'
+    """
+    problems = Problems()
+    problems.attempt(_check_compared, config)
+    if out is not None:
+        problems.attempt(refuse_unwritable, out)
+    problems.refuse_all()
+
+
+def _check_compared(config: Config) -> None:
+    if config.teachers and config.clip is not None:
+        return
+    missing = [word for word, given in (("--teacher", config.teachers), ("--clip", config.clip)) if not given]
+    advice = {"--teacher": ADD_TEACHER, "--clip": ADD_CLIP}
+    alone = (
+        "" if config.teachers else "; without teachers, `richkd check --method ce` checks data and student"
+    )
+    raise ConfigError(
+        "A probe compares one or several vision teachers with CLIP on held-out images",
+        got=f"no {missing[0]}" if len(missing) == 1 else "neither --teacher nor --clip",
+        fix=f"{', and '.join(advice[word] for word in missing)}{'' if config.teachers else alone}.",
+    )
 
 
 def run_probe(parts: Parts) -> Probe:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from richkd.metrics.accuracy import near_chance
-from richkd.reporting.probe.probe import Probe
+from richkd.reporting.probe.probe import CLEAR, Probe
 
 # Accuracy on training images from which a teacher's outputs contain little more than the labels.
 SATURATED = 0.99
@@ -13,19 +15,81 @@ NO_SIGNAL = 0.001
 FEW_IMAGES = 200
 
 
-def headline(result: Probe) -> str:
-    """The recommendation in one line: use CLIP or not.
+class Outcome(Enum):
+    """What a probe found; `outcome` decides."""
+
+    NOTHING_USABLE = "both near chance"
+    TEACHER_NOT_USABLE = "teacher near chance"
+    CLIP_NOT_USABLE = "CLIP near chance"
+    UNDECIDED = "undecided"
+    NO = "no"
+    YES = "yes"
+
+
+def outcome(result: Probe) -> Outcome:
+    """The first of these that holds: a teacher near chance, too few images to tell, no gain, a gain.
+
+    A teacher near chance (`richkd.metrics.accuracy.near_chance`) comes first: whatever is fused with it looks
+    like a gain. A gain whose interval of ± 2 standard errors includes 0 on fewer than `FEW_IMAGES` images is
+    undecided.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> headline(SimpleNamespace(helps=False))
-        'No: do not use CLIP here. Train with --method kd.'
-        >>> headline(SimpleNamespace(helps=True))
-        'Yes: fusing CLIP improves the teacher on these classes.'
+        >>> from types import SimpleNamespace as Made
+        >>> teacher, clip = Made(metrics=Made(top1=0.1)), Made(metrics=Made(top1=0.6))
+        >>> outcome(Made(teacher=teacher, clip=clip, class_count=10, images=500, helps=True))
+        <Outcome.TEACHER_NOT_USABLE: 'teacher near chance'>
     """
-    if not result.helps:
+    teacher, clip = (
+        near_chance(one.metrics.top1, result.class_count, result.images)
+        for one in (result.teacher, result.clip)
+    )
+    if teacher or clip:
+        alone = Outcome.TEACHER_NOT_USABLE if teacher else Outcome.CLIP_NOT_USABLE
+        return Outcome.NOTHING_USABLE if teacher and clip else alone
+    # The standard error of a single image is NaN.
+    if result.images < FEW_IMAGES and not abs(result.gain) > CLEAR * result.error:
+        return Outcome.UNDECIDED
+    return Outcome.YES if result.helps else Outcome.NO
+
+
+def headline(result: Probe) -> str:
+    """The recommendation in one line: use CLIP or not, or why that cannot be said.
+
+    Example:
+        >>> from types import SimpleNamespace as Made
+        >>> good = Made(metrics=Made(top1=0.6))
+        >>> headline(Made(teacher=good, clip=good, class_count=10, images=500, helps=True))
+        'Yes: fusing CLIP improves the teacher on these classes.'
+        >>> headline(Made(teacher=good, clip=good, class_count=10, images=500, helps=False))
+        'No: do not use CLIP here. Train with --method kd.'
+    """
+    found = outcome(result)
+    if found is Outcome.YES:
+        return "Yes: fusing CLIP improves the teacher on these classes."
+    if found is Outcome.NO:
         return "No: do not use CLIP here. Train with --method kd."
-    return "Yes: fusing CLIP improves the teacher on these classes."
+    if found is Outcome.UNDECIDED:
+        return (
+            f"Undecided: {result.images:,} held-out images are too few for a verdict, because the interval "
+            "of the gain includes 0. Give more with --data.calibration DIR or --data.val_fraction."
+        )
+    chance = f"near chance ({1 / result.class_count:.1%})"
+    teacher, clip = result.teacher.metrics.top1, result.clip.metrics.top1
+    if found is Outcome.CLIP_NOT_USABLE:
+        return (
+            f"No: do not use CLIP here, because its accuracy of {clip:.1%} is {chance}. Check its class "
+            "names and prompts, or train with --method kd."
+        )
+    first = "Check the order of its classes and its weights first, then repeat the probe."
+    if found is Outcome.NOTHING_USABLE:
+        return (
+            f"No: the teacher is not usable, and neither is CLIP: their accuracies of {teacher:.1%} and "
+            f"{clip:.1%} are {chance}. {first.replace('its', 'their')}"
+        )
+    return (
+        f"No: the teacher is not usable, because its accuracy of {teacher:.1%} is {chance}. {first} CLIP "
+        "alone needs no teacher: --method kd --objective.kd.target clip."
+    )
 
 
 def explanation(result: Probe) -> str:
@@ -84,7 +148,7 @@ def _saturation_warning(train_top1: float, held_out_top1: float, split: str) -> 
 
 
 def _student_expectation(result: Probe) -> str:
-    if not result.helps:
+    if outcome(result) is not Outcome.YES:
         return ""
     if result.unlabeled > result.labeled:
         return (

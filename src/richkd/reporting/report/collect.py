@@ -20,7 +20,8 @@ from torch import Tensor
 from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import EvaluateConfig
-from richkd.core.errors import ConfigError, DataError, RichKDError
+from richkd.core.errors import ConfigError, DataError, Problems, RichKDError
+from richkd.core.files import refuse_unwritable
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
@@ -143,6 +144,7 @@ def collect(
     runs: Sequence[str | Path],
     config: EvaluateConfig | None = None,
     *,
+    out: Path | None = None,
     log: Callable[[str], None] = lambda message: None,
 ) -> Report:
     """Evaluate the students of runs and the teachers of the first run, and collect all data of the page.
@@ -150,17 +152,24 @@ def collect(
     Args:
         runs: folders of finished runs.
         config: what is measured; ``teachers`` is ignored: teachers are evaluated if the first run has any.
+        out: folder of the page, which must be writable.
         log: receives progress messages, one line each.
 
     Returns:
         All data of the page.
 
     Raises:
-        DataError: a folder is not that of a finished run; the message names the missing file.
+        DataError: folders are not those of a finished run; the message names the missing files.
+        CheckpointError: ``out`` cannot be written.
         ConfigError: the runs used different data.
         RichKDError: as `richkd.evaluate.run.evaluate_models`.
     """
-    facts = tuple(read_run(run) for run in runs)
+    problems = Problems()
+    facts = tuple(fact for run in runs if (fact := problems.attempt(read_run, run)) is not None)
+    # A missing run is reported by itself; its folder is not what cannot be written.
+    if out is not None and (out.exists() or len(facts) == len(runs)):
+        problems.attempt(refuse_unwritable, out)
+    problems.refuse_all()
     configs = [load_config(Path(run) / "config.yaml") for run in runs]
     places = {str(Path(run_config.data.path).resolve()) for run_config in configs}
     if len(places) > 1:

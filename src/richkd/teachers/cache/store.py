@@ -363,7 +363,8 @@ def remove_cache(root: str | Path, name: str) -> Path:
     root = Path(root)
     known = [folder.name for folder in list_caches(root)]
     if name not in known:
-        raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known))
+        hint = f"`richkd cache ls {root}` lists all."
+        raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known, hint))
     shutil.rmtree(root / name)
     return root / name
 

@@ -16,6 +16,7 @@ from typing import Any
 import open_clip
 from open_clip.transform import PreprocessCfg
 
+from richkd.config.model_name import hint_at_path
 from richkd.core.errors import ClipError, nearest
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def find_weights(spec: str) -> NamedWeights:
     model = model.replace("/", "-")
     models = open_clip.list_models()
     if model not in models:
-        raise ClipError("CLIP must be a model of open_clip", got=f"'{model}'", fix=nearest(model, models))
+        hint = hint_at_path(spec, "CLIP") or nearest(model, models, "open_clip.list_models() lists all.")
+        raise ClipError("CLIP must be a model of open_clip", got=f"'{model}'", fix=hint)
     tag, at, path = rest.partition("@")
     if _published(model, rest):
         repository = open_clip.get_pretrained_cfg(model, rest).get("hf_hub")
@@ -154,7 +156,9 @@ def _no_weights(model: str, given: str) -> ClipError:
         f"CLIP needs weights: '{model}:TAG', '{model}:TAG@FILE' or '{model}:FILE', where TAG is a tag of "
         f"{model} and FILE a weights file",
         got=f"'{given}', which is no tag and no file" if given else "no tag",
-        fix=nearest(given, tags) if tags else alone,
+        fix=nearest(given, tags, f"open_clip.list_pretrained_tags_by_model('{model}') lists all.")
+        if tags
+        else alone,
     )
 
 

@@ -257,7 +257,7 @@ def read_prompt_weights(path: str | Path, templates: Sequence[str]) -> Tensor:
             raise ClipError(
                 f"{path} must contain only templates of the run",
                 got=repr(template),
-                fix=nearest(str(template), templates),
+                fix=nearest(str(template), templates, "Copy them from the file of --clip.prompts."),
             )
     missing = [template for template in templates if template not in content]
     if missing:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from richkd.core.errors import ClassError, ClipError, nearest
 from richkd.core.user_files import parse_file, read_text
+from richkd.data.class_text import hint_at_class
 from richkd.data.classes import clean_name
 
 SIMPLE = ("a photo of a {}.",)
@@ -150,7 +151,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
             raise ClipError(
                 f"{path} must contain only classes of the data",
                 got=f"'{key}'",
-                fix=nearest(clean_name(key), known),
+                fix=hint_at_class(clean_name(key), known),
             )
         if name in result:
             raise ClipError(f"{path} names class '{name}' twice", fix="keep one of the entries.")
@@ -195,7 +196,7 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
             raise ClipError(
                 f"{path} must contain only classes of the data",
                 got=repr(name),
-                fix=nearest(str(name), class_names),
+                fix=hint_at_class(str(name), class_names),
             )
     return {known[clean_name(str(name))]: renamed for name, renamed in content.items()}
 

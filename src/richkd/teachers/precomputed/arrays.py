@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from richkd.core.errors import RichKDError
+from richkd.data.class_text import normalized
 from richkd.data.classes import check_same_classes, clean_name
 
 KEY_COLUMNS = ("files", "file", "keys", "key")
@@ -188,6 +189,17 @@ def hash_given(described: Sequence[Any], matrices: Iterable[Tensor]) -> str:
         digest.update(str(matrix.dtype).encode())
         digest.update(matrix.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def find_keys(wanted: Sequence[str], place_of: Mapping[str, int]) -> list[int]:
+    """The place of each key, or −1. Keys are paths, which file systems write in different normal forms.
+
+    Example:
+        >>> find_keys(["a.png", "e\u0301.png", "b.png"], {"\u00e9.png": 0, "a.png": 1})
+        [1, 0, -1]
+    """
+    forms = {normalized(key): place for key, place in place_of.items()}
+    return [place_of.get(key, forms.get(normalized(key), -1)) for key in wanted]
 
 
 def refuse_repeated(refusal: type[RichKDError], rule: str, keys: Sequence[str]) -> Never:

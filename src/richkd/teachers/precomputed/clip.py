@@ -16,7 +16,14 @@ from richkd.core.types import Batch, Output
 from richkd.data.views import Views
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.clip.prompt_weights import PromptSet
-from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
+from richkd.teachers.precomputed.arrays import (
+    GivenArrays,
+    find_keys,
+    first,
+    hash_given,
+    read_arrays,
+    refuse_repeated,
+)
 
 # exp(logit_scale) of the released CLIP models; training clipped it at this value.
 RELEASED_LOGIT_SCALE = 100.0
@@ -224,14 +231,15 @@ def _align(
     """The row of each image of a split."""
     if len(set(keys)) < len(keys):
         refuse_repeated(ClipError, f"The keys of the images of split '{split}' must be unique", keys)
-    missing = [key for key in keys if key not in row_of]
+    places = find_keys(keys, row_of)
+    missing = [key for key, place in zip(keys, places, strict=True) if place < 0]
     if missing:
         raise ClipError(
             f"Every image of split '{split}' needs a row in {path}",
             got=f"{len(missing)} of {len(keys)} images without a row: {first(missing)}",
             fix=f"add these rows, or use the same keys; a key of the file is '{next(iter(row_of), '')}'.",
         )
-    rows = torch.tensor([row_of[key] for key in keys], dtype=torch.long)
+    rows = torch.tensor(places, dtype=torch.long)
     unusable = [keys[i] for i in (~usable_N[rows]).nonzero().flatten().tolist()]
     if unusable:
         raise ClipError(

@@ -15,10 +15,15 @@ from richkd.data.augmentations import Clean
 from richkd.data.split import Split
 from richkd.data.views import Augmentation
 from richkd.teachers.cache.cached import count_of
-from richkd.teachers.precomputed.arrays import GivenArrays, first, hash_given, read_arrays, refuse_repeated
-
-# Largest difference from 1 of the sum of half-precision probabilities of many classes.
-SUM_TOLERANCE = 1e-3
+from richkd.teachers.precomputed.arrays import (
+    GivenArrays,
+    find_keys,
+    first,
+    hash_given,
+    read_arrays,
+    refuse_repeated,
+)
+from richkd.teachers.precomputed.probabilities import recognized
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def paired(
     place_of = {key: place for place, key in enumerate(all_keys)}
     if len(place_of) < len(all_keys):
         refuse_repeated(CacheError, "The keys of the images must be unique over all splits", all_keys)
-    place_N = torch.tensor([place_of.get(key, -1) for key in given.keys], dtype=torch.long)
+    place_N = torch.tensor(find_keys(given.keys, place_of), dtype=torch.long)
     if not bool((place_N >= 0).any()):
         raise CacheError(
             f"{given.path} must have rows with the keys of these images",
@@ -222,13 +227,15 @@ def _check_numbers(given: GivenOutputs, rows: RowIndex, split: str) -> None:
                 + _keys(given, rows.row_R[bad_R]),
                 fix="compute the outputs of these images again.",
             )
-    logits_RC = given.logits_NC[rows.row_R].float()
-    sums_to_one = (logits_RC.sum(dim=1) - 1).abs() <= SUM_TOLERANCE
-    if len(logits_RC) and bool((logits_RC >= 0).all()) and bool(sums_to_one.all()):
+    kind = recognized(given.logits_NC[rows.row_R])
+    if kind is not None:
+        total = 100 if kind.startswith("percentages") else 1
+        share = "P / 100" if total == 100 else "P"
         raise CacheError(
             f"{given.path}: 'logits' must contain logits or log-probabilities",
-            got="probabilities: no number is negative, and each row sums to one",
-            fix="save the outputs before the softmax, or the logarithms of the probabilities.",
+            got=f"{kind}: no number is negative, and each row of split '{split}' sums to {total}",
+            fix="save the outputs before the softmax, or the logarithms of the probabilities: "
+            f"np.log(np.maximum({share}, 1e-6)) of these numbers P.",
         )
 
 

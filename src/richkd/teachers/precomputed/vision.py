@@ -171,7 +171,7 @@ def open_imported(
             raise CacheError(
                 f"There are no imported outputs of '{name}' for split '{split}' in {root}",
                 got=", ".join(sorted(names)) or "no imported outputs",
-                fix=nearest(name, names)
+                fix=nearest(name, names, f"`richkd cache ls {root}` lists all.")
                 if names and name not in names
                 else f"richkd cache import FILE --name {name} --teacher-cache {root} -c RECIPE",
             )

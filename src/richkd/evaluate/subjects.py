@@ -1,0 +1,178 @@
+"""What an evaluation is about: images, models and options, all opened and checked before any computation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from richkd.config.loading import load_config
+from richkd.config.schema import DataConfig, EvaluateConfig
+from richkd.core.device import pick_device
+from richkd.core.errors import ConfigError, DataError, Problems, nearest
+from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
+from richkd.data.sources import open_data
+from richkd.data.split import Data, Split
+from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
+from richkd.evaluate.corruptions.stores import published_stores
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers
+from richkd.evaluate.shift import open_shift
+from richkd.pipeline.assemble import Parts
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The images and the models of an evaluation; made by `open_subjects`.
+
+    Attributes:
+        data: the data set.
+        split: the images on which the models are evaluated.
+        networks: the given models.
+        predictors: ``networks``, then the teachers.
+        parts: the parts of the first run if its teachers are evaluated, else None.
+        hierarchy: superclasses; None if there are none.
+        shifts: shifted images by name.
+        device: where the networks are.
+    """
+
+    data: Data
+    split: Split
+    networks: list[NetworkPredictor]
+    predictors: list[Predictor]
+    parts: Parts | None
+    hierarchy: Hierarchy | None
+    shifts: dict[str, Split]
+    device: torch.device
+
+
+def open_subjects(
+    models: Sequence[str], data: str, config: EvaluateConfig, weights: str | Path | None = None
+) -> Subjects:
+    """Open everything that an evaluation needs.
+
+    Args:
+        models: folders of students or runs, and networks as NAME=CHECKPOINT.
+        data: folder, list, parquet files, tar files or hub name of the images.
+        config: what is measured.
+        weights: checkpoint of the only model, which is then the name of a network.
+
+    Raises:
+        RichKDError: the data cannot be opened; or all other problems together: a split, model, teacher,
+            hierarchy, folder of shifted images or published file that does not exist or does not fit.
+    """
+    checkpoints = _checkpoints(models, weights)
+    first, device = next(iter(checkpoints)), pick_device(config.device)
+    problems = Problems()
+    opened = problems.attempt(_open_images, first, data, config)
+    if opened is None:
+        for path in config.shift.values():
+            # Classes cannot be compared without the data; missing folders are found anyway.
+            problems.attempt(open_shift, path, None)
+        problems.refuse_all()
+    assert opened is not None
+    split = problems.attempt(_split_of, opened, data, config.split)
+    networks = [
+        problems.attempt(open_network, model, file, opened, data, device)
+        for model, file in checkpoints.items()
+    ]
+    teachers = problems.attempt(open_teachers, first, data, device) if config.teachers else None
+    hierarchy = problems.attempt(_hierarchy_of, config.hierarchy, opened.class_names)
+    shifts = {
+        name: problems.attempt(open_shift, path, opened.class_names) for name, path in config.shift.items()
+    }
+    if config.cifar_c is not None and split is not None:
+        for name in corruptions_of(config):
+            problems.attempt(published_stores, config.cifar_c, name, split)
+    problems.refuse_all()
+    assert split is not None
+    opened_networks = [network for network in networks if network is not None]
+    opened_shifts = {name: images for name, images in shifts.items() if images is not None}
+    predictors: list[Predictor] = [*opened_networks, *([] if teachers is None else [teachers[0]])]
+    parts = None if teachers is None else teachers[1]
+    return Subjects(opened, split, opened_networks, predictors, parts, hierarchy, opened_shifts, device)
+
+
+def corruptions_of(config: EvaluateConfig) -> tuple[str, ...]:
+    """Names of the corruptions that the settings ask for; published files are of the 15 test corruptions.
+
+    Example:
+        >>> len(corruptions_of(EvaluateConfig())), len(corruptions_of(EvaluateConfig(corruptions=True)))
+        (0, 15)
+    """
+    names = selected_corruptions(test=config.corruptions, validation=config.validation_corruptions)
+    return names or (TEST if config.cifar_c is not None else ())
+
+
+def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
+    """Names of the 15 test corruptions, of the 4 validation corruptions (reserved for tuning), or of both.
+
+    Example:
+        >>> len(selected_corruptions(test=True, validation=False))
+        15
+        >>> len(selected_corruptions(test=False, validation=True))
+        4
+    """
+    return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
+
+
+def _open_images(model: str, data: str, config: EvaluateConfig) -> Data:
+    settings, seed = _as_trained(Path(model), data)
+    names = ("label_column", "nested_classes", "test_calibration_fraction")
+    changes = {name: getattr(config, name) for name in names}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return open_data(settings.model_copy(update=changes), seed)
+
+
+def _split_of(opened: Data, data: str, name: str) -> Split:
+    if name not in opened.splits:
+        raise DataError(
+            f"{data} has no split '{name}'",
+            got=f"splits {', '.join(opened.splits)}",
+            fix=nearest(name, opened.splits, f"They are {', '.join(opened.splits)}."),
+        )
+    return opened.splits[name]
+
+
+def _hierarchy_of(path: Path | None, class_names: Sequence[str]) -> Hierarchy | None:
+    return known_hierarchy(class_names) if path is None else read_hierarchy(path, class_names)
+
+
+def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:
+    """The checkpoint of each model, or None. An existing folder is never parsed as NAME=CHECKPOINT."""
+    if not models:
+        raise ConfigError(
+            "At least one model must be evaluated", got="none", fix="richkd evaluate RUN --data DATA"
+        )
+    if weights is not None and len(models) > 1:
+        raise ConfigError(
+            "--weights can be given for one model only",
+            got=", ".join(models),
+            fix="write each network with its checkpoint as NAME=CHECKPOINT.",
+        )
+    result: dict[str, Path | None] = {}
+    for model in models:
+        name, equals, file = model.partition("=")
+        if weights is None and equals and not Path(model).exists():
+            result[name] = Path(file)
+        else:
+            result[model] = None if weights is None else Path(weights)
+    if len(result) < len(models):
+        raise ConfigError(
+            "Models must have different names", got=", ".join(models), fix="give each model once."
+        )
+    return result
+
+
+def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
+    """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
+
+    With these settings the splits are the same as in training, so no training image is in the test split.
+    """
+    for folder in (model, model.parent):
+        if (folder / "config.yaml").is_file():
+            config = load_config(folder / "config.yaml")
+            if Path(config.data.path).resolve() == Path(data).resolve():
+                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
+    return DataConfig(path=data), 0

@@ -1,0 +1,136 @@
+"""Everything that is wrong with an evaluation is reported at once, before anything is computed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from richkd.cli import main
+from richkd.config.schema import EvaluateConfig
+from richkd.core.errors import DataError, ImageError, RichKDError
+from richkd.evaluate import run
+from richkd.evaluate.run import evaluate_models
+from richkd.evaluate.subjects import open_subjects
+from richkd.reporting.report.collect import collect
+from tests.fixtures import World, make_images, refusal
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of computations that were begun."""
+    begun: list[str] = []
+    for name in ("_predict_split", "measure_shift", "measure_corrupted"):
+        original = getattr(run, name)
+
+        def record(*args: Any, name: str = name, original: Any = original, **options: Any) -> Any:
+            begun.append(name)
+            return original(*args, **options)
+
+        monkeypatch.setattr(run, name, record)
+    return begun
+
+
+def refused(world: World, **changes: Any) -> RichKDError:
+    return refusal(evaluate_models, [str(world.teacher)], str(world.images), EvaluateConfig(**changes))
+
+
+def test_all_problems_are_one_error(world: World, tmp_path: Path, computed: list[str]) -> None:
+    make_images(tmp_path / "strange", ("ant", "wolf", "cow"))
+    (tmp_path / "tree.yaml").write_text("{all: [ant, bee, wolf]}")
+    models = [str(world.teacher), str(tmp_path / "no-model"), "cifar_resnet8=no-weights.pth"]
+    shifts = {"a": str(tmp_path / "no-shift"), "b": str(tmp_path / "strange" / "test")}
+    config = EvaluateConfig(
+        corruptions=True,
+        teachers=True,
+        shift=shifts,
+        hierarchy=tmp_path / "tree.yaml",
+        cifar_c=tmp_path / "no-published",
+    )
+    error = refusal(evaluate_models, models, str(world.images), config)
+    assert computed == []
+    text = str(error)
+    for words in ("no-model", "no-weights.pth", "no-shift", "strange", "tree.yaml", "no-published"):
+        assert words in text, words
+    assert "--teachers needs the folder of a run" in text
+    # The missing folder of published files is one problem, not one for each corruption.
+    assert error.rule.startswith("7 problems")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shift": {"x": "no-shift"}, "corruptions": True}, "no-shift"),
+        ({"hierarchy": Path("no-tree.yaml"), "corruptions": True}, "no-tree.yaml"),
+        ({"cifar_c": Path("no-published")}, "no-published"),
+        ({"split": "tets", "corruptions": True}, "Did you mean 'test'?"),
+        ({"teachers": True}, "--teachers"),
+    ],
+)
+def test_one_problem_is_its_own_error(
+    world: World, changes: dict[str, Any], words: str, computed: list[str]
+) -> None:
+    error = refused(world, **changes)
+    assert words in str(error)
+    assert "problems" not in error.rule
+    assert computed == []
+
+
+def test_a_published_file_of_other_images_is_found_first(
+    world: World, tmp_path: Path, computed: list[str]
+) -> None:
+    np.save(tmp_path / "labels.npy", np.zeros(12, dtype=np.int64))
+    assert "labels.npy must hold the labels" in str(refused(world, cifar_c=tmp_path))
+    assert computed == []
+
+
+def test_wrong_data_are_reported_with_wrong_shifts(world: World, tmp_path: Path) -> None:
+    error = refusal(
+        open_subjects,
+        [str(world.teacher)],
+        str(tmp_path / "none"),
+        EvaluateConfig(shift={"x": str(tmp_path / "no-shift"), "y": str(world.images / "test")}),
+    )
+    assert error.rule.startswith("2 problems")
+    assert "no-shift" in str(error)
+
+
+def test_unreadable_shifted_images_are_found_before_corruptions(
+    world: World, tmp_path: Path, computed: list[str]
+) -> None:
+    shutil.copytree(world.images / "test", tmp_path / "shift")
+    (tmp_path / "shift" / "ant" / "0.png").write_bytes(b"no image")
+    error = refused(world, shift={"x": str(tmp_path / "shift")}, corruptions=True)
+    assert isinstance(error, ImageError)
+    assert "ant/0.png" in str(error)
+    assert "measure_corrupted" not in computed
+
+
+def test_a_report_that_cannot_be_written_is_not_computed(
+    world: World, tmp_path: Path, computed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (run_folder / name).write_text("")
+    for name in ("summary.json", "environment.json"):
+        (run_folder / name).write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(run_folder), "--out", str(tmp_path / "file" / "page")])
+    assert ended.value.code == 1
+    message = capsys.readouterr().err
+    assert "cannot be written" in message
+    assert f"{tmp_path / 'file'} is not a folder with write permission" in message
+    assert computed == []
+
+
+def test_all_runs_that_are_not_finished_are_named(tmp_path: Path) -> None:
+    error = refusal(collect, [tmp_path / "a", tmp_path / "b"], out=tmp_path / "a" / "report")
+    assert isinstance(error, DataError)
+    assert error.rule.startswith("2 problems")
+    for name in ("a", "b"):
+        assert str(tmp_path / name) in str(error)
