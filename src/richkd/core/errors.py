@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from richkd.core.visible import visible
+
 
 class RichKDError(Exception):
     """Base class of all errors that the user can fix; the command line prints them without a stack trace.
+
+    Names in the message are shown by `visible`, so none of them looks like a line of the message.
 
     Args:
         rule: the rule that was broken, with the file, class or argument concerned.
@@ -22,9 +26,13 @@ class RichKDError(Exception):
     """
 
     def __init__(self, rule: str, *, got: str | None = None, fix: str | None = None) -> None:
-        self.rule, self.got, self.fix = rule, got, fix
-        parts = [rule, f"Got: {got}" if got else None, f"Fix: {fix}" if fix else None]
-        super().__init__("\n".join(part for part in parts if part))
+        self.rule = visible(rule)
+        self.got, self.fix = (None if part is None else visible(part) for part in (got, fix))
+        super().__init__(self.rule)
+
+    def __str__(self) -> str:
+        parts = [self.rule, f"Got: {self.got}" if self.got else "", f"Fix: {self.fix}" if self.fix else ""]
+        return "\n".join(part for part in parts if part)
 
 
 class ConfigError(RichKDError):

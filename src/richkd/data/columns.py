@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import DataError, nearest
+from richkd.core.logs import logger_of
 from richkd.data.classes import check_same_classes, positions_of
 from richkd.data.formats.scan import LAYOUT, WHOLE, first_few
 from richkd.data.split import Split
@@ -20,7 +20,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 KEY_COLUMNS = ("file", "file_name", "filename", "path", "id")
 
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True)

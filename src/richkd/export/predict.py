@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.json_text import to_json
+from richkd.core.spreadsheet import csv_line
+from richkd.core.visible import visible
 from richkd.data.file_types import images_below, is_folder, printable
 from richkd.export.student import BATCH, Student, rgb_of
 
@@ -118,7 +118,9 @@ def predict_files(student: Student, paths: Sequence[str | Path], top: int) -> It
 def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
     """The predictions as lines: text for people, JSON (one object per line) or CSV (one row per class).
 
-    Images that cannot be read have an ``error`` in JSON, and no line otherwise.
+    Images that cannot be read have an ``error`` in JSON, and no line otherwise. JSON has exact names. In
+    text and CSV, hidden characters are shown (`visible`), and in CSV, names that a spreadsheet would take for
+    formulas start with an apostrophe (`richkd.core.spreadsheet.cell`).
 
     Example:
         >>> ant = Prediction(Path("a.png"), (("ant", 0.75), ("bee", 0.25)))
@@ -130,18 +132,18 @@ def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
         {"image": "a.png", "classes": {"ant": 0.75, "bee": 0.25}}
     """
     if format == "csv":
-        yield _row("image", "rank", "class", "probability")
+        yield csv_line(("image", "rank", "class", "probability"))
     for prediction in predictions:
         if format == "json":
             found = {"error": prediction.error} if prediction.error else {"classes": dict(prediction.classes)}
-            yield json.dumps({"image": printable(prediction.image), **found}, ensure_ascii=False)
+            yield to_json({"image": printable(prediction.image), **found})
         elif format == "csv":
             for rank, (name, probability) in enumerate(prediction.classes, start=1):
-                yield _row(printable(prediction.image), str(rank), name, f"{probability:.6g}")
+                yield csv_line((printable(prediction.image), rank, name, f"{probability:.6g}"))
         elif prediction.classes:
-            yield printable(prediction.image)
+            yield visible(prediction.image)
             for name, probability in prediction.classes:
-                yield f"  {probability:6.1%}  {name}"
+                yield f"  {probability:6.1%}  {visible(name)}"
 
 
 def keep_errors(predictions: Iterable[Prediction], failed: list[Prediction]) -> Iterator[Prediction]:
@@ -187,9 +189,3 @@ def format_of(*, json: bool, csv: bool, out: Path | None) -> str:
         return "json" if json else "csv"
     suffix = out.suffix.lower() if out else ""
     return {".json": "json", ".jsonl": "json", ".csv": "csv"}.get(suffix, "text")
-
-
-def _row(*cells: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()

@@ -28,6 +28,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError, ModelError
 from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
@@ -144,7 +145,7 @@ def save_student(
             # timm adds arguments that its own constructors have.
             written["model_args"] = dict(network.blueprint.args)
         write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
-    text = json.dumps(written, indent=2, ensure_ascii=False)
+    text = to_json(written, indent=2)
     write_atomically(folder / CONFIG, f"{text}\n".encode())
 
 

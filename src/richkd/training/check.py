@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
+from richkd.core.terminal import Terminal
 from richkd.data.framing import Framing
 from richkd.data.images import decode_all, duplicates
 from richkd.methods.objective import TermSpec
@@ -28,7 +28,7 @@ from richkd.training.trainer import Task
 SAMPLE = 256
 
 
-def check_run(config: Config, console: Console) -> None:
+def check_run(config: Config, console: Terminal) -> None:
     """Check everything that a run needs, and print the results and the plan of the run.
 
     Opens the data, decodes every image, searches for images that are in two splits, measures the accuracy of
@@ -39,7 +39,7 @@ def check_run(config: Config, console: Console) -> None:
         RichKDError: the first error that would stop the run.
     """
     device = pick_device(config.train.device)
-    log = partial(console.print, markup=False, soft_wrap=True)
+    log = partial(console.print, soft_wrap=True)
     parts = assemble(config, device, log, speeds={})
     report_sizes(parts, log)
     for name, split in parts.data.splits.items():
@@ -57,7 +57,7 @@ def check_run(config: Config, console: Console) -> None:
     _print_plan(parts, console)
 
 
-def _report_duplicates(parts: Parts, console: Console) -> None:
+def _report_duplicates(parts: Parts, console: Terminal) -> None:
     splits = parts.data.splits
     for held_out in ("val", "test", "calibration"):
         if held_out not in splits or "train" not in splits:
@@ -65,9 +65,7 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
         pairs = duplicates(splits["train"], splits[held_out])
         if pairs:
             shown = ", ".join(f"{a} = {b}" for a, b in pairs[:3])
-            console.print(
-                f"warning: {len(pairs)} images are in both train and {held_out}: {shown}", markup=False
-            )
+            console.print(f"warning: {len(pairs)} images are in both train and {held_out}: {shown}")
         else:
             console.print(f"no image is in both train and {held_out}")
 
@@ -90,7 +88,7 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     return dict(terms.terms)
 
 
-def _print_plan(parts: Parts, console: Console) -> None:
+def _print_plan(parts: Parts, console: Terminal) -> None:
     epochs, order = parts.config.train.epochs, parts.order()
     rows: list[tuple[str, Any]] = [
         ("classes", f"{len(parts.data.class_names):,}"),

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from richkd.core.errors import CacheError, nearest
 from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
 from richkd.core.types import Output
 from richkd.data.split import evenly_spaced
 from richkd.teachers.cache.row_format import RowFormat
@@ -369,4 +370,4 @@ def remove_cache(root: str | Path, name: str) -> Path:
 
 
 def _encode(manifest: Manifest) -> bytes:
-    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False).encode()
+    return to_json(asdict(manifest), indent=2).encode()

@@ -11,6 +11,7 @@ from torch.nn import functional
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError, nearest
+from richkd.core.visible import one_line
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
@@ -117,9 +118,7 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         tokenizer = open_clip.get_tokenizer(name)
     # open_clip, the hub and the readers of tokenizers and weights have no common base class but Exception.
     except Exception as error:
-        raise ClipError(
-            f"CLIP '{spec}' could not be loaded", got=str(error) or repr(error), fix=fix
-        ) from error
+        raise ClipError(f"CLIP '{spec}' could not be loaded", got=one_line(error), fix=fix) from error
     check_tokenizer(tokenizer, vocabulary_size(model), spec)
     return Clip(model.to(device), tokenizer, name=spec, config=config, dtype=dtype)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.logs import logger_of
 from richkd.core.types import Batch, Output
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB, Views, render_batch
@@ -28,7 +28,7 @@ from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import templates
 from richkd.teachers.clip.tokens import Tokenizer, check_tokens, encode_text, vocabulary, vocabulary_size
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
