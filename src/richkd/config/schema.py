@@ -22,7 +22,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 class Section(BaseModel):
     """A group of settings. Unknown keys are refused, and values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):

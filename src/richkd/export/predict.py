@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from richkd.core.errors import ConfigError, DataError
+from PIL import Image
+from torch import Tensor
+
+from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
 from richkd.core.json_text import to_json
 from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
@@ -30,7 +33,8 @@ class Prediction:
     Attributes:
         image: path of the file.
         classes: class names with their probabilities in [0, 1]; empty for an image that cannot be read.
-        error: why it cannot be read; None otherwise.
+        error: why it has no prediction; None otherwise.
+        decoded: whether the image was read; with an ``error``, the student's outputs are NaN or infinite.
         fix: what the user can do about it.
     """
 
@@ -38,6 +42,7 @@ class Prediction:
     classes: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     fix: str | None = None
+    decoded: bool = False
 
 
 def with_stdin(names: Iterable[str]) -> list[str]:
@@ -95,24 +100,43 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
 def predict_files(student: Student, paths: Sequence[str | Path], top: int) -> Iterator[Prediction]:
     """The ``top`` most probable classes of each file, in order.
 
-    A file that cannot be read does not stop it.
+    A file that cannot be read, or for which the student's outputs are NaN or infinite, does not stop it.
     """
     for start in range(0, len(paths), BATCH):
         part = [Path(path) for path in paths[start : start + BATCH]]
-        images, errors = {}, dict[int, DataError]()
+        images, errors = {}, dict[int, RichKDError]()
         for place, path in enumerate(part):
             try:
                 images[place] = rgb_of(path)
             except DataError as error:
                 errors[place] = error
-        probabilities = dict(zip(images, student.probabilities(list(images.values())), strict=True))
+        probabilities = _probabilities(student, images, errors)
         for place, path in enumerate(part):
             if place in errors:
-                yield Prediction(path, error=errors[place].got, fix=errors[place].fix)
+                refused = errors[place]
+                yield Prediction(path, error=refused.got, fix=refused.fix, decoded=place in images)
                 continue
             best = probabilities[place].topk(min(top, len(student.class_names)))
             names = (student.class_names[position] for position in best.indices.tolist())
             yield Prediction(path, tuple(zip(names, best.values.tolist(), strict=True)))
+
+
+def _probabilities(
+    student: Student, images: Mapping[int, Image.Image], errors: dict[int, RichKDError]
+) -> dict[int, Tensor]:
+    """The probabilities of images by their places; errors of images without finite outputs are added."""
+    try:
+        return dict(zip(images, student.probabilities(list(images.values())), strict=True))
+    except NonFiniteError:
+        found = {}
+        for place, image in images.items():
+            try:
+                found[place] = student.probabilities([image])[0]
+            except NonFiniteError as error:
+                errors[place] = NonFiniteError(
+                    error.rule, got="the student's outputs are NaN or infinite", fix=error.fix
+                )
+        return found
 
 
 def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
@@ -171,8 +195,9 @@ def unreadable(failed: Sequence[Prediction]) -> DataError:
     """
     named = [f"{printable(prediction.image)}: {prediction.error}" for prediction in failed[:NAMED]]
     fixes = dict.fromkeys(str(prediction.fix).replace(OF_DATA, "") for prediction in failed)
+    problem = "predicted" if any(prediction.decoded for prediction in failed) else "read"
     return DataError(
-        f"{len(failed)} of the images cannot be read; all others were predicted",
+        f"{len(failed)} of the images cannot be {problem}; all others were predicted",
         got="; ".join(named) + ("; …" if len(failed) > NAMED else ""),
         fix=" Or: ".join(list(fixes)[:3]),
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError
+from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.types import Output
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
@@ -125,6 +126,7 @@ def build_network(
     Raises:
         ModelError: the name is unknown (the message has similar names), a callable cannot be imported, or
             the weights have a different architecture or number of classes.
+        NonFiniteError: a weight is NaN or infinite; names the file and the tensor.
 
     Example:
         >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
@@ -138,6 +140,7 @@ def build_network(
     loaded = None
     if config.weights is not None:
         loaded = load_weights(model, config.weights, role=role, new_classifier=new_classifier)
+    refuse_non_finite_weights(model, f"The {role}'s weights {_source(config)}")
     size = size or int(cfg.get("input_size", (3, 224, 224))[-1])
     network = Network(
         model,
@@ -155,6 +158,16 @@ def build_network(
     if new_classifier:
         check_trainable(network, config.name, network.size)
     return network
+
+
+def _source(config: ModelConfig) -> str:
+    """Where the weights of a model come from, for messages."""
+    parsed = parse_model_name(config.name)
+    if config.weights is not None:
+        return str(config.weights)
+    if parsed.kind == "local-dir":
+        return f"in {parsed.path}"
+    return f"of {config.name}" + (", as its constructor makes them," if not config.pretrained else "")
 
 
 def _check_classes(network: Network, classes: int, role: str) -> None:

@@ -22,6 +22,7 @@ from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.teacher_check import log_accuracy, report_sizes
 from richkd.pipeline.teachers import Log
+from richkd.training.failures import NonFiniteDetector
 from richkd.training.optimizer import build_optimizer
 from richkd.training.trainer import Task
 
@@ -84,7 +85,11 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     first = parts.order().epoch(0)[0][:8]
     (batch,) = (batch.to(parts.device) for batch in parts.training_batches(0, [first]))
     with torch.no_grad():
-        terms = task(parts.student_pixels(batch, 0), parts.teach(batch, 0), batch, Context())
+        targets = parts.teach(batch, 0)
+        terms = task(parts.student_pixels(batch, 0), targets, batch, Context())
+    detector = NonFiniteDetector(parts.data.splits["train"], parts.order().steps)
+    detector.record(terms, batch.index_B, 0, parts.taught(targets))
+    detector.check()
     return dict(terms.terms)
 
 

@@ -224,7 +224,7 @@ class OutputCache:
 
 
 def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
-    """Check that the name of a shard is the SHA-256 of its content, and that its rows fit the manifest.
+    """Check that a shard's name is the SHA-256 of its content, and its rows fit the manifest and are finite.
 
     Returns:
         A description of the problem, or None if the shard is intact.
@@ -250,7 +250,9 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
     fits = rows.shape == (len(keys), manifest.row_format.row_bytes) and bool(
         ((keys >= 0) & (keys < places)).all()
     )
-    return None if fits else "does not fit the manifest"
+    if not fits:
+        return "does not fit the manifest"
+    return None if manifest.row_format.finite(rows) else "contains outputs that are NaN or infinite"
 
 
 def read_manifest(folder: str | Path) -> Manifest:

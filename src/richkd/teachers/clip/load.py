@@ -11,6 +11,7 @@ from torch.nn import functional
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError, nearest
+from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.visible import one_line
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.prompt_weights import PromptSet
@@ -78,6 +79,7 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     Raises:
         ClipError: the name or tag is unknown, files are missing, a download fails, or the weights or the
             tokenizer do not fit the model.
+        NonFiniteError: a weight is NaN or infinite; names the model and the tensor.
 
     Example:
         >>> import richkd
@@ -119,8 +121,16 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     # open_clip, the hub and the readers of tokenizers and weights have no common base class but Exception.
     except Exception as error:
         raise ClipError(f"CLIP '{spec}' could not be loaded", got=one_line(error), fix=fix) from error
+    refuse_non_finite_weights(model, f"The weights of CLIP '{spec}'")
     check_tokenizer(tokenizer, vocabulary_size(model), spec)
-    return Clip(model.to(device), tokenizer, name=spec, config=config, dtype=dtype)
+    clip = Clip(model.to(device), tokenizer, name=spec, config=config, dtype=dtype)
+    if not 0 < clip.logit_scale < float("inf"):
+        raise ClipError(
+            f"CLIP '{spec}' must have a finite logit scale",
+            got=f"exp(logit_scale) = {clip.logit_scale}",
+            fix="use weights of a training that did not diverge.",
+        )
+    return clip
 
 
 def _check_folder(folder: Path) -> None:
