@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +38,9 @@ def evaluate(
     from richkd.core.terminal import log_to_stderr
     from richkd.evaluate.run import evaluate_models
 
-    result = evaluate_models(models, data, config, weights=weights, log=log_to_stderr).evaluation
+    # The network of a callable may print, but not between the results.
+    with redirect_stdout(sys.stderr):
+        result = evaluate_models(models, data, config, weights=weights, log=log_to_stderr).evaluation
     if json:
         print(json_module.dumps(result.to_dict()))
         return

@@ -13,7 +13,7 @@ class VisibleLogger(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         """Log a message with its arguments."""
-        options["stacklevel"] = options.get("stacklevel", 1) + 2
+        options["stacklevel"] = options.get("stacklevel", 1) + 1
         shown = (arg if isinstance(arg, int | float) else visible(arg) for arg in args)
         self.logger.log(level, visible(msg), *shown, **options)
 

@@ -11,22 +11,21 @@ from richkd.core.visible import visible
 
 # What spreadsheets calculate, also after spaces, and in the wide forms of East Asian keyboards.
 _FORMULA = re.compile(r"\s*[=+\-@\t\r＝＋－＠]")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?%?", re.IGNORECASE)
 
 
 def cell(value: object) -> str:
     """A value as the text of a cell.
 
     An apostrophe is put in front of text that a spreadsheet would take for a formula, which is the usual
-    defense (OWASP, "CSV injection"). Numbers stay. Hidden characters are shown by `visible`. So names are
-    not exact; JSON has the exact names.
+    defense (OWASP, "CSV injection"). Numbers stay as they are, but text such as "-1" is a name. Hidden
+    characters are shown by `visible`. So names are not exact; JSON has the exact names.
 
     Example:
-        >>> cell("=1+1"), cell("@x"), cell(-0.5), cell("-0.5"), cell("ant")
-        ("'=1+1", "'@x", '-0.5', '-0.5', 'ant')
+        >>> cell("=1+1"), cell("@x"), cell("-1"), cell(-0.5), cell("ant")
+        ("'=1+1", "'@x", "'-1", '-0.5', 'ant')
     """
     text = str(value)
-    formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    formula = not isinstance(value, int | float) and _FORMULA.match(text)
     return f"'{visible(text)}" if formula else visible(text)
 
 

@@ -15,6 +15,7 @@ from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.types import Output
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
+from richkd.models.callables import check_rebuilds
 from richkd.models.create import Blueprint, create_module
 from richkd.models.probe import check_trainable, map_shapes, probe_head
 from richkd.models.weights import Loaded, load_weights
@@ -157,6 +158,9 @@ def build_network(
     _check_classes(network, classes, role)
     if new_classifier:
         check_trainable(network, config.name, network.size)
+        built = network.blueprint
+        if parse_model_name(built.architecture).kind == "callable":
+            check_rebuilds(model, built.architecture, built.args, classes, role, network.size)
     return network
 
 

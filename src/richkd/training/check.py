@@ -12,9 +12,11 @@ from torch import Tensor
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
+from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.terminal import Terminal
 from richkd.data.framing import Framing
 from richkd.data.images import decode_all, duplicates
+from richkd.data.split import Split
 from richkd.methods.objective import TermSpec
 from richkd.methods.term import Context
 from richkd.metrics.cost import flops
@@ -74,8 +76,19 @@ def _report_duplicates(parts: Parts, console: Terminal) -> None:
 def _report_teachers(parts: Parts, log: Log) -> None:
     for teacher in parts.teachers:
         sample = teacher.sample(parts.stores.clean("train", teacher.framing), parts.device, SAMPLE)
-        labels_N = parts.data.splits["train"].labels_N[sample.index_N]
+        split, index_N = parts.data.splits["train"], sample.index_N
+        refuse_non_finite_rows(
+            sample.output.logits_BC,
+            f"{teacher.role} {teacher.name}",
+            partial(_key_of, split, index_N),
+            "check its weights: they are finite, but its outputs are not.",
+        )
+        labels_N = split.labels_N[index_N]
         log_accuracy(teacher, sample.output, labels_N, sample.what, log)
+
+
+def _key_of(split: Split, index_N: Tensor, row: int) -> str:
+    return split.key(int(index_N[row]))
 
 
 def _dry_step(parts: Parts) -> dict[str, Tensor]:
