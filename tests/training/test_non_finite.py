@@ -141,6 +141,17 @@ def test_the_numbers_beside_the_weights(world: World, tmp_path: Path, name: str,
     assert str(folder) in refusal(load_student, folder).rule
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_the_normalization_of_a_teacher(world: World, tmp_path: Path, value: float) -> None:
+    folder = Path(shutil.copytree(world.teacher, tmp_path / "teacher"))
+    saved = json.loads((folder / "config.json").read_text())
+    saved["pretrained_cfg"]["std"] = [1.0, value, 1.0]
+    (folder / "config.json").write_text(json.dumps(saved))
+    config = world.config(tmp_path / "run", method__name="kd", teachers__1__name=f"local-dir:{folder}")
+    error = refusal(distill, config, quiet=True)
+    assert f"The teacher local-dir:{folder} must have a finite mean and a positive std" in error.rule
+
+
 class Overflowing(torch.nn.Module):
     """Multiplies the logits of bright images beyond the largest number."""
 

@@ -60,18 +60,11 @@ def environment(package: str) -> Environment:
         finalize=_shown,
     )
 
-    def between(interval: Bounds) -> str:
-        return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-
-    def number(value: float, digits: int) -> str:
-        # Adding 0.0 converts -0.0 to 0.0, so that a rounded zero is written without a sign.
-        return f"{round(value, digits) + 0.0:.{digits}f}"
-
     result.filters |= {
         "percent": lambda share: f"{share:.1%}",
         "whole": lambda share: f"{share:.0%}",
-        "number": number,
-        "between": between,
+        "number": _number,
+        "between": _between,
         "lines": _lines,
     }
     result.globals |= {"csv": csv_address, "policy": security_policy}
@@ -113,3 +106,12 @@ def _shown(context: EvalContext, value: Any) -> Any:
 
 def _lines(text: str) -> Markup:
     return Markup("\n").join(escape(visible(line)) for line in text.split("\n"))
+
+
+def _between(interval: Bounds) -> str:
+    return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+
+def _number(value: float, digits: int) -> str:
+    # Adding 0.0 converts -0.0 to 0.0, so that a rounded zero is written without a sign.
+    return f"{round(value, digits) + 0.0:.{digits}f}"

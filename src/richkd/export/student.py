@@ -31,6 +31,7 @@ from richkd.core.files import write_atomically
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.json_text import to_json
 from richkd.core.types import Output
+from richkd.core.visible import one_line
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
 from richkd.data.images import decode_rgb
@@ -198,7 +199,7 @@ def load_student(path: str | Path) -> Student:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {one_line(error)}",
             fix="pass a run folder, or the student/ folder in it.",
         ) from None
     _check_numbers(folder / CONFIG, temperature, config)

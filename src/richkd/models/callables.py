@@ -40,19 +40,7 @@ def call(spec: str, args: Mapping[str, Any], classes: int, role: str) -> nn.Modu
         Identity()
     """
     factory = _imported(spec, role)
-    # Folders of students name their callable and its arguments. They must not call anything but a model.
-    if args and "num_classes" not in parameters_of(factory):
-        raise ModelError(
-            f"The {role} '{spec}' must name its argument num_classes to get other arguments, too",
-            got=", ".join(args),
-            fix="write num_classes into the signature of the callable.",
-        )
-    if not _takes_classes(factory):
-        raise ModelError(
-            f"The {role} '{spec}' must take the argument num_classes",
-            got=f"{getattr(factory, '__name__', spec)}{inspect.signature(factory)}",
-            fix="give the callable an argument num_classes, the number of outputs of the network.",
-        )
+    _check_signature(factory, spec, args, role)
     try:
         with _printing_to_stderr():
             model = factory(num_classes=classes, **args)
@@ -83,13 +71,7 @@ def check_rebuilds(
     Example:
         >>> check_rebuilds(nn.Identity(), "torch.nn:Identity", {}, 3, "student", 8)
     """
-    others = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
-    if others:
-        raise ModelError(
-            f"The state of the {role} '{spec}' must consist of tensors, which can be saved",
-            got=f"other values under {', '.join(others[:3])}",
-            fix="remove get_extra_state, and keep weights in parameters and buffers.",
-        )
+    _check_state(model, spec, role)
     rule = f"The {role} '{spec}' must be the same network when it is built again and its weights are loaded"
     fix = (
         "return the same network for the same arguments, and keep everything that is learned in parameters "
@@ -110,6 +92,16 @@ def check_rebuilds(
         torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in zip(*outputs, strict=True)
     ):
         raise ModelError(rule, got="other outputs for the same images", fix=fix)
+
+
+def _check_state(model: nn.Module, spec: str, role: str) -> None:
+    others = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
+    if others:
+        raise ModelError(
+            f"The state of the {role} '{spec}' must consist of tensors, which can be saved",
+            got=f"other values under {', '.join(others[:3])}",
+            fix="remove get_extra_state, and keep weights in parameters and buffers.",
+        )
 
 
 def _imported(spec: str, role: str) -> Any:
@@ -136,6 +128,22 @@ def _imported(spec: str, role: str) -> Any:
             fix="name a function or a class.",
         )
     return factory
+
+
+def _check_signature(factory: Any, spec: str, args: Mapping[str, Any], role: str) -> None:
+    # Folders of students name their callable and its arguments. They must not call anything but a model.
+    if args and "num_classes" not in parameters_of(factory):
+        raise ModelError(
+            f"The {role} '{spec}' must name its argument num_classes to get other arguments, too",
+            got=", ".join(args),
+            fix="write num_classes into the signature of the callable.",
+        )
+    if not _takes_classes(factory):
+        raise ModelError(
+            f"The {role} '{spec}' must take the argument num_classes",
+            got=f"{getattr(factory, '__name__', spec)}{inspect.signature(factory)}",
+            fix="give the callable an argument num_classes, the number of outputs of the network.",
+        )
 
 
 def _takes_classes(factory: Any) -> bool:
