@@ -73,6 +73,8 @@ def test_no_part_of_an_error_has_a_hidden_character_or_another_line() -> None:
     assert (error.rule, error.got, error.fix) == ("file \\x1b[2J", "a\\nFix: b", "c\\u202e.")
     assert str(error) == "file \\x1b[2J\nGot: a\\nFix: b\nFix: c\\u202e."
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    listed = DataError("a", got="2 files:\n  x\ny\n  z\x1b")
+    assert listed.got == DataError("a", got=listed.got).got == "2 files:\n  x\\ny\n  z\\x1b"
 
 
 def test_log_records_have_none(caplog: pytest.LogCaptureFixture) -> None:

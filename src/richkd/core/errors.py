@@ -7,11 +7,15 @@ from collections.abc import Iterable
 
 from richkd.core.visible import visible
 
+# What separates the items of a list in a message.
+ITEM = "\n  "
+
 
 class RichKDError(Exception):
     """Base class of all errors that the user can fix; the command line prints them without a stack trace.
 
-    Names in the message are shown by `visible`, so none of them looks like a line of the message.
+    Names in the message are shown by `visible`, so none of them looks like a line of the message. The items
+    of a list are lines that start with two spaces.
 
     Args:
         rule: the rule that was broken, with the file, class or argument concerned.
@@ -26,8 +30,8 @@ class RichKDError(Exception):
     """
 
     def __init__(self, rule: str, *, got: str | None = None, fix: str | None = None) -> None:
-        self.rule = visible(rule)
-        self.got, self.fix = (None if part is None else visible(part) for part in (got, fix))
+        self.rule = _shown(rule)
+        self.got, self.fix = (None if part is None else _shown(part) for part in (got, fix))
         super().__init__(self.rule)
 
     def __str__(self) -> str:
@@ -132,6 +136,10 @@ class NonFiniteError(RichKDError):
         Loss 'logits' must be finite
         Got: NaN at step 7
     """
+
+
+def _shown(part: str) -> str:
+    return ITEM.join(visible(item) for item in str(part).split(ITEM))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
