@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.visible import visible
 from richkd.data.images import decode_rgb
 from richkd.data.opening import LIMIT
 from tests.data.files import encode
@@ -30,7 +31,7 @@ def test_what_is_no_file_is_named_with_the_reason(tmp_path: Path) -> None:
         assert isinstance(error, DataError)
         assert error.rule == "Image k must be readable"
         assert reason in str(error.got)
-        assert str(path) in str(error.got)
+        assert visible(path) in str(error.got)
 
 
 def test_an_empty_file_and_one_without_an_image_are_described() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
-from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
 
 from richkd.cli.cache import cache
 from richkd.cli.check import check
@@ -20,6 +21,8 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.core.errors import RichKDError
+from richkd.core.terminal import Terminal
+from richkd.core.visible import visible
 
 app = App(
     name="richkd",
@@ -33,14 +36,17 @@ for command in (distill, teach, check, probe, evaluate, report, predict, cache, 
 
 def main(argv: Iterable[str] | None = None) -> None:
     """Entry point: a user's mistake ends with a message and status 1, a stop by signal with 130."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True)
     try:
-        app(argv, exit_on_error=False, print_error=True)
-    except CycloptsError:
+        app(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        message = "\n".join(visible(line) for line in str(error).split("\n"))
+        console.print(Panel(Text(message), title="Error", title_align="left", style="red"))
         sys.exit(2)
     except RichKDError as error:
-        console.print(f"[bold red]error:[/] [bold]{type(error).__name__}[/]")
-        console.print(str(error), markup=False, soft_wrap=True)
+        console.print(Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold")))
+        for line in str(error).split("\n"):
+            console.print(line, soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of the output, such as `head`, has ended. Python would fail again when it flushes stdout.

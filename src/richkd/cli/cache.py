@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
 from rich.table import Table
 
 from richkd.cli.options import config_of, configured
 from richkd.config.schema import Config
+from richkd.core.terminal import Terminal
 
 cache = App(
     name="cache", help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove."
@@ -80,7 +81,7 @@ def import_(
     """
     from richkd.pipeline.import_outputs import import_outputs
 
-    import_outputs(file, config, name=name, log=print)
+    import_outputs(file, config, name=name, log=partial(Terminal().print, soft_wrap=True))
 
 
 @cache.command
@@ -110,7 +111,7 @@ def ls(folder: Folder, /) -> None:
             f"{opened.bytes_on_disk / 1e6:.1f}",
             f"{logits} logits, {kept.features or 'no'} features",
         )
-    Console(highlight=False).print(table)
+    Terminal().print(table)
 
 
 @cache.command
@@ -135,15 +136,16 @@ def verify(
     from richkd.pipeline.fill_cache import damaged_shards, verify_caches
     from richkd.teachers.cache.store import list_caches
 
+    log = partial(Terminal().print, soft_wrap=True)
     damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
     for name, problems in damaged.items():
-        print(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
+        log(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
     if recipe is not None or overrides:
         results = verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample)
         if not results:
-            print("no outputs were computed again: none of these teachers has stored outputs to compare")
+            log("no outputs were computed again: none of these teachers has stored outputs to compare")
         for result in results:
-            print(
+            log(
                 f"{result.cache.folder.name}: {result.images} outputs computed again, "
                 f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"
             )
@@ -166,4 +168,4 @@ def rm(folder: Folder, name: Annotated[str, Parameter(help="the cache, as `ls` c
     """
     from richkd.teachers.cache.store import remove_cache
 
-    print(f"removed {remove_cache(folder, name)}")
+    Terminal().print(f"removed {remove_cache(folder, name)}", soft_wrap=True)

@@ -33,8 +33,7 @@ def check(*, config: Config) -> None:
     richkd check --data photos/ --student resnet18 --teacher local-dir:runs/teacher/student
     --clip ViT-B-32:datacomp_xl_s13b_b90k
     """
-    from rich.console import Console
-
+    from richkd.core.terminal import Terminal
     from richkd.training.check import check_run
 
-    check_run(config, Console(highlight=False))
+    check_run(config, Terminal())

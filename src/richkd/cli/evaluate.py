@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +35,12 @@ def evaluate(
     richkd evaluate runs/small cifar_resnet56=resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
     """
     from richkd.cli.evaluate_tables import print_evaluation
+    from richkd.core.terminal import log_to_stderr
     from richkd.evaluate.run import evaluate_models
 
-    def log(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
-
-    result = evaluate_models(models, data, config, weights=weights, log=log).evaluation
+    # The network of a callable may print, but not between the results.
+    with redirect_stdout(sys.stderr):
+        result = evaluate_models(models, data, config, weights=weights, log=log_to_stderr).evaluation
     if json:
         print(json_module.dumps(result.to_dict()))
         return

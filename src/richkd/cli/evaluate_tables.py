@@ -23,9 +23,9 @@ def print_evaluation(result: Evaluation, title: str) -> None:
         result: the metrics.
         title: title of the first table.
     """
-    from rich.console import Console
+    from richkd.core.terminal import Terminal
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = Terminal(width=None if sys.stdout.isatty() else WIDE)
     tables = (
         _accuracy(result, title),
         _confidence(result),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +21,20 @@ def predict(
     ],
     top: Annotated[int, Parameter(help="number of classes to print per image", show_default=True)] = 5,
     json: Annotated[bool, Parameter(help="print one JSON object per image", negative="")] = False,
-    csv: Annotated[bool, Parameter(help="print CSV, one row per image and class", negative="")] = False,
+    csv: Annotated[
+        bool,
+        Parameter(
+            help="print CSV, one row per image and class",
+            negative="",
+        ),
+    ] = False,
     out: Annotated[Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)")] = None,
 ) -> None:
     """Print the most probable classes of images.
 
-    Images that cannot be read are listed at the end, and the exit status is then not 0.
+    Images that cannot be read are listed at the end, and the exit status is then not 0. Exact names are in
+    JSON: text shows control characters as \\x1b, and in CSV an apostrophe precedes names that a spreadsheet
+    would take for formulas.
 
     For example:
 
@@ -54,12 +64,15 @@ def predict(
     if not names:
         raise DataError("No image was given", got="none", fix="richkd predict MODEL IMAGE [IMAGE …]")
     failed: list[Prediction] = []
-    predictions = keep_errors(predict_files(load_student(model), find_images(names), top), failed)
-    lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
-    if out is None:
-        for line in lines:
-            print(line)
-    else:
-        write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
+    results = sys.stdout
+    # The network of a callable may print, too, but not between the results.
+    with redirect_stdout(sys.stderr):
+        predictions = keep_errors(predict_files(load_student(model), find_images(names), top), failed)
+        lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
+        if out is None:
+            for line in lines:
+                print(line, file=results)
+        else:
+            write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
     if failed:
         raise unreadable(failed)

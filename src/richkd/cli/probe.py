@@ -34,20 +34,19 @@ def probe(*, config: Config) -> None:
     from functools import partial
     from pathlib import Path
 
-    from rich.console import Console
-
     from richkd.core.device import pick_device
+    from richkd.core.terminal import Terminal
     from richkd.pipeline.assemble import assemble
     from richkd.pipeline.teacher_check import report_sizes
     from richkd.reporting.probe.page import write_probe
     from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
     from richkd.reporting.probe.terminal import print_probe
 
-    console = Console(highlight=False)
+    console = Terminal()
     out = config.out if "out" in config.model_fields_set else None
     check_probe(config, out)
     device = pick_device(config.train.device)
-    log = partial(console.print, markup=False, soft_wrap=True)
+    log = partial(console.print, soft_wrap=True)
     parts = assemble(probe_config(config), device, log)
     report_sizes(parts, log)
     result = run_probe(parts)
@@ -55,4 +54,4 @@ def probe(*, config: Config) -> None:
     print_probe(result, console)
     if out is not None:
         page = write_probe(result, out, Path(config.data.path).name)
-        console.print(f"page: {page}", markup=False, soft_wrap=True)
+        log(f"page: {page}")

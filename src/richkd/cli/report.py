@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ def report(
     richkd report runs/small runs/control --corruptions --shift sketches=sketches/
     """
     from richkd.core.errors import ConfigError
+    from richkd.core.terminal import Terminal, log_to_stderr
     from richkd.reporting.report.collect import collect
     from richkd.reporting.report.page import write_report
     from richkd.reporting.report.verdict import sentences
@@ -34,10 +34,7 @@ def report(
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")
     folder = Path(runs[0]) / "report" if out is None else out
-    result = collect(
-        runs, config, out=folder, log=lambda message: print(message, file=sys.stderr, flush=True)
-    )
+    result = collect(runs, config, out=folder, log=log_to_stderr)
     page = write_report(result, folder)
-    for sentence in sentences(result):
-        print(sentence)
-    print(f"page: {page}")
+    for line in (*sentences(result), f"page: {page}"):
+        Terminal().print(line, soft_wrap=True)

@@ -24,13 +24,13 @@ def settings(
 
     richkd settings objective.kd
     """
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from richkd.config.listing import settings as listed
     from richkd.config.loading import nearest_setting
     from richkd.core.errors import ConfigError
+    from richkd.core.terminal import Terminal
 
     rows = list(listed(word))
     if not rows:
@@ -40,5 +40,5 @@ def settings(
         choices = "".join(f"\n  {name}{f': {about}' if about else ''}" for name, about in setting.choices)
         if setting.choices and not any(about for _, about in setting.choices):
             choices = f" ({', '.join(name for name, _ in setting.choices)})"
-        table.add_row(*(escape(text) for text in (setting.name, setting.default, setting.meaning + choices)))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(text) for text in (setting.name, setting.default, setting.meaning + choices)))
+    Terminal().print(table)

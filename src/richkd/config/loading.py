@@ -18,6 +18,7 @@ from richkd.config.listing import choices_of, section_type
 from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.errors import NAMED, ConfigError, nearest
+from richkd.core.visible import one_line
 
 # Settings below these are free: terms by label, and teachers by number.
 OBJECTIVE, TEACHERS = "objective", "teachers"
@@ -222,7 +223,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"The recipe {path} cannot be read as YAML", got=str(error), fix="correct the file."
+            f"The recipe {path} cannot be read as YAML", got=one_line(error), fix="correct the file."
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
 from richkd.config.model_name import with_prefix
 from richkd.core.registry import OneOf
+from richkd.core.visible import visible
 
 Triple = tuple[float, float, float]
 # The path of a saved model may be written without local-dir:.
@@ -24,7 +25,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 class Section(BaseModel):
     """A group of settings. Unknown keys are refused, and values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -329,9 +330,11 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The settings as a recipe that gives the same settings again."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
-        )
+        settings = self.model_dump(mode="json", exclude_none=True)
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        # YAML writes some hidden characters as they are, unless it writes all signs beyond ASCII as escapes.
+        hidden = any(visible(line) != line for line in text.split("\n"))
+        return yaml.safe_dump(settings, sort_keys=False) if hidden else text
 
 
 class EvaluateConfig(Section):

@@ -6,14 +6,21 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from richkd.core.visible import visible
+
 T = TypeVar("T")
 
 # Names in a hint, the similarity that they need, and how much less than the best one they may have.
 NAMED, SIMILAR, WINDOW = 3, 0.5, 0.25
+# What separates the items of a list in a message.
+ITEM = "\n  "
 
 
 class RichKDError(Exception):
     """Base class of all errors that the user can fix; the command line prints them without a stack trace.
+
+    Names in the message are shown by `visible`, so none of them looks like a line of the message. The items
+    of a list are lines that start with two spaces.
 
     Args:
         rule: the rule that was broken, with the file, class or argument concerned.
@@ -28,9 +35,17 @@ class RichKDError(Exception):
     """
 
     def __init__(self, rule: str, *, got: str | None = None, fix: str | None = None) -> None:
-        self.rule, self.got, self.fix = rule, got, fix
-        parts = [rule, f"Got: {got}" if got else None, f"Fix: {fix}" if fix else None]
-        super().__init__("\n".join(part for part in parts if part))
+        self.rule = _shown(rule)
+        self.got, self.fix = (None if part is None else _shown(part) for part in (got, fix))
+        self.problems: tuple[RichKDError, ...] = ()
+        super().__init__(self.rule)
+
+    def __str__(self) -> str:
+        if self.problems:
+            numbered = (f"{number}. {problem}" for number, problem in enumerate(self.problems, start=1))
+            return "\n\n".join([self.rule, *numbered])
+        parts = [self.rule, f"Got: {self.got}" if self.got else "", f"Fix: {self.fix}" if self.fix else ""]
+        return "\n".join(part for part in parts if part)
 
 
 class ConfigError(RichKDError):
@@ -141,6 +156,10 @@ class NonFiniteError(RichKDError):
     """
 
 
+def _shown(part: str) -> str:
+    return ITEM.join(visible(item) for item in str(part).split(ITEM))
+
+
 class Problems:
     """Collects the errors of independent inputs, so that all of them are reported at once.
 
@@ -192,8 +211,9 @@ class Problems:
             raise self.errors[0]
         kinds = {type(error) for error in self.errors}
         kind = kinds.pop() if len(kinds) == 1 else self.kind
-        listed = "".join(f"\n\n{number}. {error}" for number, error in enumerate(self.errors, start=1))
-        raise kind(f"{len(self.errors)} problems must be corrected{listed}")
+        error = kind(f"{len(self.errors)} problems must be corrected")
+        error.problems = tuple(self.errors)
+        raise error
 
 
 def nearest(name: str, known: Iterable[str], listing: str = "") -> str:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from torch import Tensor
+
+from richkd.core.terminal import Terminal
+from richkd.core.visible import visible
 
 # Reading a loss waits for the device, so the losses of the bar are not updated more often than this.
 REFRESH_SECONDS = 0.5
@@ -34,14 +36,14 @@ class Progress:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = Terminal(quiet=quiet)
         self._bar = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", markup=False),
             console=self.console,
             transient=True,
             disable=quiet or not self.console.is_terminal,
@@ -65,7 +67,7 @@ class Progress:
         Example:
             >>> Progress(quiet=True).log("not printed")
         """
-        self.console.print(message, markup=False, soft_wrap=True)
+        self.console.print(message, soft_wrap=True)
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Start the bar of an epoch.
@@ -100,7 +102,7 @@ class Progress:
             self._task,
             advance=1,
             speed=f"{self._images / (now - self._began):,.0f} images/s",
-            losses="  ".join(f"{name} {float(value):.3f}" for name, value in means.items()),
+            losses="  ".join(f"{visible(name)} {float(value):.3f}" for name, value in means.items()),
         )
 
     def end_epoch(self, record: Mapping[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from richkd.core.errors import RichKDError
+from richkd.core.visible import one_line
 
 
 def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> str:
@@ -67,7 +68,7 @@ def parse_file(path: Path, refusal: type[RichKDError], what: str, form: str) -> 
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise refusal(
             f"{path} is not valid {'JSON' if path.suffix == '.json' else 'YAML'}",
-            got=str(error),
+            got=one_line(error),
             fix=f"correct the file: {form}.",
         ) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import DataError, nearest
+from richkd.core.logs import logger_of
 from richkd.data.class_text import all_normalized, normalized
 from richkd.data.classes import check_same_classes, positions_of
 from richkd.data.formats.scan import LAYOUT, WHOLE, first_few
@@ -22,7 +22,7 @@ KEY_COLUMNS = ("file", "file_name", "filename", "path", "id")
 # What may be wrong if exactly the first class has no images.
 COUNTED_FROM_ONE = "; if labels are integers that count from 1, every image is read as another class"
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True)

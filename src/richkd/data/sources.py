@@ -6,7 +6,6 @@ list of class names that all splits share. Classes are matched by name, and no i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from richkd.config.schema import DataConfig
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.logs import logger_of
 from richkd.data.classes import check_names, positions_of, read_names
 from richkd.data.columns import Columns, as_split, is_unlabeled, log_absent
 from richkd.data.formats.hub import quiet
@@ -30,7 +30,7 @@ TEST_SEED = 0
 LEFT_OUT = "left-out"
 ORDER = (WHOLE, "train", "val", "test", "calibration", LEFT_OUT)
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def open_data(config: DataConfig, seed: int = 0) -> Data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.logs import logger_of
 from richkd.data.columns import DETECTED, Columns
 from richkd.data.formats.class_folders import (
     open_class_folders,
@@ -43,7 +43,7 @@ from richkd.data.formats.scan import (
 )
 from richkd.data.formats.shards import SUFFIX, open_shards, shards_of_pattern
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def open_tables(

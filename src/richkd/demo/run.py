@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from richkd.config.loading import load_config
+from richkd.core.terminal import Terminal
 from richkd.demo.digits import write_digits
 from richkd.reporting.report.collect import collect
 from richkd.reporting.report.page import write_report
@@ -68,7 +68,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, Any]:
         RichKDError: ``out`` cannot be written, or the extra ``demo`` is not installed.
     """
     out = Path(out)
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(
         f"Data: real handwritten digits, {LABELS} labels per class. CLIP: tiny, trained on printed glyphs.",
         soft_wrap=True,
@@ -94,14 +94,16 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, Any]:
             selected["cache.dir"] = str(out / "teacher-cache")
         summaries[name] = _train(console, name, selected, out / folder_of(name)).summary
     _print_table(console, summaries)
-    console.print(f"\nThe students are in {out}/*/student. To classify test images with one of them:")
+    console.print()
+    console.print(f"The students are in {out}/*/student. To classify test images with one of them:")
     console.print(
         f"  richkd predict {out / 'richkd-lf'} {data / 'test' / 'seven'}/*.png --top 2", soft_wrap=True
     )
     runs = [str(out / folder_of(name)) for name in SHOWN]
     with console.status("writing the report"):
         page = write_report(collect(runs), out / "report")
-    console.print(f"\nReport on {', '.join(SHOWN)}: {page}", soft_wrap=True, markup=False)
+    console.print()
+    console.print(f"Report on {', '.join(SHOWN)}: {page}", soft_wrap=True)
     return summaries
 
 
@@ -115,14 +117,14 @@ def folder_of(name: str) -> str:
     return name.lower().replace(" ", "-").replace("+", "")
 
 
-def _train(console: Console, name: str, settings: dict[str, Any], folder: Path) -> Run:
+def _train(console: Terminal, name: str, settings: dict[str, Any], folder: Path) -> Run:
     with console.status(f"training {name}"):
         run = distill(load_config(overrides=settings | {"out": str(folder)}), overwrite=True, quiet=True)
-    console.print(f"trained {name} in {run.summary['seconds']:.0f} s", markup=False)
+    console.print(f"trained {name} in {run.summary['seconds']:.0f} s")
     return run
 
 
-def _print_table(console: Console, summaries: dict[str, Any]) -> None:
+def _print_table(console: Terminal, summaries: dict[str, Any]) -> None:
     teacher, clip, fused = list(summaries["RichKD L+F"]["teachers"]["test"].items())[:3]
     rows = {
         f"teacher ({TEACHER})": teacher[1],

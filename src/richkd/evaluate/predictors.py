@@ -17,6 +17,7 @@ from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import CacheConfig, Config, FusionConfig, ModelConfig
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.types import Batch, Output
 from richkd.data.batches import CleanStore, open_store
 from richkd.data.classes import check_same_classes
@@ -238,6 +239,9 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
 
     Returns:
         Outputs on the CPU by the name of the model, in the order of the images.
+
+    Raises:
+        NonFiniteError: a logit is NaN or infinite; names the model and the images.
     """
     predictors = [predictor.with_cache_of(stores) for predictor in predictors]
     needed = dict.fromkeys(framing for predictor in predictors for framing in predictor.framings)
@@ -254,9 +258,15 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
             for predictor in predictors:
                 for name, output in zip(predictor.names, predictor.predict(images), strict=True):
                     parts[name].append(output.cpu())
+    outputs = {name: Output.cat(batches) for name, batches in parts.items()}
+    key = next(iter(stores.values())).split.key
+    for name, output in outputs.items():
+        refuse_non_finite_rows(
+            output.logits_BC, name, key, "check the model: its weights are finite, but its outputs are not."
+        )
     for predictor in predictors:
         predictor.flush()
-    return {name: Output.cat(outputs) for name, outputs in parts.items()}
+    return outputs
 
 
 def open_network(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from richkd.core.errors import ConfigError, DataError
+from PIL import Image
+from torch import Tensor
+
+from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
+from richkd.core.json_text import to_json
+from richkd.core.spreadsheet import csv_line
+from richkd.core.visible import visible
 from richkd.data.file_types import images_below, is_folder, printable
 from richkd.export.student import BATCH, Student, rgb_of
 
@@ -30,7 +33,8 @@ class Prediction:
     Attributes:
         image: path of the file.
         classes: class names with their probabilities in [0, 1]; empty for an image that cannot be read.
-        error: why it cannot be read; None otherwise.
+        error: why it has no prediction; None otherwise.
+        decoded: whether the image was read; with an ``error``, the student's outputs are NaN or infinite.
         fix: what the user can do about it.
     """
 
@@ -38,6 +42,7 @@ class Prediction:
     classes: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     fix: str | None = None
+    decoded: bool = False
 
 
 def with_stdin(names: Iterable[str]) -> list[str]:
@@ -95,30 +100,51 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
 def predict_files(student: Student, paths: Sequence[str | Path], top: int) -> Iterator[Prediction]:
     """The ``top`` most probable classes of each file, in order.
 
-    A file that cannot be read does not stop it.
+    A file that cannot be read, or for which the student's outputs are NaN or infinite, does not stop it.
     """
     for start in range(0, len(paths), BATCH):
         part = [Path(path) for path in paths[start : start + BATCH]]
-        images, errors = {}, dict[int, DataError]()
+        images, errors = {}, dict[int, RichKDError]()
         for place, path in enumerate(part):
             try:
                 images[place] = rgb_of(path)
             except DataError as error:
                 errors[place] = error
-        probabilities = dict(zip(images, student.probabilities(list(images.values())), strict=True))
+        probabilities = _probabilities(student, images, errors)
         for place, path in enumerate(part):
             if place in errors:
-                yield Prediction(path, error=errors[place].got, fix=errors[place].fix)
+                refused = errors[place]
+                yield Prediction(path, error=refused.got, fix=refused.fix, decoded=place in images)
                 continue
             best = probabilities[place].topk(min(top, len(student.class_names)))
             names = (student.class_names[position] for position in best.indices.tolist())
             yield Prediction(path, tuple(zip(names, best.values.tolist(), strict=True)))
 
 
+def _probabilities(
+    student: Student, images: Mapping[int, Image.Image], errors: dict[int, RichKDError]
+) -> dict[int, Tensor]:
+    """The probabilities of images by their places; errors of images without finite outputs are added."""
+    try:
+        return dict(zip(images, student.probabilities(list(images.values())), strict=True))
+    except NonFiniteError:
+        found = {}
+        for place, image in images.items():
+            try:
+                found[place] = student.probabilities([image])[0]
+            except NonFiniteError as error:
+                errors[place] = NonFiniteError(
+                    error.rule, got="the student's outputs are NaN or infinite", fix=error.fix
+                )
+        return found
+
+
 def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
     """The predictions as lines: text for people, JSON (one object per line) or CSV (one row per class).
 
-    Images that cannot be read have an ``error`` in JSON, and no line otherwise.
+    Images that cannot be read have an ``error`` in JSON, and no line otherwise. JSON has exact names. In
+    text and CSV, hidden characters are shown (`visible`), and in CSV, names that a spreadsheet would take for
+    formulas start with an apostrophe (`richkd.core.spreadsheet.cell`).
 
     Example:
         >>> ant = Prediction(Path("a.png"), (("ant", 0.75), ("bee", 0.25)))
@@ -130,18 +156,18 @@ def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
         {"image": "a.png", "classes": {"ant": 0.75, "bee": 0.25}}
     """
     if format == "csv":
-        yield _row("image", "rank", "class", "probability")
+        yield csv_line(("image", "rank", "class", "probability"))
     for prediction in predictions:
         if format == "json":
             found = {"error": prediction.error} if prediction.error else {"classes": dict(prediction.classes)}
-            yield json.dumps({"image": printable(prediction.image), **found}, ensure_ascii=False)
+            yield to_json({"image": printable(prediction.image), **found})
         elif format == "csv":
             for rank, (name, probability) in enumerate(prediction.classes, start=1):
-                yield _row(printable(prediction.image), str(rank), name, f"{probability:.6g}")
+                yield csv_line((printable(prediction.image), rank, name, f"{probability:.6g}"))
         elif prediction.classes:
-            yield printable(prediction.image)
+            yield visible(prediction.image)
             for name, probability in prediction.classes:
-                yield f"  {probability:6.1%}  {name}"
+                yield f"  {probability:6.1%}  {visible(name)}"
 
 
 def keep_errors(predictions: Iterable[Prediction], failed: list[Prediction]) -> Iterator[Prediction]:
@@ -169,8 +195,9 @@ def unreadable(failed: Sequence[Prediction]) -> DataError:
     """
     named = [f"{printable(prediction.image)}: {prediction.error}" for prediction in failed[:NAMED]]
     fixes = dict.fromkeys(str(prediction.fix).replace(OF_DATA, "") for prediction in failed)
+    problem = "predicted" if any(prediction.decoded for prediction in failed) else "read"
     return DataError(
-        f"{len(failed)} of the images cannot be read; all others were predicted",
+        f"{len(failed)} of the images cannot be {problem}; all others were predicted",
         got="; ".join(named) + ("; …" if len(failed) > NAMED else ""),
         fix=" Or: ".join(list(fixes)[:3]),
     )
@@ -187,9 +214,3 @@ def format_of(*, json: bool, csv: bool, out: Path | None) -> str:
         return "json" if json else "csv"
     suffix = out.suffix.lower() if out else ""
     return {".json": "json", ".jsonl": "json", ".csv": "csv"}.get(suffix, "text")
-
-
-def _row(*cells: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()

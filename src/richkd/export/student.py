@@ -26,9 +26,12 @@ from torch import Tensor
 
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
-from richkd.core.errors import DataError, ModelError
+from richkd.core.errors import DataError, ModelError, NonFiniteError
 from richkd.core.files import write_atomically
+from richkd.core.finite import refuse_non_finite_rows
+from richkd.core.json_text import to_json
 from richkd.core.types import Output
+from richkd.core.visible import one_line
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
 from richkd.data.images import decode_rgb
@@ -76,6 +79,7 @@ class Student:
         Raises:
             DataError: a file cannot be read as an image (the message contains its path), or an array has
                 another type or shape.
+            NonFiniteError: the network's outputs for an image are NaN or infinite; names the images.
         """
         parts = [self._probabilities(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.class_names))
@@ -90,7 +94,14 @@ class Student:
         views = Clean(network.size).draw(0, 0, torch.arange(len(squares)))
         with torch.inference_mode():
             output: Output = network(render(pixels_BHWC, views, network.size, network.mean, network.std))
-        return (output.logits_BC.float() / self.temperature).softmax(dim=1)
+        logits_BC = output.logits_BC.float().cpu()
+        refuse_non_finite_rows(
+            logits_BC,
+            f"student {network.name}",
+            lambda row: _name_of(images[row], row),
+            "its weights are finite, but its outputs are not: its numbers are too large for its precision.",
+        )
+        return (logits_BC / self.temperature).softmax(dim=1)
 
 
 def save_student(
@@ -144,7 +155,7 @@ def save_student(
             # timm adds arguments that its own constructors have.
             written["model_args"] = dict(network.blueprint.args)
         write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
-    text = json.dumps(written, indent=2, ensure_ascii=False)
+    text = to_json(written, indent=2)
     write_atomically(folder / CONFIG, f"{text}\n".encode())
 
 
@@ -156,6 +167,7 @@ def load_student(path: str | Path) -> Student:
 
     Raises:
         ModelError: there is no student, or its files are damaged.
+        NonFiniteError: a weight, the temperature or the normalization is NaN or infinite; names the file.
 
     Example:
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
@@ -188,11 +200,28 @@ def load_student(path: str | Path) -> Student:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {one_line(error)}",
             fix="pass a run folder, or the student/ folder in it.",
         ) from None
+    _check_numbers(folder / CONFIG, temperature, config)
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
     return Student(network, class_names, temperature)
+
+
+def _check_numbers(file: Path, temperature: float, config: ModelConfig) -> None:
+    """Check the numbers that divide logits and pixels."""
+    for name, values in (("temperature", (temperature,)), ("std", config.std or ())):
+        if not all(0 < value < float("inf") for value in values):
+            raise NonFiniteError(
+                f"{file} must have a positive and finite {name}",
+                got=", ".join(map(str, values)),
+                fix="copy the student's folder again, or correct the file.",
+            )
+
+
+def _name_of(image: ImageLike, place: int) -> str:
+    """What an image is called in a message: its path, or its place in the batch, counted from 0."""
+    return str(image) if isinstance(image, str | Path) else f"image {place}"
 
 
 def _is_callable(network: Network) -> bool:
@@ -248,6 +277,12 @@ def rgb_of(image: ImageLike) -> Image.Image:
                 fix="convert it, for example (255 * array).astype('uint8') for values in [0, 1].",
             )
         image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and channels == 1 else image)
+    if not isinstance(image, Image.Image):
+        raise DataError(
+            "An image must be a path, an image of PIL or an array of uint8",
+            got=type(image).__name__,
+            fix="convert a tensor in [0, 1] by (255 * tensor).byte().permute(1, 2, 0).numpy().",
+        )
     try:
         return to_rgb(image)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError
+from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.types import Output
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
+from richkd.models.arguments import option
+from richkd.models.callables import check_rebuilds
 from richkd.models.create import Blueprint, create_module
 from richkd.models.probe import check_trainable, map_shapes, probe_head
 from richkd.models.weights import Loaded, load_weights
@@ -125,6 +129,7 @@ def build_network(
     Raises:
         ModelError: the name is unknown (the message has similar names), a callable cannot be imported, or
             the weights have a different architecture or number of classes.
+        NonFiniteError: a weight is NaN or infinite; names the file and the tensor.
 
     Example:
         >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
@@ -138,15 +143,19 @@ def build_network(
     loaded = None
     if config.weights is not None:
         loaded = load_weights(model, config.weights, role=role, new_classifier=new_classifier)
+    refuse_non_finite_weights(model, f"The {role}'s weights {_source(config)}")
     size = size or int(cfg.get("input_size", (3, 224, 224))[-1])
+    mean = config.mean or _rgb(cfg.get("mean", timm.data.IMAGENET_DEFAULT_MEAN))
+    std = config.std or _rgb(cfg.get("std", timm.data.IMAGENET_DEFAULT_STD))
+    _check_normalization(config.name, role, mean, std)
     network = Network(
         model,
         config.name,
         size=size,
         # A student is trained on views of whole pictures, whatever its starting weights were trained on.
         framing=_framing(config, size, {} if new_classifier else cfg),
-        mean=config.mean or _rgb(cfg.get("mean", timm.data.IMAGENET_DEFAULT_MEAN)),
-        std=config.std or _rgb(cfg.get("std", timm.data.IMAGENET_DEFAULT_STD)),
+        mean=mean,
+        std=std,
         class_names=tuple(cfg["label_names"]) if cfg.get("label_names") else None,
         loaded=loaded,
         blueprint=blueprint,
@@ -154,7 +163,29 @@ def build_network(
     _check_classes(network, classes, role)
     if new_classifier:
         check_trainable(network, config.name, network.size)
+        built = network.blueprint
+        if parse_model_name(built.architecture).kind == "callable":
+            check_rebuilds(model, built.architecture, built.args, classes, role, network.size)
     return network
+
+
+def _source(config: ModelConfig) -> str:
+    """Where the weights of a model come from, for messages."""
+    parsed = parse_model_name(config.name)
+    if config.weights is not None:
+        return str(config.weights)
+    if parsed.kind == "local-dir":
+        return f"in {parsed.path}"
+    return f"of {config.name}" + (", as its constructor makes them," if not config.pretrained else "")
+
+
+def _check_normalization(name: str, role: str, mean: RGB, std: RGB) -> None:
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise ModelError(
+            f"The {role} {name} must have a finite mean and a positive std of the color channels",
+            got=f"mean {mean}, std {std}",
+            fix=f"correct its configuration, or set {option(role, 'mean')} and {option(role, 'std')}.",
+        )
 
 
 def _check_classes(network: Network, classes: int, role: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,8 @@ from torch import nn
 from richkd.config.model_name import hint_at_path, parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
+from richkd.models.arguments import not_built, option
+from richkd.models.callables import call
 from richkd.models.probe import first_line
 from richkd.models.weights import load_weights
 
@@ -108,16 +108,6 @@ def unknown_model(name: str, role: str) -> ModelError:
     return ModelError(f"No model is called '{name}' (the {role})", fix=hint)
 
 
-def option(role: str, setting: str) -> str:
-    """The command-line option of a setting of a model.
-
-    Example:
-        >>> option("student", "args"), option("teacher", "args")
-        ('--student.args', '--teachers.1.args')
-    """
-    return f"--{'student' if role == 'student' else 'teachers.1'}.{setting}"
-
-
 def _from_timm(
     config: ModelConfig, classes: int, role: str, size: int | None, *, pretrained: bool
 ) -> Created:
@@ -136,7 +126,7 @@ def _from_timm(
         if pretrained and _skeleton(lambda: build(pretrained=False)) is not None:
             raise _not_loaded(name, role, error) from error
         plain = _skeleton(lambda: timm.create_model(name))
-        raise _not_built(name, args, role, error, None if plain is None else type(plain)) from error
+        raise not_built(name, args, role, error, None if plain is None else type(plain)) from error
     cfg = cast(Any, model).pretrained_cfg
     own, used = cfg["input_size"][-1], get_model_input_config(model)["input_size"][-1]
     resized = "img_size" not in args and used == size != own
@@ -200,32 +190,7 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
 
 
 def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str) -> Created:
-    module_name, _, attribute = spec.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # a module can raise any exception class while it is imported
-        raise ModelError(
-            f"The {role} '{spec}' must be an importable package.module:callable",
-            got=first_line(error),
-            fix=hint_at_path(spec, role) or "install the package, or add its folder to PYTHONPATH.",
-        ) from None
-    # Folders of students name their callable and its arguments. They must not call anything but a model.
-    if args and "num_classes" not in _parameters(factory):
-        raise ModelError(
-            f"The {role} '{spec}' must name its argument num_classes to get other arguments, too",
-            got=", ".join(args),
-            fix="write num_classes into the signature of the callable.",
-        )
-    try:
-        model = factory(num_classes=classes, **args)
-    except Exception as error:
-        raise _not_built(spec, args, role, error, factory) from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"The {role} '{spec}' must return a torch.nn.Module",
-            got=type(model).__name__,
-            fix="return the network from the callable.",
-        )
+    model = call(spec, args, classes, role)
     cfg = getattr(model, "pretrained_cfg", None)
     return Created(model, Blueprint(spec, dict(args)), dict(cfg) if isinstance(cfg, dict) else {})
 
@@ -243,23 +208,3 @@ def _not_loaded(name: str, role: str, error: Exception) -> ModelError:
         got=first_line(error),
         fix=f"connect to the internet once, or pass a file with {option(role, 'weights')}.",
     )
-
-
-def _not_built(
-    name: str, args: Mapping[str, Any], role: str, error: Exception, constructor: Any
-) -> ModelError:
-    known = _parameters(constructor)
-    unknown = [arg for arg in args if known and arg not in known]
-    fix = f"see what {name} needs."
-    if args:
-        hint = f" {nearest(unknown[0], known, f'help({constructor.__name__}) lists all.')}" if unknown else ""
-        fix = f"correct or remove {', '.join(unknown or args)} in {option(role, 'args')}.{hint}"
-    return ModelError(f"The {role} {name} could not be built", got=first_line(error), fix=fix)
-
-
-def _parameters(constructor: Any) -> tuple[str, ...]:
-    """Names of the arguments of a callable; none if they cannot be known."""
-    try:
-        return tuple(inspect.signature(constructor).parameters)
-    except (TypeError, ValueError):
-        return ()

@@ -81,24 +81,28 @@ def probe_head(model: nn.Module, name: str, size: int) -> Head:
         >>> probe_head(timm.create_model("cifar_resnet8", num_classes=10), "cifar_resnet8", 8)
         Head(width=64, classes=10, ends_in_classifier=True)
     """
-    missing = [part for part in CONTRACT if not hasattr(model, part)]
+    try:
+        missing = [part for part in CONTRACT if not hasattr(model, part)]
+    except Exception as error:  # an attribute can be a property that raises any exception class
+        raise _refusal(model, name, size, error) from error
     if missing:
         raise ModelError(
             f"Model {name} must implement timm's model interface",
             got=f"a {type(model).__name__} without {', '.join(missing)}",
             fix="add these methods; see `timm.models.ResNet` for what they return.",
         )
-    contract = cast(Any, model)
+    contract, pixels = cast(Any, model), pixels_for(model, size)
     try:
         with unchanged(model), torch.no_grad():
-            maps = contract.forward_features(pixels_for(model, size))
+            maps = contract.forward_features(pixels)
             logits = contract.forward_head(_fresh(maps))
             feats = contract.forward_head(_fresh(maps), pre_logits=True)
             contract.get_classifier()
     except Exception as error:  # the code of a model can raise any exception class
         raise _refusal(model, name, size, error) from error
-    check_shape(logits, name, "forward_head(x)", "a tensor of logits (B, C)")
-    check_shape(feats, name, "forward_head(x, pre_logits=True)", "a tensor of pooled features (B, F)")
+    dtype = pixels.dtype
+    check_shape(logits, name, "forward_head(x)", "a tensor of logits (B, C)", dtype)
+    check_shape(feats, name, "forward_head(x, pre_logits=True)", "a tensor of pooled features (B, F)", dtype)
     ends = all(_ends_in_classifier(contract, maps, training=training) for training in (False, True))
     return Head(int(feats.shape[1]), int(logits.shape[1]), ends)
 
@@ -112,18 +116,22 @@ def check_trainable(network: nn.Module, name: str, size: int) -> None:
         size: resolution of the images.
 
     Raises:
-        ModelError: it raises an exception in training mode, or returns something else than in evaluation.
+        ModelError: it raises an exception in training mode, returns something else than in evaluation, or
+            its logits depend on no parameter that can be trained.
 
     Example:
         >>> from richkd.core.types import Output
-        >>> class Pair(nn.Module):
+        >>> class Pair(nn.Linear):
+        ...     def __init__(self):
+        ...         super().__init__(3, 3)
         ...     def forward(self, pixels):
-        ...         return Output(pixels.mean((2, 3)), pixels.mean((2, 3)))
+        ...         return Output(super().forward(pixels.mean((2, 3))), pixels.mean((2, 3)))
         >>> check_trainable(Pair(), "pair", size=8)
     """
     try:
-        with unchanged(network, training=True), torch.no_grad():
+        with unchanged(network, training=True), torch.enable_grad():
             output = network(pixels_for(network, size))
+            _backward(output.logits_BC, network)
     except Exception as error:
         raise ModelError(
             f"Model {name} must run in training mode on two images of {size}×{size} pixels",
@@ -131,6 +139,13 @@ def check_trainable(network: nn.Module, name: str, size: int) -> None:
             fix="choose a larger resolution with --student.size, or another model.",
         ) from error
     check_shape(output.logits_BC, name, "forward_head(x) in training mode", "a tensor of logits (B, C)")
+    if not output.logits_BC.requires_grad:
+        frozen = not any(parameter.requires_grad for parameter in network.parameters())
+        raise ModelError(
+            f"The logits of model {name} must depend on parameters that can be trained",
+            got="no parameter that requires a gradient" if frozen else "logits without a gradient",
+            fix="remove requires_grad_(False), detach() and no_grad() from the model.",
+        )
 
 
 def map_shapes(network: nn.Module, name: str, size: int) -> tuple[tuple[int, int, int], ...]:
@@ -167,8 +182,22 @@ def map_shapes(network: nn.Module, name: str, size: int) -> tuple[tuple[int, int
     return tuple(shapes)
 
 
-def check_shape(output: Any, name: str, call: str, expected: str) -> None:
-    """Refuse an output for two images that is no tensor with one row per image.
+def _backward(logits: Any, network: nn.Module) -> None:
+    """The backward pass of logits, which leaves no gradients behind."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if isinstance(logits, Tensor) and logits.requires_grad and trained:
+        torch.autograd.grad(logits.float().sum(), trained, allow_unused=True)
+
+
+def check_shape(output: Any, name: str, call: str, expected: str, dtype: torch.dtype | None = None) -> None:
+    """Refuse an output for two images that is no floating-point tensor with one row per image.
+
+    Args:
+        output: the output.
+        name: what the model is called in messages.
+        call: the call that returned it.
+        expected: what it should be.
+        dtype: the type that it must have; None for any floating-point type.
 
     Raises:
         ModelError: naming the model and the call.
@@ -176,9 +205,12 @@ def check_shape(output: Any, name: str, call: str, expected: str) -> None:
     Example:
         >>> check_shape(torch.zeros(2, 10), "resnet18", "forward_head(x)", "a tensor of logits (B, C)")
     """
-    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == 2:
-        return
-    kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    kind = type(output).__name__
+    if isinstance(output, Tensor):
+        known = output.is_floating_point() if dtype is None else output.dtype == dtype
+        if output.ndim == 2 and len(output) == 2 and known:
+            return
+        kind = f"a tensor of shape {tuple(output.shape)}" + ("" if known else f" and type {output.dtype}")
     raise ModelError(
         f"Model {name} must return {expected} from {call}",
         got=f"{kind} for two images",
@@ -259,6 +291,13 @@ def _refusal(model: nn.Module, name: str, size: int, error: Exception) -> ModelE
                 fix="build it for 3 channels, or convert the pixels at the start of its forward_features, "
                 "for example x.mean(dim=1, keepdim=True) for 1 channel.",
             )
+    if isinstance(error, TypeError) and "positional argument" in str(error):
+        return ModelError(
+            f"Model {name} must take a batch of images alone: forward_features(x), forward_head(x), and "
+            "forward_head(x, pre_logits=True)",
+            got=first_line(error),
+            fix="give every other argument a default value.",
+        )
     fix = "set its resolution with --student.size or --teachers.1.size"
     if "img_size" in inspect.signature(type(model).__init__).parameters:
         fix += f", or build it for this one with --student.args '{{img_size: {size}}}'"
@@ -276,7 +315,7 @@ def _takes(model: nn.Module, size: int, channels: int) -> bool:
     return True
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The class of an exception and the first line of its message, which may be empty.
 
     Example:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
-from richkd.core.types import UNLABELED, Batch, Target
+from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.data.batches import Store
 from richkd.data.effects import read_effects
 from richkd.data.order import TrainingOrder
@@ -99,6 +99,14 @@ class Parts:
         """The targets of a batch (on `device`) for the views that its images have in an epoch."""
         views = self.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
         return teach(self.sources, batch, views, self.mapped_teachers)
+
+    def taught(self, targets: Mapping[str, Target]) -> dict[str, Output]:
+        """What each teacher computed for targets, by its role and name."""
+        return {
+            f"{teacher.role} {teacher.name}": output
+            for name, target in targets.items()
+            for teacher, output in zip(self.sources[name].teachers, target.teachers, strict=True)
+        }
 
     def student_pixels(self, batch: Batch, epoch: int) -> Tensor:
         """The student's input for the same views."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.types import Output
 from richkd.data.batches import CleanStore
 from richkd.data.order import in_order
@@ -19,6 +20,9 @@ def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tens
     """Logits (N, C) of a network for all images of a split, without augmentation, in evaluation mode.
 
     The result is float32 on the CPU. Afterwards the network is in its previous mode again.
+
+    Raises:
+        NonFiniteError: a logit is NaN or infinite; names the network and the images.
 
     Example:
         >>> from datasets import Dataset
@@ -42,7 +46,10 @@ def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tens
             output = network(render(pixels, views, network.size, network.mean, network.std))
             logits.append(output.logits_BC.float().cpu())
     network.train(training)
-    return torch.cat(logits)
+    logits_NC = torch.cat(logits)
+    fix = "the network diverged, or its numbers are too large: use a lower --optim.lr."
+    refuse_non_finite_rows(logits_NC, network.name, store.split.key, fix)
+    return logits_NC
 
 
 def outputs_of(
@@ -55,6 +62,9 @@ def outputs_of(
         store: the images.
         device: where the pixels are moved to.
         index_N: positions of the images; None for all.
+
+    Raises:
+        NonFiniteError: a logit is NaN or infinite; names the teacher and the images.
 
     Example:
         >>> from datasets import Dataset
@@ -70,9 +80,17 @@ def outputs_of(
     """
     clean = store.clean
     groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
-    return Output.cat(
+    output = Output.cat(
         [
             teacher.outputs(batch.to(device), clean.draw(0, 0, batch.index_B)).cpu()
             for batch in store.batches(groups)
         ]
     )
+    row_N = torch.cat(groups) if groups else torch.arange(0)
+    refuse_non_finite_rows(
+        output.logits_BC,
+        f"{teacher.role} {teacher.name}",
+        lambda row: store.split.key(int(row_N[row])),
+        "check its weights: they are finite, but its outputs are not.",
+    )
+    return output

@@ -12,6 +12,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.core.types import UNLABELED
+from richkd.core.visible import visible
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts
 
@@ -62,7 +63,7 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
 
 def _metadata(parts: Parts, student: Network, summary: dict[str, Any]) -> ModelCardData:
     """The head of the card, which the hub reads."""
-    data = Path(parts.data.path).name
+    data = visible(Path(parts.data.path).name)
     task = "image-classification"
     results = [
         EvalResult(
@@ -79,7 +80,7 @@ def _metadata(parts: Parts, student: Network, summary: dict[str, Any]) -> ModelC
         library_name="timm",
         pipeline_tag=task,
         tags=[task, "timm", "knowledge-distillation", "richkd"],
-        model_name=student.name,
+        model_name=visible(student.name),
         eval_results=results,
     )
 

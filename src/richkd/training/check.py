@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, ImageError, Problems
+from richkd.core.finite import refuse_non_finite_rows
+from richkd.core.terminal import Terminal
 from richkd.data.duplicates import duplicates, summary
 from richkd.data.framing import Framing
 from richkd.data.images import decode_all
@@ -28,13 +29,14 @@ from richkd.pipeline.roles import ADD_TEACHER
 from richkd.pipeline.teacher_check import log_accuracy, report_sizes
 from richkd.pipeline.teachers import Log
 from richkd.training.batch_parts import refuse_small_parts
+from richkd.training.failures import NonFiniteDetector
 from richkd.training.optimizer import build_optimizer
 from richkd.training.trainer import Task
 
 SAMPLE = 256
 
 
-def check_run(config: Config, console: Console) -> None:
+def check_run(config: Config, console: Terminal) -> None:
     """Check everything that a run needs, and print the results and the plan of the run.
 
     Opens the data, decodes every image, searches for images that are in two splits, measures the accuracy of
@@ -47,7 +49,7 @@ def check_run(config: Config, console: Console) -> None:
     """
     _ask_for_teachers(config)
     device = pick_device(config.train.device)
-    log = partial(console.print, markup=False, soft_wrap=True)
+    log = partial(console.print, soft_wrap=True)
     try:
         parts = assemble(config, device, log, speeds={})
     except ImageError:
@@ -97,7 +99,7 @@ def _decode(splits: Mapping[str, Split], config: Config) -> None:
     problems.refuse_all()
 
 
-def _report_duplicates(parts: Parts, console: Console) -> None:
+def _report_duplicates(parts: Parts, console: Terminal) -> None:
     splits = parts.data.splits
     for held_out in ("val", "test", "calibration"):
         if held_out not in splits or "train" not in splits:
@@ -105,8 +107,10 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
         found = duplicates(splits["train"], splits[held_out])
         if found:
             count = sum(len(one.second) for one in found)
-            text = f"warning: {count:,} images are in both train and {held_out}: {summary(found)}"
-            console.print(text, markup=False, soft_wrap=True)
+            console.print(
+                f"warning: {count:,} images are in both train and {held_out}: {summary(found)}",
+                soft_wrap=True,
+            )
         else:
             console.print(f"no image is in both train and {held_out}")
 
@@ -114,8 +118,19 @@ def _report_duplicates(parts: Parts, console: Console) -> None:
 def _report_teachers(parts: Parts, log: Log) -> None:
     for teacher in parts.teachers:
         sample = teacher.sample(parts.stores.clean("train", teacher.framing), parts.device, SAMPLE)
-        labels_N = parts.data.splits["train"].labels_N[sample.index_N]
+        split, index_N = parts.data.splits["train"], sample.index_N
+        refuse_non_finite_rows(
+            sample.output.logits_BC,
+            f"{teacher.role} {teacher.name}",
+            partial(_key_of, split, index_N),
+            "check its weights: they are finite, but its outputs are not.",
+        )
+        labels_N = split.labels_N[index_N]
         log_accuracy(teacher, sample.output, labels_N, sample.what, log)
+
+
+def _key_of(split: Split, index_N: Tensor, row: int) -> str:
+    return split.key(int(index_N[row]))
 
 
 def _dry_step(parts: Parts) -> dict[str, Tensor]:
@@ -125,11 +140,15 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     first = parts.order().epoch(0)[0][:8]
     (batch,) = (batch.to(parts.device) for batch in parts.training_batches(0, [first]))
     with torch.no_grad():
-        terms = task(parts.student_pixels(batch, 0), parts.teach(batch, 0), batch, Context())
+        targets = parts.teach(batch, 0)
+        terms = task(parts.student_pixels(batch, 0), targets, batch, Context())
+    detector = NonFiniteDetector(parts.data.splits["train"], parts.order().steps)
+    detector.record(terms, batch.index_B, 0, parts.taught(targets))
+    detector.check()
     return dict(terms.terms)
 
 
-def _print_plan(parts: Parts, console: Console) -> None:
+def _print_plan(parts: Parts, console: Terminal) -> None:
     epochs, order = parts.config.train.epochs, parts.order()
     rows: list[tuple[str, Any]] = [
         ("classes", f"{len(parts.data.class_names):,}"),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from richkd.core.errors import CheckpointError
 from richkd.core.files import not_written, write_atomically
+from richkd.core.finite import non_finite
 
 # Error numbers of file systems that do not support hard links.
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -90,7 +91,7 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
         The checkpoint, and a warning if the previous checkpoint was loaded.
 
     Raises:
-        CheckpointError: neither file can be read.
+        CheckpointError: neither file can be read, or both contain numbers that are NaN or infinite.
 
     Example:
         >>> import tempfile
@@ -167,4 +168,7 @@ def _read(path: Path) -> Checkpoint:
         raise CheckpointError("damaged: its bytes do not match the hash it was saved with")
     length = int.from_bytes(payload[:8], "little")
     metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
-    return Checkpoint(load(payload), json.loads(metadata["scalars"]))
+    tensors = load(payload)
+    if problem := non_finite(tensors):
+        raise CheckpointError(problem)
+    return Checkpoint(tensors, json.loads(metadata["scalars"]))

@@ -1,19 +1,22 @@
-"""Detect losses that are NaN or infinite, and turn out-of-memory errors into advice."""
+"""Detect losses and outputs of teachers that are not finite, and turn out-of-memory errors into advice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from richkd.core.errors import DeviceMemoryError, NonFiniteError
-from richkd.core.types import Batch, LossTerms
+from richkd.core.types import Batch, LossTerms, Output
 from richkd.data.split import Split
 from richkd.training.batch_parts import part_sizes
 
+SMALLER_STEPS = "lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5"
 # Reading a loss waits for the GPU; on a CPU it costs nothing.
 STEPS_BETWEEN_READINGS = {"cpu": 1}
 STEPS_BETWEEN_READINGS_ELSEWHERE = 50
@@ -29,48 +32,103 @@ class NonFiniteDetector:
     Attributes:
         split: the training split; its keys name the images in the error message.
         steps_in_epoch: optimizer steps in one epoch.
+        checkpoint: the last checkpoint of the run, which may not exist yet.
     """
 
     split: Split
     steps_in_epoch: int
-    _unread: list[tuple[int, Tensor, list[str], Tensor]] = field(default_factory=list)
+    checkpoint: Path | None = None
+    _unread: list[_Recorded] = field(default_factory=list)
 
-    def record(self, terms: LossTerms, index_B: Tensor, step: int) -> None:
+    def record(
+        self,
+        terms: LossTerms,
+        index_B: Tensor,
+        step: int,
+        teachers: Mapping[str, Output] = MappingProxyType({}),
+    ) -> None:
         """Record the loss terms of a step; every few steps (every step on a CPU) they are checked.
 
         Args:
             terms: the loss terms of the step.
             index_B: positions of the step's images in the split.
             step: number of the optimizer step.
+            teachers: outputs of each teacher for these images, by what it is called.
 
         Raises:
             NonFiniteError: see `check`.
         """
         values = torch.stack([value.detach().float() for value in terms.terms.values()])
-        self._unread.append((step, index_B, list(terms.terms), values))
+        logits = {name: output.logits_BC.isfinite().all() for name, output in teachers.items()}
+        feats = {name: output.feats_BF.isfinite().all() for name, output in teachers.items()}
+        self._unread.append(_Recorded(step, index_B, list(terms.terms), values, logits, feats))
         kind = values.device.type
         if len(self._unread) >= STEPS_BETWEEN_READINGS.get(kind, STEPS_BETWEEN_READINGS_ELSEWHERE):
             self.check()
 
     def check(self) -> None:
-        """Check all recorded loss terms that were not checked before.
+        """Check all recorded loss terms, and the teachers' outputs, that were not checked before.
 
         Raises:
-            NonFiniteError: a loss is NaN or infinite; names the first such step, its terms and its images.
+            NonFiniteError: a loss or a teacher's logit is NaN or infinite; names the first such step, the
+                teacher or else the loss terms, and the images.
         """
         unread, self._unread = self._unread, []
-        if not unread or bool(torch.cat([values for *_, values in unread]).isfinite().all()):
+        if not unread or bool(torch.cat([one.numbers() for one in unread]).isfinite().all()):
             return
-        step, index_B, names, values = next(entry for entry in unread if not entry[3].isfinite().all())
-        bad = [name for name, finite in zip(names, values.isfinite().tolist(), strict=True) if not finite]
-        images = [self.split.key(int(i)) for i in index_B[:5]]
+        first = next(one for one in unread if not bool(one.numbers().isfinite().all()))
+        step = f"step {first.step} (epoch {first.step // self.steps_in_epoch})"
+        images = ", ".join(self.split.key(int(i)) for i in first.index_B[:5])
+        got = f"images {images} and {max(0, len(first.index_B) - 5)} more"
+        if names := first.bad_teachers():
+            raise NonFiniteError(
+                f"The outputs of {', '.join(names)} must be finite, but are not at {step}",
+                got=got,
+                fix="check the teacher: its weights are finite, but its outputs are not, or are larger than "
+                f"65,504; try --train.teacher_precision fp32{valid_checkpoint(self.checkpoint)}.",
+            )
         raise NonFiniteError(
-            f"The loss became NaN or infinite at step {step} (epoch {step // self.steps_in_epoch})"
-            f" in: {', '.join(bad)}",
-            got=f"images {', '.join(images)} and {max(0, len(index_B) - 5)} more",
-            fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5, "
-            "or check these images; the last checkpoint is older and valid.",
+            f"The loss became NaN or infinite at {step} in: {', '.join(first.bad_terms())}",
+            got=got,
+            fix=f"{SMALLER_STEPS}, or check these images{valid_checkpoint(self.checkpoint)}.",
         )
+
+
+@dataclass
+class _Recorded:
+    """The numbers of a step, on the device."""
+
+    step: int
+    index_B: Tensor
+    names: list[str]
+    values: Tensor
+    logits: dict[str, Tensor]
+    feats: dict[str, Tensor]
+
+    def numbers(self) -> Tensor:
+        """The loss terms, and NaN for each teacher whose logits are not finite."""
+        flags = [torch.where(finite, 0.0, torch.nan)[None] for finite in self.logits.values()]
+        return torch.cat([self.values, *(flag.to(self.values) for flag in flags)])
+
+    def bad_teachers(self) -> list[str]:
+        """Teachers whose outputs are not finite. Features count only if they made the loss non-finite."""
+        kinds = [self.logits] if not self.bad_terms() else [self.logits, self.feats]
+        return [name for name in self.logits if not all(bool(kind[name]) for kind in kinds)]
+
+    def bad_terms(self) -> list[str]:
+        """Names of the loss terms that are not finite."""
+        finite = self.values.isfinite().tolist()
+        return [name for name, good in zip(self.names, finite, strict=True) if not good]
+
+
+def valid_checkpoint(checkpoint: Path | None) -> str:
+    """The part of an advice on the last checkpoint; empty if there is none.
+
+    Example:
+        >>> valid_checkpoint(Path("nowhere/last.ckpt"))
+        ''
+    """
+    return "; the last checkpoint is older and valid" if checkpoint and checkpoint.exists() else ""
 
 
 def raise_with_batch_size_advice(

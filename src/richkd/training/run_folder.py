@@ -31,6 +31,8 @@ import yaml
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import refuse_unwritable, write_atomically
+from richkd.core.json_text import to_json
+from richkd.core.visible import one_line
 from richkd.models.speed import SPEED, read_speeds
 
 PACKAGES = (
@@ -159,7 +161,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file atomically."""
-        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(name, to_json(content, indent=2) + "\n")
 
     def append(self, path: Path, record: Mapping[str, Any]) -> None:
         """Append a line to a ``.jsonl`` file.
@@ -190,7 +192,7 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise CheckpointError(
                 f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
-                got=f"{type(error).__name__}: {error}",
+                got=f"{type(error).__name__}: {one_line(error)}",
                 fix="start again with --overwrite.",
             ) from error
         was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))

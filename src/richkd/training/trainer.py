@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, cast
 
 import torch
@@ -11,10 +11,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from richkd.core.errors import DataError, NonFiniteError, RichKDError, WorkerError
+from richkd.core.finite import non_finite
 from richkd.core.interrupt import Interrupted, StopRequest
 from richkd.core.progress import Progress
 from richkd.core.seeds import mix_seed
-from richkd.core.types import Batch, LossTerms, Output, Targets
+from richkd.core.types import Batch, LossTerms, Output, Target, Targets
 from richkd.data.mixup import Mix, draw_mix
 from richkd.methods.term import Context
 from richkd.metrics.accuracy import measure
@@ -29,7 +30,12 @@ from richkd.training.checkpoint import (
     load_module,
     save_checkpoint,
 )
-from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_advice
+from richkd.training.failures import (
+    SMALLER_STEPS,
+    NonFiniteDetector,
+    raise_with_batch_size_advice,
+    valid_checkpoint,
+)
 from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.schedule import learning_rate
@@ -84,7 +90,7 @@ class Trainer:
         self.order = parts.order(accelerator.process_index, accelerator.num_processes)
         if parts.speed.compiled:
             self.task.compile_student()
-        self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps)
+        self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps, folder.last)
         self.step = 0
         self.best_top1 = -1.0
         # Whether an image of the validation after the last step could not be read.
@@ -154,8 +160,9 @@ class Trainer:
         for number, part in enumerate(batch.chunks(config.train.grad_accum_steps)):
             share = len(part) / len(batch)
             try:
-                terms = self._forward(part, self.step * config.train.grad_accum_steps + number)
-                self.detector.record(terms, part.index_B, self.step)
+                targets = self._targets(part)
+                terms = self._forward(part, targets, self.step * config.train.grad_accum_steps + number)
+                self.detector.record(terms, part.index_B, self.step, self.parts.taught(targets))
                 self.accelerator.backward(terms.total * share)
             except RuntimeError as error:
                 raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, self._try)
@@ -197,6 +204,9 @@ class Trainer:
             (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
         )
         better = False
+        # Outputs of a student with bad weights would be blamed on validation images.
+        self.detector.check()
+        self._refuse_bad_state(self._state())
         if validate:
             store = self.parts.stores.clean("val")
             try:
@@ -209,7 +219,6 @@ class Trainer:
             self.unvalidated = False
             better = metrics.top1 > self.best_top1
             self.best_top1 = max(metrics.top1, self.best_top1)
-        self.detector.check()
         self.accelerator.log(
             {name: value for name, value in record.items() if "/" in name or name == "lr"}, step=epoch
         )
@@ -265,11 +274,13 @@ class Trainer:
         saved = f"A checkpoint of step {self.step} was saved; repeat the command with --resume."
         raise type(error)(error.rule, got=error.got, fix=f"{error.fix} {saved}") from error
 
-    def _forward(self, batch: Batch, draw: int) -> LossTerms:
+    def _targets(self, batch: Batch) -> dict[str, Target]:
+        return self.parts.teach(batch.to(self.device), self.step // self.order.steps)
+
+    def _forward(self, batch: Batch, targets: Targets, draw: int) -> LossTerms:
         parts, device = self.parts, self.device
         epoch = self.step // self.order.steps
         batch = batch.to(device)
-        targets = parts.teach(batch, epoch)
         pixels = parts.student_pixels(batch, epoch)
         seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
         mix = draw_mix(self.config.augment, pixels.shape, seed, draw)
@@ -280,23 +291,29 @@ class Trainer:
 
     def _try(self, batch: Batch) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(self._forward(batch, self.step).total)
+        self.accelerator.backward(self._forward(batch, self._targets(batch), self.step).total)
 
-    def _checkpoint(self) -> Checkpoint:
+    def _state(self) -> dict[str, Tensor]:
+        """All tensors of a checkpoint."""
         tensors = {f"task.{name}": t for name, t in self.task.state_dict().items()}
         tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         tensors |= {f"sums.{name}": t for name, t in self.sums.items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
-        # A finite loss can have an infinite gradient. It appears in the weights before the next loss.
-        bad = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
-        if bad:
+        return tensors
+
+    def _refuse_bad_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """A finite loss can have an infinite gradient. It appears in the weights before the next loss."""
+        if got := non_finite(tensors):
             raise NonFiniteError(
                 f"Weights became NaN or infinite before step {self.step} (epoch {self.epoch})",
-                got=f"{len(bad)} of {len(tensors)} tensors, first {bad[0]}",
-                fix="lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5; "
-                "the last checkpoint is older and valid.",
+                got=got,
+                fix=f"{SMALLER_STEPS}{valid_checkpoint(self.folder.last)}.",
             )
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = self._state()
+        self._refuse_bad_state(tensors)
         scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
         if self.unvalidated:
             scalars["unvalidated"] = True

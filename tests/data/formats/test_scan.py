@@ -11,6 +11,7 @@ from PIL import Image
 
 from richkd.config.schema import DataConfig
 from richkd.core.errors import DataError
+from richkd.core.visible import visible
 from richkd.data.formats.scan import contents
 from richkd.data.framing import Framing
 from richkd.data.images import decode_all
@@ -61,7 +62,7 @@ def test_what_is_no_image_is_named_when_images_are_decoded(zoo: Path, kind: str)
     assert len(train) == 7
     error = refusal(decode_all, train, Framing(4))
     assert "1 of 7" in str(error)
-    assert key in str(error)
+    assert visible(key) in str(error)
 
 
 def test_a_folder_with_the_name_of_an_image_is_named_or_is_no_image(zoo: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_page_is_whole_and_alone(result: Probe) -> None:
     assert not tags.open
     assert not {tag for tag, _ in tags.seen} & {"script", "link", "img", "iframe"}
     assert not [tag for tag, attributes in tags.seen if attributes.keys() & {"src", "href"}]
-    assert "http" not in page
+    assert not re.findall(r"https?:", page)
     assert "url(" not in page
     assert "my &lt;data&gt;" in page
     assert "nan" not in re.sub(r"[a-z]*finan[a-z]*|[a-z]*domin[a-z]*", "", page.lower()).split()
@@ -97,3 +97,25 @@ def test_a_browser_opens_it_at_any_width_without_a_word(result: Probe, tmp_path:
         )
         assert "Does CLIP improve the teacher on these classes?" in done.stdout
         assert "CONSOLE" not in done.stderr
+
+
+def test_the_page_may_load_and_run_nothing(result: Probe) -> None:
+    page = render(result, "data")
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+    assert policy.startswith("default-src 'none'; ")
+    assert "script-src" not in policy
+    assert page.index(policy) < page.index("<style>")
+
+
+def test_colors_say_which_moves_are_improvements(result: Probe) -> None:
+    page = render(result, "data")
+    table = page[page.index("Number of images by their state") :]
+    rows = re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", table)[:4]
+    colors = {before: re.findall(r"--heat:var\(--(\w+)\)", cells) for before, cells in rows}
+    # The columns are in the order of the rows.
+    assert colors == {
+        "correct, confident": ["other", "wrong", "wrong", "wrong"],
+        "correct, not confident": ["fused", "other", "wrong", "wrong"],
+        "incorrect, confident": ["fused", "fused", "other", "fused"],
+        "incorrect, not confident": ["fused", "fused", "wrong", "other"],
+    }

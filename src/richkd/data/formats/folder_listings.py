@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.logs import logger_of
 from richkd.data.columns import Columns
 from richkd.data.formats.class_folders import split_folders_of
 from richkd.data.formats.listing_files import (
@@ -23,7 +23,7 @@ from richkd.data.formats.scan import WHOLE, contents, first_few, is_image, split
 # The name that image folders of the Hugging Face hub give to their listing.
 METADATA = "metadata"
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def find_listings(place: Path, columns: Columns, excluded: set[Path]) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,14 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.logs import logger_of
 from richkd.data.file_types import is_folder
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents
 
 DATA_SUFFIXES = frozenset({".parquet", ".tar", *LISTING_SUFFIXES})
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def open_hub(path: str) -> dict[str, datasets.Dataset]:

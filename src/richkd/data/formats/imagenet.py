@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.logs import logger_of
 from richkd.core.user_files import read_text
 from richkd.data.class_text import normalized
 from richkd.data.classes import clean_name
@@ -22,7 +22,7 @@ from richkd.data.formats.scan import contents, file_table, first_few, is_image
 BOXES = "PredictionString"
 TINY_COLUMNS = (IMAGE, LABEL, "x", "y", "h", "w")
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def is_tiny_imagenet(place: Path) -> bool:

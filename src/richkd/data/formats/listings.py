@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.logs import logger_of
 from richkd.data.class_text import normalized
 from richkd.data.columns import KEY_COLUMNS, Columns
 from richkd.data.formats.listed_files import find_files
@@ -26,7 +26,7 @@ from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, check_files
 # Whole numbers, and what a table with missing values makes of them: 3.0.
 INTEGER = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 def open_listing(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.logs import logger_of
 from richkd.data.class_text import all_normalized
 from richkd.data.file_types import IMAGE_SUFFIXES, is_folder, printable, refuse_formats
 
@@ -27,7 +27,7 @@ WHOLE = "data"
 SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 LAYOUT = "one folder per class, or train/, val/ and test/ folders that each hold one folder per class."
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Contents(NamedTuple):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
 from richkd.core.pages import environment
 from richkd.evaluate.model_report import CERTAIN
 from richkd.metrics.calibration import Reliability
@@ -18,6 +18,13 @@ from richkd.reporting.probe.verdict import NO_SIGNAL, Outcome, explanation, head
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
 # Classes of the style sheet, which set the colors.
 KINDS = {TEACHER: "teacher", CLIP: "clip", FUSED: "fused"}
+# From the best to the worst: an error is worse if it is confident.
+RANKING = (
+    State.CORRECT_CERTAIN,
+    State.CORRECT_UNCERTAIN,
+    State.WRONG_UNCERTAIN,
+    State.WRONG_CERTAIN,
+)
 STATES = {
     State.CORRECT_CERTAIN: "correct, confident",
     State.CORRECT_UNCERTAIN: "correct, not confident",
@@ -47,7 +54,7 @@ def write_probe(result: Probe, folder: str | Path, data: str) -> Path:
         "explanation": explanation(result),
         "warnings": warnings(result),
     }
-    figures = json.dumps({"verdict": verdict} | result.to_dict(), indent=2, ensure_ascii=False)
+    figures = to_json({"verdict": verdict} | result.to_dict(), indent=2)
     write_atomically(folder / "probe.json", f"{figures}\n".encode())
     page = folder / "probe.html"
     write_atomically(page, render(result, data).encode())
@@ -165,7 +172,8 @@ def _moves(result: Probe) -> list[tuple[str, list[tuple[str, float, float]]]]:
     for before, counts in zip(State, result.moves.counts, strict=True):
         cells = []
         for after, count in zip(State, counts, strict=True):
-            kind = "fused" if after < before else "wrong" if after > before else "other"
+            change = RANKING.index(after) - RANKING.index(before)
+            kind = "fused" if change < 0 else "wrong" if change > 0 else "other"
             cells.append((kind, round(55 * (count / result.images) ** 0.5, 1), count))
         rows.append((STATES[before], cells))
     return rows

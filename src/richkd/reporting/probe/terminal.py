@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from richkd.core.terminal import Terminal
 from richkd.reporting.probe.figures import ClassGain
 from richkd.reporting.probe.probe import Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, warnings
@@ -15,26 +15,34 @@ from richkd.teachers.clip.prompt_weights import PromptTable
 SHOWN_CLASSES = 5
 
 
-def print_probe(result: Probe, console: Console) -> None:
+def print_probe(result: Probe, console: Terminal) -> None:
     """Print the verdict, the metrics and the warnings, in this order."""
 
     def log(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
-    log(f"\n{headline(result)} {explanation(result)}\n")
+    def paragraph(line: str) -> None:
+        console.print()
+        log(line)
+
+    paragraph(f"{headline(result)} {explanation(result)}")
+    console.print()
     console.print(_teachers(result))
-    log(f"\n{_complementarity(result)}")
+    paragraph(_complementarity(result))
     log(_best_alpha(result))
+    console.print()
     console.print(_mixings(result))
-    log("\ntarget shift on training views (KL divergence of the fused target from the teacher's outputs):")
+    paragraph(
+        "target shift on training views (KL divergence of the fused target from the teacher's outputs):"
+    )
     for name, signal in result.signals.items():
         note = " (negligible: the student learns nothing from CLIP)" if signal.nats < NO_SIGNAL else ""
         log(f"  {name}: {signal.nats:.2g} nats{note}")
     if result.prompts is not None:
-        log(f"\n{_prompts(result.prompts)}")
+        paragraph(_prompts(result.prompts))
     gains = [gain for gain in result.classes[:SHOWN_CLASSES] if gain.fused > gain.teacher]
     losses = [gain for gain in result.classes[::-1][:SHOWN_CLASSES] if gain.fused < gain.teacher]
-    log(f"\nlargest gains in accuracy: {list_gains(gains)}")
+    paragraph(f"largest gains in accuracy: {list_gains(gains)}")
     log(f"largest losses in accuracy: {list_gains(losses)}")
     for warning in warnings(result):
         log(f"warning: {warning}")
@@ -90,7 +98,7 @@ def _best_alpha(result: Probe) -> str:
 
 
 def _mixings(result: Probe) -> Table:
-    table = Table(title="\nways of mixing (cross-fitted)", box=None)
+    table = Table(title="ways of mixing (cross-fitted)", box=None)
     table.title_justify = "left"
     for column in ("", "NLL", "standard error"):
         table.add_column(column, justify="left" if not column else "right")

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from richkd.config.schema import CacheConfig
@@ -91,11 +92,11 @@ class CachedTeacher(Teacher):
             return self.teacher.restored(cache.read(position_B).to(batch.pixels_BHWC.device))
         output = self.teacher.outputs(batch, views)
         new_B = missing_B.nonzero()[:, 0]
-        cache.add(
-            batch.index_B[new_B],
-            views.number_B[new_B],
-            Output(output.logits_BC[new_B], output.feats_BF[new_B]),
-        )
+        stored = Output(output.logits_BC[new_B], output.feats_BF[new_B])
+        try:
+            cache.add(batch.index_B[new_B], views.number_B[new_B], stored)
+        except CacheError as error:
+            raise self._unstorable(error, stored, batch.index_B[new_B], cache) from error
         # Sparse rows drop small logits. Drop them now, too, so that later runs have the same targets.
         if cache.format.top_k is None:
             return output
@@ -106,6 +107,19 @@ class CachedTeacher(Teacher):
         assert views.augmentation is not None
         assert views.number_B is not None
         return bool((self.caches[split, views.augmentation].find(index_B, views.number_B) < 0).any())
+
+    def _unstorable(
+        self, error: CacheError, output: Output, index_B: Tensor, cache: OutputCache
+    ) -> CacheError:
+        """The error of a cache with the teacher and its first image."""
+        good_B = torch.cat([output.logits_BC.half(), output.feats_BF.half()], dim=1).isfinite().all(dim=1)
+        bad = index_B[(~good_B).cpu()].tolist()
+        return CacheError(
+            f"{error.rule}; those of {self.role} {self.name} are not",
+            got=f"{error.got} for {len(bad)} of {len(index_B)} images, first image {bad[0]} of the data of "
+            f"{cache.manifest.name}",
+            fix=error.fix,
+        )
 
     def flush(self) -> None:
         """Write outputs that are not yet on disk."""

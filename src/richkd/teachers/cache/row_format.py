@@ -92,6 +92,16 @@ class RowFormat:
             )
         return torch.cat([part.cpu() for part in parts], dim=1).contiguous().view(torch.uint8)
 
+    def finite(self, rows_BR: Tensor) -> bool:
+        """Whether all numbers of stored rows are finite."""
+        if self.top_k is None:
+            return bool(rows_BR.contiguous().view(self._dtype).isfinite().all())
+        words_BW = rows_BR.contiguous().view(torch.int16)
+        feats, values = words_BW[:, : self.features], words_BW[:, self.features + 2 + self.top_k :]
+        rest_B1 = words_BW[:, self.features : self.features + 2].contiguous().view(torch.float32)
+        halves = (part.contiguous().view(torch.float16) for part in (feats, values))
+        return all(bool(part.isfinite().all()) for part in (*halves, rest_B1))
+
     def unpack(self, rows_BR: Tensor) -> Output:
         """Convert rows (B, row_bytes) back to float32 outputs; if ``classes`` is 0, the logits are (B, 0)."""
         assert rows_BR.shape[1] == self.row_bytes

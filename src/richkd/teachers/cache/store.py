@@ -26,6 +26,7 @@ from torch import Tensor
 
 from richkd.core.errors import CacheError, nearest
 from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
 from richkd.core.types import Output
 from richkd.data.split import evenly_spaced
 from richkd.teachers.cache.row_format import RowFormat
@@ -223,7 +224,7 @@ class OutputCache:
 
 
 def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
-    """Check that the name of a shard is the SHA-256 of its content, and that its rows fit the manifest.
+    """Check that a shard's name is the SHA-256 of its content, and its rows fit the manifest and are finite.
 
     Returns:
         A description of the problem, or None if the shard is intact.
@@ -249,7 +250,9 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
     fits = rows.shape == (len(keys), manifest.row_format.row_bytes) and bool(
         ((keys >= 0) & (keys < places)).all()
     )
-    return None if fits else "does not fit the manifest"
+    if not fits:
+        return "does not fit the manifest"
+    return None if manifest.row_format.finite(rows) else "contains outputs that are NaN or infinite"
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -370,4 +373,4 @@ def remove_cache(root: str | Path, name: str) -> Path:
 
 
 def _encode(manifest: Manifest) -> bytes:
-    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False).encode()
+    return to_json(asdict(manifest), indent=2).encode()

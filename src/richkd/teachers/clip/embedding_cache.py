@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from richkd.core.files import hash_tensors, write_atomically
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 TENSOR = "class_embeddings"
 
 

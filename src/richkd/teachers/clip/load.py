@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,9 @@ from torch.nn import functional
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError
+from richkd.core.finite import refuse_non_finite_weights
+from richkd.core.logs import logger_of
+from richkd.core.visible import one_line
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.named_weights import find_weights
 from richkd.teachers.clip.prompt_lengths import check_prompt_lengths
@@ -22,7 +24,7 @@ from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
 from richkd.teachers.clip.tokens import check_tokenizer, vocabulary_size
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 CONFIG_FILE = "open_clip_config.json"
 
 
@@ -88,6 +90,7 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
     Raises:
         ClipError: the name or tag is unknown, a file needs a tag, files are missing, a download fails, the
             weights or the tokenizer do not fit the model, or its preprocessing cannot be reproduced.
+        NonFiniteError: a weight is NaN or infinite; names the model and the tensor.
 
     Example:
         >>> import richkd
@@ -119,12 +122,20 @@ def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dty
         tokenizer = open_clip.get_tokenizer(source.model)
     # open_clip, the hub and the readers of tokenizers and weights have no common base class but Exception.
     except Exception as error:
-        got = str(error) or repr(error)
+        got = one_line(error)
         raise ClipError(f"CLIP '{spec}' could not be loaded", got=got, fix=source.fix) from error
+    refuse_non_finite_weights(model, f"The weights of CLIP '{spec}'")
     if source.folder is not None:
         _warn_of_defaults(source.folder)
     check_tokenizer(tokenizer, vocabulary_size(model), spec)
-    return Clip(model.to(device), tokenizer, name=spec, config=config, dtype=dtype)
+    clip = Clip(model.to(device), tokenizer, name=spec, config=config, dtype=dtype)
+    if not 0 < clip.logit_scale < float("inf"):
+        raise ClipError(
+            f"CLIP '{spec}' must have a finite logit scale",
+            got=f"exp(logit_scale) = {clip.logit_scale}",
+            fix="use weights of a training that did not diverge.",
+        )
+    return clip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ same weights load without an error and give wrong features.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from open_clip.transform import PreprocessCfg
 
 from richkd.config.model_name import hint_at_path
 from richkd.core.errors import ClipError, nearest
+from richkd.core.logs import logger_of
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 # The preprocessing that open_clip's published weights define; the size is that of the model.
 KEYS = ("mean", "std", "interpolation", "resize_mode")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from open_clip.tokenizer import SigLipTokenizer, basic_clean, canonicalize_text
 
 from richkd.core.errors import ClipError
+from richkd.core.logs import logger_of
 from richkd.teachers.clip.tokens import Tokenizer
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 # Numbers of prompts or classes, and of characters that are cut, that the message shows.
 SHOWN, SHOWN_TEXT = 10, 120
 # More tokens than any tokenizer adds at the ends of a prompt.
