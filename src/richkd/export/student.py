@@ -28,6 +28,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError, ModelError
 from richkd.core.files import write_atomically
+from richkd.core.structured import read_json
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
@@ -169,7 +170,7 @@ def load_student(path: str | Path) -> Student:
     if (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     try:
-        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = read_json(folder / CONFIG)
         class_names = tuple(saved["label_names"])
         temperature = float(saved.get("richkd", {}).get("temperature", 1.0))
         cfg = saved["pretrained_cfg"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
+from richkd.core.structured import read_json
 from richkd.models.probe import first_line
 from richkd.models.weights import load_weights
 
@@ -161,7 +161,7 @@ def _check_patches(model: nn.Module, name: str, size: int, role: str) -> None:
 
 def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, size: int | None) -> Created:
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = read_json(folder / "config.json")
         outputs, architecture = int(saved["num_classes"]), str(saved["architecture"])
         args, cfg = dict(saved.get("model_args") or {}), dict(saved["pretrained_cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:

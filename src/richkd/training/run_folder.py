@@ -26,11 +26,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import yaml
 
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import write_atomically
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import parse_json, parse_yaml, read_json
 from richkd.models.speed import SPEED, read_speeds
 
 PACKAGES = (
@@ -84,7 +85,14 @@ class RunFolder:
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            figures: dict[str, Any] = read_json(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} must hold the figures of the run",
+                got=str(error),
+                fix="start again with --overwrite.",
+            ) from error
         return figures
 
     def accept(self, config: Config, *, resume: bool, overwrite: bool) -> None:
@@ -194,14 +202,14 @@ class RunFolder:
 
     def _refuse_other_settings(self, config: Config) -> None:
         try:
-            saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            saved = parse_yaml(read_regular(self.path / "config.yaml").decode())
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
                 got=f"{type(error).__name__}: {error}",
                 fix="start again with --overwrite.",
             ) from error
-        was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))
+        was, now = _flat(saved), _flat(parse_yaml(config.to_yaml()))
         names = sorted((was.keys() | now.keys()) - MAY_DIFFER)
         others = [name for name in names if was.get(name) != now.get(name)]
         if others:
@@ -240,9 +248,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_regular(path).decode(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             break
     return records

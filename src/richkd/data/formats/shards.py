@@ -7,7 +7,6 @@ columns of ``.jpg`` and ``.png`` images, so members are read here and given to `
 from __future__ import annotations
 
 import glob
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.structured import parse_json
 from richkd.data.columns import KEY_COLUMNS, Columns
 from richkd.data.formats.listing_files import LABEL_NAMES, Listing
 from richkd.data.formats.listings import whole_numbers
@@ -190,7 +190,7 @@ def _label(fields: Mapping[str, bytes], asked: str | None, where: str) -> str | 
     try:
         if own is not None and own in fields:
             return fields[own].decode("utf-8").strip() or None
-        entries = json.loads(fields["json"]) if "json" in fields else {}
+        entries = parse_json(fields["json"]) if "json" in fields else {}
     except ValueError as error:
         raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
     if not isinstance(entries, dict):
