@@ -90,3 +90,14 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
         if limit is not None and size > limit:
             raise OSError(errno.EFBIG, f"{size:,} bytes, more than {limit:,}", str(path))
         return file.read()
+
+
+def special_in(folder: Path) -> Path | None:
+    """The first pipe, socket or device directly in a folder whose files a library is going to open.
+
+    Example:
+        >>> special_in(Path(__file__).parent) is None
+        True
+    """
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return next((file for file in files if kind_of(file) not in (None, "a folder")), None)

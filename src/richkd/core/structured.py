@@ -107,7 +107,7 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise ValueError(f"line {line}: a key must be text or a number, not a list or mapping")
-            name = self.construct_object(key)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key)
             if name in first:
                 raise ValueError(f"line {line}: {name!r} appears twice, first in line {first[name]}")
             first[name] = line

@@ -17,6 +17,7 @@ from torch import nn
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
+from richkd.core.regular_files import kind_of, special_in
 from richkd.core.structured import read_json
 from richkd.models.probe import first_line
 from richkd.models.weights import load_weights
@@ -170,6 +171,10 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
             got=first_line(error),
             fix="pass the student/ folder of a run.",
         ) from None
+    special = special_in(folder)
+    if special is not None:
+        rule = f"The {role}'s folder {folder} must hold regular files"
+        raise ModelError(rule, got=f"{kind_of(special)}: {special.name}", fix="remove it.")
     if outputs != classes:
         raise ModelError(
             f"The {role} in {folder} must have one output for each class of the data",

@@ -11,6 +11,7 @@ from torch.nn import functional
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError, nearest
+from richkd.core.regular_files import kind_of, special_in
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.prompt_weights import PromptSet
 from richkd.teachers.clip.prompts import build_prompts, load_class_prompts, load_names, templates
@@ -131,6 +132,10 @@ def _check_folder(folder: Path) -> None:
         missing = config if folder.is_dir() else folder
         rule = "The CLIP folder must exist with its configuration"
         raise ClipError(rule, got=f"no {missing}", fix=fix)
+    special = special_in(folder)
+    if special is not None:
+        rule = "The CLIP folder must hold regular files"
+        raise ClipError(rule, got=f"{kind_of(special)}: {special}", fix="remove it.")
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
         got = f"no .safetensors, .bin or .pth file in {folder}"
         raise ClipError("The CLIP folder must exist with its weights", got=got, fix=fix)
