@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.options import whole
+
 
 def predict(
     model: Annotated[str, Parameter(help="student folder or run folder")],
@@ -17,7 +19,9 @@ def predict(
             help="image files, folders or patterns; -: paths from standard input", allow_leading_hyphen=True
         ),
     ],
-    top: Annotated[int, Parameter(help="number of classes to print per image", show_default=True)] = 5,
+    top: Annotated[
+        int, Parameter(help="number of classes to print per image", show_default=True, converter=whole)
+    ] = 5,
     json: Annotated[bool, Parameter(help="print one JSON object per image", negative="")] = False,
     csv: Annotated[bool, Parameter(help="print CSV, one row per image and class", negative="")] = False,
     out: Annotated[Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)")] = None,

@@ -15,13 +15,14 @@ from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
 from richkd.core.registry import OneOf
 
 Triple = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
 class Section(BaseModel):
     """A group of settings. Unknown keys are refused, and values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -141,7 +142,7 @@ class ModelConfig(Section):
         "with the student",
     )
     mean: Triple | None = Field(None, description="input mean in 0..1 (default: the model's own)")
-    std: Triple | None = Field(
+    std: tuple[Positive, Positive, Positive] | None = Field(
         None, description="input standard deviation in 0..1 (default: the model's own)"
     )
     crop_pct: float | None = Field(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,8 +172,7 @@ def load_student(path: str | Path) -> Student:
         folder = folder / "student"
     try:
         saved = read_json(folder / CONFIG)
-        class_names = tuple(saved["label_names"])
-        temperature = float(saved.get("richkd", {}).get("temperature", 1.0))
+        class_names, temperature = _names_and_temperature(saved)
         cfg = saved["pretrained_cfg"]
         config = ModelConfig(
             name=saved["architecture"],
@@ -185,7 +185,7 @@ def load_student(path: str | Path) -> Student:
             interpolation=cfg.get("interpolation", "bicubic"),
             args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
             got=f"{type(error).__name__}: {error}",
@@ -193,6 +193,15 @@ def load_student(path: str | Path) -> Student:
         ) from None
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
     return Student(network, class_names, temperature)
+
+
+def _names_and_temperature(saved: dict[str, Any]) -> tuple[tuple[str, ...], float]:
+    names, temperature = saved["label_names"], float(saved.get("richkd", {}).get("temperature", 1.0))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("label_names must be a list of texts")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a positive number, not {temperature}")
+    return tuple(names), temperature
 
 
 def _is_callable(network: Network) -> bool:

@@ -165,7 +165,7 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
         saved = read_json(folder / "config.json")
         outputs, architecture = int(saved["num_classes"]), str(saved["architecture"])
         args, cfg = dict(saved.get("model_args") or {}), dict(saved["pretrained_cfg"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"The {role}'s folder {folder} must hold a config.json with num_classes and its weights",
             got=first_line(error),

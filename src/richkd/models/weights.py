@@ -28,6 +28,8 @@ WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "networ
 # Last parts of keys that count something and hold no weight.
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 NAMED = 3
+# Number of dictionaries that may be around a state dict.
+DEPTH = 10
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,10 @@ def _read(path: Path, role: str) -> Any:
 def _unwrap(content: Any) -> tuple[dict[str, Tensor], bool]:
     """The state dict inside a checkpoint, and whether it was chosen as the averaged one of two."""
     averaged = False
-    while isinstance(content, dict):
+    # A file can hold a dictionary that contains itself.
+    for _ in range(DEPTH):
+        if not isinstance(content, dict):
+            break
         found = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not found:
             break

@@ -104,7 +104,13 @@ class RunFolder:
                 cannot be written.
             ConfigError: both ``resume`` and ``overwrite`` are set.
         """
-        occupied = self.path.is_dir() and any(self.path.iterdir())
+        try:
+            occupied = self.path.is_dir() and any(self.path.iterdir())
+        except (OSError, ValueError) as error:
+            got = getattr(error, "strerror", None) or str(error)
+            raise CheckpointError(
+                f"--out {self.path} must be a folder", got=got, fix="choose another --out."
+            ) from error
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(
                 f"--out {self.path} must be a folder", got="a file", fix="choose another --out."

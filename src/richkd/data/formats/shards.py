@@ -7,6 +7,7 @@ columns of ``.jpg`` and ``.png`` images, so members are read here and given to `
 from __future__ import annotations
 
 import glob
+import math
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,11 @@ from richkd.data.formats.scan import WHOLE, is_image, split_of, stamp_of
 
 SUFFIX = ".tar"
 FIX = "write the shard again: an image and its label have the same name, such as 000.jpg and 000.cls."
+# Largest number of files that a pattern may mean.
+SHARDS = 1_000_000
 # Largest member in bytes.
 MEMBER = 1 << 30
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+RANGE = re.compile(r"\{(\d{1,30})\.\.(\d{1,30})\}")
 
 
 def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
@@ -46,6 +49,10 @@ def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
     if not path.endswith(SUFFIX) or not re.search(r"[*?\[{]", path):
         return None
     expanded = str(Path(path).expanduser())
+    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in RANGE.findall(expanded))
+    if count > SHARDS:
+        got = f"{count:,} names"
+        raise DataError(f"{path} must mean at most {SHARDS:,} tar files", got=got, fix="shorten the range.")
     files = [
         Path(file)
         for name in _ranges(expanded)

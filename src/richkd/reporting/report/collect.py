@@ -212,12 +212,24 @@ def read_run(folder: str | Path) -> RunFacts:
         environment = read_json(folder / "environment.json")
         lines = read_regular(folder / "metrics.jsonl").decode().splitlines()
         epochs = tuple(parse_json(line) for line in lines if line.strip())
+        _check_figures(summary, environment, epochs)
         settings = read_regular(folder / "config.yaml").decode()
     except (OSError, ValueError) as error:
         raise DataError(
             f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
         ) from error
     return RunFacts(folder.name, settings, summary, epochs, environment)
+
+
+def _check_figures(summary: Any, environment: Any, epochs: Sequence[Any]) -> None:
+    """Check what the page shows without asking."""
+    if not all(isinstance(part, dict) for part in (summary, environment, *epochs)):
+        raise ValueError("summary.json, environment.json and each line of metrics.jsonl must be objects")
+    lacking = {"teachers", "method", "seed", "epochs", "seconds"} - summary.keys()
+    if lacking or not isinstance(summary["seconds"], int | float):
+        raise ValueError(f"summary.json lacks {', '.join(sorted(lacking)) or 'the number of seconds'}")
+    if not all(isinstance(epoch.get("epoch"), int) for epoch in epochs):
+        raise ValueError("each line of metrics.jsonl must have the number of its epoch")
 
 
 def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> str:
