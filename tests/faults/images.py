@@ -81,15 +81,13 @@ def contents() -> dict[str, bytes]:
 
 # Their pixels are fine, so they may be predicted.
 HARMLESS = frozenset(
-    {
-        "text bomb.png",
-        "profile bomb.png",
-        "panorama.png",
-        "tower.png",
-        "thumbnail.jpg",
-        "loop.tif",
-        "wrong sum.png",
-    }
+    f"{name}.{kind}"
+    for kind, names in {
+        "png": ("text bomb", "profile bomb", "panorama", "tower", "wrong sum"),
+        "jpg": ("thumbnail",),
+        "tif": ("loop",),
+    }.items()
+    for name in names
 )
 
 

@@ -138,3 +138,10 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     for name, got in (("pipe.pth", "a pipe"), ("gone.pth", "no such file"), ("", "a folder")):
         assert refusal(load_weights, nn.Linear(2, 3), tmp_path / name, role="teacher").got == got
+
+
+def test_a_file_that_contains_itself_ends_in_words(tmp_path: Path) -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic["model"] = cyclic
+    torch.save(cyclic, tmp_path / "a.pth")
+    assert "state dict" in refusal(load_weights, nn.Linear(2, 3), tmp_path / "a.pth", role="teacher").rule

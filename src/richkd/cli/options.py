@@ -53,6 +53,17 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int:
     return int(tokens[0].value)
 
 
+def place(kind: Any, tokens: Sequence[Token]) -> Path:
+    """A path that is not empty; an empty one, as of an unset variable of the shell, would be this folder.
+
+    Raises:
+        ValueError: the path is empty.
+    """
+    if not tokens[0].value.strip():
+        raise ValueError("the path is empty")
+    return Path(tokens[0].value)
+
+
 def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
     """Give a command, whose first keyword is ``config``, options for settings.
 
@@ -143,6 +154,8 @@ def _parameters(function: Command) -> list[inspect.Parameter]:
 def _keyword(name: str, kind: Any, description: str | None, **more: Any) -> inspect.Parameter:
     if int in (kind, *get_args(kind)):
         more["converter"] = whole
+    elif Path in (kind, *get_args(kind)):
+        more["converter"] = place
     parameter = Parameter(help=description, negative="", show_default=False, **more)
     default = False if kind is bool else None
     return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, parameter])

@@ -13,7 +13,7 @@ import pytest
 
 from richkd.core.errors import DataError
 from richkd.data.columns import Columns
-from richkd.data.formats.shards import open_shards
+from richkd.data.formats.shards import open_shards, shards_of_pattern
 from tests.data.formats.test_listings import open_whole, rows_of
 from tests.data.test_sources import make_folder, png
 from tests.fixtures import refusal
@@ -203,3 +203,8 @@ def test_damaged_headers_end_in_words(tmp_path: Path) -> None:
             open_shards([file], Columns())
         except DataError:
             continue
+
+
+def test_a_range_of_too_many_names_is_refused(tmp_path: Path) -> None:
+    for name in ("a-{0..999999999999}.tar", "{0..9999}-{0..9999}.tar", "{0..%s}.tar" % ("9" * 30)):
+        assert "at most 1,000,000 tar files" in refusal(shards_of_pattern, str(tmp_path / name)).rule
