@@ -90,24 +90,8 @@ def read_pickled(path: Path, role: str = "model") -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling can raise any exception class, also without a message
-        refused = _refused(path, error)
-        got = first_words(error)
-    rule = f"The weights {path} must be a checkpoint that holds only tensors"
-    if refused:
-        more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
-        raise ModelError(
-            rule,
-            got=f"objects of {', '.join(refused[:NAMED])}{more}, whose classes can run code",
-            fix="files with code are never loaded. If you trust the file, convert it once where its training "
-            f"script runs: content = torch.load({path.name!r}, weights_only=False); "
-            "torch.save(content['state_dict'], 'weights.pth'), with the key of its weights.",
-        )
-    raise ModelError(
-        rule,
-        got=got,
-        fix=f"save the state_dict() of the {role} again, preferably as .safetensors; files with code are "
-        "never loaded.",
-    )
+        failure = error
+    raise _refusal(path, role, failure)
 
 
 def first_words(error: Exception) -> str:
@@ -148,6 +132,25 @@ def _known() -> Iterator[tuple[Any, str]]:
     for module, members in names.items():
         for member in members:
             yield Omitted, f"{module}.{member}"
+
+
+def _refusal(path: Path, role: str, error: Exception) -> ModelError:
+    rule, refused = f"The weights {path} must be a checkpoint that holds only tensors", _refused(path, error)
+    if refused:
+        more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+        return ModelError(
+            rule,
+            got=f"objects of {', '.join(refused[:NAMED])}{more}, whose classes can run code",
+            fix="files with code are never loaded. If you trust the file, convert it once where its training "
+            f"script runs: content = torch.load({path.name!r}, weights_only=False); "
+            "torch.save(content['state_dict'], 'weights.pth'), with the key of its weights.",
+        )
+    return ModelError(
+        rule,
+        got=first_words(error),
+        fix=f"save the state_dict() of the {role} again, preferably as .safetensors; files with code are "
+        "never loaded.",
+    )
 
 
 def _refused(path: Path, error: Exception) -> list[str]:
