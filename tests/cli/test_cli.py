@@ -247,3 +247,32 @@ def test_teachers_and_their_weights_are_paired_in_order() -> None:
     assert [one.name for one in plain.teachers] == ["a", "b", "c"]
     unpaired = {"teacher": ["a", "b"], "teacher_weights": [Path("b.pth")]}
     assert "needs its own --teacher-weights" in str(refusal(config_of, None, data | unpaired, []))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--epochs", "1.5"],
+        ["--seed", "0.5"],
+        ["--epochs", "nan"],
+        ["--epochs", "1e400"],
+        ["--out", ""],
+        ["--out", " "],
+    ],
+    ids=" ".join,
+)
+def test_numbers_are_not_rounded_and_empty_paths_are_not_this_folder(
+    world: World, capsys: Capture, words: list[str]
+) -> None:
+    given = ["check", "--data", str(world.images), "--student", "cifar_resnet8", "--method", "ce"]
+    given = ["teach", *given[1:3], "--model", "cifar_resnet8"] if words[0] == "--out" else given
+    assert words[0] in refused(capsys, *given, *words)
+    assert "--top" in refused(capsys, "predict", str(world.teacher), "x.png", "--top", "1.5")
+
+
+def test_memory_that_is_full_is_said_in_words(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*words: object, **options: object) -> None:
+        raise MemoryError("4 GB")
+
+    monkeypatch.setattr("richkd.cli.app", fill)
+    assert "more memory than there is Got: 4 GB" in refused(capsys, "check")

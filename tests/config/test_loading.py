@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -428,3 +429,44 @@ def test_a_word_filters_and_shows_experimental_values() -> None:
 
 def test_every_setting_is_described() -> None:
     assert [setting.name for setting in settings() if len(setting.meaning) < 4] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lr: 0.1}\ntrain: {}\noptim: {lr: 0.2}", "line 3: 'optim' appears twice, first in line 1"),
+        ("optim:\n  lr: 0.1\n  lr: 0.2", "line 3: 'lr' appears twice"),
+        ("a: &a [*a]", "contain itself"),
+        ("[" * 5000, "nested too deeply"),
+        ("x: !!python/object/apply:os.system [ls]", "python/object/apply"),
+        ("x: 2024-99-99", "month"),
+        ("1: 2\ndata: {path: x}\nstudent: {name: y}", "1"),
+        ("null: 2\ndata: {path: x}\nstudent: {name: y}", "None"),
+    ],
+)
+def test_hostile_recipes_are_refused_with_the_line(tmp_path: Path, text: str, words: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    error = other_refusal(load_config, recipe)
+    assert isinstance(error, ConfigError)
+    assert words in str(error)
+    assert "recipe.yaml" in str(error)
+
+
+def test_a_recipe_must_be_a_regular_file_of_a_recipes_size(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"#" * (2 << 20))
+    for path, words in (
+        (tmp_path / "pipe.yaml", "a pipe"),
+        (tmp_path / "large.yaml", "more than 1,048,576"),
+        (tmp_path, "a folder"),
+    ):
+        assert words in str(other_refusal(load_config, path).got)
+
+
+def test_an_option_with_a_key_twice_is_refused_and_a_long_value_is_shortened() -> None:
+    settings = {"data.path": "x", "student.name": "y"}
+    error = other_refusal(load_config, None, settings | {"student.args": "{depth: 2, depth: 3}"})
+    assert "'depth' appears twice" in str(error)
+    error = other_refusal(load_config, None, settings | {"optim.lr": "a" * 100_000})
+    assert len(str(error)) < 1000

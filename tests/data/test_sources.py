@@ -665,6 +665,12 @@ def test_a_fold_that_does_not_exist_is_rejected(tmp_path: Path, fold: tuple[int,
         open_path(tmp_path, exclude_fold=fold)
 
 
+def test_more_folds_than_images_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"ant": 2, "bee": 2})
+    with pytest.raises(ConfigError, match="must not have more folds"):
+        open_path(tmp_path, val_fraction=0, test_fraction=0, exclude_fold=(0, 99_999))
+
+
 def test_a_fold_of_data_without_a_training_split_is_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path, {"test/a": 3, "test/b": 3})
     with pytest.raises(DataError, match=r"exclude_fold needs a training split(.|\n)*Got: only test"):

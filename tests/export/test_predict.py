@@ -175,3 +175,8 @@ def test_a_reader_that_ends_early_is_no_error(folder: Path, photos: Path) -> Non
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_an_empty_name_is_not_this_folder() -> None:
+    for name in ("", "  "):
+        assert refusal(find_images, [name]).rule == "An image must have a name"

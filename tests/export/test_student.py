@@ -17,6 +17,7 @@ from richkd.core.errors import DataError, ModelError
 from richkd.data.framing import Framing, frame
 from richkd.export.student import load_student, save_student
 from richkd.models.build import Network, build_network
+from tests.fixtures import make_teacher, refusal
 
 CLASSES = ("aquarium fish", "Bär", "cat")
 INPUT = {"size": 32, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
@@ -231,3 +232,32 @@ def test_arrays_are_images(folder: Path, pictures: list[Image.Image]) -> None:
 def test_an_array_that_is_no_image_is_refused(folder: Path, array: np.ndarray[Any, Any]) -> None:
     with pytest.raises(DataError, match="uint8"):
         load_student(folder).probabilities([array])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label_names": "ab"}, "list of texts"),
+        ({"label_names": [["ant"], "bee"]}, "list of texts"),
+        ({"richkd": {"temperature": 0}}, "positive number"),
+        ({"richkd": {"temperature": float("nan")}}, "positive number"),
+        ({"richkd": {"temperature": float("inf")}}, "positive number"),
+        ({"richkd": []}, "AttributeError"),
+        ({"pretrained_cfg": {"input_size": [], "mean": [0, 0, 0], "std": [1, 1, 1]}}, "IndexError"),
+        (
+            {"pretrained_cfg": {"input_size": [3, 8, 8], "mean": [0, 0, 0], "std": [0, 1, 1]}},
+            "greater than 0",
+        ),
+        (
+            {"pretrained_cfg": {"input_size": [3, 8, 8], "mean": [float("nan"), 0, 0], "std": [1, 1, 1]}},
+            "finite",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_predict_is_refused(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    make_teacher(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(saved | change), encoding="utf-8")
+    assert words in str(refusal(load_student, tmp_path).got)

@@ -48,6 +48,14 @@ def main(argv: Iterable[str] | None = None) -> None:
         for line in str(error).split("\n"):
             console.print(line, soft_wrap=True)
         sys.exit(1)
+    except MemoryError as error:
+        console.print("[bold red]error:[/] [bold]MemoryError[/]")
+        got = str(error) or "no more memory"
+        text = (
+            f"This command needs more memory than there is\nGot: {got}\nFix: use smaller images or batches."
+        )
+        console.print(text, markup=False, soft_wrap=True)
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of the output, such as `head`, has ended. Python would fail again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

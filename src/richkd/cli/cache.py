@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from richkd.cli.options import config_of, configured
+from richkd.cli.options import config_of, configured, whole
 from richkd.config.schema import Config
 from richkd.core.terminal import Terminal
 
@@ -120,7 +120,9 @@ def verify(
     /,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     recipe: Annotated[Path | None, Parameter(name=["--config", "-c"], help="recipe of a run")] = None,
-    sample: Annotated[int, Parameter(help="outputs per cache to compute again", show_default=True)] = 256,
+    sample: Annotated[
+        int, Parameter(help="outputs per cache to compute again", show_default=True, converter=whole)
+    ] = 256,
 ) -> None:
     """Check every shard's hash and, with a run's settings, compute a sample of the outputs again.
 

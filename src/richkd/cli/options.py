@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
@@ -42,6 +42,26 @@ Resume = Annotated[
     bool, Parameter(help="resume the run in --out (bit-identical to an uninterrupted run)", negative="")
 ]
 Overwrite = Annotated[bool, Parameter(help="replace the run in --out", negative="")]
+
+
+def whole(kind: Any, tokens: Sequence[Token]) -> int:
+    """A whole number; the command line's own reader would round 1.5 to 2.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    return int(tokens[0].value)
+
+
+def place(kind: Any, tokens: Sequence[Token]) -> Path:
+    """A path that is not empty; an empty one, as of an unset variable of the shell, would be this folder.
+
+    Raises:
+        ValueError: the path is empty.
+    """
+    if not tokens[0].value.strip():
+        raise ValueError("the path is empty")
+    return Path(tokens[0].value)
 
 
 def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
@@ -132,6 +152,10 @@ def _parameters(function: Command) -> list[inspect.Parameter]:
 
 
 def _keyword(name: str, kind: Any, description: str | None, **more: Any) -> inspect.Parameter:
+    if int in (kind, *get_args(kind)):
+        more["converter"] = whole
+    elif Path in (kind, *get_args(kind)):
+        more["converter"] = place
     parameter = Parameter(help=description, negative="", show_default=False, **more)
     default = False if kind is bool else None
     return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, parameter])

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.options import whole
+
 
 def predict(
     model: Annotated[str, Parameter(help="student folder or run folder")],
@@ -19,7 +21,9 @@ def predict(
             help="image files, folders or patterns; -: paths from standard input", allow_leading_hyphen=True
         ),
     ],
-    top: Annotated[int, Parameter(help="number of classes to print per image", show_default=True)] = 5,
+    top: Annotated[
+        int, Parameter(help="number of classes to print per image", show_default=True, converter=whole)
+    ] = 5,
     json: Annotated[bool, Parameter(help="print one JSON object per image", negative="")] = False,
     csv: Annotated[
         bool,

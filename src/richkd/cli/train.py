@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import Overwrite, Resume, configured
+from richkd.cli.options import Overwrite, Resume, configured, whole
 from richkd.config.schema import Config
 
 
@@ -45,7 +45,8 @@ def teach(
     *,
     config: Config,
     folds: Annotated[
-        int | None, Parameter(help="train this many teachers, each without one fold of the images")
+        int | None,
+        Parameter(help="train this many teachers, each without one fold of the images", converter=whole),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

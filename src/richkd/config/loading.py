@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -18,6 +17,8 @@ from richkd.config.listing import choices_of, section_type
 from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.errors import NAMED, ConfigError, nearest
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import parse_yaml
 from richkd.core.visible import one_line
 
 # Settings below these are free: terms by label, and teachers by number.
@@ -27,6 +28,9 @@ OBJECTIVE_FORM = "a list of {TERM: {SETTING: value}} with one term each, or one 
 OBJECTIVE_FIX = "write `objective: [{ce: {}}, {kd: {temperature: 4}}]`, for example."
 # The short option that gives what a section lacks.
 OPTION_OF_SECTION = {"data": "data", "student": "student", "clip": "clip", TEACHERS: "teacher"}
+
+# Largest recipe in bytes, and length up to which a message shows a wrong value.
+RECIPE_LIMIT, SHOWN = 1 << 20, 300
 
 
 def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -169,6 +173,9 @@ def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None)
         listing = f"`richkd settings {where}` lists all."
         hint = nearest_setting(dotted) if known is None else nearest(dotted, known, listing)
         return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=hint)
+    if error["type"] == "invalid_key":
+        rule, fix = f"A setting must have a name that is text (in {where})", "correct this key."
+        return ConfigError(rule, got=_shown(error["input"]), fix=fix)
     name = dotted if known is None else f"{where}.{dotted}"
     # Other deep places are items of a list that is too short.
     if error["type"] == "missing" and (len(location) <= 2 or location[0] == TEACHERS):
@@ -188,7 +195,13 @@ def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None)
         fix = f"it is called '{renamed}' since version 0.2."
     else:
         fix = f"choose one of: {', '.join(choices)}." if choices else f"see `richkd settings {name}`."
-    return ConfigError(f"Setting '{name}' does not take this value: {message}", got=repr(value), fix=fix)
+    return ConfigError(f"Setting '{name}' does not take this value: {message}", got=_shown(value), fix=fix)
+
+
+def _shown(value: object) -> str:
+    """A value for a message, which may be a whole file."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _location(error: ErrorDetails) -> list[str]:
@@ -216,19 +229,19 @@ def _is_free(dotted: str) -> bool:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_regular(path, RECIPE_LIMIT).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"The recipe {path} does not exist", got="no such file", fix="check the path after -c."
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"The recipe {path} cannot be read as YAML", got=one_line(error), fix="correct the file."
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(
             f"The recipe {path} must hold sections such as data: and student:",
-            got=repr(content),
+            got=_shown(content),
             fix="write `data: {path: photos/}` and so on; `richkd settings` lists all sections.",
         )
     return content
@@ -236,8 +249,12 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 def _read_text(dotted: str, text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError as error:
+        if text.lstrip()[:1] in ("{", "[") and not _takes_text(dotted):
+            rule = f"Setting '{dotted}' does not take this value: {' '.join(str(error).split())}"
+            fix = "correct it, and quote it for the shell, such as '{a: 1}'."
+            raise ConfigError(rule, got=_shown(text), fix=fix) from None
         value = text
     # "null" unsets a text, too; a comment, as in "#1", is not null.
     is_text = _takes_text(dotted) and text.lower() not in ("", "~", "null")
@@ -279,7 +296,7 @@ def _enter(place: dict[str, Any], section: str, dotted: str) -> dict[str, Any]:
         inner = place[section] = list(inner)
     if not isinstance(inner, (dict, list)):
         raise ConfigError(
-            f"{dotted} must be a section of settings", got=repr(inner), fix=f"write {dotted}: {{…}}."
+            f"{dotted} must be a section of settings", got=_shown(inner), fix=f"write {dotted}: {{…}}."
         )
     return inner  # type: ignore[return-value]
 

@@ -19,6 +19,7 @@ from richkd.core.visible import visible
 Triple = tuple[float, float, float]
 # The path of a saved model may be written without local-dir:.
 NameOfModel = Annotated[str, AfterValidator(with_prefix)]
+Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -145,7 +146,7 @@ class ModelConfig(Section):
         "with the student",
     )
     mean: Triple | None = Field(None, description="input mean in 0..1 (default: the model's own)")
-    std: Triple | None = Field(
+    std: tuple[Positive, Positive, Positive] | None = Field(
         None, description="input standard deviation in 0..1 (default: the model's own)"
     )
     crop_pct: float | None = Field(

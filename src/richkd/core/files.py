@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import CheckpointError
+from richkd.core.regular_files import kind_of
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -22,7 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     folders are created.
 
     Raises:
-        CheckpointError: the file cannot be written, for example because the disk is full.
+        CheckpointError: the file cannot be written, for example because the disk is full, or the path is a
+            folder, pipe or device.
 
     Example:
         >>> import tempfile
@@ -31,6 +34,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         ...     (Path(folder) / "runs" / "a.bin").read_bytes()
         b'123'
     """
+    kind = kind_of(path)
+    if kind is not None:
+        # Renaming would remove a device such as /dev/null, and put a file into its place.
+        raise not_written(path, len(content), OSError(errno.EINVAL, f"{kind}, no regular file"))
     # Processes of two machines or containers that share a folder can have the same number.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from richkd.core.errors import RichKDError
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import parse_json, parse_yaml
 from richkd.core.visible import one_line
+
+# Largest text file in bytes; a list of ten million images has about this size.
+LIMIT = 1 << 30
 
 
 def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> str:
@@ -22,7 +24,7 @@ def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> s
         hint: how to fix the problem, for messages.
 
     Raises:
-        RichKDError: of class ``refusal``, if the file cannot be read or is not UTF-8.
+        RichKDError: of class ``refusal``, if the file cannot be read, is not UTF-8, or is no regular file.
 
     Example:
         >>> import tempfile
@@ -34,9 +36,11 @@ def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> s
     """
     try:
         # Editors on Windows write a byte-order mark; utf-8-sig drops it.
-        return path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(path.expanduser(), LIMIT).decode("utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of ~ is unknown
         raise refusal(f"{what} {path} cannot be read", got=str(error), fix=hint) from error
+    # As files that are opened as text are read.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_file(path: Path, refusal: type[RichKDError], what: str, form: str) -> Any:
@@ -62,39 +66,10 @@ def parse_file(path: Path, refusal: type[RichKDError], what: str, form: str) -> 
     """
     text = read_text(path, refusal, what, f"pass a YAML or JSON file: {form}.")
     try:
-        if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_pairs_to_dict)
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        return parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except ValueError as error:
         raise refusal(
             f"{path} is not valid {'JSON' if path.suffix == '.json' else 'YAML'}",
             got=one_line(error),
             fix=f"correct the file: {form}.",
         ) from error
-
-
-class _DuplicateKeyError(ValueError):
-    """A mapping has the same key twice; the standard YAML and JSON readers would silently keep the last."""
-
-
-def _pairs_to_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(f"'{next(key for key in keys if keys.count(key) > 1)}' appears twice")
-    return mapping
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that rejects duplicate keys."""
-
-
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    # deep=True: otherwise nested sequences are filled after this call and are still empty here.
-    pairs = [
-        (loader.construct_object(k, deep=True), loader.construct_object(v, deep=True)) for k, v in node.value
-    ]
-    return _pairs_to_dict(pairs)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)

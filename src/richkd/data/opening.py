@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from richkd.core.errors import ConfigError, ImageError, RichKDError
+from richkd.core.regular_files import read_regular
 from richkd.data.file_types import can_read, plugin_of, printable
 from richkd.data.metadata import without_metadata
 from richkd.data.rgb import scale_transparent_color
@@ -19,6 +19,10 @@ REPAIR = "replace the file with a readable image, or remove the file from the da
 RESTORE = "restore the file, or remove the file from the data set."
 # Environment variable with the largest number of pixels of an image.
 LIMIT = "RICHKD_MAX_PIXELS"
+# Largest file of an image: this size, or so many bytes for each pixel of the limit.
+BYTES, BYTES_PER_PIXEL = 1 << 30, 8
+# Formats that PIL reads by running another program.
+PROGRAMS = frozenset({"EPS"})
 
 
 def load_picture(data: bytes | Path, *, name: str, short: int | None = None) -> Image.Image:
@@ -77,7 +81,7 @@ def pixel_limit() -> int | None:
     text = os.environ.get(LIMIT)
     if text is None:
         return Image.MAX_IMAGE_PIXELS
-    if not (text.isascii() and text.isdigit() and int(text)):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text)):
         raise ConfigError(f"{LIMIT} must be a number of pixels", got=repr(text), fix="set it to 200000000.")
     # PIL refuses twice its own limit before the size of an image is known to us.
     Image.MAX_IMAGE_PIXELS = int(text)
@@ -94,6 +98,10 @@ def _load(content: bytes, name: str, short: int | None) -> Image.Image:
         raise _too_large(name, int(count), limit) from error
     if limit is not None and image.width * image.height > limit:
         raise _too_large(name, image.width * image.height, limit, f"{image.width} × {image.height} = ")
+    if image.format in PROGRAMS:
+        raise ImageError(
+            f"Image {name} must be of a format that PIL reads itself", got=str(image.format), fix=REPAIR
+        )
     if short is not None:
         image.draft(None, (short, short))
     scale_transparent_color(image)
@@ -131,13 +139,9 @@ def read_file(path: Path, name: str) -> bytes:
         >>> len(read_file(Path(__file__), "x")) > 0
         True
     """
-    rule = f"Image {name} must be readable"
+    rule, pixels = f"Image {name} must be readable", pixel_limit()
     try:
-        # Opening a pipe would wait for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            kind = "a folder" if path.is_dir() else "no regular file"
-            raise ImageError(rule, got=f"{kind}: {printable(path)}", fix=REPAIR)
-        return path.read_bytes()
+        return read_regular(path, None if pixels is None else max(BYTES, BYTES_PER_PIXEL * pixels))
     except FileNotFoundError as error:
         raise ImageError(rule, got=f"no such file, or no longer: {printable(path)}", fix=RESTORE) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path

@@ -131,6 +131,12 @@ def _leave_out_fold(splits: dict[str, Split], fold: int, folds: int, path: str) 
             got=f"only {', '.join(splits)}",
             fix="remove this setting, or set data.path to a source with training images.",
         )
+    if folds > len(splits["train"]):
+        raise ConfigError(
+            f"data.exclude_fold must not have more folds than {path} has training images",
+            got=f"{folds:,} folds of {len(splits['train']):,} images",
+            fix="use 5 folds.",
+        )
     members_N = (folds_of(splits["train"].labels_N, folds) == fold).nonzero()[:, 0]
     _divide(splits, "train", LEFT_OUT, members_N.numpy())
 

@@ -11,7 +11,6 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from PIL import Image
 
 from richkd.config.schema import AugmentConfig, DataConfig
 from richkd.core.errors import ImageError, Problems
+from richkd.core.regular_files import open_regular
 from richkd.data.augmentations import build_augmentation
 from richkd.data.batches import BYTES_PER_GB, CleanStore, Resident, Store, Streamed, open_store
 from richkd.data.framing import Framing
@@ -188,7 +188,8 @@ def picture_sizes(split: Split, most: int = SAMPLE) -> list[tuple[int, int]]:
     for _, cell in split.cells_at(evenly_spaced(len(split), most).tolist()):
         content, path = cell.get("bytes"), cell.get("path")
         try:
-            with Image.open(io.BytesIO(content) if isinstance(content, bytes) else Path(str(path))) as image:
+            file = io.BytesIO(content) if isinstance(content, bytes) else open_regular(str(path))
+            with file, Image.open(file) as image:
                 sizes.append(image.size)
         except Exception:  # PIL's readers raise errors of many types
             continue

@@ -31,6 +31,7 @@ from richkd.data.formats.imagenet import (
 )
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.listings import open_listing
+from richkd.data.formats.outside import refuse_special
 from richkd.data.formats.parquet import open_parquet
 from richkd.data.formats.scan import (
     LAYOUT,
@@ -91,6 +92,7 @@ def open_tables(
     _refuse_nested(nested, path)
     if os.path.isfile(place):  # noqa: PTH113
         return _open_file(path, place, columns, labeled)
+    refuse_special(place)
     shards = shards_of_pattern(path)
     if shards is not None:
         return {name: open_shards(files, columns) for name, files in shards.items()}
@@ -113,7 +115,7 @@ def is_table(path: str) -> bool:
 def _open_file(path: str, place: Path, columns: Columns, labeled: bool) -> dict[str, datasets.Dataset]:
     suffix = place.suffix.lower()
     if suffix == ".parquet":
-        return {WHOLE: open_parquet([place])}
+        return {WHOLE: open_parquet([place], place.parent)}
     if suffix == SUFFIX:
         return {WHOLE: open_shards([place], columns)}
     if suffix in LISTING_SUFFIXES:
@@ -140,7 +142,7 @@ def _open_directory(
     shards = _shards(place, folders, excluded)
     if parquet or shards:
         _refuse_nested(nested, path)
-        opened = {name: open_parquet(files) for name, files in parquet.items()}
+        opened = {name: open_parquet(files, place) for name, files in parquet.items()}
         return opened or {name: open_shards(files, columns) for name, files in shards.items()}
     if is_tiny_imagenet(place):
         _refuse_nested(nested, path)
@@ -149,9 +151,9 @@ def _open_directory(
     listings = find_listings(place, columns, excluded)
     if WHOLE in listings:
         _refuse_nested(nested, path)
-        tables = open_listing(listings[WHOLE], columns)
+        tables = open_listing(listings[WHOLE], columns, within=place)
     else:
-        tables = _open_listings(listings, columns)
+        tables = _open_listings(listings, columns, place)
         used = {file.resolve() for file in listings.values()} | excluded
         homes = split_folders_of(folders).values()
         try:
@@ -177,12 +179,14 @@ def _shards(place: Path, folders: Sequence[Path], excluded: set[Path]) -> dict[s
     return files_by_split(place, folders, SUFFIX, excluded)
 
 
-def _open_listings(listings: Mapping[str, Path], columns: Columns) -> dict[str, datasets.Dataset]:
+def _open_listings(
+    listings: Mapping[str, Path], columns: Columns, place: Path
+) -> dict[str, datasets.Dataset]:
     """The tables of listings of one split each. Beside a listing for training, others may lack labels."""
     tables: dict[str, datasets.Dataset] = {}
     for name, file in listings.items():
         labeled = name == "train" or "train" not in listings
-        tables |= open_listing(file, columns, split=name, labeled=labeled)
+        tables |= open_listing(file, columns, split=name, labeled=labeled, within=place)
     return tables
 
 

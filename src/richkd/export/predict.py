@@ -59,8 +59,15 @@ def with_stdin(names: Iterable[str]) -> list[str]:
     for name in names:
         if name.startswith("--") and not Path(name).exists():
             raise ConfigError(f"There is no option {name}", fix="see `richkd predict --help`.")
-        result += sys.stdin.read().splitlines() if name == "-" else [name]
+        result += _lines_of_stdin() if name == "-" else [name]
     return result
+
+
+def _lines_of_stdin() -> list[str]:
+    """The lines of standard input; names of files may have any bytes, as those of `find -print`."""
+    binary = getattr(sys.stdin, "buffer", None)
+    text = sys.stdin.read() if binary is None else os.fsdecode(binary.read())
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
@@ -71,7 +78,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     suffix, so that reading it names it in an error.
 
     Raises:
-        DataError: a folder without images, or a pattern without matches.
+        DataError: an empty name, a folder without images, or a pattern without matches.
 
     Example:
         >>> import tempfile
@@ -84,6 +91,8 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         path = Path(name)
+        if not str(name).strip():
+            raise DataError("An image must have a name", got=repr(str(name)), fix="check the command.")
         if is_folder(path):
             images = images_below(path)
         elif WILDCARDS & set(str(name)) and not os.path.lexists(path):

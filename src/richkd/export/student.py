@@ -30,6 +30,7 @@ from richkd.core.errors import DataError, ModelError, NonFiniteError
 from richkd.core.files import write_atomically
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.json_text import to_json
+from richkd.core.structured import read_json
 from richkd.core.types import Output
 from richkd.core.visible import one_line
 from richkd.data.augmentations import Clean
@@ -182,9 +183,8 @@ def load_student(path: str | Path) -> Student:
     if (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     try:
-        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        class_names = tuple(saved["label_names"])
-        temperature = float(saved.get("richkd", {}).get("temperature", 1.0))
+        saved = read_json(folder / CONFIG)
+        class_names, temperature = _names_and_temperature(saved)
         cfg = saved["pretrained_cfg"]
         config = ModelConfig(
             name=saved["architecture"],
@@ -197,7 +197,7 @@ def load_student(path: str | Path) -> Student:
             interpolation=cfg.get("interpolation", "bicubic"),
             args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
             got=f"{type(error).__name__}: {one_line(error)}",
@@ -206,6 +206,11 @@ def load_student(path: str | Path) -> Student:
     _check_numbers(folder / CONFIG, temperature, config)
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
     return Student(network, class_names, temperature)
+
+
+def _name_of(image: ImageLike, place: int) -> str:
+    """What an image is called in a message: its path, or its place in the batch, counted from 0."""
+    return str(image) if isinstance(image, str | Path) else f"image {place}"
 
 
 def _check_numbers(file: Path, temperature: float, config: ModelConfig) -> None:
@@ -219,9 +224,11 @@ def _check_numbers(file: Path, temperature: float, config: ModelConfig) -> None:
             )
 
 
-def _name_of(image: ImageLike, place: int) -> str:
-    """What an image is called in a message: its path, or its place in the batch, counted from 0."""
-    return str(image) if isinstance(image, str | Path) else f"image {place}"
+def _names_and_temperature(saved: dict[str, Any]) -> tuple[tuple[str, ...], float]:
+    names = saved["label_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("label_names must be a list of texts")
+    return tuple(names), float(saved.get("richkd", {}).get("temperature", 1.0))
 
 
 def _is_callable(network: Network) -> bool:

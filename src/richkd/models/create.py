@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import nn
 from richkd.config.model_name import hint_at_path, parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
+from richkd.core.regular_files import kind_of, special_in
+from richkd.core.structured import read_json
 from richkd.models.arguments import not_built, option
 from richkd.models.callables import call
 from richkd.models.probe import first_line
@@ -161,15 +162,19 @@ def _check_patches(model: nn.Module, name: str, size: int, role: str) -> None:
 
 def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, size: int | None) -> Created:
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = read_json(folder / "config.json")
         outputs, architecture = int(saved["num_classes"]), str(saved["architecture"])
         args, cfg = dict(saved.get("model_args") or {}), dict(saved["pretrained_cfg"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"The {role}'s folder {folder} must hold a config.json with num_classes and its weights",
             got=first_line(error),
             fix="pass the student/ folder of a run.",
         ) from None
+    special = special_in(folder)
+    if special is not None:
+        rule = f"The {role}'s folder {folder} must hold regular files"
+        raise ModelError(rule, got=f"{kind_of(special)}: {special.name}", fix="remove it.")
     if outputs != classes:
         raise ModelError(
             f"The {role} in {folder} must have one output for each class of the data",

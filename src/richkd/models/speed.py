@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from richkd.core.precision import autocast_dtype, precisions_of
+from richkd.core.structured import read_json
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed, compile_repays
 
@@ -181,7 +181,7 @@ def read_speeds(path: Path) -> dict[str, dict[str, Any]]:
         {}
     """
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = read_json(path)
         return {name: asdict(Speed(**choice)) for name, choice in recorded.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

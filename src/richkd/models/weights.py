@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from richkd.core.errors import ModelError
+from richkd.core.regular_files import kind_of
 from richkd.models.input_conv import to_rgb_input
+from richkd.models.pickled import first_words, read_pickled
 
 # Keys under which training scripts store the state dict in a checkpoint. Averaged weights come first, because
 # they are the ones that the script evaluates; timm prefers them, too.
@@ -27,6 +28,8 @@ WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "networ
 # Last parts of keys that count something and hold no weight.
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 NAMED = 3
+# Number of dictionaries that may be around a state dict.
+DEPTH = 10
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
             of classes or number of input channels.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> trained, model = nn.Linear(2, 3), nn.Linear(2, 3)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     torch.save({"state_dict": trained.state_dict()}, f"{folder}/model.pth")
@@ -92,7 +95,7 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         >>> torch.equal(model.weight, trained.weight)
         True
     """
-    content, averaged = _unwrap(_read(Path(path)))
+    content, averaged = _unwrap(_read(Path(path), role))
     whole = model.state_dict()
     expected = {key: tensor for key, tensor in whole.items() if not _is_counter(key)}
     state = adapted(without_prefix(content, expected), model)
@@ -125,6 +128,7 @@ def without_prefix(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict
         ModelError: several prefixes fit equally well, as in a file with a student and a teacher.
 
     Example:
+        >>> import torch
         >>> state = {"net.fc.weight": torch.zeros(1), "criterion.weight": torch.zeros(1)}
         >>> list(without_prefix(state, ["fc.weight"]))
         ['fc.weight', 'criterion.weight']
@@ -162,7 +166,7 @@ def adapted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     state dict that fits is returned unchanged.
 
     Example:
-        >>> import timm
+        >>> import timm, torch
         >>> published = {"linear.bias": torch.zeros(10)}
         >>> list(adapted(published, timm.create_model("cifar_resnet8")))
         ['fc.bias']
@@ -252,26 +256,30 @@ def _of_other_channels(path: str | Path, role: str, key: str) -> ModelError:
     )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, role: str) -> Any:
     if not path.is_file():
-        raise ModelError(f"The weights {path} must be a file", got="no such file", fix="check the path.")
+        got = kind_of(path) or "no such file"
+        raise ModelError(f"The weights {path} must be a file", got=got, fix="check the path.")
+    if path.suffix != ".safetensors":
+        return read_pickled(path, role)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling can raise any exception class, also without a message
-        got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return load_file(path)
+    except Exception as error:  # damaged files raise errors of many types
+        got = first_words(error)
     raise ModelError(
         f"The weights {path} must be a checkpoint that holds only tensors",
         got=got,
-        fix="save the model's state_dict(), preferably as .safetensors; files with code are never loaded.",
+        fix="save the model's state_dict() again with safetensors.torch.save_file.",
     )
 
 
 def _unwrap(content: Any) -> tuple[dict[str, Tensor], bool]:
     """The state dict inside a checkpoint, and whether it was chosen as the averaged one of two."""
     averaged = False
-    while isinstance(content, dict):
+    # A file can hold a dictionary that contains itself.
+    for _ in range(DEPTH):
+        if not isinstance(content, dict):
+            break
         found = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not found:
             break

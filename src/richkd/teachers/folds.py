@@ -8,7 +8,6 @@ images.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError
+from richkd.core.structured import read_json
 from richkd.core.types import Batch, Output
 from richkd.data.classes import check_same_classes
 from richkd.data.split import Data, Split
@@ -124,7 +124,7 @@ def open_folds(
     fold_of_key: dict[str, int] = {}
     teachers: list[VisionTeacher] = []
     for fold, path in enumerate(students):
-        left_out = json.loads(path.read_text(encoding="utf-8")).get("richkd", {}).get("left_out")
+        left_out = _left_out(path)
         if not left_out:
             raise ModelError(
                 f"{path} must list the images that the teacher was trained without",
@@ -142,6 +142,15 @@ def open_folds(
         name: _folds_of(split, fold_of_key, len(teachers), folder) for name, split in data.splits.items()
     }
     return FoldTeachers(teachers, folds)
+
+
+def _left_out(path: Path) -> list[str]:
+    """The keys of the images that a teacher was trained without, from its configuration."""
+    try:
+        keys = read_json(path)["richkd"]["left_out"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return keys if isinstance(keys, list) and all(isinstance(key, str) for key in keys) else []
 
 
 def _folds_of(split: Split, fold_of_key: Mapping[str, int], folds: int, folder: Path) -> Tensor:

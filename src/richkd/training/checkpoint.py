@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from richkd.core.errors import CheckpointError
 from richkd.core.files import not_written, write_atomically
 from richkd.core.finite import non_finite
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import parse_json
 
 # Error numbers of file systems that do not support hard links.
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -162,13 +164,13 @@ def _previous(path: Path) -> Path:
 
 
 def _read(path: Path) -> Checkpoint:
-    content = path.read_bytes()
+    content = read_regular(path)
     header, payload = content[:HEADER_BYTES], content[HEADER_BYTES:]
     if header != MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
         raise CheckpointError("damaged: its bytes do not match the hash it was saved with")
     length = int.from_bytes(payload[:8], "little")
-    metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
+    metadata = parse_json(payload[8 : 8 + length])["__metadata__"]
     tensors = load(payload)
     if problem := non_finite(tensors):
         raise CheckpointError(problem)
-    return Checkpoint(tensors, json.loads(metadata["scalars"]))
+    return Checkpoint(tensors, parse_json(metadata["scalars"]))

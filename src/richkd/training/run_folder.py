@@ -26,12 +26,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import yaml
 
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import refuse_unwritable, write_atomically
 from richkd.core.json_text import to_json
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import parse_json, parse_yaml, read_json
 from richkd.core.visible import one_line
 from richkd.models.speed import SPEED, read_speeds
 
@@ -86,7 +87,14 @@ class RunFolder:
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            figures: dict[str, Any] = read_json(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} must hold the figures of the run",
+                got=str(error),
+                fix="start again with --overwrite.",
+            ) from error
         return figures
 
     def accept(self, config: Config, *, resume: bool, overwrite: bool) -> None:
@@ -98,7 +106,13 @@ class RunFolder:
                 cannot be written.
             ConfigError: both ``resume`` and ``overwrite`` are set.
         """
-        occupied = self.path.is_dir() and any(self.path.iterdir())
+        try:
+            occupied = self.path.is_dir() and any(self.path.iterdir())
+        except (OSError, ValueError) as error:
+            got = getattr(error, "strerror", None) or str(error)
+            raise CheckpointError(
+                f"--out {self.path} must be a folder", got=got, fix="choose another --out."
+            ) from error
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(
                 f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
@@ -188,14 +202,14 @@ class RunFolder:
 
     def _refuse_other_settings(self, config: Config) -> None:
         try:
-            saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            saved = parse_yaml(read_regular(self.path / "config.yaml").decode())
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
                 got=f"{type(error).__name__}: {one_line(error)}",
                 fix="start again with --overwrite.",
             ) from error
-        was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))
+        was, now = _flat(saved), _flat(parse_yaml(config.to_yaml()))
         names = sorted((was.keys() | now.keys()) - MAY_DIFFER)
         others = [name for name in names if was.get(name) != now.get(name)]
         if others:
@@ -234,9 +248,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_regular(path).decode(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             break
     return records

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from richkd.core.errors import DataError
+from richkd.data.columns import Columns
+from richkd.data.formats.shards import open_shards, shards_of_pattern
 from tests.data.formats.test_listings import open_whole, rows_of
 from tests.data.test_sources import make_folder, png
 from tests.fixtures import refusal
@@ -158,3 +161,50 @@ def test_an_archive_beside_its_images_is_no_shard(tmp_path: Path) -> None:
     make_folder(tmp_path, {"train/a": 1, "train/b": 1})
     write_tar(tmp_path / "train.tar", *samples("x", "y"))
     assert open_whole(tmp_path).class_names == ("a", "b")
+
+
+def test_members_that_state_more_than_the_file_holds_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.tar"
+    for size, kind in ((1 << 40, tarfile.REGTYPE), (1 << 40, tarfile.GNUTYPE_SPARSE)):
+        member = tarfile.TarInfo("0.jpg")
+        member.size, member.type = size, kind
+        file.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+        error = refusal(open_shards, [file], Columns())
+        assert "zoo.tar must be a tar file" in error.rule
+
+
+def test_a_sparse_member_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    # A sparse file of GNU tar in the format of pax: a map "1 block of 1 byte at 0" of a file of 1 TB.
+    headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": str(1 << 40),
+        "GNU.sparse.name": "0.jpg",
+    }
+    member, content = tarfile.TarInfo("0.jpg"), b"1\n0\n1\n".ljust(512, b"\0") + b"a"
+    member.pax_headers, member.size = headers, len(content)
+    with tarfile.open(tmp_path / "zoo.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(content))
+    error = refusal(open_shards, [tmp_path / "zoo.tar"], Columns())
+    assert "states 1,099,511,627,776 bytes" in str(error.got)
+
+
+def test_damaged_headers_end_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.tar"
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("0.cls", "ä" * 120 + ".jpg", "1.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"a"))
+    whole = file.read_bytes()
+    for place in range(0, 4096, 97):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            open_shards([file], Columns())
+        except DataError:
+            continue
+
+
+def test_a_range_of_too_many_names_is_refused(tmp_path: Path) -> None:
+    for name in ("a-{0..999999999999}.tar", "{0..9999}-{0..9999}.tar", "{0..%s}.tar" % ("9" * 30)):
+        assert "at most 1,000,000 tar files" in refusal(shards_of_pattern, str(tmp_path / name)).rule

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
 from richkd.data.file_types import is_folder
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
-from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents
+from richkd.data.formats.outside import is_inside, named_files
+from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents, first_few
 
 DATA_SUFFIXES = frozenset({".parquet", ".tar", *LISTING_SUFFIXES})
 
@@ -91,13 +94,32 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
             fix=f"check the path.{hint}",
         )
     try:
-        return dict(datasets.load_dataset(path))
+        result = dict(datasets.load_dataset(path))
+        _refuse_other_files(path, result)
+        return result
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"'{path}' is no local folder and cannot be opened as a data set of the Hugging Face hub",
             got=str(error).splitlines()[0],
             fix=f"check the name and the network, or set the path of a local folder.{hint}",
         ) from error
+
+
+def _refuse_other_files(path: str, tables: Mapping[str, datasets.Dataset]) -> None:
+    """Images without bytes must be files that were downloaded, and no others of this machine."""
+    constants = huggingface_hub.constants
+    places = (constants.HF_HOME, constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))
+    roots, known = [Path(os.path.realpath(place)) for place in places], dict[str, str]()
+    for rows in tables.values():
+        for name in rows.column_names:
+            named = named_files(rows, name).values()
+            outside = [file for file in named if not is_inside(Path(file), roots, known)]
+            if outside:
+                raise DataError(
+                    f"The images of '{path}' must be part of the data set",
+                    got=f"{len(outside)} other files of this machine: {first_few(outside)}",
+                    fix="use another data set, and tell the owner of this one.",
+                )
 
 
 @contextmanager

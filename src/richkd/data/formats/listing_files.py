@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from richkd.core.errors import DataError, nearest
+from richkd.core.regular_files import open_regular
+from richkd.core.structured import parse_json
 from richkd.core.user_files import read_text
 from richkd.data.formats.scan import first_few, is_image
 
@@ -37,6 +38,8 @@ LABEL_NAMES = (
 )
 SPLIT_COLUMNS = (("split", "set", "subset", "partition", "dataset"),)
 IMAGE, LABEL = "image", "label"
+# Length of the longest first line in characters; larger files without line breaks are no lists.
+LONGEST = 1 << 20
 ENCODING = "save it as UTF-8 text."
 FORM = "write a line of column names, such as image,label, and then one line per image."
 
@@ -139,8 +142,9 @@ def read_listing(file: Path, *, names: Sequence[str] | None = None, first: bool 
 def _first_line(file: Path) -> str:
     """The first line that is not empty."""
     try:
-        with file.open(encoding="utf-8-sig") as opened:
-            return next((line for line in opened if line.strip()), "")
+        with io.TextIOWrapper(open_regular(file), encoding="utf-8-sig") as opened:
+            lines = iter(lambda: opened.readline(LONGEST), "")
+            return next((line for line in lines if line.strip()), "")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The listing {file} cannot be read", got=str(error), fix=ENCODING) from error
 
@@ -149,14 +153,14 @@ def _objects(file: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The objects of a JSON list, or of the lines of the text, with their numbers."""
     if file.suffix.lower() == ".json" and text.lstrip()[0] == "[":
         try:
-            yield from enumerate(json.loads(text), start=1)
+            yield from enumerate(parse_json(text), start=1)
         except ValueError as error:
             raise DataError(f"{file} must be valid JSON", got=str(error), fix="correct the file.") from error
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, parse_json(line)
             except ValueError as error:
                 raise DataError(
                     f"Every line of {file} must be a JSON object",

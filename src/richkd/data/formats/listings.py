@@ -21,6 +21,7 @@ from richkd.data.formats.listing_files import (
     Listing,
     read_listing,
 )
+from richkd.data.formats.outside import refuse_outside
 from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, check_files
 
 # Whole numbers, and what a table with missing values makes of them: 3.0.
@@ -30,7 +31,12 @@ logger = logger_of(__name__)
 
 
 def open_listing(
-    file: Path, columns: Columns, *, split: str | None = None, labeled: bool = True
+    file: Path,
+    columns: Columns,
+    *,
+    split: str | None = None,
+    labeled: bool = True,
+    within: Path | None = None,
 ) -> dict[str, datasets.Dataset]:
     """Open the images that a file lists, by split.
 
@@ -43,13 +49,16 @@ def open_listing(
         columns: names of its columns, where the user gave them.
         split: the split that all images belong to.
         labeled: whether a label column is required.
+        within: the folder that must contain all images, for a listing that was found in a data folder. A
+            listing that the user named may name images anywhere.
 
     Returns:
         Tables by split.
 
     Raises:
         DataError: a file that cannot be read, a column that is missing or ambiguous, an image that does not
-            exist, that is listed with two labels or in two splits, or that has no label while others have.
+            exist, that is outside of ``within``, that is listed with two labels or in two splits, or that has
+            no label while others have.
 
     Example:
         >>> import tempfile
@@ -61,7 +70,7 @@ def open_listing(
         >>> tables["data"]["label"][:]
         ['ant', 'bee']
     """
-    return tables_of(read_listing(file), columns, split=split, labeled=labeled)
+    return tables_of(read_listing(file), columns, split=split, labeled=labeled, within=within)
 
 
 def tables_of(
@@ -71,11 +80,13 @@ def tables_of(
     split: str | None = None,
     labeled: bool = True,
     root: Path | None = None,
+    within: Path | None = None,
 ) -> dict[str, datasets.Dataset]:
     """Tables of the images of a listing that was read; arguments and errors are those of `open_listing`.
 
     Args:
         root: the folder that paths and keys are relative to; by default that of the listing.
+        within: the folder that must contain all images; None if they may be anywhere.
 
     Example:
         >>> try:
@@ -89,6 +100,9 @@ def tables_of(
     splits = [split] * len(names) if split else _splits(listing, names)
     root = root or listing.file.parent
     files = find_files(listing, names, splits, root)
+    if within is not None:
+        fix = f"copy them into it, or open the list with --data {listing.file}; it may then name any file."
+        refuse_outside(names, files, within, str(listing.file), fix)
     members: dict[str, list[int]] = {}
     for row in _without_repeated(listing, files, labels, splits):
         members.setdefault(splits[row] or WHOLE, []).append(row)

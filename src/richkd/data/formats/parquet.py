@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet
 
+from richkd.core.archives import FREE, RATIO
 from richkd.core.errors import DataError
 from richkd.data.classes import check_same_classes
+from richkd.data.formats.outside import place_files, refuse_special
 from richkd.data.formats.scan import stamp_of
 
 
-def open_parquet(files: Sequence[Path]) -> datasets.Dataset:
+def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Dataset:
     """Open parquet files of the same columns and classes as one table.
 
+    A cell without bytes names a file, relative to ``root`` and inside of it.
+
+    Args:
+        files: the files.
+        root: the folder of the data; by default that of the first file.
+
     Raises:
-        DataError: a file that is no parquet, files without rows, or with different columns.
+        DataError: a file that is no parquet or grows too much when it is read, files without rows or with
+            different columns, or an image outside of ``root``.
         ClassError: files with different classes.
 
     Example:
@@ -32,12 +42,15 @@ def open_parquet(files: Sequence[Path]) -> datasets.Dataset:
     # The loader caches a file by path and modification time, which a replaced file may share.
     name = f"richkd-{stamp_of(files)[:16]}"
     try:
-        return datasets.load_dataset("parquet", name, data_files=[str(file) for file in files], split="train")
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        names = [str(file) for file in files]
+        rows = datasets.load_dataset("parquet", name, data_files=names, split="train")
+    # Readers of damaged pages, and of features that do not fit, raise errors of many types.
+    except Exception as error:
         cause = error.__cause__ or error
         got = f"{type(cause).__name__}: {cause}"
         rule = f"The parquet files of {files[0].parent} must open as one table"
         raise DataError(rule, got=got, fix="write all files with the same columns.") from error
+    return place_files(rows, root or files[0].parent, str(files[0]))
 
 
 def _check_parquet(files: Sequence[Path]) -> None:
@@ -45,11 +58,14 @@ def _check_parquet(files: Sequence[Path]) -> None:
     names: dict[str, list[str]] = {}
     images = 0
     for file in files:
+        refuse_special(file)
         try:
             with pyarrow.parquet.ParquetFile(file) as opened:
                 features = datasets.Features.from_arrow_schema(opened.schema_arrow)
                 images += opened.metadata.num_rows
-        except (OSError, ValueError) as error:
+                _check_growth(opened, file.stat().st_size)
+        # Metadata of features may be any JSON.
+        except Exception as error:
             raise DataError(
                 f"{file} must be a parquet file", got=str(error), fix="write or copy the file again."
             ) from error
@@ -60,3 +76,39 @@ def _check_parquet(files: Sequence[Path]) -> None:
                 check_same_classes(expected, feature.names, where=str(file), reference=str(files[0]))
     if not images:
         raise DataError(f"{files[0]} must contain images", got="no rows", fix="add images to it.")
+
+
+def _check_growth(opened: pyarrow.parquet.ParquetFile, size: int) -> None:
+    """Check that cells do not need much more memory than the file has bytes."""
+    limit, total = max(FREE, RATIO * size), 0
+    for number in range(opened.num_row_groups):
+        group = opened.metadata.row_group(number)
+        for place in range(group.num_columns):
+            column = group.column(place)
+            total += column.total_uncompressed_size
+            # A value of the dictionary is stored once, and can be repeated in every row.
+            repeated = _dictionary_bytes(column)
+            if repeated and total + repeated * column.num_values > limit:
+                total += _measured(opened, number, column, limit - total, max(1, FREE // repeated))
+            if total > limit:
+                name, most = column.path_in_schema, f"{limit:,} bytes in a file of {size:,}"
+                raise ValueError(f"column '{name}' grows to more than {most}")
+
+
+def _dictionary_bytes(column: Any) -> int:
+    """About how many bytes the dictionary of a column has; 0 if there is none."""
+    if not column.has_dictionary_page or column.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+        return 0
+    stored = column.data_page_offset - (column.dictionary_page_offset or column.data_page_offset)
+    return int(stored * max(1.0, column.total_uncompressed_size / max(1, column.total_compressed_size)))
+
+
+def _measured(opened: pyarrow.parquet.ParquetFile, group: int, column: Any, most: int, rows: int) -> int:
+    """Bytes of the values of a column, counted until they are more than ``most``."""
+    total = 0
+    name = column.path_in_schema.partition(".")[0]
+    for batch in opened.iter_batches(batch_size=min(rows, 1000), row_groups=[group], columns=[name]):
+        total += batch.nbytes
+        if total > most:
+            break
+    return total

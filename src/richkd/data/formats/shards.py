@@ -7,7 +7,7 @@ columns of ``.jpg`` and ``.png`` images, so members are read here and given to `
 from __future__ import annotations
 
 import glob
-import json
+import math
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,20 @@ from typing import Any
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.structured import parse_json
 from richkd.data.columns import KEY_COLUMNS, Columns
 from richkd.data.formats.listing_files import LABEL_NAMES, Listing
 from richkd.data.formats.listings import whole_numbers
+from richkd.data.formats.outside import refuse_special
 from richkd.data.formats.scan import WHOLE, is_image, split_of, stamp_of
 
 SUFFIX = ".tar"
 FIX = "write the shard again: an image and its label have the same name, such as 000.jpg and 000.cls."
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# Largest number of files that a pattern may mean.
+SHARDS = 1_000_000
+# Largest member in bytes.
+MEMBER = 1 << 30
+RANGE = re.compile(r"\{(\d{1,30})\.\.(\d{1,30})\}")
 
 
 def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
@@ -43,6 +49,10 @@ def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
     if not path.endswith(SUFFIX) or not re.search(r"[*?\[{]", path):
         return None
     expanded = str(Path(path).expanduser())
+    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in RANGE.findall(expanded))
+    if count > SHARDS:
+        got = f"{count:,} names"
+        raise DataError(f"{path} must mean at most {SHARDS:,} tar files", got=got, fix="shorten the range.")
     files = [
         Path(file)
         for name in _ranges(expanded)
@@ -164,8 +174,12 @@ def _groups(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Consecutive members of the same name, by ending."""
     key, fields = "", dict[str, bytes]()
     try:
+        refuse_special(shard)
+        size, last = shard.stat().st_size, -1
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
+                _check_member(member, size, last)
+                last = member.offset
                 path = PurePosixPath(member.name)
                 stem, _, field = path.name.partition(".")
                 file = tar.extractfile(member) if stem and member.isfile() else None
@@ -177,11 +191,22 @@ def _groups(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     fields = {}
                 key = name
                 fields[field.lower()] = file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except DataError:
+        raise
+    # Headers may hold any number and text, for which tarfile raises errors of many types.
+    except Exception as error:
         got = f"{type(error).__name__}: {error}"
         raise DataError(f"{shard} must be a tar file without compression", got=got, fix=FIX) from error
     if fields:
         yield key, fields
+
+
+def _check_member(member: tarfile.TarInfo, size: int, last: int) -> None:
+    """Check that a member is in the file: sparse members and headers of damaged files state any size."""
+    if member.offset <= last:
+        raise tarfile.ReadError(f"{member.name[:100]!r} begins before the end of the member before it")
+    if member.isfile() and (member.issparse() or not 0 <= member.size <= min(size, MEMBER)):
+        raise tarfile.ReadError(f"{member.name[:100]!r} states {member.size:,} bytes in a file of {size:,}")
 
 
 def _label(fields: Mapping[str, bytes], asked: str | None, where: str) -> str | None:
@@ -190,7 +215,7 @@ def _label(fields: Mapping[str, bytes], asked: str | None, where: str) -> str | 
     try:
         if own is not None and own in fields:
             return fields[own].decode("utf-8").strip() or None
-        entries = json.loads(fields["json"]) if "json" in fields else {}
+        entries = parse_json(fields["json"]) if "json" in fields else {}
     except ValueError as error:
         raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
     if not isinstance(entries, dict):

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from richkd.core.archives import read_npy
 from richkd.core.errors import DataError
 from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
@@ -186,9 +187,9 @@ def _labels(folder: Path) -> NDArray[np.int64]:
 def _array(file: Path) -> NDArray[np.generic]:
     # Loading a pickle can run any code.
     try:
-        array: NDArray[np.generic] = np.load(file, mmap_mode="r", allow_pickle=False)
+        array: NDArray[np.generic] = read_npy(file)
     except FileNotFoundError:
         raise DataError(f"{file} does not exist", got=str(file.parent), fix=FIX) from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{file} cannot be read as a plain array", got=str(error), fix=FIX) from error
     return array

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, DataError, Problems, RichKDError
 from richkd.core.files import refuse_unwritable
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import parse_json, read_json
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
@@ -216,16 +217,28 @@ def read_run(folder: str | Path) -> RunFacts:
                 fix="give the --out folder of a run; finish a stopped run with --resume.",
             )
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = tuple(json.loads(line) for line in lines if line.strip())
-    except ValueError as error:
+        summary = read_json(folder / "summary.json")
+        environment = read_json(folder / "environment.json")
+        lines = read_regular(folder / "metrics.jsonl").decode().splitlines()
+        epochs = tuple(parse_json(line) for line in lines if line.strip())
+        _check_figures(summary, environment, epochs)
+        settings = read_regular(folder / "config.yaml").decode()
+    except (OSError, ValueError) as error:
         raise DataError(
             f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
         ) from error
-    settings = (folder / "config.yaml").read_text(encoding="utf-8")
     return RunFacts(folder.name, settings, summary, epochs, environment)
+
+
+def _check_figures(summary: Any, environment: Any, epochs: Sequence[Any]) -> None:
+    """Check what the page shows without asking."""
+    if not all(isinstance(part, dict) for part in (summary, environment, *epochs)):
+        raise ValueError("summary.json, environment.json and each line of metrics.jsonl must be objects")
+    lacking = {"teachers", "method", "seed", "epochs", "seconds"} - summary.keys()
+    if lacking or not isinstance(summary["seconds"], int | float):
+        raise ValueError(f"summary.json lacks {', '.join(sorted(lacking)) or 'the number of seconds'}")
+    if not all(isinstance(epoch.get("epoch"), int) for epoch in epochs):
+        raise ValueError("each line of metrics.jsonl must have the number of its epoch")
 
 
 def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> str:

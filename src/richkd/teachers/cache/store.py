@@ -27,6 +27,7 @@ from torch import Tensor
 from richkd.core.errors import CacheError, nearest
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
+from richkd.core.structured import read_json
 from richkd.core.types import Output
 from richkd.data.split import evenly_spaced
 from richkd.teachers.cache.row_format import RowFormat
@@ -269,7 +270,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         True
     """
     try:
-        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(Path(folder) / MANIFEST)
         return Manifest(**content | {"row_format": RowFormat(**content["row_format"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(

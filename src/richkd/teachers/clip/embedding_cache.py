@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.logs import logger_of
 
 _LOG = logger_of(__name__)
 TENSOR = "class_embeddings"

@@ -16,6 +16,7 @@ from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError
 from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.logs import logger_of
+from richkd.core.regular_files import kind_of, special_in
 from richkd.core.visible import one_line
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.named_weights import find_weights
@@ -174,6 +175,10 @@ def _check_folder(folder: Path) -> None:
         missing = config if folder.is_dir() else folder
         rule = "The CLIP folder must exist with its configuration"
         raise ClipError(rule, got=f"no {missing}", fix=fix)
+    special = special_in(folder)
+    if special is not None:
+        rule = "The CLIP folder must hold regular files"
+        raise ClipError(rule, got=f"{kind_of(special)}: {special}", fix="remove it.")
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
         got = f"no .safetensors, .bin or .pth file in {folder}"
         raise ClipError("The CLIP folder must exist with its weights", got=got, fix=fix)

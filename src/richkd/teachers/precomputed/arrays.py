@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any, Never
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from richkd.core.archives import read_npz
 from richkd.core.errors import RichKDError
+from richkd.core.structured import parse_json
 from richkd.data.class_text import normalized
 from richkd.data.classes import check_same_classes, clean_name
 
@@ -169,10 +169,11 @@ def read_arrays(path: str | Path, refusal: type[RichKDError], what: str) -> Give
             f"The file of {what} must be .npz or .safetensors", got=str(path), fix="convert the file."
         )
     try:
-        return GivenArrays(path, _safetensors(path) if path.suffix == ".safetensors" else _npz(path), refusal)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, SafetensorError) as error:
-        raise _unreadable(path, refusal, error) from error
-    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        return GivenArrays(
+            path, _safetensors(path) if path.suffix == ".safetensors" else read_npz(path), refusal
+        )
+    # safetensors raises errors of many types for damaged files and for types that numpy lacks.
+    except Exception as error:
         raise _unreadable(path, refusal, error) from error
 
 
@@ -240,14 +241,9 @@ def first(items: Sequence[str], count: int = 5) -> str:
 
 def _safetensors(path: Path) -> dict[str, Array]:
     with safe_open(path, framework="np") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         texts = file.metadata() or {}
-    return {name: np.asarray(json.loads(text)) for name, text in texts.items() if text[:1] == "["} | arrays
-
-
-def _npz(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return {name: np.asarray(parse_json(text)) for name, text in texts.items() if text[:1] == "["} | arrays
 
 
 def _unreadable(path: Path, refusal: type[RichKDError], error: Exception) -> RichKDError:

@@ -1,0 +1,29 @@
+"""Writing a file replaces a file, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from richkd.core.errors import CheckpointError
+from richkd.core.files import write_atomically
+from tests.fixtures import refusal
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+    else:
+        path.mkdir()
+    before = path.lstat()
+    error = refusal(write_atomically, path, b"text")
+    assert isinstance(error, CheckpointError)
+    assert error.got == f"a {kind}, no regular file"
+    assert path.lstat() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["out.csv"]
