@@ -49,12 +49,10 @@ def main(argv: Iterable[str] | None = None) -> None:
             console.print(line, soft_wrap=True)
         sys.exit(1)
     except MemoryError as error:
-        console.print("[bold red]error:[/] [bold]MemoryError[/]")
-        got = str(error) or "no more memory"
-        text = (
-            f"This command needs more memory than there is\nGot: {got}\nFix: use smaller images or batches."
-        )
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(Text.assemble(("error:", "bold red"), " ", ("MemoryError", "bold")))
+        console.print("This command needs more memory than there is")
+        console.print(f"Got: {error or 'no more memory'}", soft_wrap=True)
+        console.print("Fix: use smaller images or batches.")
         sys.exit(1)
     except BrokenPipeError:
         # The reader of the output, such as `head`, has ended. Python would fail again when it flushes stdout.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from richkd.core.errors import ClipError
 from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.logs import logger_of
 from richkd.core.regular_files import kind_of, special_in
+from richkd.core.structured import read_json
 from richkd.core.visible import one_line
 from richkd.teachers.clip.model import PRECISIONS, Clip, ClipTeacher
 from richkd.teachers.clip.named_weights import find_weights
@@ -186,7 +186,7 @@ def _check_folder(folder: Path) -> None:
 
 def _warn_of_defaults(folder: Path) -> None:
     file = folder / CONFIG_FILE
-    if not json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg"):
+    if not read_json(file).get("preprocess_cfg"):
         _LOG.warning(
             "%s has no preprocess_cfg, so images are normalized as for OpenAI's CLIP; add mean and std of "
             "the training",
