@@ -239,9 +239,9 @@ def test_an_array_that_is_no_image_is_refused(folder: Path, array: np.ndarray[An
     [
         ({"label_names": "ab"}, "list of texts"),
         ({"label_names": [["ant"], "bee"]}, "list of texts"),
-        ({"richkd": {"temperature": 0}}, "positive number"),
-        ({"richkd": {"temperature": float("nan")}}, "positive number"),
-        ({"richkd": {"temperature": float("inf")}}, "positive number"),
+        ({"richkd": {"temperature": 0}}, "positive and finite temperature"),
+        ({"richkd": {"temperature": float("nan")}}, "positive and finite temperature"),
+        ({"richkd": {"temperature": float("inf")}}, "positive and finite temperature"),
         ({"richkd": []}, "AttributeError"),
         ({"pretrained_cfg": {"input_size": [], "mean": [0, 0, 0], "std": [1, 1, 1]}}, "IndexError"),
         (
@@ -260,4 +260,4 @@ def test_a_configuration_that_cannot_predict_is_refused(
     make_teacher(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(saved | change), encoding="utf-8")
-    assert words in str(refusal(load_student, tmp_path).got)
+    assert words in str(refusal(load_student, tmp_path))

@@ -104,7 +104,9 @@ def test_a_preset_is_a_scale_and_a_way_of_mixing(preset: str, scale: str, mixing
     )
 
 
-@pytest.mark.parametrize(("name", "hint"), [("tempreature", "'temperature'"), ("calibrated", "temperature")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("tempreature", "'temperature'"), ("calibrated", "richkd settings fusion.scale")]
+)
 def test_an_unknown_scale_is_an_error(name: str, hint: str) -> None:
     with pytest.raises(ValidationError) as caught:
         FusionConfig(scale=name)

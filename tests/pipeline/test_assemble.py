@@ -208,7 +208,7 @@ def test_the_control_of_several_teachers_without_a_clip_is_the_first(world: Worl
     parts = several(world, tmp_path, fusion__control="teacher-only", **kd)
     assert [teacher.name for teacher in parts.teachers] == [fused.teachers[0].name]
     assert fused.main_source is not None
-    views, _ = training_outputs(fused.main_source, fused.stores, fused.augmentation, 0, CPU)
+    views, _ = training_outputs(fused.main_source, fused.stores, fused.augmentation, fused.order(), CPU)
     logits = [output.logits_BC for output in views]
     assert fused.fusion is not None
     assert parts.fusion is not None

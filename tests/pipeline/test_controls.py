@@ -95,7 +95,9 @@ def test_the_teacher_alone_is_as_near_to_the_fusion_as_a_temperature_brings_it(w
     # Measured on the views of epoch 0, not on whole images.
     plain = parts_of(world, None)
     assert plain.main_source is not None
-    views, labels_N = training_outputs(plain.main_source, plain.stores, plain.augmentation, 0, CPU)
+    views, labels_N = training_outputs(
+        plain.main_source, plain.stores, plain.augmentation, plain.order(), CPU
+    )
     assert plain.fusion is not None
     fused_NC = plain.fusion(views, labels_N).logits_BC
     result = measure_target_shift(fused_NC, views[0].logits_BC, parts.temperature)
@@ -122,7 +124,7 @@ def test_the_summary_has_the_multiplier_of_the_control(world: World, tmp_path: P
     plain = parts_of(world, None)
     assert plain.main_source is not None
     shift = measure_signal(
-        plain.main_source, plain.stores, plain.augmentation, CPU, seed=0, temperature=plain.temperature
+        plain.main_source, plain.stores, plain.augmentation, plain.order(), CPU, plain.temperature
     )
     assert summary["target_shift_nats"] == pytest.approx(shift.nats, rel=1e-4)
 

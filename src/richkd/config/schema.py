@@ -137,6 +137,7 @@ class ModelConfig(Section):
     size: int | None = Field(
         None,
         ge=4,
+        le=4096,
         description="input resolution in pixels (default: the model's own); a model of fixed resolution, "
         "such as a ViT, is built for it",
     )

@@ -6,14 +6,12 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from richkd.core.visible import visible
+from richkd.core.visible import visible_list
 
 T = TypeVar("T")
 
 # Names in a hint, the similarity that they need, and how much less than the best one they may have.
 NAMED, SIMILAR, WINDOW = 3, 0.5, 0.25
-# What separates the items of a list in a message.
-ITEM = "\n  "
 
 
 class RichKDError(Exception):
@@ -35,8 +33,8 @@ class RichKDError(Exception):
     """
 
     def __init__(self, rule: str, *, got: str | None = None, fix: str | None = None) -> None:
-        self.rule = _shown(rule)
-        self.got, self.fix = (None if part is None else _shown(part) for part in (got, fix))
+        self.rule = visible_list(rule)
+        self.got, self.fix = (None if part is None else visible_list(part) for part in (got, fix))
         self.problems: tuple[RichKDError, ...] = ()
         super().__init__(self.rule)
 
@@ -154,10 +152,6 @@ class NonFiniteError(RichKDError):
         Loss 'logits' must be finite
         Got: NaN at step 7
     """
-
-
-def _shown(part: str) -> str:
-    return ITEM.join(visible(item) for item in str(part).split(ITEM))
 
 
 class Problems:

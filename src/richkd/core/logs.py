@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from richkd.core.visible import visible
+from richkd.core.visible import visible, visible_list
 
 
 class VisibleLogger(logging.LoggerAdapter[logging.Logger]):
@@ -14,7 +14,7 @@ class VisibleLogger(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         """Log a message with its arguments."""
         options["stacklevel"] = options.get("stacklevel", 1) + 1
-        shown = (arg if isinstance(arg, int | float) else visible(arg) for arg in args)
+        shown = (arg if isinstance(arg, int | float) else visible_list(arg) for arg in args)
         self.logger.log(level, visible(msg), *shown, **options)
 
 

@@ -12,6 +12,8 @@ import unicodedata
 # Controls, format characters (zero width, direction), halves of pairs, line and paragraph separators.
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+# What separates the items of a list in a message.
+ITEM = "\n  "
 # Every other character is of another category. The expression only preselects, so it may match too much.
 _CANDIDATES = re.compile(r"[^\x20-\x7e\xa1-\xac\xae-\u05ff\u3001-\ud7ff]")
 
@@ -29,6 +31,17 @@ def visible(text: object) -> str:
         ant\x1b[2J a\nb\u202e Käfer 🐞
     """
     return _CANDIDATES.sub(_escaped, str(text))
+
+
+def visible_list(text: object) -> str:
+    r"""As `visible`, but lines that start with `ITEM`, of our own lists, stay lines.
+
+    Example:
+        >>> print(visible_list("left out:" + ITEM + "a\nb"))
+        left out:
+          a\nb
+    """
+    return ITEM.join(visible(item) for item in str(text).split(ITEM))
 
 
 def one_line(error: BaseException) -> str:

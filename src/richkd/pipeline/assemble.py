@@ -272,7 +272,13 @@ def _open_sources(
         name = FUSED if FUSED in sources else roles.targets[0]
         _refuse_clip_besides(name, roles)
         source = controlled(
-            config, sources[name], stores, augmentation, opening.device, logit_temperature(specs)
+            config,
+            sources[name],
+            stores,
+            augmentation,
+            _order(config, opening.data),
+            opening.device,
+            logit_temperature(specs),
         )
         sources[name] = source
         log(f"control: {config.fusion.control} ({describe(source.fusion, source.teachers)})")

@@ -11,6 +11,7 @@ import torch
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.fusion.fusion import TargetShift, first_alone, last_alone
@@ -25,6 +26,7 @@ def controlled(
     source: TargetSource,
     stores: Stores,
     augmentation: Augmentation,
+    order: TrainingOrder,
     device: torch.device,
     temperature: float,
 ) -> TargetSource:
@@ -41,6 +43,7 @@ def controlled(
 
     Args:
         augmentation: how training images are augmented.
+        order: the images of each step, for a single process.
         temperature: temperature of the logit loss.
 
     Raises:
@@ -57,9 +60,7 @@ def controlled(
         )
     *others, clip = teachers
     if control == "teacher-only":
-        seed = config.train.seed
-        shift = measure_signal(source, stores, augmentation, device, seed=seed, temperature=temperature)
-        return _teacher_only(source, shift)
+        return _teacher_only(source, measure_signal(source, stores, augmentation, order, device, temperature))
     if control == "clip-only":
         alone = replace(last_alone(source.fusion), origin=f"CLIP alone, {source.fusion.origin}")
         return TargetSource((clip,), alone)

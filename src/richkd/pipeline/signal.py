@@ -10,30 +10,33 @@ import torch
 from torch import Tensor
 
 from richkd.core.types import Output
-from richkd.data.split import evenly_spaced
+from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.fusion.fusion import TargetShift, first_alone, measure_target_shift
 from richkd.pipeline.targets import TargetSource
 
-# Training images, evenly spaced, whose views of epoch 0 are used.
+# Images of the first steps of epoch 0. A run shows them to its teachers, so their outputs may be stored.
 SAMPLE = 1024
-BATCH = 128
 
 
 def training_outputs(
-    source: TargetSource, stores: Stores, augmentation: Augmentation, seed: int, device: torch.device
+    source: TargetSource,
+    stores: Stores,
+    augmentation: Augmentation,
+    order: TrainingOrder,
+    device: torch.device,
 ) -> tuple[list[Output], Tensor]:
-    """Outputs of every teacher for a sample of training views, and the labels of the images.
+    """Outputs of every teacher for the first steps of training, and the labels of the images.
 
     Args:
         augmentation: how training images are augmented.
-        seed: seed of the run, of which the views are a function.
+        order: the images of each step, for a single process.
     """
     training = stores.training
     assert training is not None
-    groups = list(torch.split(evenly_spaced(len(training.split), SAMPLE), BATCH))
-    views = [augmentation.draw(seed, 0, index_B) for index_B in groups]
+    groups = order.epoch(0)[: -(-SAMPLE // order.images_of_step)]
+    views = [augmentation.draw(order.seed, 0, index_B) for index_B in groups]
     outputs: list[list[Output]] = [[] for _ in source.teachers]
     with torch.inference_mode():
         for batch, view in zip(training.batches(groups, views), views, strict=True):
@@ -47,9 +50,8 @@ def measure_signal(
     source: TargetSource,
     stores: Stores,
     augmentation: Augmentation,
+    order: TrainingOrder,
     device: torch.device,
-    *,
-    seed: int,
     temperature: float,
 ) -> TargetShift:
     """The target shift of training views, and the multiplier of the control without CLIP.
@@ -60,7 +62,7 @@ def measure_signal(
     Args:
         temperature: temperature of the logit loss.
     """
-    outputs, labels_N = training_outputs(source, stores, augmentation, seed, device)
+    outputs, labels_N = training_outputs(source, stores, augmentation, order, device)
     alone, count = first_alone(source.fusion, source.standing_alone), source.standing_alone
     return measure_target_shift(
         source.fusion(outputs, labels_N).logits_BC, alone(outputs[:count], labels_N).logits_BC, temperature

@@ -86,16 +86,11 @@ def _described(spec: TermSpec) -> dict[str, Any]:
 
 def _signal(parts: Parts) -> dict[str, Any]:
     """How far the main target of training views is from that of the vision teachers at any temperature."""
-    source, config = parts.main_source, parts.config
+    source = parts.main_source
     if source is None or len(source.teachers) < 2:
         return {}
     shift = measure_signal(
-        source,
-        parts.stores,
-        parts.augmentation,
-        parts.device,
-        seed=config.train.seed,
-        temperature=parts.temperature,
+        source, parts.stores, parts.augmentation, parts.order(), parts.device, parts.temperature
     )
     return {"target_shift_nats": shift.nats, "control_multiplier": shift.multiplier}
 

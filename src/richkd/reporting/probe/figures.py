@@ -75,8 +75,8 @@ def calibrated(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
     For each image the temperature is fitted without the image's fold.
 
     Example:
-        >>> logits_NC = 9 * torch.eye(2)[torch.arange(20) % 2]  # overconfident: correct on 16 of 20 images
-        >>> labels_N = (torch.arange(20) + (torch.arange(20) < 4)) % 2
+        >>> logits_NC = 9 * torch.eye(2)[torch.arange(200) % 2]  # overconfident: correct on 160 of 200
+        >>> labels_N = (torch.arange(200) + (torch.arange(200) < 40)) % 2
         >>> bool((calibrated(logits_NC, labels_N).amax(dim=1) < 4).all())
         True
     """

@@ -366,8 +366,7 @@ def _signals(parts: Parts, logits: _Logits) -> dict[str, TargetShift]:
     """The target shift of each preset on training views, which is what a student would learn from."""
     source = parts.main_source
     assert source is not None
-    seed = parts.config.train.seed
-    outputs, _ = training_outputs(source, parts.stores, parts.augmentation, seed, parts.device)
+    outputs, _ = training_outputs(source, parts.stores, parts.augmentation, parts.order(), parts.device)
     raw = [output.logits_BC for output in outputs]
     own = [z_NC * teacher.logit_scale for z_NC, teacher in zip(raw, source.teachers, strict=True)]
     calibrated = on_scales(logits.scales, raw)

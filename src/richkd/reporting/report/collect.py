@@ -168,7 +168,7 @@ def collect(
     problems = Problems()
     facts = tuple(fact for run in runs if (fact := problems.attempt(read_run, run)) is not None)
     # A missing run is reported by itself; its folder is not what cannot be written.
-    if out is not None and (out.exists() or len(facts) == len(runs)):
+    if out is not None and (out.exists() or all(Path(run).is_dir() for run in runs)):
         problems.attempt(refuse_unwritable, out)
     problems.refuse_all()
     configs = [load_config(Path(run) / "config.yaml") for run in runs]
