@@ -32,6 +32,9 @@ def print_probe(result: Probe, console: Terminal) -> None:
     log(_best_alpha(result))
     console.print()
     console.print(_mixings(result))
+    log(
+        f"selected: the first one below {result.choice.threshold:.4f}, the lowest NLL plus its standard error"
+    )
     paragraph(
         "target shift on training views (KL divergence of the fused target from the teacher's outputs):"
     )
@@ -106,10 +109,6 @@ def _mixings(result: Probe) -> Table:
         selected = "  ← default" if candidate.name == result.choice.name else ""
         numbers = (candidate.nll, candidate.error)
         table.add_row(candidate.name + selected, *(f"{number:.4f}" for number in numbers))
-    table.caption = (
-        f"selected: the first below {result.choice.threshold:.4f}, the lowest NLL + its standard error"
-    )
-    table.caption_justify = "left"
     return table
 
 
