@@ -4,7 +4,7 @@ DATA ?= ../shared/data
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo test test-slow faults check bench clean
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ test: check
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Kills, flipped bits, full disks, two writers and hostile files; at most 20 minutes on two cores.
+faults: install
+	$(BIN)/python -m tests.faults.campaign --page docs/reliability.md
 
 # DATA is the folder that holds cifar100/; the machine should have nothing else to do.
 bench: install
