@@ -20,6 +20,7 @@ from richkd.core.structured import read_json
 from richkd.models.arguments import not_built, option
 from richkd.models.callables import call
 from richkd.models.probe import first_line
+from richkd.models.published import warn_of_normalization
 from richkd.models.weights import load_weights
 
 # Arguments that may not be given, with the reason.
@@ -94,6 +95,9 @@ def create_module(config: ModelConfig, classes: int, role: str, size: int | None
         return _from_folder(parsed.path, config, classes, role, size)
     if parsed.kind != "hf-hub" and not timm.is_model(config.name.partition(".")[0]):
         raise unknown_model(config.name, role)
+    # A student is trained further, with the normalization that is saved with it.
+    if role == "teacher" and config.weights is not None and config.mean is None and config.std is None:
+        warn_of_normalization(config.name, role)
     return _from_timm(config, classes, role, size, pretrained=config.pretrained)
 
 

@@ -32,9 +32,7 @@ def print_probe(result: Probe, console: Terminal) -> None:
     log(_best_alpha(result))
     console.print()
     console.print(_mixings(result))
-    log(
-        f"selected: the first below {result.choice.threshold:.4f}, the lowest NLL plus its standard error"
-    )
+    log(f"selected: the first below {result.choice.threshold:.4f}, the lowest NLL plus its standard error")
     paragraph(
         "target shift on training views (KL divergence of the fused target from the teacher's outputs):"
     )
