@@ -102,10 +102,17 @@ def test_names_are_unique_and_short_enough_for_every_file(tmp_path: Path) -> Non
 
 
 def test_an_error_or_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), temporary_file(tmp_path / "a") as path:
-        path.touch()
-        raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path / "new") as folder:
-        (folder / "inside").touch()
-        raise KeyboardInterrupt
+    def stop_in_file() -> None:
+        with temporary_file(tmp_path / "a") as path:
+            path.touch()
+            raise KeyboardInterrupt
+
+    def stop_in_folder() -> None:
+        with temporary_folder(tmp_path / "new") as folder:
+            (folder / "inside").touch()
+            raise KeyboardInterrupt
+
+    for stop in (stop_in_file, stop_in_folder):
+        with pytest.raises(KeyboardInterrupt):
+            stop()
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]

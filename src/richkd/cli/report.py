@@ -29,14 +29,13 @@ def report(
     from richkd.core.errors import ConfigError
     from richkd.core.folder_lock import folder_lock
     from richkd.core.temporary import remove_abandoned
-    from richkd.reporting.report.collect import collect, read_run
+    from richkd.reporting.report.collect import collect
     from richkd.reporting.report.page import write_report
     from richkd.reporting.report.verdict import sentences
 
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")
     folder = Path(runs[0]) / "report" if out is None else out
-    read_run(runs[0])  # a mistyped run must not become a folder
     with folder_lock(folder, f"The folder of the page, {folder},"):
         remove_abandoned(folder)
         result = collect(runs, config, log=lambda message: print(message, file=sys.stderr, flush=True))
