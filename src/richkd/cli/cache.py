@@ -12,6 +12,7 @@ from rich.table import Table
 
 from richkd.cli.options import config_of, configured
 from richkd.config.schema import Config
+from richkd.core.output import lasting
 
 cache = App(
     name="cache", help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove."
@@ -50,11 +51,12 @@ def fill(*, config: Config) -> None:
     from richkd.core.interrupt import Interrupted
     from richkd.pipeline.fill_cache import fill_caches
 
-    try:
-        fill_caches(config)
-    except Interrupted:
-        print("\nstopped; what was computed is stored. Continue with the same command.")
-        sys.exit(130)
+    with lasting("stdout"):
+        try:
+            fill_caches(config)
+        except Interrupted:
+            print("\nstopped; what was computed is stored. Continue with the same command.")
+            sys.exit(130)
 
 
 @cache.command(name="import")
@@ -80,7 +82,8 @@ def import_(
     """
     from richkd.pipeline.import_outputs import import_outputs
 
-    import_outputs(file, config, name=name, log=print)
+    with lasting("stdout"):
+        import_outputs(file, config, name=name, log=print)
 
 
 @cache.command

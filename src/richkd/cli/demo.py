@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.core.output import lasting
+
 
 def demo(
     *,
@@ -21,6 +23,9 @@ def demo(
 
     richkd demo --out runs/demo
     """
+    from richkd.core.folder_lock import folder_lock
     from richkd.demo.run import run_demo
 
-    run_demo(out, seed)
+    # Two demos would train with each other's files.
+    with lasting("stdout"), folder_lock(out, f"--out {out}"):
+        run_demo(out, seed)

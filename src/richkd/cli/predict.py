@@ -34,6 +34,7 @@ def predict(
     """
     from richkd.core.errors import ConfigError, DataError
     from richkd.core.files import write_atomically
+    from richkd.core.temporary import remove_abandoned
     from richkd.export.predict import (
         Prediction,
         find_images,
@@ -60,6 +61,7 @@ def predict(
         for line in lines:
             print(line)
     else:
+        remove_abandoned(out.parent)
         write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
     if failed:
         raise unreadable(failed)

@@ -31,12 +31,15 @@ def probe(*, config: Config) -> None:
     richkd probe --data photos/ --student mobilenetv3_small_100 --teacher resnet50
     --teacher-weights teacher.pth --clip ViT-B-32:openai --out runs/probe
     """
+    from contextlib import nullcontext
     from functools import partial
     from pathlib import Path
 
     from rich.console import Console
 
     from richkd.core.device import pick_device
+    from richkd.core.folder_lock import folder_lock
+    from richkd.core.temporary import remove_abandoned
     from richkd.pipeline.assemble import assemble
     from richkd.pipeline.teacher_check import report_sizes
     from richkd.reporting.probe.page import write_probe
@@ -46,11 +49,16 @@ def probe(*, config: Config) -> None:
     console = Console(highlight=False)
     device = pick_device(config.train.device)
     log = partial(console.print, markup=False, soft_wrap=True)
-    parts = assemble(probe_config(config), device, log)
-    report_sizes(parts, log)
-    result = run_probe(parts)
-    parts.flush_caches()
+    page = None
+    written = "out" in config.model_fields_set
+    with folder_lock(config.out, f"--out {config.out}") if written else nullcontext():
+        parts = assemble(probe_config(config), device, log)
+        report_sizes(parts, log)
+        result = run_probe(parts)
+        parts.flush_caches()
+        if written:
+            remove_abandoned(config.out)
+            page = write_probe(result, config.out, Path(config.data.path).name)
     print_probe(result, console)
-    if "out" in config.model_fields_set:
-        page = write_probe(result, config.out, Path(config.data.path).name)
+    if page is not None:
         console.print(f"page: {page}", markup=False, soft_wrap=True)

@@ -27,14 +27,19 @@ def report(
     richkd report runs/small runs/control --corruptions --shift sketches=sketches/
     """
     from richkd.core.errors import ConfigError
+    from richkd.core.folder_lock import folder_lock
+    from richkd.core.temporary import remove_abandoned
     from richkd.reporting.report.collect import collect
     from richkd.reporting.report.page import write_report
     from richkd.reporting.report.verdict import sentences
 
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")
-    result = collect(runs, config, log=lambda message: print(message, file=sys.stderr, flush=True))
-    page = write_report(result, Path(runs[0]) / "report" if out is None else out)
+    folder = Path(runs[0]) / "report" if out is None else out
+    with folder_lock(folder, f"The folder of the page, {folder},"):
+        remove_abandoned(folder)
+        result = collect(runs, config, log=lambda message: print(message, file=sys.stderr, flush=True))
+        page = write_report(result, folder)
     for sentence in sentences(result):
         print(sentence)
     print(f"page: {page}")

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from richkd.cli.options import Overwrite, Resume, configured
 from richkd.config.schema import Config
+from richkd.core.output import lasting
 
 
 @configured(
@@ -68,11 +69,13 @@ def _train(config: Config, *, resume: bool, overwrite: bool, folds: int | None =
     from richkd.training.run import distill as run_distill
     from richkd.training.run import teach_folds
 
-    try:
-        if folds is None:
-            run_distill(config, resume=resume, overwrite=overwrite)
-        else:
-            teach_folds(config, folds, resume=resume, overwrite=overwrite)
-    except Interrupted:
-        print("\nstopped and saved; continue with the same command and --resume")
-        sys.exit(130)
+    # The result of a run is its folder, so the run does not end with the reader of its messages.
+    with lasting("stdout"):
+        try:
+            if folds is None:
+                run_distill(config, resume=resume, overwrite=overwrite)
+            else:
+                teach_folds(config, folds, resume=resume, overwrite=overwrite)
+        except Interrupted:
+            print("\nstopped and saved; continue with the same command and --resume")
+            sys.exit(130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -12,13 +11,15 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import CheckpointError
+from richkd.core.temporary import temporary_file
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically: after a crash it has either the complete old or the complete new content.
 
     The content is written to a temporary file in the same folder, flushed to the disk, and renamed. Missing
-    folders are created.
+    folders are created. What a killed process leaves is removed by
+    `richkd.core.temporary.remove_abandoned`.
 
     Raises:
         CheckpointError: the file cannot be written, for example because the disk is full.
@@ -30,22 +31,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         ...     (Path(folder) / "runs" / "a.bin").read_bytes()
         b'123'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with temporary_file(path) as temporary:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise not_written(path, len(content), error) from error
 
 

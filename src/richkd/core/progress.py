@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from torch import Tensor
 
+from richkd.core.output import LastingStream
+
 # Reading a loss waits for the device, so the losses of the bar are not updated more often than this.
 REFRESH_SECONDS = 0.5
 
 
 class Progress:
-    """Prints the progress of a training run.
+    """Prints the progress of a training run. If standard output is closed meanwhile, the run goes on.
 
     Use it as a context manager. The training loop calls `start_epoch` and `end_epoch` once per epoch and
     `advance` once per step.
@@ -34,7 +37,7 @@ class Progress:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = Console(file=cast(TextIO, LastingStream(sys.stdout)), quiet=quiet, highlight=False)
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,8 @@ from torch import Tensor
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError, ModelError
-from richkd.core.files import write_atomically
+from richkd.core.files import not_written, write_atomically
+from richkd.core.temporary import temporary_folder
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
@@ -113,6 +114,7 @@ def save_student(
         CheckpointError: the folder cannot be written.
 
     Example:
+        >>> import tempfile
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})
@@ -134,18 +136,28 @@ def save_student(
         "model_args": {k: v for k, v in network.blueprint.args.items() if k not in WRITTEN_BY_TIMM},
         "richkd": {"temperature": temperature, **origin},
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with _scratch(folder, network) as scratch:
         # timm does not write atomically, so its files are written to a temporary folder first.
         save_for_hf(_saveable(network), scratch, model_config=config, safe_serialization=True)
-        written = json.loads((Path(scratch) / CONFIG).read_text(encoding="utf-8"))
+        written = json.loads((scratch / CONFIG).read_text(encoding="utf-8"))
         # timm writes the size that a flexible model was built for, instead of that of its images.
         written["pretrained_cfg"]["input_size"] = [3, network.size, network.size]
         if _is_callable(network):
             # timm adds arguments that its own constructors have.
             written["model_args"] = dict(network.blueprint.args)
-        write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
+        write_atomically(folder / WEIGHTS, (scratch / WEIGHTS).read_bytes())
     text = json.dumps(written, indent=2, ensure_ascii=False)
     write_atomically(folder / CONFIG, f"{text}\n".encode())
+
+
+@contextmanager
+def _scratch(folder: Path, network: Network) -> Iterator[Path]:
+    try:
+        with temporary_folder(folder) as scratch:
+            yield scratch
+    except OSError as error:
+        size = sum(tensor.nbytes for tensor in network.state_dict().values())
+        raise not_written(folder / WEIGHTS, size, error) from error
 
 
 def load_student(path: str | Path) -> Student:
@@ -158,6 +170,7 @@ def load_student(path: str | Path) -> Student:
         ModelError: there is no student, or its files are damaged.
 
     Example:
+        >>> import tempfile
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})

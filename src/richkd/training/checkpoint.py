@@ -71,10 +71,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in checkpoint.tensors.items()}
     payload = save(tensors, metadata={"scalars": json.dumps(checkpoint.scalars)})
     digest = hashlib.sha256(payload).hexdigest().encode()
-    previous = _previous(path)
+    previous = previous_of(path)
     try:
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
         if path.exists():
             previous.unlink(missing_ok=True)
             _keep(path, previous)
@@ -105,7 +103,7 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
         >>> folder.cleanup()
     """
     problems = []
-    for candidate in (path, _previous(path)):
+    for candidate in (path, previous_of(path)):
         try:
             checkpoint = _read(candidate)
         except (OSError, CheckpointError, SafetensorError, ValueError, KeyError) as error:
@@ -147,6 +145,16 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> 
         ) from error
 
 
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint before the one at ``path`` is kept.
+
+    Example:
+        >>> previous_of(Path("checkpoints/last.ckpt")).name
+        'last.previous.ckpt'
+    """
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def _keep(path: Path, previous: Path) -> None:
     try:
         os.link(path, previous)
@@ -154,10 +162,6 @@ def _keep(path: Path, previous: Path) -> None:
         if error.errno not in WITHOUT_LINKS:
             raise
         write_atomically(previous, path.read_bytes())
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def _read(path: Path) -> Checkpoint:

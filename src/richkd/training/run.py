@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def teach_folds(
     Args:
         config: the settings of every teacher; see :mod:`richkd.config.schema`.
         folds: number of folds, at least 2.
-        resume: skip teachers that are finished, and resume the one that was stopped.
+        resume: keep teachers that are finished, and go on with the others wherever they were stopped.
         overwrite: replace existing runs.
         quiet: print nothing.
 
@@ -59,16 +59,26 @@ def teach_folds(
     """
     if folds < 2:
         raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="use --folds 5.")
-    runs = []
-    for fold in range(folds):
-        data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
-        selected = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
-        if resume and (summary := RunFolder(selected.out).summary()):
-            runs.append(Run(selected.out, summary))
-        else:
-            started = RunFolder(selected.out).last.exists()
-            runs.append(distill(selected, resume=resume and started, overwrite=overwrite, quiet=quiet))
-    return runs
+    accelerator = Accelerator(cpu=pick_device(config.train.device).type == "cpu")
+    # The folder of all folds is locked, too: another command must not begin with the next fold.
+    with RunFolder(config.out).locked() if accelerator.is_main_process else nullcontext():
+        return [
+            _teach_fold(config, fold, folds, resume=resume, overwrite=overwrite, quiet=quiet)
+            for fold in range(folds)
+        ]
+
+
+def _teach_fold(config: Config, fold: int, folds: int, *, resume: bool, overwrite: bool, quiet: bool) -> Run:
+    """Train the teacher of one fold; with ``resume``, keep a finished one and go on with one that began."""
+    data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
+    config = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
+    folder = RunFolder(config.out)
+    if resume and (summary := folder.summary()):
+        # An interrupted --overwrite with other settings leaves finished folds of the old ones.
+        folder.refuse_other_settings(config)
+        return Run(config.out, summary)
+    # A kill before the fold began leaves nothing that could be resumed.
+    return distill(config, resume=resume and bool(folder.entries()), overwrite=overwrite, quiet=quiet)
 
 
 def distill(config: Config, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
@@ -76,7 +86,8 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
 
     Args:
         config: the settings; see :mod:`richkd.config.schema`.
-        resume: resume the run in ``config.out`` (bit-identical to an uninterrupted run).
+        resume: resume the run in ``config.out`` (bit-identical to an uninterrupted run). If it was killed
+            before its first checkpoint, it starts from the beginning.
         overwrite: replace the run in ``config.out``.
         quiet: print nothing.
 
@@ -103,20 +114,33 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         ...     (run.folder / "student" / "model.safetensors").exists(), run.summary["method"]
         (True, 'ce')
     """
-    device = pick_device(config.train.device)
     accelerator = Accelerator(
-        cpu=device.type == "cpu",
+        cpu=pick_device(config.train.device).type == "cpu",
         log_with=list(config.train.trackers) or None,
         project_dir=str(config.out),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     folder = RunFolder(config.out)
+    # One process writes, so one process locks.
+    with folder.locked() if accelerator.is_main_process else nullcontext():
+        return _run(config, accelerator, folder, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def _run(
+    config: Config, accelerator: Accelerator, folder: RunFolder, *, resume: bool, overwrite: bool, quiet: bool
+) -> Run:
+    device = pick_device(config.train.device)
     if accelerator.is_main_process:
         folder.accept(config, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet or not accelerator.is_main_process)
     if accelerator.num_processes > 1:
         device = accelerator.device
-    parts = assemble(config, device, progress.log, folder.speeds() if resume else {})
+    speeds = folder.speeds() if resume else {}
+    if resume and not folder.has_checkpoint:
+        progress.log(f"{folder.path} has no checkpoint yet: the run starts from the beginning")
+        # What the killed run left is replaced.
+        resume, overwrite = False, True
+    parts = assemble(config, device, progress.log, speeds)
     if parts.stores.training is None:
         raise ConfigError(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
@@ -132,11 +156,27 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         report_teachers(parts, progress.log)
     if resume and (warning := trainer.resume()):
         progress.log(f"warning: {warning}")
+    seconds, joules = _train(trainer, progress)
+    summary = finish(
+        parts,
+        trainer.shipped,
+        folder,
+        {"steps": trainer.step, "seconds": round(seconds, 1), "joules": joules},
+        write=accelerator.is_main_process,
+    )
+    parts.flush_caches()
+    progress.log_summary(summary)
+    return Run(config.out, summary)
+
+
+def _train(trainer: Trainer, progress: Progress) -> tuple[float, float | None]:
+    """Train the remaining epochs; returns the seconds and, if they can be measured, the joules."""
+    config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
     began, meter = time.perf_counter(), EnergyMeter()
     with ExitStack() as end, stop_request() as stop, progress:
         # Also flush curves and caches to disk if the run ends with an error.
         end.callback(accelerator.end_training)
-        end.callback(parts.flush_caches)
+        end.callback(trainer.parts.flush_caches)
         for epoch in range(trainer.epoch, config.train.epochs):
             done = trainer.step - epoch * trainer.order.steps
             progress.start_epoch(epoch, config.train.epochs, trainer.order.steps, done)
@@ -148,14 +188,4 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
                 folder.append(folder.timing, {"epoch": epoch, **timing})
             if stop.requested:
                 raise Interrupted
-    seconds = time.perf_counter() - began
-    summary = finish(
-        parts,
-        trainer.shipped,
-        folder,
-        {"steps": trainer.step, "seconds": round(seconds, 1), "joules": meter.joules},
-        write=accelerator.is_main_process,
-    )
-    parts.flush_caches()
-    progress.log_summary(summary)
-    return Run(config.out, summary)
+    return time.perf_counter() - began, meter.joules

@@ -2,6 +2,7 @@
 
 ::
 
+    richkd.lock        the process that writes to the folder, while it runs
     config.yaml        the resolved settings
     environment.json   versions, hardware and thread counts
     speed.json         precision and compiling of each network, and measured times
@@ -17,43 +18,33 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 import yaml
 
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import write_atomically
+from richkd.core.folder_lock import LOCK, folder_lock
+from richkd.core.temporary import PATTERN, remove_abandoned
 from richkd.models.speed import SPEED, read_speeds
+from richkd.training.checkpoint import previous_of
+from richkd.training.environment import environment
 
-PACKAGES = (
-    "richkd",
-    "torch",
-    "torchvision",
-    "timm",
-    "open_clip_torch",
-    "datasets",
-    "accelerate",
-    "numpy",
-    "pillow",
-)
-
-# Files that a run writes; --overwrite removes these and no others.
+# Files that a run writes; --overwrite removes these and no others. A kill in between must leave no summary
+# without its checkpoint, and no checkpoint without its settings.
+RESULTS = ("summary.json", "student/README.md", "student/config.json", "student/model.safetensors")
 WRITTEN = (
-    *("config.yaml", "environment.json", "speed.json", "metrics.jsonl", "timing.jsonl"),
-    *("summary.json", ".*.tmp"),
-    *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
-    *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
+    *RESULTS,
+    *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
+    *("metrics.jsonl", "timing.jsonl", "speed.json", "environment.json", "config.yaml"),
 )
-
+FOLDERS = ("checkpoints", "student", "events")
 
 # Settings on which no result depends. A run that lacked memory can be resumed with fewer workers.
 MAY_DIFFER = frozenset({"train.workers"})
@@ -78,6 +69,48 @@ class RunFolder:
         self.student = path / "student"
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
+        # Whether a process that held the lock of the folder was killed.
+        self.abandoned = False
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint that a run can be resumed from."""
+        return self.last.exists() or previous_of(self.last).exists()
+
+    @property
+    def before_checkpoint(self) -> bool:
+        """Whether a run began here and was killed before its first checkpoint.
+
+        No results are there then, and at most the line of one epoch: a folder with more is one whose
+        checkpoints the user removed. Only a kill while an older run was being removed leaves more lines.
+        """
+        if self.has_checkpoint or any(True for pattern in RESULTS for _ in self.path.glob(pattern)):
+            return False
+        began = self.last.parent.is_dir() or (self.path / "config.yaml").exists()
+        return self.abandoned or (began and len(read_lines(self.metrics)) <= 1)
+
+    def entries(self) -> list[str]:
+        """Names in the folder, except for the lock and temporary files; none if there is no folder."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(entry.name for entry in self.path.iterdir())
+        return [name for name in names if name != LOCK and not PATTERN.fullmatch(name)]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context in which no other process can write to the folder, which is created.
+
+        Temporary files of killed processes are removed at the start.
+
+        Raises:
+            CheckpointError: another process has the folder (the message names it), or it cannot be written.
+        """
+        self._refuse_unwritable()
+        with folder_lock(self.path, f"--out {self.path}") as lock:
+            self.abandoned = lock.taken_over
+            for folder in (self.path, self.last.parent, self.student):
+                remove_abandoned(folder)
+            yield
 
     def summary(self) -> dict[str, Any] | None:
         """The figures of a finished run; None if the run is not finished."""
@@ -92,43 +125,32 @@ class RunFolder:
 
         Raises:
             CheckpointError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; there is
-                no checkpoint to resume; the settings differ from those of the run to resume; the folder
-                cannot be written.
+                no run to resume; the settings differ from those of the run to resume; the folder cannot be
+                written.
             ConfigError: both ``resume`` and ``overwrite`` are set.
         """
-        occupied = self.path.is_dir() and any(self.path.iterdir())
-        if self.path.exists() and not self.path.is_dir():
-            raise CheckpointError(
-                f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
-            )
+        self._refuse_unwritable()
+        entries = self.entries()
         if resume and overwrite:
             raise ConfigError(
                 "--resume and --overwrite exclude each other",
                 got="both",
                 fix="use --resume to resume the run, or --overwrite to replace it.",
             )
-        if occupied and not resume and not overwrite:
+        if entries and not resume and not overwrite:
             raise CheckpointError(
                 f"--out {self.path} is not empty",
-                got=", ".join(sorted(entry.name for entry in self.path.iterdir())[:5]),
+                got=", ".join(entries[:5]),
                 fix="resume the run with --resume, replace it with --overwrite, or choose another --out.",
             )
-        if resume and not self.last.exists():
+        if resume and not (self.has_checkpoint or self.before_checkpoint):
             raise CheckpointError(
                 f"There is no checkpoint in {self.path} to resume from",
-                fix="start it without --resume; add --overwrite if it stopped before its first checkpoint.",
+                fix="check --out; a new run starts without --resume, or with --overwrite.",
             )
-        if resume:
-            self._refuse_other_settings(config)
-        nearest_folder = next(
-            folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
-        )
-        if not nearest_folder.is_dir() or not os.access(nearest_folder, os.W_OK):
-            raise CheckpointError(
-                f"--out {self.path} cannot be written",
-                got=f"{nearest_folder} is not a folder with write permission",
-                fix="choose another --out.",
-            )
+        # A run that was killed before it wrote its settings has nothing that other settings could contradict.
+        if resume and (self.has_checkpoint or (self.path / "config.yaml").exists()):
+            self.refuse_other_settings(config)
 
     def speeds(self) -> dict[str, dict[str, Any]]:
         """Precision and compiling of each network, as they were measured when the run began."""
@@ -192,7 +214,27 @@ class RunFolder:
             kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def _refuse_other_settings(self, config: Config) -> None:
+    def _refuse_unwritable(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(
+                f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
+            )
+        nearest_folder = next(
+            folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
+        )
+        if not nearest_folder.is_dir() or not os.access(nearest_folder, os.W_OK):
+            raise CheckpointError(
+                f"--out {self.path} cannot be written",
+                got=f"{nearest_folder} is not a folder with write permission",
+                fix="choose another --out.",
+            )
+
+    def refuse_other_settings(self, config: Config) -> None:
+        """Check that a run of this folder can be resumed with these settings.
+
+        Raises:
+            CheckpointError: the settings differ from those in ``config.yaml``, or this file cannot be read.
+        """
         try:
             saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -218,7 +260,7 @@ class RunFolder:
         for pattern in WRITTEN:
             for file in self.path.glob(pattern):
                 file.unlink()
-        for name in ("checkpoints", "student", "events"):
+        for name in FOLDERS:
             folders = [f for f in (self.path / name).rglob("*") if f.is_dir() and not f.is_symlink()]
             for folder in sorted(folders, reverse=True):
                 if not any(folder.iterdir()):
@@ -253,53 +295,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
     return {name: v for key, inner in tree.items() for name, v in _flat(inner, f"{prefix}{key}.").items()}
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware that a result can depend on.
-
-    Example:
-        >>> "torch" in environment()["packages"]
-        True
-    """
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
-def _commit() -> str | None:
-    """The git commit of the source tree; None if it is not a git checkout."""
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

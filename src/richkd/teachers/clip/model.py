@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.temporary import remove_abandoned
 from richkd.core.types import Batch, Output
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB, Views, render_batch
@@ -173,6 +174,7 @@ class Clip:
             return self.embed_prompts(prompts)
         key = hashlib.sha256(json.dumps([self.fingerprint, [list(p) for p in prompts]]).encode()).hexdigest()
         path = Path(cache_dir) / f"class-embeddings-{key[:32]}.safetensors"
+        remove_abandoned(path.parent)
         stored_CD = _read_cache(path, key, (len(prompts), self.embed_width))
         if stored_CD is not None:
             return stored_CD.to(self.device)
