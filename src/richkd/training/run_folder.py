@@ -3,12 +3,13 @@
 ::
 
     config.yaml        the resolved settings
-    environment.json   versions, hardware and thread counts
+    environment.json   versions, hardware and number of threads, also of sessions that resumed the run
+    inputs.json        digests of images and other files that the run reads
     speed.json         precision and compiling of each network, and measured times
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
-    checkpoints/       last and best
+    checkpoints/       last and best, and student.json, which describes the network in them
     student/           the trained student
     summary.json       the final figures
 """
@@ -17,46 +18,26 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-import torch
-import yaml
 
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import write_atomically
 from richkd.models.speed import SPEED, read_speeds
-
-PACKAGES = (
-    "richkd",
-    "torch",
-    "torchvision",
-    "timm",
-    "open_clip_torch",
-    "datasets",
-    "accelerate",
-    "numpy",
-    "pillow",
-)
+from richkd.training.environment import ENVIRONMENT, environment
+from richkd.training.same_settings import refuse_other_settings
 
 # Files that a run writes; --overwrite removes these and no others.
 WRITTEN = (
-    *("config.yaml", "environment.json", "speed.json", "metrics.jsonl", "timing.jsonl"),
+    *("config.yaml", "environment.json", "inputs.json", "speed.json", "metrics.jsonl", "timing.jsonl"),
     *("summary.json", ".*.tmp"),
-    *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
+    *("checkpoints/student.json", "checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
     *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
 )
-
-
-# Settings on which no result depends. A run that lacked memory can be resumed with fewer workers.
-MAY_DIFFER = frozenset({"train.workers"})
 
 
 class RunFolder:
@@ -119,7 +100,7 @@ class RunFolder:
                 fix="start it without --resume; add --overwrite if it stopped before its first checkpoint.",
             )
         if resume:
-            self._refuse_other_settings(config)
+            refuse_other_settings(self.path, config)
         nearest_folder = next(
             folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
         )
@@ -135,7 +116,12 @@ class RunFolder:
         return read_speeds(self.path / SPEED)
 
     def create(
-        self, config: Config, speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}), *, overwrite: bool
+        self,
+        config: Config,
+        speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+        *,
+        overwrite: bool,
+        session: Mapping[str, Any] | None = None,
     ) -> None:
         """Create the folder and write ``config.yaml``, ``environment.json`` and ``speed.json``.
 
@@ -143,6 +129,7 @@ class RunFolder:
             config: the settings of the run.
             speeds: precision and compiling of each network.
             overwrite: first remove the files of an earlier run.
+            session: content of ``environment.json``; by default, the environment of this process.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -158,7 +145,7 @@ class RunFolder:
                 fix="choose another --out.",
             ) from error
         self.write_text("config.yaml", config.to_yaml())
-        self.write_json("environment.json", environment())
+        self.write_json(ENVIRONMENT, session or environment(config.train.device))
         self.write_json(SPEED, dict(speeds))
 
     def write_text(self, name: str, text: str) -> None:
@@ -191,27 +178,6 @@ class RunFolder:
         for path in (self.metrics, self.timing):
             kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def _refuse_other_settings(self, config: Config) -> None:
-        try:
-            saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(
-                f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
-                got=f"{type(error).__name__}: {error}",
-                fix="start again with --overwrite.",
-            ) from error
-        was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))
-        names = sorted((was.keys() | now.keys()) - MAY_DIFFER)
-        others = [name for name in names if was.get(name) != now.get(name)]
-        if others:
-            shown = [f"{name} {now.get(name)} where the run has {was.get(name)}" for name in others[:3]]
-            difference = "; ".join(shown) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
-            raise CheckpointError(
-                f"A run must be resumed with the settings it was started with ({self.path / 'config.yaml'})",
-                got=difference,
-                fix=f"repeat the first command, or `-c {self.path / 'config.yaml'} --resume`.",
-            )
 
     def _clear(self) -> None:
         # Other files in the folder belong to the user.
@@ -246,60 +212,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): tree}
-    return {name: v for key, inner in tree.items() for name, v in _flat(inner, f"{prefix}{key}.").items()}
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware that a result can depend on.
-
-    Example:
-        >>> "torch" in environment()["packages"]
-        True
-    """
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
-def _commit() -> str | None:
-    """The git commit of the source tree; None if it is not a git checkout."""
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
