@@ -12,6 +12,7 @@ import pytest
 from richkd.config.schema import OptimConfig
 from richkd.core.errors import CheckpointError
 from richkd.core.interrupt import Interrupted
+from richkd.export.student import load_student
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.plan import plan_again
 from richkd.training.run import distill, teach_folds
@@ -134,3 +135,17 @@ def test_the_largest_difference_is_that_of_all_steps_made(schedule: Any) -> None
     found = re.search(r"differ by up to (\S+) in", str(message))
     assert found
     assert float(found[1]) == pytest.approx(largest, rel=1e-3)
+
+
+def test_the_old_student_of_a_run_that_is_being_lengthened_says_so(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    distill(world.config(run, train__epochs=1, **COSINE), quiet=True)
+    assert load_student(run).note is None
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stop_after(monkeypatch, STEPS + 1)
+        with pytest.raises(Interrupted):
+            distill(world.config(run, train__epochs=2, **COSINE), resume=True, quiet=True)
+    assert "after 1 epochs; the run is being resumed for 2" in str(load_student(run).note)
+    assert "after epoch 1 and 1 of 4 steps" in str(load_student(run, "last").note)
+    distill(world.config(run, train__epochs=2, **COSINE), resume=True, quiet=True)
+    assert load_student(run).note is None

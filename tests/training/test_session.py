@@ -271,3 +271,25 @@ def test_a_run_with_other_threads_is_bit_identical_with_those_of_its_start(
     finally:
         torch.set_num_threads(own)
     assert_same(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"splits": {"train": 1}, "classes": []}', '{"files": {}}'])
+def test_a_damaged_record_never_ends_in_a_traceback(world: World, tmp_path: Path, content: str) -> None:
+    run = stopped(world, tmp_path / "run", method__name="ce")
+    for name in ("inputs.json", "environment.json"):
+        (run / name).write_text(content)
+    config = world.config(run, method__name="ce", **CHANGES)
+    if "splits" in content:
+        error = refusal(distill, config, resume=True, quiet=True)
+        assert "inputs.json" in str(error) or "classes" in str(error)
+    else:
+        distill(config, resume=True, quiet=True)
+
+
+def test_without_a_record_paths_must_be_the_same(world: World, tmp_path: Path) -> None:
+    here = copied(world, tmp_path)
+    run = stopped(world, tmp_path / "run")
+    (run / "inputs.json").unlink()
+    error = refusal(distill, here.config(run, **CHANGES), resume=True, quiet=True)
+    assert "data.path" in str(error.got)
+    assert "teachers.1.name" in str(error.got)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from richkd.core.checkpoint_file import UNREADABLE, Checkpoint, previous_of, read_checkpoint
 from richkd.core.errors import CheckpointError
 from richkd.core.files import write_atomically
@@ -111,6 +113,25 @@ def read_student_checkpoint(path: Path) -> tuple[dict[str, Any], Checkpoint, str
         return description, checkpoint, f"{file}, {done} (step {step})"
     raise CheckpointError(
         f"The checkpoint {path} must be readable", got="; ".join(problems), fix="give another checkpoint."
+    )
+
+
+def note_of_longer_run(run: Path) -> str | None:
+    """What is to be known of the student of a finished run that is being lengthened; None for others.
+
+    Example:
+        >>> note_of_longer_run(Path("nowhere")) is None
+        True
+    """
+    try:
+        made = json.loads((run / "summary.json").read_text(encoding="utf-8"))["epochs"]
+        planned = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["train"]["epochs"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    if made == planned:
+        return None
+    return (
+        f"{run / 'student'}, after {made} epochs; the run is being resumed for {planned} (--checkpoint last)"
     )
 
 

@@ -34,7 +34,13 @@ from richkd.data.framing import frame
 from richkd.data.images import decode_rgb
 from richkd.data.rgb import to_rgb
 from richkd.data.views import render
-from richkd.export.from_checkpoint import DESCRIPTION, Which, find_checkpoint, read_student_checkpoint
+from richkd.export.from_checkpoint import (
+    DESCRIPTION,
+    Which,
+    find_checkpoint,
+    note_of_longer_run,
+    read_student_checkpoint,
+)
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
 
@@ -190,7 +196,7 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
             fix="pass a run folder, or the student/ folder in it.",
         ) from None
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
-    return Student(network, class_names, temperature)
+    return Student(network, class_names, temperature, note_of_longer_run(folder.parent))
 
 
 def _from_checkpoint(file: Path) -> Student:

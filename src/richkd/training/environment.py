@@ -71,17 +71,18 @@ def environment(device: str = "auto", processes: int = 1) -> dict[str, Any]:
 
 
 def recorded_environment(run: Path) -> dict[str, Any]:
-    """The environment of the last session of a run; empty if it is not recorded.
+    """The recorded environment of a run; empty if there is no record, or if it is damaged.
 
     Example:
         >>> recorded_environment(Path("nowhere"))
         {}
     """
     try:
-        recorded = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        recorded: dict[str, Any] = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+        last_environment(recorded)
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return {}
-    return recorded if isinstance(recorded, dict) else {}
+    return recorded
 
 
 def last_environment(recorded: Mapping[str, Any]) -> dict[str, Any]:

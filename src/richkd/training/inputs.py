@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from richkd.config.resumed import INPUTS
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ClassError
 from richkd.data.classes import check_same_classes
@@ -81,9 +82,21 @@ def changed_data(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) ->
 
     Raises:
         ClassError: the classes differ, or their order does.
+        CheckpointError: a record is damaged.
     """
     if "splits" not in then:
         return None
+    try:
+        return _compared(data, then, now)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{INPUTS} of the run must be as the run wrote it",
+            got=f"{type(error).__name__}: {error}",
+            fix="restore it, or remove it to resume the run without comparing images.",
+        ) from error
+
+
+def _compared(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> ChangedData | None:
     try:
         check_same_classes(tuple(then["classes"]), data.class_names, where=data.path, reference="the run")
     except ClassError as error:

@@ -42,14 +42,7 @@ def plan_again(
     kept = [list(plan) for plan in plans]
     planned = kept[-1][1]
     if epochs * steps_per_epoch < step:
-        done = -(-step // steps_per_epoch)
-        begun = "" if step % steps_per_epoch == 0 else f", and is in epoch {done}"
-        raise CheckpointError(
-            f"A resumed run cannot have fewer epochs than it has made (train.epochs {epochs})",
-            got=f"{step // steps_per_epoch} epochs done{begun}",
-            fix=f"use --epochs {done} to end it after epoch {done}; with `--checkpoint best`, richkd predict "
-            "and richkd evaluate use the student of the best epoch.",
-        )
+        raise _fewer_than_done(step, steps_per_epoch, epochs)
     if epochs == planned:
         return kept, None
     kept = [*(plan for plan in kept if plan[0] < step), [step, epochs]]
@@ -65,6 +58,17 @@ def described(plans: Sequence[Sequence[int]]) -> str:
         '20 then 30'
     """
     return " then ".join(str(epochs) for _, epochs in plans)
+
+
+def _fewer_than_done(step: int, steps_per_epoch: int, epochs: int) -> CheckpointError:
+    done, begun = divmod(step, steps_per_epoch)
+    least = done + (begun > 0)
+    return CheckpointError(
+        f"A resumed run cannot have fewer epochs than it has made (train.epochs {epochs})",
+        got=f"{done} epochs done" + (f", and is in epoch {least}" if begun else ""),
+        fix=f"use --epochs {least} to end it after epoch {least}; with `--checkpoint best`, richkd predict "
+        "and richkd evaluate use the student of the best epoch.",
+    )
 
 
 def _rates(plans: Plans, steps_per_epoch: int, optim: OptimConfig) -> str:
