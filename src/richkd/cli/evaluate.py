@@ -9,19 +9,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import evaluating
+from richkd.cli.options import ChosenCheckpoint, evaluating
 from richkd.config.schema import EvaluateConfig
 
 
 @evaluating
 def evaluate(
-    *models: Annotated[str, Parameter(help="student or run folders, and networks as NAME=CHECKPOINT")],
+    *models: Annotated[
+        str, Parameter(help="student or run folders, checkpoints of runs, and networks as NAME=CHECKPOINT")
+    ],
     config: EvaluateConfig,
     data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
     weights: Annotated[
         Path | None, Parameter(help="checkpoint, if the only model is a network's name")
     ] = None,
     json: Annotated[bool, Parameter(help="print all figures as JSON")] = False,
+    checkpoint: ChosenCheckpoint = None,
 ) -> None:
     """Compare students, teachers and CLIPs: accuracy, calibration, confidence, semantics, robustness, cost.
 
@@ -39,7 +42,7 @@ def evaluate(
     def log(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    result = evaluate_models(models, data, config, weights=weights, log=log).evaluation
+    result = evaluate_models(models, data, config, weights=weights, checkpoint=checkpoint, log=log).evaluation
     if json:
         print(json_module.dumps(result.to_dict()))
         return

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.options import ChosenCheckpoint
+
 
 def predict(
-    model: Annotated[str, Parameter(help="student folder or run folder")],
+    model: Annotated[str, Parameter(help="student folder, run folder or checkpoint")],
     /,
     *images: Annotated[
         str,
@@ -21,10 +24,12 @@ def predict(
     json: Annotated[bool, Parameter(help="print one JSON object per image", negative="")] = False,
     csv: Annotated[bool, Parameter(help="print CSV, one row per image and class", negative="")] = False,
     out: Annotated[Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)")] = None,
+    checkpoint: ChosenCheckpoint = None,
 ) -> None:
     """Print the most probable classes of images.
 
-    Images that cannot be read are listed at the end, and the exit status is then not 0.
+    A run that is not finished predicts with its last checkpoint. Images that cannot be read are listed at the
+    end, and the exit status is then not 0.
 
     For example:
 
@@ -55,7 +60,10 @@ def predict(
     if not names:
         raise DataError("No image was given", got="none", fix="richkd predict MODEL IMAGE [IMAGE …]")
     failed: list[Prediction] = []
-    predictions = keep_errors(predict_files(load_student(model), find_images(names), top), failed)
+    student = load_student(model, checkpoint)
+    if student.note:
+        print(f"model: {student.note}", file=sys.stderr, flush=True)
+    predictions = keep_errors(predict_files(student, find_images(names), top), failed)
     lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
     if out is None:
         for line in lines:

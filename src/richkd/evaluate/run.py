@@ -27,9 +27,11 @@ from richkd.evaluate.predictors import (
     open_stores,
     open_teachers,
     predict_all,
+    run_of,
 )
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
+from richkd.export.from_checkpoint import Which
 from richkd.metrics.calibration import fit_temperature
 from richkd.metrics.cost import Cost, cost_of
 from richkd.metrics.fidelity import Fidelity, measure_fidelity
@@ -120,6 +122,7 @@ def evaluate_models(
     config: EvaluateConfig | None = None,
     *,
     weights: str | Path | None = None,
+    checkpoint: Which | None = None,
     log: Log = lambda message: None,
 ) -> EvaluationRun:
     """Evaluate models on one split in float32, without and with temperature.
@@ -129,10 +132,12 @@ def evaluate_models(
     (these test images, or a calibration folder), if there is one.
 
     Args:
-        models: folders of students or runs, and networks as NAME=CHECKPOINT.
+        models: folders of students or runs, checkpoints of runs, and networks as NAME=CHECKPOINT.
         data: folder, list, parquet files, tar files or hub name of the images.
         config: what is measured; see `EvaluateConfig`.
         weights: checkpoint of the only model, which is then the name of a network.
+        checkpoint: evaluate the ``"best"`` or ``"last"`` checkpoint of runs instead of their students. The
+            last one is also used for a run without a student.
         log: receives progress messages, one line each.
 
     Returns:
@@ -144,7 +149,16 @@ def evaluate_models(
     """
     config = config or EvaluateConfig()
     checkpoints = _checkpoints([str(model) for model in models], weights)
-    subjects = _open_subjects(checkpoints, str(data), config)
+    if checkpoint is not None and None not in checkpoints.values():
+        raise ConfigError(
+            f"--checkpoint {checkpoint} needs the folder of a run",
+            got=", ".join(map(str, models)),
+            fix="omit it for networks with a file of weights.",
+        )
+    subjects = _open_subjects(checkpoints, str(data), config, checkpoint)
+    for network in subjects.networks:
+        if network.note:
+            log(f"{network.name}: {network.note}")
     split, device = subjects.split, subjects.device
     outputs, fingerprint = _predict_split(subjects.predictors, split, device)
     temperatures = _temperatures(subjects)
@@ -164,7 +178,9 @@ def evaluate_models(
     return EvaluationRun(evaluation, split, outputs, fingerprint, subjects.parts)
 
 
-def _open_subjects(checkpoints: Mapping[str, Path | None], data: str, config: EvaluateConfig) -> _Subjects:
+def _open_subjects(
+    checkpoints: Mapping[str, Path | None], data: str, config: EvaluateConfig, which: Which | None
+) -> _Subjects:
     first, device = Path(next(iter(checkpoints))), pick_device(config.device)
     settings, seed = _as_trained(first, data)
     names = ("label_column", "nested_classes", "test_calibration_fraction")
@@ -177,11 +193,14 @@ def _open_subjects(checkpoints: Mapping[str, Path | None], data: str, config: Ev
             got=f"splits {', '.join(opened.splits)}",
             fix=nearest(config.split, opened.splits),
         )
-    networks = [open_network(model, file, opened, data, device) for model, file in checkpoints.items()]
+    networks = [
+        open_network(model, file, opened, data, device, checkpoint=which)
+        for model, file in checkpoints.items()
+    ]
     predictors: list[Predictor] = [*networks]
     parts: Parts | None = None
     if config.teachers:
-        predictor, parts = open_teachers(first, data, device)
+        predictor, parts = open_teachers(run_of(first), data, device)
         predictors.append(predictor)
     return _Subjects(opened, opened.splits[config.split], networks, predictors, parts, device)
 
@@ -331,7 +350,7 @@ def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
 
     With these settings the splits are the same as in training, so no training image is in the test split.
     """
-    for folder in (model, model.parent):
+    for folder in (model, run_of(model)):
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")
             if Path(config.data.path).resolve() == Path(data).resolve():

@@ -35,6 +35,13 @@ from richkd.data.framing import frame
 from richkd.data.images import decode_rgb
 from richkd.data.rgb import to_rgb
 from richkd.data.views import render
+from richkd.export.from_checkpoint import (
+    DESCRIPTION,
+    Which,
+    find_checkpoint,
+    note_of_longer_run,
+    read_student_checkpoint,
+)
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
 
@@ -42,6 +49,8 @@ ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
 BATCH = 64
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# What a missing or damaged description of a network raises.
+UNDESCRIBED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Student:
         network: the network, in evaluation mode.
         class_names: names of the classes, in the order of the logits.
         temperature: divisor of the logits before the softmax; fitted on held-out images.
+        note: which checkpoint of a run it is, for a student that is not the result of a finished run.
 
     Example:
         >>> config = ModelConfig(name="cifar_resnet8", size=16)
@@ -65,6 +75,7 @@ class Student:
     network: Network
     class_names: tuple[str, ...]
     temperature: float
+    note: str | None = None
 
     def probabilities(self, images: Sequence[ImageLike]) -> Tensor:
         """Class probabilities softmax(z / temperature) (B, C), float32 on the CPU.
@@ -160,14 +171,17 @@ def _scratch(folder: Path, network: Network) -> Iterator[Path]:
         raise not_written(folder / WEIGHTS, size, error) from error
 
 
-def load_student(path: str | Path) -> Student:
+def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
     """Load the student of a run.
 
     Args:
-        path: the run folder, or its folder ``student/``.
+        path: the run folder, its folder ``student/``, or a checkpoint in its folder ``checkpoints/``.
+        checkpoint: load the student of the ``"best"`` or ``"last"`` checkpoint of the run. The last one is
+            also used for a run that has no student yet. `Student.note` then says which one it is.
 
     Raises:
         ModelError: there is no student, or its files are damaged.
+        CheckpointError: there is no such checkpoint, or it cannot be read.
 
     Example:
         >>> import tempfile
@@ -179,32 +193,65 @@ def load_student(path: str | Path) -> Student:
         (('ant', 'bee'), 1.5)
     """
     folder = Path(path)
+    if (file := find_checkpoint(folder, checkpoint)) is not None:
+        return _from_checkpoint(file)
     if (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     try:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         class_names = tuple(saved["label_names"])
         temperature = float(saved.get("richkd", {}).get("temperature", 1.0))
-        cfg = saved["pretrained_cfg"]
-        config = ModelConfig(
-            name=saved["architecture"],
-            weights=folder / WEIGHTS,
-            size=cfg["input_size"][-1],
-            mean=cfg["mean"],
-            std=cfg["std"],
-            crop_pct=cfg.get("crop_pct", 1.0),
-            crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
-            interpolation=cfg.get("interpolation", "bicubic"),
-            args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        config = _config_of(saved, folder / WEIGHTS)
+    except UNDESCRIBED as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
             got=f"{type(error).__name__}: {error}",
             fix="pass a run folder, or the student/ folder in it.",
         ) from None
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
-    return Student(network, class_names, temperature)
+    return Student(network, class_names, temperature, note_of_longer_run(folder.parent))
+
+
+def _from_checkpoint(file: Path) -> Student:
+    description, checkpoint, name = read_student_checkpoint(file)
+    try:
+        class_names = tuple(description["label_names"])
+        config = _config_of(description, None)
+    except UNDESCRIBED as error:
+        raise ModelError(
+            f"{file.parent / DESCRIPTION} must describe the network of the checkpoints",
+            got=f"{type(error).__name__}: {error}",
+            fix="give a checkpoint in the folder checkpoints/ of a run.",
+        ) from None
+    network = build_network(config, len(class_names), role="student")
+    # The averaged weights are those that the run saves in the end.
+    tensors = checkpoint.part("average") or checkpoint.part("task.student")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{file} must hold the weights of the network in {DESCRIPTION}",
+            got=str(error).splitlines()[-1].strip(),
+            fix="give a checkpoint in the folder checkpoints/ of a run.",
+        ) from None
+    note = f"{name}; its temperature is not fitted"
+    return Student(network.eval().requires_grad_(False), class_names, 1.0, note)
+
+
+def _config_of(saved: dict[str, Any], weights: Path | None) -> ModelConfig:
+    """The settings of the network that a ``config.json`` describes."""
+    cfg = saved["pretrained_cfg"]
+    return ModelConfig(
+        name=saved["architecture"],
+        weights=weights,
+        size=cfg["input_size"][-1],
+        mean=cfg["mean"],
+        std=cfg["std"],
+        crop_pct=cfg.get("crop_pct", 1.0),
+        crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
+        interpolation=cfg.get("interpolation", "bicubic"),
+        args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
+    )
 
 
 def _is_callable(network: Network) -> bool:

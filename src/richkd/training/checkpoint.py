@@ -1,9 +1,9 @@
 """Checkpoints: written atomically and protected by a hash; a resumed run is bit-identical.
 
-A checkpoint is one file. Its first line is the SHA-256 of the rest, which is a safetensors payload with the
-scalars as JSON in its header. A new checkpoint is written to a temporary file, flushed to disk and then
-renamed to its final name. The old checkpoint is kept as ``previous`` until the next save. So there is a valid
-checkpoint at any moment, even if the process is killed or the disk is full, and a damaged file is detected.
+`richkd.core.checkpoint_file` describes the file. A new checkpoint is written to a temporary file, flushed to
+disk and then renamed to its final name. The old checkpoint is kept as ``previous`` until the next save. So
+there is a valid checkpoint at any moment, even if the process is killed or the disk is full, and a damaged
+file is detected.
 """
 
 from __future__ import annotations
@@ -12,42 +12,17 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from richkd.core.checkpoint_file import MAGIC, UNREADABLE, Checkpoint, previous_of, read_checkpoint
 from richkd.core.errors import CheckpointError
 from richkd.core.files import not_written, write_atomically
 
 # Error numbers of file systems that do not support hard links.
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-MAGIC = b"richkd-checkpoint-1 "
-HEADER_BYTES = len(MAGIC) + 64 + 1
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state that a run needs to resume: tensors by dotted name, and scalars that JSON can hold.
-
-    Example:
-        >>> import torch
-        >>> tensors = {"task.weight": torch.ones(2), "average.weight": torch.zeros(2)}
-        >>> checkpoint = Checkpoint(tensors, {"step": 3})
-        >>> checkpoint.part("task")["weight"].tolist()
-        [1.0, 1.0]
-    """
-
-    tensors: dict[str, Tensor]
-    scalars: dict[str, Any]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names start with ``prefix.``, by the rest of their names."""
-        dotted = f"{prefix}."
-        return {name.removeprefix(dotted): t for name, t in self.tensors.items() if name.startswith(dotted)}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -105,8 +80,8 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
     problems = []
     for candidate in (path, previous_of(path)):
         try:
-            checkpoint = _read(candidate)
-        except (OSError, CheckpointError, SafetensorError, ValueError, KeyError) as error:
+            checkpoint = read_checkpoint(candidate)
+        except UNREADABLE as error:
             problems.append(f"{candidate.name}: {error}")
             continue
         if not problems:
@@ -145,16 +120,6 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> 
         ) from error
 
 
-def previous_of(path: Path) -> Path:
-    """Where the checkpoint before the one at ``path`` is kept.
-
-    Example:
-        >>> previous_of(Path("checkpoints/last.ckpt")).name
-        'last.previous.ckpt'
-    """
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
-
-
 def _keep(path: Path, previous: Path) -> None:
     try:
         os.link(path, previous)
@@ -162,13 +127,3 @@ def _keep(path: Path, previous: Path) -> None:
         if error.errno not in WITHOUT_LINKS:
             raise
         write_atomically(previous, path.read_bytes())
-
-
-def _read(path: Path) -> Checkpoint:
-    content = path.read_bytes()
-    header, payload = content[:HEADER_BYTES], content[HEADER_BYTES:]
-    if header != MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
-        raise CheckpointError("damaged: its bytes do not match the hash it was saved with")
-    length = int.from_bytes(payload[:8], "little")
-    metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
-    return Checkpoint(load(payload), json.loads(metadata["scalars"]))

@@ -4,12 +4,13 @@
 
     richkd.lock        the process that writes to the folder, while it runs
     config.yaml        the resolved settings
-    environment.json   versions, hardware and thread counts
+    environment.json   versions, hardware and number of threads, also of sessions that resumed the run
+    inputs.json        digests of images and other files that the run reads
     speed.json         precision and compiling of each network, and measured times
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
-    checkpoints/       last and best
+    checkpoints/       last and best, and student.json, which describes the network in them
     student/           the trained student
     summary.json       the final figures
 """
@@ -24,30 +25,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from richkd.config.schema import Config
+from richkd.core.checkpoint_file import previous_of
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import write_atomically
 from richkd.core.folder_lock import LOCK, folder_lock
 from richkd.core.temporary import PATTERN, remove_abandoned
 from richkd.models.speed import SPEED, read_speeds
-from richkd.training.checkpoint import previous_of
-from richkd.training.environment import environment
-
-# Files that a run writes; --overwrite removes these and no others. A kill in between must leave no summary
-# without its checkpoint, and no checkpoint without its settings.
-RESULTS = ("summary.json", "student/README.md", "student/config.json", "student/model.safetensors")
-WRITTEN = (
-    *RESULTS,
-    *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt"),
-    *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
-    *("metrics.jsonl", "timing.jsonl", "speed.json", "environment.json", "config.yaml"),
-)
-FOLDERS = ("checkpoints", "student", "events")
-
-# Settings on which no result depends. A run that lacked memory can be resumed with fewer workers.
-MAY_DIFFER = frozenset({"train.workers"})
+from richkd.training.environment import ENVIRONMENT, environment
+from richkd.training.remove_run import RESULTS, remove_run
+from richkd.training.same_settings import refuse_other_settings
 
 
 class RunFolder:
@@ -150,14 +137,19 @@ class RunFolder:
             )
         # A run that was killed before it wrote its settings has nothing that other settings could contradict.
         if resume and (self.has_checkpoint or (self.path / "config.yaml").exists()):
-            self.refuse_other_settings(config)
+            refuse_other_settings(self.path, config, same_length=not self.has_checkpoint)
 
     def speeds(self) -> dict[str, dict[str, Any]]:
         """Precision and compiling of each network, as they were measured when the run began."""
         return read_speeds(self.path / SPEED)
 
     def create(
-        self, config: Config, speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}), *, overwrite: bool
+        self,
+        config: Config,
+        speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+        *,
+        overwrite: bool,
+        session: Mapping[str, Any] | None = None,
     ) -> None:
         """Create the folder and write ``config.yaml``, ``environment.json`` and ``speed.json``.
 
@@ -165,13 +157,14 @@ class RunFolder:
             config: the settings of the run.
             speeds: precision and compiling of each network.
             overwrite: first remove the files of an earlier run.
+            session: content of ``environment.json``; by default, the environment of this process.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
         try:
             if overwrite:
-                self._clear()
+                remove_run(self.path)
             self.last.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
@@ -180,7 +173,7 @@ class RunFolder:
                 fix="choose another --out.",
             ) from error
         self.write_text("config.yaml", config.to_yaml())
-        self.write_json("environment.json", environment())
+        self.write_json(ENVIRONMENT, session or environment(config.train.device))
         self.write_json(SPEED, dict(speeds))
 
     def write_text(self, name: str, text: str) -> None:
@@ -229,43 +222,6 @@ class RunFolder:
                 fix="choose another --out.",
             )
 
-    def refuse_other_settings(self, config: Config) -> None:
-        """Check that a run of this folder can be resumed with these settings.
-
-        Raises:
-            CheckpointError: the settings differ from those in ``config.yaml``, or this file cannot be read.
-        """
-        try:
-            saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(
-                f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
-                got=f"{type(error).__name__}: {error}",
-                fix="start again with --overwrite.",
-            ) from error
-        was, now = _flat(saved), _flat(yaml.safe_load(config.to_yaml()))
-        names = sorted((was.keys() | now.keys()) - MAY_DIFFER)
-        others = [name for name in names if was.get(name) != now.get(name)]
-        if others:
-            shown = [f"{name} {now.get(name)} where the run has {was.get(name)}" for name in others[:3]]
-            difference = "; ".join(shown) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
-            raise CheckpointError(
-                f"A run must be resumed with the settings it was started with ({self.path / 'config.yaml'})",
-                got=difference,
-                fix=f"repeat the first command, or `-c {self.path / 'config.yaml'} --resume`.",
-            )
-
-    def _clear(self) -> None:
-        # Other files in the folder belong to the user.
-        for pattern in WRITTEN:
-            for file in self.path.glob(pattern):
-                file.unlink()
-        for name in FOLDERS:
-            folders = [f for f in (self.path / name).rglob("*") if f.is_dir() and not f.is_symlink()]
-            for folder in sorted(folders, reverse=True):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a ``.jsonl`` file, without an incomplete last line; empty if the file does not exist.
@@ -288,10 +244,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): tree}
-    return {name: v for key, inner in tree.items() for name, v in _flat(inner, f"{prefix}{key}.").items()}
