@@ -13,7 +13,18 @@ from richkd.cli import main
 from richkd.cli.options import config_of
 from richkd.config.listing import settings
 from richkd.config.loading import load_config
-from tests.fixtures import CLASSES, TEST, World, make_clip, make_teacher, one_thread, refusal
+from tests.fixtures import (
+    CLASSES,
+    STEPS,
+    TEST,
+    World,
+    make_clip,
+    make_images,
+    make_teacher,
+    one_thread,
+    refusal,
+)
+from tests.training.test_resume import stop_after
 
 COMMANDS = ("distill", "teach", "check", "probe", "evaluate", "report", "predict", "settings", "demo")
 Capture = pytest.CaptureFixture[str]
@@ -276,3 +287,55 @@ def test_memory_that_is_full_is_said_in_words(capsys: Capture, monkeypatch: pyte
 
     monkeypatch.setattr("richkd.cli.app", fill)
     assert "more memory than there is Got: 4 GB" in refused(capsys, "check")
+
+
+def test_a_run_is_resumed_predicted_with_and_lengthened_by_its_folder(
+    world: World, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, photo = tmp_path / "run", str(world.images / "test" / "ant" / "0.png")
+    with monkeypatch.context() as patched:
+        stop_after(patched, STEPS + 1)
+        options = world.options(run, method__name="ce", train__epochs=3, optim__lr=0.01)
+        assert call(capsys, "distill", *options)[0] == 130
+    code, out, err = call(capsys, "predict", str(run), photo)
+    assert code == 0
+    assert photo in out
+    assert "last.ckpt, after epoch 1 and 1 of 4 steps (step 5); its temperature is not fitted" in err
+    run.rename(tmp_path / "moved")
+    run = tmp_path / "moved"
+    text = refused(capsys, "distill", "--resume", "--out", str(run), "--optim.lr", "0.5")
+    assert "optim.lr 0.5 where the run has 0.01" in text
+    assert "--epochs 2" in refused(capsys, "distill", "--resume", "--out", str(run), "--epochs", "1")
+    assert call(capsys, "distill", "--resume", "--out", str(run))[0] == 0
+    code, out, _ = call(capsys, "distill", "-c", str(run / "config.yaml"), "--resume", "--epochs", "4")
+    assert code == 0
+    assert "epochs: 3 then 4, from step 12 (3 epochs done)" in out
+    code, out, err = call(capsys, "predict", str(run), photo)
+    assert (code, err) == (0, "")
+    code, out, err = call(capsys, "predict", str(run), photo, "--checkpoint", "best")
+    assert code == 0
+    assert "best.ckpt, after epoch" in err
+    best = str(run / "checkpoints" / "best.ckpt")
+    assert call(capsys, "predict", best, photo)[1:] == (out, err)
+    code, out, err = call(capsys, "evaluate", str(run), "--data", str(world.images), "--checkpoint", "best")
+    assert code == 0
+    assert "best.ckpt, after epoch" in err
+    assert "'worst'" in refused(capsys, "predict", str(run), photo, "--checkpoint", "worst").replace('"', "'")
+
+
+def test_replaced_images_are_accepted_with_an_option(
+    world: World, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "images")
+    options = world.options(tmp_path / "run", method__name="ce", data__path=str(tmp_path / "images"))
+    with monkeypatch.context() as patched:
+        stop_after(patched, 1)
+        assert call(capsys, "distill", *options)[0] == 130
+    (tmp_path / "images" / "test" / "ant" / "0.png").write_bytes(
+        (tmp_path / "images" / "test" / "bee" / "0.png").read_bytes()
+    )
+    text = refused(capsys, "distill", *options, "--resume")
+    assert "1 of 12 images of test: test/ant/0.png" in text
+    assert "--accept-changed-images" in text
+    assert call(capsys, "distill", *options, "--resume", "--accept-changed-images")[0] == 0
+    assert "--resume" in refused(capsys, "distill", *options, "--accept-changed-images")

@@ -367,3 +367,38 @@ def test_a_teacher_is_as_accurate_in_a_run_as_alone(tmp_path: Path, student: int
     test = open_data(DataConfig(path=str(tmp_path / "images"))).splits["test"]
     alone = measure(logits_of(network, open_store(test, network.framing), CPU), test.labels_N)
     assert (figures["top1"], figures["nll"]) == (alone.top1, alone.nll)
+
+
+def test_checkpoints_of_a_run_are_evaluated(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    distill(world.config(run, method__name="ce", train__epochs=2), quiet=True)
+    plain = judged(run, world.images)
+    shutil.rmtree(run / "student")
+    logged: list[str] = []
+    result = evaluate_models([run], world.images, log=logged.append).evaluation.model_reports[0]
+    assert any("last.ckpt, after epoch 2 (step 8); its temperature is not fitted" in line for line in logged)
+    assert result.own.top1 == plain.own.top1
+    best = evaluate_models([run], world.images, checkpoint="best").evaluation.model_reports[0]
+    path = run / "checkpoints" / "best.ckpt"
+    student = load_student(path)
+    # The settings of the run are known, so the images are those that the run has not seen.
+    validation = evaluate_models([path], world.images, EvaluateConfig(split="val"), log=logged.append)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    top1 = max(line["val/top1"] for line in lines)
+    assert validation.evaluation.model_reports[0].own.top1 == pytest.approx(top1)
+    assert validation.evaluation.model_reports[0].name == str(path)
+    error = refusal(evaluate_models, ["resnet18=x.pth"], world.images, checkpoint="best")
+    assert "--checkpoint best needs the folder of a run" in error.rule
+    images = [Image.open(world.images / "test" / name / f"{n}.png") for name in CLASSES for n in range(TEST)]
+    labels_N = torch.arange(len(CLASSES)).repeat_interleave(TEST)
+    expected = (student.probabilities(images).argmax(1) == labels_N).float().mean()
+    assert best.own.top1 == pytest.approx(float(expected))
+
+
+def test_the_teachers_of_a_run_are_evaluated_beside_its_checkpoint(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    distill(world.config(run, method__name="kd", train__epochs=1), quiet=True)
+    config = EvaluateConfig(teachers=True)
+    for model in (run / "checkpoints" / "best.ckpt", run / "student", run):
+        result = evaluate_models([model], world.images, config).evaluation
+        assert len(result.model_reports) == 2

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from richkd.core.checkpoint_file import Checkpoint
 from richkd.core.errors import CheckpointError
 from richkd.core.files import write_atomically
 from richkd.training.checkpoint import (
-    Checkpoint,
     load_checkpoint,
     load_module,
     save_checkpoint,

@@ -10,7 +10,8 @@ import pytest
 from richkd.config.loading import load_config
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
-from richkd.training.run_folder import RunFolder, environment, read_lines
+from richkd.training.environment import environment
+from richkd.training.run_folder import RunFolder, read_lines
 from tests.fixtures import refusal
 
 

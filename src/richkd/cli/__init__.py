@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 
@@ -21,6 +20,7 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.core.errors import RichKDError
+from richkd.core.output import discard, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.visible import visible
 
@@ -36,9 +36,25 @@ for command in (distill, teach, check, probe, evaluate, report, predict, cache, 
 
 def main(argv: Iterable[str] | None = None) -> None:
     """Entry point: a user's mistake ends with a message and status 1, a stop by signal with 130."""
+    # Progress and messages go to standard error. If that is closed, the command goes on without them.
+    with lasting("stderr"):
+        try:
+            _call(argv)
+        finally:
+            # Output of a few lines is still in the buffer. Python would fail late, with a message of its own.
+            flushed(sys.stdout)
+
+
+def _call(argv: Iterable[str] | None) -> None:
     console = Terminal(stderr=True)
     try:
         app(argv, exit_on_error=False, print_error=False)
+        if not flushed(sys.stdout):
+            sys.exit(1)
+    except SystemExit as ended:
+        if not ended.code and not flushed(sys.stdout):
+            sys.exit(1)
+        raise
     except CycloptsError as error:
         message = "\n".join(visible(line) for line in str(error).split("\n"))
         console.print(Panel(Text(message), title="Error", title_align="left", style="red"))
@@ -55,8 +71,8 @@ def main(argv: Iterable[str] | None = None) -> None:
         console.print("Fix: use smaller images or batches.")
         sys.exit(1)
     except BrokenPipeError:
-        # The reader of the output, such as `head`, has ended. Python would fail again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of the output, such as `head`, has ended.
+        discard(sys.stdout)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped.")

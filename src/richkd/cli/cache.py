@@ -12,6 +12,7 @@ from rich.table import Table
 
 from richkd.cli.options import config_of, configured, whole
 from richkd.config.schema import Config
+from richkd.core.output import lasting
 from richkd.core.terminal import Terminal
 
 cache = App(
@@ -51,11 +52,12 @@ def fill(*, config: Config) -> None:
     from richkd.core.interrupt import Interrupted
     from richkd.pipeline.fill_cache import fill_caches
 
-    try:
-        fill_caches(config)
-    except Interrupted:
-        print("\nstopped; what was computed is stored. Continue with the same command.")
-        sys.exit(130)
+    with lasting("stdout"):
+        try:
+            fill_caches(config)
+        except Interrupted:
+            print("\nstopped; what was computed is stored. Continue with the same command.")
+            sys.exit(130)
 
 
 @cache.command(name="import")
@@ -81,7 +83,8 @@ def import_(
     """
     from richkd.pipeline.import_outputs import import_outputs
 
-    import_outputs(file, config, name=name, log=partial(Terminal().print, soft_wrap=True))
+    with lasting("stdout"):
+        import_outputs(file, config, name=name, log=partial(Terminal().print, soft_wrap=True))
 
 
 @cache.command

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.options import whole
+from richkd.core.output import lasting
 
 
 def demo(
@@ -23,6 +24,9 @@ def demo(
 
     richkd demo --out runs/demo
     """
+    from richkd.core.folder_lock import folder_lock
     from richkd.demo.run import run_demo
 
-    run_demo(out, seed)
+    # Two demos would train with each other's files.
+    with lasting("stdout"), folder_lock(out, f"--out {out}"):
+        run_demo(out, seed)

@@ -10,19 +10,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import evaluating
+from richkd.cli.options import ChosenCheckpoint, evaluating
 from richkd.config.schema import EvaluateConfig
 
 
 @evaluating
 def evaluate(
-    *models: Annotated[str, Parameter(help="student or run folders, and networks as NAME=CHECKPOINT")],
+    *models: Annotated[
+        str, Parameter(help="student or run folders, checkpoints of runs, and networks as NAME=CHECKPOINT")
+    ],
     config: EvaluateConfig,
     data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
     weights: Annotated[
         Path | None, Parameter(help="checkpoint, if the only model is a network's name")
     ] = None,
     json: Annotated[bool, Parameter(help="print all figures as JSON")] = False,
+    checkpoint: ChosenCheckpoint = None,
 ) -> None:
     """Compare students, teachers and CLIPs: accuracy, calibration, confidence, semantics, robustness, cost.
 
@@ -40,7 +43,9 @@ def evaluate(
 
     # The network of a callable may print, but not between the results.
     with redirect_stdout(sys.stderr):
-        result = evaluate_models(models, data, config, weights=weights, log=log_to_stderr).evaluation
+        result = evaluate_models(
+            models, data, config, weights=weights, checkpoint=checkpoint, log=log_to_stderr
+        ).evaluation
     if json:
         print(json_module.dumps(result.to_dict()))
         return

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from richkd.config.listing import section_type
 from richkd.config.loading import dotted_overrides, load_config
+from richkd.config.resumed import resumed_config
 from richkd.config.schema import Config, EvaluateConfig
 from richkd.core.errors import ConfigError
 
@@ -39,7 +40,19 @@ KEYWORD, POSITIONAL = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITION
 Command = Callable[..., None]
 
 Resume = Annotated[
-    bool, Parameter(help="resume the run in --out (bit-identical to an uninterrupted run)", negative="")
+    bool,
+    Parameter(
+        help="resume the run in --out (bit-identical to an uninterrupted run), also after it was moved; "
+        "another --epochs ends it earlier or later",
+        negative="",
+    ),
+]
+AcceptChangedImages = Annotated[
+    bool, Parameter(help="resume the run although images were replaced", negative="")
+]
+ChosenCheckpoint = Annotated[
+    Literal["best", "last"] | None,
+    Parameter(help="use this checkpoint of a run instead of its student (default: last, if it has none)"),
 ]
 Overwrite = Annotated[bool, Parameter(help="replace the run in --out", negative="")]
 
@@ -92,7 +105,8 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
             positional = [p for p in own if p.kind is POSITIONAL]
             given, overrides = args[: len(positional)], args[len(positional) :]
             chosen = {name: values.pop(name, None) for name in names} | fixed
-            config = config_of(values.pop("recipe", None), chosen, overrides)
+            resume = bool(values.get("resume"))
+            config = config_of(values.pop("recipe", None), chosen, overrides, resume=resume)
             function(*given, config=config, **values)
 
         positional = [p for p in own if p.kind is POSITIONAL]
@@ -119,8 +133,12 @@ def evaluating(function: Command) -> Command:
     return _as_command(command, function, [*positional, *keywords, *options])
 
 
-def config_of(recipe: Path | None, options: Mapping[str, Any], overrides: Iterable[str]) -> Config:
+def config_of(
+    recipe: Path | None, options: Mapping[str, Any], overrides: Iterable[str], *, resume: bool = False
+) -> Config:
     """Settings from a recipe, short options and dotted options; later ones win.
+
+    With ``resume``, the settings of the run to resume are the recipe if none is given.
 
     Raises:
         ConfigError: a setting that does not exist, a value that it does not take, or checkpoints that cannot
@@ -135,7 +153,8 @@ def config_of(recipe: Path | None, options: Mapping[str, Any], overrides: Iterab
     settings = _teachers(given.pop("teacher", []), given.pop("teacher_weights", []))
     settings |= {SHORT[option]: str(v) if isinstance(v, Path) else v for option, v in given.items()}
     names = [option.replace("_", "-") for option in (*options, "config")]
-    return load_config(recipe, settings | dotted_overrides(list(overrides), names))
+    settings |= dotted_overrides(list(overrides), names)
+    return resumed_config(recipe, settings) if resume else load_config(recipe, settings)
 
 
 def _as_command(command: Command, function: Command, parameters: Sequence[inspect.Parameter]) -> Command:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import whole
+from richkd.cli.options import ChosenCheckpoint, whole
 
 
 def predict(
-    model: Annotated[str, Parameter(help="student folder or run folder")],
+    model: Annotated[str, Parameter(help="student folder, run folder or checkpoint")],
     /,
     *images: Annotated[
         str,
@@ -33,12 +33,13 @@ def predict(
         ),
     ] = False,
     out: Annotated[Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)")] = None,
+    checkpoint: ChosenCheckpoint = None,
 ) -> None:
     """Print the most probable classes of images.
 
-    Images that cannot be read are listed at the end, and the exit status is then not 0. Exact names are in
-    JSON: text shows control characters as \\x1b, and in CSV an apostrophe precedes names that a spreadsheet
-    would take for formulas.
+    A run that is not finished predicts with its last checkpoint. Images that cannot be read are listed at the
+    end, and the exit status is then not 0. Exact names are in JSON: text shows control characters as \\x1b,
+    and in CSV an apostrophe precedes names that a spreadsheet would take for formulas.
 
     For example:
 
@@ -48,6 +49,8 @@ def predict(
     """
     from richkd.core.errors import ConfigError, DataError
     from richkd.core.files import write_atomically
+    from richkd.core.temporary import remove_abandoned
+    from richkd.core.terminal import log_to_stderr
     from richkd.export.predict import (
         Prediction,
         find_images,
@@ -71,12 +74,16 @@ def predict(
     results = sys.stdout
     # The network of a callable may print, too, but not between the results.
     with redirect_stdout(sys.stderr):
-        predictions = keep_errors(predict_files(load_student(model), find_images(names), top), failed)
+        student = load_student(model, checkpoint)
+        if student.note:
+            log_to_stderr(f"model: {student.note}")
+        predictions = keep_errors(predict_files(student, find_images(names), top), failed)
         lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
         if out is None:
             for line in lines:
                 print(line, file=results)
         else:
+            remove_abandoned(out.parent)
             write_atomically(out, "".join(f"{line}\n" for line in lines).encode())
     if failed:
         raise unreadable(failed)

@@ -31,10 +31,13 @@ def probe(*, config: Config) -> None:
     richkd probe --data photos/ --student mobilenetv3_small_100 --teacher resnet50
     --teacher-weights teacher.pth --clip ViT-B-32:openai --out runs/probe
     """
+    from contextlib import nullcontext
     from functools import partial
     from pathlib import Path
 
     from richkd.core.device import pick_device
+    from richkd.core.folder_lock import folder_lock
+    from richkd.core.temporary import remove_abandoned
     from richkd.core.terminal import Terminal
     from richkd.pipeline.assemble import assemble
     from richkd.pipeline.teacher_check import report_sizes
@@ -46,12 +49,15 @@ def probe(*, config: Config) -> None:
     out = config.out if "out" in config.model_fields_set else None
     check_probe(config, out)
     device = pick_device(config.train.device)
-    log = partial(console.print, soft_wrap=True)
-    parts = assemble(probe_config(config), device, log)
-    report_sizes(parts, log)
-    result = run_probe(parts)
-    parts.flush_caches()
+    log, page = partial(console.print, soft_wrap=True), None
+    with folder_lock(out, f"--out {out}") if out is not None else nullcontext():
+        parts = assemble(probe_config(config), device, log)
+        report_sizes(parts, log)
+        result = run_probe(parts)
+        parts.flush_caches()
+        if out is not None:
+            remove_abandoned(out)
+            page = write_probe(result, out, Path(config.data.path).name)
     print_probe(result, console)
-    if out is not None:
-        page = write_probe(result, out, Path(config.data.path).name)
+    if page is not None:
         log(f"page: {page}")

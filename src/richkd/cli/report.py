@@ -26,6 +26,8 @@ def report(
     richkd report runs/small runs/control --corruptions --shift sketches=sketches/
     """
     from richkd.core.errors import ConfigError
+    from richkd.core.folder_lock import folder_lock
+    from richkd.core.temporary import remove_abandoned
     from richkd.core.terminal import Terminal, log_to_stderr
     from richkd.reporting.report.collect import collect
     from richkd.reporting.report.page import write_report
@@ -34,7 +36,9 @@ def report(
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")
     folder = Path(runs[0]) / "report" if out is None else out
-    result = collect(runs, config, out=folder, log=log_to_stderr)
-    page = write_report(result, folder)
+    with folder_lock(folder, f"The folder of the page, {folder},"):
+        remove_abandoned(folder)
+        result = collect(runs, config, out=folder, log=log_to_stderr)
+        page = write_report(result, folder)
     for line in (*sentences(result), f"page: {page}"):
         Terminal().print(line, soft_wrap=True)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import Overwrite, Resume, configured, whole
+from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, whole
 from richkd.config.schema import Config
+from richkd.core.output import lasting
 
 
 @configured(
@@ -27,7 +28,13 @@ from richkd.config.schema import Config
     "device",
     "out",
 )
-def distill(*, config: Config, resume: Resume = False, overwrite: Overwrite = False) -> None:
+def distill(
+    *,
+    config: Config,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
+) -> None:
     """Train a small student from a vision teacher that is fused with CLIP.
 
     Every other setting is given as --section.name VALUE; `richkd settings` lists them.
@@ -37,7 +44,7 @@ def distill(*, config: Config, resume: Resume = False, overwrite: Overwrite = Fa
     richkd distill --data photos/ --student mobilenetv3_small_100 --student.size 128
     --teacher local-dir:runs/teacher/student --clip ViT-B-32:datacomp_xl_s13b_b90k --out runs/small
     """
-    _train(config, resume=resume, overwrite=overwrite)
+    _train(config, resume=resume, overwrite=overwrite, accept_changed_images=accept_changed_images)
 
 
 @configured("data", "model", "weights", "epochs", "seed", "device", "out", method="ce")
@@ -50,6 +57,7 @@ def teach(
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    accept_changed_images: AcceptChangedImages = False,
 ) -> None:
     """Train a teacher from labels: the same loop with cross-entropy only.
 
@@ -61,19 +69,27 @@ def teach(
 
     richkd teach --data photos/ --model resnet50 --student.pretrained true --out runs/teacher
     """
-    _train(config, resume=resume, overwrite=overwrite, folds=folds)
+    _train(
+        config,
+        folds=folds,
+        resume=resume,
+        overwrite=overwrite,
+        accept_changed_images=accept_changed_images,
+    )
 
 
-def _train(config: Config, *, resume: bool, overwrite: bool, folds: int | None = None) -> None:
+def _train(config: Config, folds: int | None = None, **how: bool) -> None:
     from richkd.core.interrupt import Interrupted
     from richkd.training.run import distill as run_distill
     from richkd.training.run import teach_folds
 
-    try:
-        if folds is None:
-            run_distill(config, resume=resume, overwrite=overwrite)
-        else:
-            teach_folds(config, folds, resume=resume, overwrite=overwrite)
-    except Interrupted:
-        print("\nstopped and saved; continue with the same command and --resume")
-        sys.exit(130)
+    # The result of a run is its folder, so the run does not end with the reader of its messages.
+    with lasting("stdout"):
+        try:
+            if folds is None:
+                run_distill(config, **how)
+            else:
+                teach_folds(config, folds, **how)
+        except Interrupted:
+            print("\nstopped and saved; continue with the same command and --resume")
+            sys.exit(130)

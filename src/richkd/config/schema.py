@@ -1,6 +1,7 @@
 """All settings: typed, validated and documented. `loading.py` reads them from recipes and options.
 
-The descriptions here are the help texts of the command line and of ``richkd settings``.
+The descriptions here are the help texts of the command line and of ``richkd settings``. Marks, such as FREE,
+say what may differ when a run is resumed (`marks.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
+from richkd.config.marks import WhenResumed
 from richkd.config.model_name import with_prefix
 from richkd.core.registry import OneOf
 from richkd.core.visible import visible
@@ -21,6 +23,8 @@ Triple = tuple[float, float, float]
 NameOfModel = Annotated[str, AfterValidator(with_prefix)]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["auto", "bf16", "fp32"]
+FREE, FILES = WhenResumed.FREE, WhenResumed.FILES
+IMAGES, LENGTH = WhenResumed.IMAGES, WhenResumed.LENGTH
 
 
 class Section(BaseModel):
@@ -32,7 +36,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the images are, and how they are divided into splits."""
 
-    path: str = Field(
+    path: Annotated[str, IMAGES] = Field(
         description="image folder, list of images (.csv, .tsv, .jsonl), parquet files, tar shards, or name "
         "on the Hugging Face hub"
     )
@@ -42,17 +46,17 @@ class DataConfig(Section):
     nested_classes: bool = Field(
         False, description="class folders are nested; a class is named by its path, such as animals/dogs"
     )
-    class_names: Path | None = Field(
+    class_names: Annotated[Path | None, FILES] = Field(
         None, description="text file with one class name per line, in label order"
     )
-    hierarchy: Path | None = Field(None, description="YAML file {superclass: [class, …]}")
+    hierarchy: Annotated[Path | None, FILES] = Field(None, description="YAML file {superclass: [class, …]}")
     val_fraction: float = Field(
         0.1, ge=0, lt=1, description="fraction of train that becomes the validation split; 0 for none"
     )
     test_fraction: float = Field(
         0.2, ge=0, lt=1, description="fraction that becomes the test split if the data have no splits"
     )
-    calibration: Path | None = Field(
+    calibration: Annotated[Path | None, IMAGES] = Field(
         None, description="folder of held-out images on which fusion and temperatures are fitted"
     )
     test_calibration_fraction: float = Field(
@@ -62,7 +66,9 @@ class DataConfig(Section):
         description="fraction of test on which fusion is fitted instead; excluded from every evaluation",
     )
     exclude_fold: tuple[int, int] | None = Field(None, description="(J, K): leave fold J of K out of train")
-    unlabeled: str | None = Field(None, description="folder of additional training images without labels")
+    unlabeled: Annotated[str | None, IMAGES] = Field(
+        None, description="folder of additional training images without labels"
+    )
     unlabeled_fraction: float | None = Field(
         None, gt=0, lt=1, description="fraction of unlabeled images in each batch (default: as in the data)"
     )
@@ -72,7 +78,7 @@ class DataConfig(Section):
         description="resolution in pixels of training images before views are cut (default: so large that no "
         "network sees an enlarged view, up to the size of the images)",
     )
-    in_memory_gb: float = Field(
+    in_memory_gb: Annotated[float, FREE] = Field(
         4.0, ge=0, description="splits up to this size are decoded once into memory; larger ones are streamed"
     )
 
@@ -128,11 +134,11 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """A student or a vision teacher."""
 
-    name: NameOfModel = Field(
+    name: Annotated[NameOfModel, FILES] = Field(
         description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable; "
         "a teacher may also be folds:FOLDER or cache:NAME"
     )
-    weights: Path | None = Field(None, description="checkpoint file (.safetensors, .pth)")
+    weights: Annotated[Path | None, FILES] = Field(None, description="checkpoint file (.safetensors, .pth)")
     pretrained: bool = Field(False, description="load timm's pretrained weights of this name")
     size: int | None = Field(
         None,
@@ -169,23 +175,29 @@ class ModelConfig(Section):
 class ClipConfig(Section):
     """The CLIP that is fused with the vision teachers, and its prompts."""
 
-    name: NameOfModel = Field(
+    name: Annotated[NameOfModel, FILES] = Field(
         description="NAME:TAG of open_clip, NAME:TAG@FILE for weights of the tag's kind in a file, "
         "hf-hub:OWNER/REPO, local-dir:FOLDER, or outputs:FILE.npz that was computed elsewhere"
     )
-    prompts: str = Field("paper", description="simple (1), paper (12), openai (80), or a file of templates")
-    class_prompts: Path | None = Field(None, description="YAML file {class: [prompt, …]}")
-    rename_classes: Path | None = Field(None, description="YAML file {class: name to use in prompts}")
-    prompt_weights: str = Field(
+    prompts: Annotated[str, FILES] = Field(
+        "paper", description="simple (1), paper (12), openai (80), or a file of templates"
+    )
+    class_prompts: Annotated[Path | None, FILES] = Field(None, description="YAML file {class: [prompt, …]}")
+    rename_classes: Annotated[Path | None, FILES] = Field(
+        None, description="YAML file {class: name to use in prompts}"
+    )
+    prompt_weights: Annotated[str, FILES] = Field(
         "equal", description="equal, fitted (on held-out images), or a YAML file {template: weight}"
     )
-    cache: Path = Field(Path("~/.cache/richkd"), description="folder where class embeddings are cached")
+    cache: Annotated[Path, FREE] = Field(
+        Path("~/.cache/richkd"), description="folder where class embeddings are cached"
+    )
 
 
 class CacheConfig(Section):
     """The teacher cache: outputs of teachers per (image, view), on disk."""
 
-    dir: Path | None = Field(
+    dir: Annotated[Path | None, FREE] = Field(
         None, description="folder of the teacher cache; stored outputs are reused with bit-identical targets"
     )
     top_k: int | None = Field(
@@ -269,11 +281,11 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: int = Field(240, ge=1, description="passes over the training images")
+    epochs: Annotated[int, LENGTH] = Field(240, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=2, description="images per optimizer step, over all processes")
     grad_accum_steps: int = Field(1, ge=1, description="parts in which a batch is computed, to save memory")
     seed: int = Field(0, ge=0, description="seed; everything random is a function of it and of the step")
-    device: str = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
+    device: Annotated[str, FREE] = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
     precision: Precision = Field(
         "auto", description="precision of the student; auto: what a measurement of a few steps finds fastest"
     )
@@ -291,9 +303,11 @@ class TrainConfig(Section):
         description="decay of an exponential moving average of the weights, which is then saved",
     )
     eval_every: int = Field(1, ge=1, description="epochs between validations")
-    save_every: int | None = Field(None, ge=1, description="steps between checkpoints (default: every epoch)")
-    workers: int = Field(2, ge=0, description="processes or threads that decode images")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+    save_every: Annotated[int | None, FREE] = Field(
+        None, ge=1, description="steps between checkpoints (default: every epoch)"
+    )
+    workers: Annotated[int, FREE] = Field(2, ge=0, description="processes or threads that decode images")
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = Field(
         ("tensorboard",), description="experiment trackers besides metrics.jsonl"
     )
 
@@ -328,7 +342,7 @@ class Config(Section):
     )
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
-    out: Path = Field(Path("runs/latest"), description="run folder")
+    out: Annotated[Path, FREE] = Field(Path("runs/latest"), description="run folder")
 
     def to_yaml(self) -> str:
         """The settings as a recipe that gives the same settings again."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,13 +13,15 @@ from torch import Tensor
 
 from richkd.core.errors import CheckpointError
 from richkd.core.regular_files import kind_of
+from richkd.core.temporary import temporary_file
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically: after a crash it has either the complete old or the complete new content.
 
     The content is written to a temporary file in the same folder, flushed to the disk, and renamed. Missing
-    folders are created.
+    folders are created. What a killed process leaves is removed by
+    `richkd.core.temporary.remove_abandoned`.
 
     Raises:
         CheckpointError: the file cannot be written, for example because the disk is full, or the path is a
@@ -38,23 +38,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     if kind is not None:
         # Renaming would remove a device such as /dev/null, and put a file into its place.
         raise not_written(path, len(content), OSError(errno.EINVAL, f"{kind}, no regular file"))
-    # Processes of two machines or containers that share a folder can have the same number.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with temporary_file(path) as temporary:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise not_written(path, len(content), error) from error
 
 

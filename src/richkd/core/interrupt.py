@@ -23,17 +23,19 @@ class Interrupted(Exception):
 
 @dataclass
 class StopRequest:
-    """Whether SIGINT or SIGTERM was received; made by `stop_request`."""
+    """Whether SIGINT, SIGTERM or SIGHUP was received; made by `stop_request`."""
 
     requested: bool = False
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Context in which the first SIGINT or SIGTERM only sets a flag, so that a loop can stop between steps.
+    """Context in which the first SIGINT, SIGTERM or SIGHUP only sets a flag: a loop can stop between steps.
 
-    The first signal restores the previous handlers, so a second signal stops the process immediately.
-    Outside the main thread Python allows no signal handlers, and the context does nothing.
+    The first signal restores the previous handlers, so a second signal stops the process immediately. A
+    second SIGHUP does not: a terminal that closes sends one through the shell and one through the kernel.
+    SIGHUP stays ignored if it was, as under ``nohup``. Outside the main thread Python allows no signal
+    handlers, and the context does nothing.
 
     Example:
         >>> with stop_request() as stop:
@@ -42,18 +44,21 @@ def stop_request() -> Iterator[StopRequest]:
         True
     """
     stop = StopRequest()
-    # Only the main thread can set handlers; in other threads this raises ValueError.
-    try:
-        previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    closed = getattr(signal, "SIGHUP", None)  # Windows has none
 
-        def request(number: int, frame: FrameType | None) -> None:
-            stop.requested = True
-            for s, handler in previous.items():
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        for s, handler in previous.items():
+            if s != closed:
                 signal.signal(s, handler)
 
+    if closed is not None and signal.getsignal(closed) != signal.SIG_IGN:
+        previous[closed] = signal.getsignal(closed)
+    try:
         for s in previous:
             signal.signal(s, request)
-    except ValueError:
+    except ValueError:  # not the main thread
         previous = {}
     try:
         yield stop

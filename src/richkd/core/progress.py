@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO, cast
 
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from torch import Tensor
 
+from richkd.core.output import LastingStream
 from richkd.core.terminal import Terminal
 from richkd.core.visible import visible
 
@@ -19,7 +21,7 @@ REFRESH_SECONDS = 0.5
 
 
 class Progress:
-    """Prints the progress of a training run.
+    """Prints the progress of a training run. If standard output is closed meanwhile, the run goes on.
 
     Use it as a context manager. The training loop calls `start_epoch` and `end_epoch` once per epoch and
     `advance` once per step.
@@ -36,7 +38,7 @@ class Progress:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Terminal(quiet=quiet)
+        self.console = Terminal(file=cast(TextIO, LastingStream(sys.stdout)), quiet=quiet)
         self._bar = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -64,7 +64,7 @@ class Stamps:
                 if isinstance(content, bytes):
                     digest.update(hashlib.sha256(content).digest())
                 else:
-                    stamps_N2[index] = size, time = _stamp(key, cell)
+                    stamps_N2[index] = size, time = stamp(key, cell)
                     digest.update(repr((cell.get("path"), size, time)).encode())
         self.stamps_N2 = stamps_N2
         return digest.hexdigest()
@@ -82,18 +82,33 @@ class Stamps:
         """
         if self.stamps_N2 is None or isinstance(cell.get("bytes"), bytes):
             return
-        now, then = _stamp(name, cell), tuple(self.stamps_N2[index].tolist())
+        now, then = stamp(name, cell), tuple(self.stamps_N2[index].tolist())
         if now != then:
             raise DataError(
                 f"Image {name} must not change during a run, because outputs of its old pixels are stored",
                 got=f"it changed: {then[0]:,} bytes at the start, now {now[0]:,}"
                 + (", modified later" if now[1] > then[1] else ", with another modification time"),
-                fix="restore the file with its modification time, or keep it: outputs of a changed data set "
-                "are stored anew when the run is resumed.",
+                fix="restore the file with its modification time, or keep it and resume the run with "
+                "--accept-changed-images: outputs of a changed data set are stored anew.",
             )
 
 
-def _stamp(name: str, cell: Cell) -> tuple[int, int]:
+def stamp(name: str, cell: Cell) -> tuple[int, int]:
+    """Size in bytes and modification time in nanoseconds of the file of an image.
+
+    Args:
+        name: key of the image, for error messages.
+        cell: the encoded image, which holds the path.
+
+    Raises:
+        DataError: the file is gone.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     stamp("a.png", {"path": file.name, "bytes": None})[0]
+        0
+    """
     path = Path(str(cell.get("path")))
     try:
         status = path.stat()

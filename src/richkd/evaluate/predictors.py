@@ -25,6 +25,7 @@ from richkd.data.framing import Framing
 from richkd.data.order import in_order
 from richkd.data.split import Data, Split
 from richkd.data.views import Views, render_batch
+from richkd.export.from_checkpoint import FOLDER, SUFFIX, Which
 from richkd.export.student import load_student
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import method_label
@@ -97,6 +98,7 @@ class NetworkPredictor:
         name: name of the model in the evaluation.
         network: the network, in evaluation mode.
         temperature: temperature that is stored with it; 1 if none is stored.
+        note: which checkpoint of a run it is, if it is one.
 
     Example:
         >>> from richkd.models.build import build_network
@@ -109,6 +111,7 @@ class NetworkPredictor:
     name: str
     network: Network
     temperature: float
+    note: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -270,16 +273,23 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
 
 
 def open_network(
-    model: str, weights: Path | None, data: Data, where: str, device: torch.device
+    model: str,
+    weights: Path | None,
+    data: Data,
+    where: str,
+    device: torch.device,
+    *,
+    checkpoint: Which | None = None,
 ) -> NetworkPredictor:
-    """Open a saved student, the student of a run, or a network with a checkpoint.
+    """Open a saved student, the student or a checkpoint of a run, or a network with a file of weights.
 
     Args:
-        model: folder of a student or run; with ``weights``, the name of a network.
+        model: folder of a student or run, or checkpoint of a run; with ``weights``, the name of a network.
         weights: checkpoint of the network; None for a folder.
         data: the data that the model is evaluated on.
         where: what the data are called in error messages.
         device: device that the network is moved to.
+        checkpoint: see :func:`~richkd.export.student.load_student`.
 
     Returns:
         The network as a predictor, in evaluation mode. Its temperature is the stored one, or 1.
@@ -289,13 +299,27 @@ def open_network(
     """
     if weights is not None:
         config = ModelConfig(name=model, weights=weights)
-        network, temperature = build_network(config, len(data.class_names), role="student"), 1.0
+        network, temperature, note = build_network(config, len(data.class_names), role="student"), 1.0, None
     else:
-        student = load_student(model)
+        student = load_student(model, checkpoint)
         check_same_classes(data.class_names, student.class_names, where=f"student {model}", reference=where)
-        network, temperature = student.network, student.temperature
+        network, temperature, note = student.network, student.temperature, student.note
     network = network.to(device).to(memory_format=torch.channels_last).eval()
-    return NetworkPredictor(model, network, temperature)
+    return NetworkPredictor(model, network, temperature, note)
+
+
+def run_of(model: Path) -> Path:
+    """The run folder of a model: the folder itself, or that around ``student/`` or ``checkpoints/NAME.ckpt``.
+
+    Example:
+        >>> run_of(Path("runs/small/checkpoints/best.ckpt")).as_posix(), run_of(Path("runs/small")).as_posix()
+        ('runs/small', 'runs/small')
+    """
+    if (model / "config.yaml").is_file():
+        return model
+    if model.suffix == SUFFIX and model.parent.name == FOLDER:
+        return model.parent.parent
+    return model.parent if (model.parent / "config.yaml").is_file() else model
 
 
 def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Predictor, Parts]:

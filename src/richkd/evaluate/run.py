@@ -18,6 +18,7 @@ from richkd.evaluate.predictors import Predictor, open_stores, predict_all
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
 from richkd.evaluate.subjects import Subjects, corruptions_of, open_subjects
+from richkd.export.from_checkpoint import Which
 from richkd.metrics.calibration import fit_temperature
 from richkd.metrics.cost import Cost, cost_of
 from richkd.metrics.fidelity import Fidelity, measure_fidelity
@@ -96,6 +97,7 @@ def evaluate_models(
     config: EvaluateConfig | None = None,
     *,
     weights: str | Path | None = None,
+    checkpoint: Which | None = None,
     log: Log = lambda message: None,
 ) -> EvaluationRun:
     """Evaluate models on one split in float32, without and with temperature.
@@ -105,10 +107,12 @@ def evaluate_models(
     (these test images, or a calibration folder), if there is one.
 
     Args:
-        models: folders of students or runs, and networks as NAME=CHECKPOINT.
+        models: folders of students or runs, checkpoints of runs, and networks as NAME=CHECKPOINT.
         data: folder, list, parquet files, tar files or hub name of the images.
         config: what is measured; see `EvaluateConfig`.
         weights: checkpoint of the only model, which is then the name of a network.
+        checkpoint: evaluate the ``"best"`` or ``"last"`` checkpoint of runs instead of their students. The
+            last one is also used for a run without a student.
         log: receives progress messages, one line each.
 
     Returns:
@@ -119,7 +123,10 @@ def evaluate_models(
             than the data. All such errors are raised together, before anything is computed.
     """
     config = config or EvaluateConfig()
-    subjects = open_subjects([str(model) for model in models], str(data), config, weights)
+    subjects = open_subjects([str(model) for model in models], str(data), config, weights, checkpoint)
+    for network in subjects.networks:
+        if network.note:
+            log(f"{network.name}: {network.note}")
     split, device = subjects.split, subjects.device
     outputs, fingerprint = _predict_split(subjects.predictors, split, device)
     temperatures = _temperatures(subjects)

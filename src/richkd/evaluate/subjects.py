@@ -17,8 +17,9 @@ from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.stores import published_stores
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers, run_of
 from richkd.evaluate.shift import open_shift
+from richkd.export.from_checkpoint import Which
 from richkd.pipeline.assemble import Parts
 
 
@@ -48,7 +49,11 @@ class Subjects:
 
 
 def open_subjects(
-    models: Sequence[str], data: str, config: EvaluateConfig, weights: str | Path | None = None
+    models: Sequence[str],
+    data: str,
+    config: EvaluateConfig,
+    weights: str | Path | None = None,
+    checkpoint: Which | None = None,
 ) -> Subjects:
     """Open everything that an evaluation needs.
 
@@ -57,12 +62,19 @@ def open_subjects(
         data: folder, list, parquet files, tar files or hub name of the images.
         config: what is measured.
         weights: checkpoint of the only model, which is then the name of a network.
+        checkpoint: the checkpoint of runs to evaluate, instead of their students.
 
     Raises:
         RichKDError: the data cannot be opened; or all other problems together: a split, model, teacher,
             hierarchy, folder of shifted images or published file that does not exist or does not fit.
     """
     checkpoints = _checkpoints(models, weights)
+    if checkpoint is not None and None not in checkpoints.values():
+        raise ConfigError(
+            f"--checkpoint {checkpoint} needs the folder of a run",
+            got=", ".join(map(str, models)),
+            fix="omit it for networks with a file of weights.",
+        )
     first, device = next(iter(checkpoints)), pick_device(config.device)
     problems = Problems()
     opened = problems.attempt(_open_images, first, data, config)
@@ -74,10 +86,11 @@ def open_subjects(
     assert opened is not None
     split = problems.attempt(_split_of, opened, data, config.split)
     networks = [
-        problems.attempt(open_network, model, file, opened, data, device)
+        problems.attempt(open_network, model, file, opened, data, device, checkpoint=checkpoint)
         for model, file in checkpoints.items()
     ]
-    teachers = problems.attempt(open_teachers, first, data, device) if config.teachers else None
+    run = run_of(Path(first))
+    teachers = problems.attempt(open_teachers, run, data, device) if config.teachers else None
     hierarchy = problems.attempt(_hierarchy_of, config.hierarchy, opened.class_names)
     shifts = {
         name: problems.attempt(open_shift, path, opened.class_names) for name, path in config.shift.items()
@@ -170,7 +183,7 @@ def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
 
     With these settings the splits are the same as in training, so no training image is in the test split.
     """
-    for folder in (model, model.parent):
+    for folder in (model, run_of(model)):
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")
             if Path(config.data.path).resolve() == Path(data).resolve():

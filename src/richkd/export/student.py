@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,10 +27,11 @@ from torch import Tensor
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError, ModelError, NonFiniteError
-from richkd.core.files import write_atomically
+from richkd.core.files import not_written, write_atomically
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.json_text import to_json
 from richkd.core.structured import read_json
+from richkd.core.temporary import temporary_folder
 from richkd.core.types import Output
 from richkd.core.visible import one_line
 from richkd.data.augmentations import Clean
@@ -38,6 +39,13 @@ from richkd.data.framing import frame
 from richkd.data.images import decode_rgb
 from richkd.data.rgb import to_rgb
 from richkd.data.views import render
+from richkd.export.from_checkpoint import (
+    DESCRIPTION,
+    Which,
+    find_checkpoint,
+    note_of_longer_run,
+    read_student_checkpoint,
+)
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
 
@@ -45,6 +53,8 @@ ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
 BATCH = 64
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# What a missing or damaged description of a network raises.
+UNDESCRIBED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Student:
         network: the network, in evaluation mode.
         class_names: names of the classes, in the order of the logits.
         temperature: divisor of the logits before the softmax; fitted on held-out images.
+        note: which checkpoint of a run it is, for a student that is not the result of a finished run.
 
     Example:
         >>> config = ModelConfig(name="cifar_resnet8", size=16)
@@ -68,6 +79,7 @@ class Student:
     network: Network
     class_names: tuple[str, ...]
     temperature: float
+    note: str | None = None
 
     def probabilities(self, images: Sequence[ImageLike]) -> Tensor:
         """Class probabilities softmax(z / temperature) (B, C), float32 on the CPU.
@@ -125,6 +137,7 @@ def save_student(
         CheckpointError: the folder cannot be written.
 
     Example:
+        >>> import tempfile
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})
@@ -146,31 +159,46 @@ def save_student(
         "model_args": {k: v for k, v in network.blueprint.args.items() if k not in WRITTEN_BY_TIMM},
         "richkd": {"temperature": temperature, **origin},
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with _scratch(folder, network) as scratch:
         # timm does not write atomically, so its files are written to a temporary folder first.
         save_for_hf(_saveable(network), scratch, model_config=config, safe_serialization=True)
-        written = json.loads((Path(scratch) / CONFIG).read_text(encoding="utf-8"))
+        written = json.loads((scratch / CONFIG).read_text(encoding="utf-8"))
         # timm writes the size that a flexible model was built for, instead of that of its images.
         written["pretrained_cfg"]["input_size"] = [3, network.size, network.size]
         if _is_callable(network):
             # timm adds arguments that its own constructors have.
             written["model_args"] = dict(network.blueprint.args)
-        write_atomically(folder / WEIGHTS, (Path(scratch) / WEIGHTS).read_bytes())
+        write_atomically(folder / WEIGHTS, (scratch / WEIGHTS).read_bytes())
     text = to_json(written, indent=2)
     write_atomically(folder / CONFIG, f"{text}\n".encode())
 
 
-def load_student(path: str | Path) -> Student:
+@contextmanager
+def _scratch(folder: Path, network: Network) -> Iterator[Path]:
+    try:
+        with temporary_folder(folder) as scratch:
+            yield scratch
+    except OSError as error:
+        size = sum(tensor.nbytes for tensor in network.state_dict().values())
+        raise not_written(folder / WEIGHTS, size, error) from error
+
+
+def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
     """Load the student of a run.
 
     Args:
-        path: the run folder, or its folder ``student/``; ``local-dir:`` may precede it.
+        path: the run folder, its folder ``student/``, or a checkpoint in its folder ``checkpoints/``;
+            ``local-dir:`` may precede it.
+        checkpoint: load the student of the ``"best"`` or ``"last"`` checkpoint of the run. The last one is
+            also used for a run that has no student yet. `Student.note` then says which one it is.
 
     Raises:
         ModelError: there is no student, or its files are damaged.
+        CheckpointError: there is no such checkpoint, or it cannot be read.
         NonFiniteError: a weight, the temperature or the normalization is NaN or infinite; names the file.
 
     Example:
+        >>> import tempfile
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})
@@ -180,24 +208,15 @@ def load_student(path: str | Path) -> Student:
     """
     name = parse_model_name(str(path))
     folder = name.path if name.kind == "local-dir" else Path(path)
+    if (file := find_checkpoint(folder, checkpoint)) is not None:
+        return _from_checkpoint(file)
     if (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     try:
         saved = read_json(folder / CONFIG)
         class_names, temperature = _names_and_temperature(saved)
-        cfg = saved["pretrained_cfg"]
-        config = ModelConfig(
-            name=saved["architecture"],
-            weights=folder / WEIGHTS,
-            size=cfg["input_size"][-1],
-            mean=cfg["mean"],
-            std=cfg["std"],
-            crop_pct=cfg.get("crop_pct", 1.0),
-            crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
-            interpolation=cfg.get("interpolation", "bicubic"),
-            args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        config = _config_of(saved, folder / WEIGHTS)
+    except UNDESCRIBED as error:
         raise ModelError(
             f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
             got=f"{type(error).__name__}: {one_line(error)}",
@@ -205,7 +224,49 @@ def load_student(path: str | Path) -> Student:
         ) from None
     _check_numbers(folder / CONFIG, temperature, config)
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
-    return Student(network, class_names, temperature)
+    return Student(network, class_names, temperature, note_of_longer_run(folder.parent))
+
+
+def _from_checkpoint(file: Path) -> Student:
+    description, checkpoint, name = read_student_checkpoint(file)
+    try:
+        class_names = tuple(description["label_names"])
+        config = _config_of(description, None)
+    except UNDESCRIBED as error:
+        raise ModelError(
+            f"{file.parent / DESCRIPTION} must describe the network of the checkpoints",
+            got=f"{type(error).__name__}: {error}",
+            fix="give a checkpoint in the folder checkpoints/ of a run.",
+        ) from None
+    network = build_network(config, len(class_names), role="student")
+    # The averaged weights are those that the run saves in the end.
+    tensors = checkpoint.part("average") or checkpoint.part("task.student")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{file} must hold the weights of the network in {DESCRIPTION}",
+            got=str(error).splitlines()[-1].strip(),
+            fix="give a checkpoint in the folder checkpoints/ of a run.",
+        ) from None
+    note = f"{name}; its temperature is not fitted"
+    return Student(network.eval().requires_grad_(False), class_names, 1.0, note)
+
+
+def _config_of(saved: dict[str, Any], weights: Path | None) -> ModelConfig:
+    """The settings of the network that a ``config.json`` describes."""
+    cfg = saved["pretrained_cfg"]
+    return ModelConfig(
+        name=saved["architecture"],
+        weights=weights,
+        size=cfg["input_size"][-1],
+        mean=cfg["mean"],
+        std=cfg["std"],
+        crop_pct=cfg.get("crop_pct", 1.0),
+        crop_mode="squash" if cfg.get("crop_mode") == "squash" else "center",
+        interpolation=cfg.get("interpolation", "bicubic"),
+        args={k: v for k, v in (saved.get("model_args") or {}).items() if k not in RESERVED},
+    )
 
 
 def _name_of(image: ImageLike, place: int) -> str:

@@ -174,7 +174,10 @@ def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
         raise CacheError(
             f"There are no caches in {root}", fix="fill one: `richkd cache fill … --teacher-cache DIR`."
         )
-    return [(manifest, OutputCache(root, manifest, mend=False)) for manifest in map(read_manifest, folders)]
+    return [
+        (manifest, OutputCache(root, manifest, mend=False, used=False))
+        for manifest in map(read_manifest, folders)
+    ]
 
 
 def _assemble_with_cache_dir(config: Config, device: torch.device, progress: Progress) -> Parts:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -15,6 +18,8 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, DataConfig, ModelConfig
 from richkd.core.errors import ConfigError, ModelError
 from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.lock import FileLock
+from richkd.core.lock_owners import Locked
 from richkd.data.batches import CleanStore, Resident, Streamed, open_store
 from richkd.data.classes import check_same_classes
 from richkd.data.framing import Framing
@@ -24,7 +29,7 @@ from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.models.build import Network, build_network
 from richkd.models.create import unknown_model
-from richkd.models.speed import SPEED, SpeedChooser, read_speeds
+from richkd.models.speed import SPEED, Speed, SpeedChooser, read_speeds
 from richkd.teachers.base import Teacher
 from richkd.teachers.folds import open_folds
 from richkd.teachers.precomputed.vision import open_imported
@@ -201,9 +206,24 @@ def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype |
         chooser.chosen[name] = recorded[key]
     speed = chooser.choose(name, network, precision, "never", trained=False)
     if key not in recorded:
-        text = json.dumps(recorded | {key: chooser.chosen[name]}, indent=2)
-        write_atomically(path, f"{text}\n".encode())
+        chooser.chosen[name] = _record(path, key, chooser.chosen[name])
+        return Speed(**chooser.chosen[name]).autocast
     return speed.autocast
+
+
+def _record(path: Path, key: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Record the choice for a network; returns that of another process if it was recorded meanwhile."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with ExitStack() as held:
+        with suppress(OSError, Locked):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock)
+        recorded = read_speeds(path)
+        if key in recorded:
+            return recorded[key]
+        text = json.dumps(recorded | {key: chosen}, indent=2)
+        write_atomically(path, f"{text}\n".encode())
+    return chosen
 
 
 def _make_names_unique(teachers: list[Teacher], models: tuple[ModelConfig, ...]) -> None:

@@ -1,9 +1,9 @@
 """Checkpoints: written atomically and protected by a hash; a resumed run is bit-identical.
 
-A checkpoint is one file. Its first line is the SHA-256 of the rest, which is a safetensors payload with the
-scalars as JSON in its header. A new checkpoint is written to a temporary file, flushed to disk and then
-renamed to its final name. The old checkpoint is kept as ``previous`` until the next save. So there is a valid
-checkpoint at any moment, even if the process is killed or the disk is full, and a damaged file is detected.
+`richkd.core.checkpoint_file` describes the file. A new checkpoint is written to a temporary file, flushed to
+disk and then renamed to its final name. The old checkpoint is kept as ``previous`` until the next save. So
+there is a valid checkpoint at any moment, even if the process is killed or the disk is full, and a damaged
+file is detected.
 """
 
 from __future__ import annotations
@@ -12,45 +12,17 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from richkd.core.checkpoint_file import MAGIC, UNREADABLE, Checkpoint, previous_of, read_checkpoint
 from richkd.core.errors import CheckpointError
 from richkd.core.files import not_written, write_atomically
-from richkd.core.finite import non_finite
-from richkd.core.regular_files import read_regular
-from richkd.core.structured import parse_json
 
 # Error numbers of file systems that do not support hard links.
 WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-MAGIC = b"richkd-checkpoint-1 "
-HEADER_BYTES = len(MAGIC) + 64 + 1
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state that a run needs to resume: tensors by dotted name, and scalars that JSON can hold.
-
-    Example:
-        >>> import torch
-        >>> tensors = {"task.weight": torch.ones(2), "average.weight": torch.zeros(2)}
-        >>> checkpoint = Checkpoint(tensors, {"step": 3})
-        >>> checkpoint.part("task")["weight"].tolist()
-        [1.0, 1.0]
-    """
-
-    tensors: dict[str, Tensor]
-    scalars: dict[str, Any]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names start with ``prefix.``, by the rest of their names."""
-        dotted = f"{prefix}."
-        return {name.removeprefix(dotted): t for name, t in self.tensors.items() if name.startswith(dotted)}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -74,10 +46,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in checkpoint.tensors.items()}
     payload = save(tensors, metadata={"scalars": json.dumps(checkpoint.scalars)})
     digest = hashlib.sha256(payload).hexdigest().encode()
-    previous = _previous(path)
+    previous = previous_of(path)
     try:
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
         if path.exists():
             previous.unlink(missing_ok=True)
             _keep(path, previous)
@@ -108,10 +78,10 @@ def load_checkpoint(path: Path) -> tuple[Checkpoint, str | None]:
         >>> folder.cleanup()
     """
     problems = []
-    for candidate in (path, _previous(path)):
+    for candidate in (path, previous_of(path)):
         try:
-            checkpoint = _read(candidate)
-        except (OSError, CheckpointError, SafetensorError, ValueError, KeyError) as error:
+            checkpoint = read_checkpoint(candidate)
+        except UNREADABLE as error:
             problems.append(f"{candidate.name}: {error}")
             continue
         if not problems:
@@ -157,20 +127,3 @@ def _keep(path: Path, previous: Path) -> None:
         if error.errno not in WITHOUT_LINKS:
             raise
         write_atomically(previous, path.read_bytes())
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
-
-
-def _read(path: Path) -> Checkpoint:
-    content = read_regular(path)
-    header, payload = content[:HEADER_BYTES], content[HEADER_BYTES:]
-    if header != MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n":
-        raise CheckpointError("damaged: its bytes do not match the hash it was saved with")
-    length = int.from_bytes(payload[:8], "little")
-    metadata = parse_json(payload[8 : 8 + length])["__metadata__"]
-    tensors = load(payload)
-    if problem := non_finite(tensors):
-        raise CheckpointError(problem)
-    return Checkpoint(tensors, parse_json(metadata["scalars"]))

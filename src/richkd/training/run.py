@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from richkd.config.resumed import INPUTS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.progress import Progress
+from richkd.export.from_checkpoint import describe_checkpoints
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
+from richkd.training.environment import recorded_environment, threads_of
 from richkd.training.finalize import finish
+from richkd.training.inputs import ACCEPT
+from richkd.training.plan import described
 from richkd.training.run_folder import RunFolder
+from richkd.training.same_settings import refuse_other_settings
+from richkd.training.session import Session, resume_session, start_session
 from richkd.training.trainer import Trainer
 
 
@@ -42,16 +49,23 @@ class Run:
 
 
 def teach_folds(
-    config: Config, folds: int, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+    config: Config,
+    folds: int,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    accept_changed_images: bool = False,
 ) -> list[Run]:
     """Train one teacher per fold, each without the images of its fold, in ``out/fold-J``.
 
     Args:
         config: the settings of every teacher; see :mod:`richkd.config.schema`.
         folds: number of folds, at least 2.
-        resume: skip teachers that are finished, and resume the one that was stopped.
+        resume: keep teachers that are finished, and go on with the others wherever they were stopped.
         overwrite: replace existing runs.
         quiet: print nothing.
+        accept_changed_images: resume the teacher that was stopped although images were replaced.
 
     Raises:
         ConfigError: fewer than two folds.
@@ -59,26 +73,58 @@ def teach_folds(
     """
     if folds < 2:
         raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="use --folds 5.")
-    runs = []
-    for fold in range(folds):
-        data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
-        selected = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
-        if resume and (summary := RunFolder(selected.out).summary()):
-            runs.append(Run(selected.out, summary))
-        else:
-            started = RunFolder(selected.out).last.exists()
-            runs.append(distill(selected, resume=resume and started, overwrite=overwrite, quiet=quiet))
-    return runs
+    accelerator = Accelerator(cpu=pick_device(config.train.device).type == "cpu")
+    how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
+    how["accept_changed_images"] = accept_changed_images
+    # The folder of all folds is locked, too: another command must not begin with the next fold.
+    with RunFolder(config.out).locked() if accelerator.is_main_process else nullcontext():
+        return [_teach_fold(config, fold, folds, **how) for fold in range(folds)]
 
 
-def distill(config: Config, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
+def _teach_fold(
+    config: Config,
+    fold: int,
+    folds: int,
+    *,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    accept_changed_images: bool,
+) -> Run:
+    """Train the teacher of one fold; with ``resume``, keep a finished one and go on with one that began."""
+    data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
+    config = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
+    folder = RunFolder(config.out)
+    summary = folder.summary() if resume else None
+    if summary and summary["epochs"] == config.train.epochs:
+        # An interrupted --overwrite with other settings leaves finished folds of the old ones.
+        refuse_other_settings(folder.path, config)
+        return Run(config.out, summary)
+    # A kill before the fold began leaves nothing that could be resumed.
+    resume = resume and bool(folder.entries())
+    accept = accept_changed_images and resume
+    return distill(config, resume=resume, overwrite=overwrite, quiet=quiet, accept_changed_images=accept)
+
+
+def distill(
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    accept_changed_images: bool = False,
+) -> Run:
     """Train a student, evaluate it and save it.
 
     Args:
         config: the settings; see :mod:`richkd.config.schema`.
-        resume: resume the run in ``config.out`` (bit-identical to an uninterrupted run).
+        resume: resume the run in ``config.out`` (bit-identical to an uninterrupted run). The folder, the data
+            and the models may have been moved. With another ``train.epochs``, the run is ended earlier or
+            later than it was planned. If it was killed before its first checkpoint, it starts from the
+            beginning.
         overwrite: replace the run in ``config.out``.
         quiet: print nothing.
+        accept_changed_images: resume the run although images were replaced.
 
     Returns:
         The run folder and the content of ``summary.json``.
@@ -103,43 +149,84 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         ...     (run.folder / "student" / "model.safetensors").exists(), run.summary["method"]
         (True, 'ce')
     """
-    device = pick_device(config.train.device)
+    if accept_changed_images and not resume:
+        raise ConfigError(f"{ACCEPT} needs --resume", got="a new run", fix="remove it, or add --resume.")
     accelerator = Accelerator(
-        cpu=device.type == "cpu",
+        cpu=pick_device(config.train.device).type == "cpu",
         log_with=list(config.train.trackers) or None,
         project_dir=str(config.out),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     folder = RunFolder(config.out)
-    if accelerator.is_main_process:
-        folder.accept(config, resume=resume, overwrite=overwrite)
-    progress = Progress(quiet=quiet or not accelerator.is_main_process)
-    if accelerator.num_processes > 1:
-        device = accelerator.device
-    parts = assemble(config, device, progress.log, folder.speeds() if resume else {})
+    how = {"resume": resume, "overwrite": overwrite, "accept_changed_images": accept_changed_images}
+    # One process writes, so one process locks.
+    with folder.locked() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            folder.accept(config, resume=resume, overwrite=overwrite)
+        progress = Progress(quiet=quiet or not accelerator.is_main_process)
+        with threads_of(recorded_environment(config.out) if resume else {}, progress.log):
+            return _run(config, accelerator, folder, progress, **how)
+
+
+def _run(
+    config: Config,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    resume: bool,
+    overwrite: bool,
+    accept_changed_images: bool,
+) -> Run:
+    device = pick_device(config.train.device) if accelerator.num_processes == 1 else accelerator.device
+    speeds = folder.speeds() if resume else {}
+    again = resume and not folder.has_checkpoint
+    if again:
+        progress.log(f"{folder.path} has no checkpoint yet: the run starts from the beginning")
+    parts = assemble(config, device, progress.log, speeds)
     if parts.stores.training is None:
         raise ConfigError(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
         )
     # An unknown optimizer must be found before the folder is changed.
     trainer = Trainer(parts, accelerator, folder)
-    if accelerator.is_main_process:
-        folder.create(config, parts.speeds, overwrite=overwrite)
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers("events")
-    if accelerator.is_main_process and not resume:
+    if resume and not again:
+        session = resume_session(trainer, accept_changed_images=accept_changed_images, log=progress.log)
+    else:
+        session = start_session(trainer, again=again, accept_changed_images=accept_changed_images)
+    # What a killed run left before its first checkpoint is replaced.
+    _begin(trainer, session, overwrite=overwrite or again)
+    if accelerator.is_main_process and (again or not resume):
         report_sizes(parts, progress.log)
         report_teachers(parts, progress.log)
-    if resume and (warning := trainer.resume()):
-        progress.log(f"warning: {warning}")
+    return Run(config.out, _train(trainer, progress))
+
+
+def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
+    """Write what is known of the run into its folder, and open the trackers."""
+    parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
+    if accelerator.is_main_process:
+        folder.create(parts.config, parts.speeds, overwrite=overwrite, session=session.environment)
+        folder.write_json(INPUTS, session.inputs)
+        describe_checkpoints(
+            folder.last.parent, trainer.task.student, parts.data.class_names, trainer.order.steps
+        )
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("events")
+
+
+def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
+    """Train the remaining epochs, evaluate and save the student; returns the summary."""
+    parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
+    epochs = parts.config.train.epochs
     began, meter = time.perf_counter(), EnergyMeter()
     with ExitStack() as end, stop_request() as stop, progress:
         # Also flush curves and caches to disk if the run ends with an error.
         end.callback(accelerator.end_training)
         end.callback(parts.flush_caches)
-        for epoch in range(trainer.epoch, config.train.epochs):
+        for epoch in range(trainer.epoch, epochs):
             done = trainer.step - epoch * trainer.order.steps
-            progress.start_epoch(epoch, config.train.epochs, trainer.order.steps, done)
+            progress.start_epoch(epoch, epochs, trainer.order.steps, done)
             trainer.train_epoch(progress, stop)
             record = trainer.end_epoch()
             timing = progress.end_epoch(record)
@@ -148,14 +235,14 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
                 folder.append(folder.timing, {"epoch": epoch, **timing})
             if stop.requested:
                 raise Interrupted
-    seconds = time.perf_counter() - began
-    summary = finish(
-        parts,
-        trainer.shipped,
-        folder,
-        {"steps": trainer.step, "seconds": round(seconds, 1), "joules": meter.joules},
-        write=accelerator.is_main_process,
-    )
+    facts: dict[str, Any] = {
+        "steps": trainer.step,
+        "seconds": round(time.perf_counter() - began, 1),
+        "joules": meter.joules,
+    }
+    if len(trainer.plans) > 1:
+        facts["planned_epochs"] = described(trainer.plans)
+    summary = finish(parts, trainer.shipped, folder, facts, write=accelerator.is_main_process)
     parts.flush_caches()
     progress.log_summary(summary)
-    return Run(config.out, summary)
+    return summary

@@ -2,13 +2,15 @@
 
 ::
 
+    richkd.lock        the process that writes to the folder, while it runs
     config.yaml        the resolved settings
-    environment.json   versions, hardware and thread counts
+    environment.json   versions, hardware and number of threads, also of sessions that resumed the run
+    inputs.json        digests of images and other files that the run reads
     speed.json         precision and compiling of each network, and measured times
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
-    checkpoints/       last and best
+    checkpoints/       last and best, and student.json, which describes the network in them
     student/           the trained student
     summary.json       the final figures
 """
@@ -16,50 +18,25 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from richkd.config.schema import Config
+from richkd.core.checkpoint_file import previous_of
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import refuse_unwritable, write_atomically
+from richkd.core.folder_lock import LOCK, folder_lock
 from richkd.core.json_text import to_json
 from richkd.core.regular_files import read_regular
-from richkd.core.structured import parse_json, parse_yaml, read_json
-from richkd.core.visible import one_line
+from richkd.core.structured import parse_json, read_json
+from richkd.core.temporary import PATTERN, remove_abandoned
 from richkd.models.speed import SPEED, read_speeds
-
-PACKAGES = (
-    "richkd",
-    "torch",
-    "torchvision",
-    "timm",
-    "open_clip_torch",
-    "datasets",
-    "accelerate",
-    "numpy",
-    "pillow",
-)
-
-# Files that a run writes; --overwrite removes these and no others.
-WRITTEN = (
-    *("config.yaml", "environment.json", "speed.json", "metrics.jsonl", "timing.jsonl"),
-    *("summary.json", ".*.tmp"),
-    *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
-    *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
-    *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
-)
-
-
-# Settings on which no result depends. A run that lacked memory can be resumed with fewer workers.
-MAY_DIFFER = frozenset({"train.workers"})
+from richkd.training.environment import ENVIRONMENT, environment
+from richkd.training.remove_run import RESULTS, remove_run
+from richkd.training.same_settings import refuse_other_settings
 
 
 class RunFolder:
@@ -81,6 +58,48 @@ class RunFolder:
         self.student = path / "student"
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
+        # Whether a process that held the lock of the folder was killed.
+        self.abandoned = False
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint that a run can be resumed from."""
+        return self.last.exists() or previous_of(self.last).exists()
+
+    @property
+    def before_checkpoint(self) -> bool:
+        """Whether a run began here and was killed before its first checkpoint.
+
+        No results are there then, and at most the line of one epoch: a folder with more is one whose
+        checkpoints the user removed. Only a kill while an older run was being removed leaves more lines.
+        """
+        if self.has_checkpoint or any(True for pattern in RESULTS for _ in self.path.glob(pattern)):
+            return False
+        began = self.last.parent.is_dir() or (self.path / "config.yaml").exists()
+        return self.abandoned or (began and len(read_lines(self.metrics)) <= 1)
+
+    def entries(self) -> list[str]:
+        """Names in the folder, except for the lock and temporary files; none if there is no folder."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(entry.name for entry in self.path.iterdir())
+        return [name for name in names if name != LOCK and not PATTERN.fullmatch(name)]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context in which no other process can write to the folder, which is created.
+
+        Temporary files of killed processes are removed at the start.
+
+        Raises:
+            CheckpointError: another process has the folder (the message names it), or it cannot be written.
+        """
+        self._refuse_unwritable()
+        with folder_lock(self.path, f"--out {self.path}") as lock:
+            self.abandoned = lock.taken_over
+            for folder in (self.path, self.last.parent, self.student):
+                remove_abandoned(folder)
+            yield
 
     def summary(self) -> dict[str, Any] | None:
         """The figures of a finished run; None if the run is not finished."""
@@ -102,48 +121,44 @@ class RunFolder:
 
         Raises:
             CheckpointError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; there is
-                no checkpoint to resume; the settings differ from those of the run to resume; the folder
-                cannot be written.
+                no run to resume; the settings differ from those of the run to resume; the folder cannot be
+                written.
             ConfigError: both ``resume`` and ``overwrite`` are set.
         """
-        try:
-            occupied = self.path.is_dir() and any(self.path.iterdir())
-        except (OSError, ValueError) as error:
-            got = getattr(error, "strerror", None) or str(error)
-            raise CheckpointError(
-                f"--out {self.path} must be a folder", got=got, fix="choose another --out."
-            ) from error
-        if self.path.exists() and not self.path.is_dir():
-            raise CheckpointError(
-                f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
-            )
+        self._refuse_unwritable()
+        entries = self.entries()
         if resume and overwrite:
             raise ConfigError(
                 "--resume and --overwrite exclude each other",
                 got="both",
                 fix="use --resume to resume the run, or --overwrite to replace it.",
             )
-        if occupied and not resume and not overwrite:
+        if entries and not resume and not overwrite:
             raise CheckpointError(
                 f"--out {self.path} is not empty",
-                got=", ".join(sorted(entry.name for entry in self.path.iterdir())[:5]),
+                got=", ".join(entries[:5]),
                 fix="resume the run with --resume, replace it with --overwrite, or choose another --out.",
             )
-        if resume and not self.last.exists():
+        if resume and not (self.has_checkpoint or self.before_checkpoint):
             raise CheckpointError(
                 f"There is no checkpoint in {self.path} to resume from",
-                fix="start it without --resume; add --overwrite if it stopped before its first checkpoint.",
+                fix="check --out; a new run starts without --resume, or with --overwrite.",
             )
-        if resume:
-            self._refuse_other_settings(config)
-        refuse_unwritable(self.path)
+        # A run that was killed before it wrote its settings has nothing that other settings could contradict.
+        if resume and (self.has_checkpoint or (self.path / "config.yaml").exists()):
+            refuse_other_settings(self.path, config, same_length=not self.has_checkpoint)
 
     def speeds(self) -> dict[str, dict[str, Any]]:
         """Precision and compiling of each network, as they were measured when the run began."""
         return read_speeds(self.path / SPEED)
 
     def create(
-        self, config: Config, speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}), *, overwrite: bool
+        self,
+        config: Config,
+        speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+        *,
+        overwrite: bool,
+        session: Mapping[str, Any] | None = None,
     ) -> None:
         """Create the folder and write ``config.yaml``, ``environment.json`` and ``speed.json``.
 
@@ -151,13 +166,14 @@ class RunFolder:
             config: the settings of the run.
             speeds: precision and compiling of each network.
             overwrite: first remove the files of an earlier run.
+            session: content of ``environment.json``; by default, the environment of this process.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
         try:
             if overwrite:
-                self._clear()
+                remove_run(self.path)
             self.last.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
@@ -166,7 +182,7 @@ class RunFolder:
                 fix="choose another --out.",
             ) from error
         self.write_text("config.yaml", config.to_yaml())
-        self.write_json("environment.json", environment())
+        self.write_json(ENVIRONMENT, session or environment(config.train.device))
         self.write_json(SPEED, dict(speeds))
 
     def write_text(self, name: str, text: str) -> None:
@@ -200,37 +216,19 @@ class RunFolder:
             kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def _refuse_other_settings(self, config: Config) -> None:
+    def _refuse_unwritable(self) -> None:
         try:
-            saved = parse_yaml(read_regular(self.path / "config.yaml").decode())
+            is_other = self.path.exists() and not self.path.is_dir()
         except (OSError, ValueError) as error:
+            got = getattr(error, "strerror", None) or str(error)
             raise CheckpointError(
-                f"{self.path / 'config.yaml'} must hold the settings of the run to resume",
-                got=f"{type(error).__name__}: {one_line(error)}",
-                fix="start again with --overwrite.",
+                f"--out {self.path} must be a folder", got=got, fix="choose another --out."
             ) from error
-        was, now = _flat(saved), _flat(parse_yaml(config.to_yaml()))
-        names = sorted((was.keys() | now.keys()) - MAY_DIFFER)
-        others = [name for name in names if was.get(name) != now.get(name)]
-        if others:
-            shown = [f"{name} {now.get(name)} where the run has {was.get(name)}" for name in others[:3]]
-            difference = "; ".join(shown) + (f"; and {len(others) - 3} more" if len(others) > 3 else "")
+        if is_other:
             raise CheckpointError(
-                f"A run must be resumed with the settings it was started with ({self.path / 'config.yaml'})",
-                got=difference,
-                fix=f"repeat the first command, or `-c {self.path / 'config.yaml'} --resume`.",
+                f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
             )
-
-    def _clear(self) -> None:
-        # Other files in the folder belong to the user.
-        for pattern in WRITTEN:
-            for file in self.path.glob(pattern):
-                file.unlink()
-        for name in ("checkpoints", "student", "events"):
-            folders = [f for f in (self.path / name).rglob("*") if f.is_dir() and not f.is_symlink()]
-            for folder in sorted(folders, reverse=True):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+        refuse_unwritable(self.path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -254,60 +252,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): tree}
-    return {name: v for key, inner in tree.items() for name, v in _flat(inner, f"{prefix}{key}.").items()}
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware that a result can depend on.
-
-    Example:
-        >>> "torch" in environment()["packages"]
-        True
-    """
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "packages": versions,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
-def _commit() -> str | None:
-    """The git commit of the source tree; None if it is not a git checkout."""
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from richkd.core.checkpoint_file import Checkpoint
 from richkd.core.errors import DataError, NonFiniteError, RichKDError, WorkerError
 from richkd.core.finite import non_finite
 from richkd.core.interrupt import Interrupted, StopRequest
@@ -24,12 +25,7 @@ from richkd.models.compiling import compile_fixed
 from richkd.pipeline.assemble import Parts
 from richkd.teachers.predict import logits_of
 from richkd.training.batch_parts import refuse_small_parts
-from richkd.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    load_module,
-    save_checkpoint,
-)
+from richkd.training.checkpoint import load_checkpoint, load_module, save_checkpoint
 from richkd.training.failures import (
     SMALLER_STEPS,
     NonFiniteDetector,
@@ -37,6 +33,7 @@ from richkd.training.failures import (
     valid_checkpoint,
 )
 from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
+from richkd.training.plan import Plans, plan_again
 from richkd.training.run_folder import RunFolder
 from richkd.training.schedule import learning_rate
 
@@ -93,6 +90,7 @@ class Trainer:
         self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps, folder.last)
         self.step = 0
         self.best_top1 = -1.0
+        self.plans: Plans = [[0, self.config.train.epochs]]
         # Whether an image of the validation after the last step could not be read.
         self.unvalidated = False
         # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
@@ -242,13 +240,17 @@ class Trainer:
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder.last, self._checkpoint())
 
-    def resume(self) -> str | None:
-        """Load the newest valid checkpoint; returns a warning if that is not the last one.
+    def resume(self) -> list[str]:
+        """Load the newest valid checkpoint; returns warnings if it is not the last one or the length changes.
 
         Raises:
-            CheckpointError: no checkpoint can be read, or it belongs to another model.
+            CheckpointError: no checkpoint can be read, it belongs to another model, or it has more steps than
+                ``train.epochs``.
         """
         checkpoint, warning = load_checkpoint(self.folder.last)
+        epochs, step = self.config.train.epochs, checkpoint.scalars["step"]
+        planned = checkpoint.scalars.get("plans", self.plans)
+        self.plans, other_length = plan_again(planned, step, self.order.steps, epochs, self.config.optim)
         load_module(self.task, checkpoint.part("task"), what="student or method")
         if self.average is not None:
             load_module(self.average.module, checkpoint.part("average"), what="average of weights")
@@ -257,11 +259,11 @@ class Trainer:
         sums = checkpoint.part("sums")
         # safetensors does not preserve the order of names, which the lines of metrics.jsonl follow.
         self.sums = {name: sums[name].to(self.device) for name in checkpoint.scalars["terms"]}
-        self.step, self.best_top1 = checkpoint.scalars["step"], checkpoint.scalars["best_top1"]
+        self.step, self.best_top1 = step, checkpoint.scalars["best_top1"]
         self.unvalidated = checkpoint.scalars.get("unvalidated", False)
         if self.accelerator.is_main_process:
             self.folder.forget_after(self.epoch - 1)
-        return warning
+        return [message for message in (warning, other_length) if message]
 
     def _saved_if_unreadable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
@@ -315,6 +317,7 @@ class Trainer:
         tensors = self._state()
         self._refuse_bad_state(tensors)
         scalars = {"step": self.step, "best_top1": self.best_top1, "terms": list(self.sums)}
+        scalars["plans"] = self.plans
         if self.unvalidated:
             scalars["unvalidated"] = True
         # Most optimizers keep all of their state in tensors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import CacheError, CheckpointError
+from richkd.core.lock import FileLock
+from richkd.core.lock_owners import Locked
 from richkd.core.types import Output
 from richkd.teachers.cache import store as cache_module
 from richkd.teachers.cache.row_format import RowFormat
@@ -24,10 +27,12 @@ from richkd.teachers.cache.store import (
     OutputCache,
     explain_miss,
     list_caches,
+    lock_of,
     read_manifest,
     remove_cache,
     shard_problem,
 )
+from tests.fixtures import refusal
 
 IMAGES, VIEWS = 20, 6
 MANIFEST_OF = Manifest("net-train", {"weights": "abc", "views": [1, 2]}, IMAGES, VIEWS, RowFormat(5, 3))
@@ -149,6 +154,117 @@ def test_a_kill_at_any_moment_leaves_a_valid_cache(tmp_path: Path) -> None:
         there = cache.find(index, number) >= 0
         assert there.any()
         assert_holds(cache, index[there], number[there])
+
+
+def other_writer(root: Path, script: str = WRITER) -> subprocess.Popen[bytes]:
+    """A process that fills the cache in ``root`` until it is killed; its first rows are added."""
+    words = [sys.executable, "-c", script, str(root)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_two_processes_that_write_at_the_same_time_leave_one_valid_cache(tmp_path: Path) -> None:
+    index, number = everything()
+    writers = [other_writer(tmp_path) for _ in range(2)]
+    try:
+        # Opening mends a cache, which must not take anything from those who write.
+        for _ in range(20):
+            cache = OutputCache(tmp_path, MANIFEST_OF)
+            assert not cache.damaged
+            there = cache.find(index, number) >= 0
+            assert_holds(cache, index[there], number[there])
+            fill(cache, index[:8], number[:8])
+            cache.flush()
+        assert all(writer.poll() is None for writer in writers)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    assert not cache.damaged
+    assert (cache.find(index[:8], number[:8]) >= 0).all()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_cache_in_use_is_not_removed(tmp_path: Path) -> None:
+    writer = other_writer(tmp_path)
+    try:
+        (folder,) = list_caches(tmp_path)
+        error = refusal(remove_cache, tmp_path, folder.name)
+        assert isinstance(error, CacheError)
+        assert f"process {writer.pid} on" in str(error.got)
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.wait()
+    remove_cache(tmp_path, folder.name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_is_no_longer_used_can_be_removed_by_others(tmp_path: Path) -> None:
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    lock = FileLock(lock_of(cache.folder))
+    with pytest.raises(Locked):
+        lock.acquire()
+    # Listing is no use.
+    again = OutputCache(tmp_path, MANIFEST_OF, mend=False, used=False)
+    del cache
+    gc.collect()
+    with lock:
+        # While it is being removed, nobody may open it.
+        error = refusal(OutputCache, tmp_path, MANIFEST_OF)
+        assert isinstance(error, CacheError)
+        assert "in removal" in error.rule
+    assert len(again) == 0
+
+
+KILLED = """
+import time
+from pathlib import Path
+from tests.teachers.cache.test_store import *
+cache = OutputCache(Path(sys.argv[1]), MANIFEST_OF)
+index, number = everything()
+fill(cache, index[:4], number[:4])
+def wait(*args):
+    print("ready", flush=True)
+    time.sleep(60)
+if sys.argv[2] == "flush":
+    Path.replace = wait
+    cache.flush()
+else:
+    cache_module.shutil.rmtree = wait
+    remove_cache(sys.argv[1], cache.folder.name)
+"""
+
+
+@pytest.mark.parametrize("stage", ["flush", "remove"])
+def test_what_a_killed_process_leaves_is_removed_when_the_cache_is_opened(tmp_path: Path, stage: str) -> None:
+    words = [sys.executable, "-c", KILLED, str(tmp_path), stage]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert len(list(tmp_path.rglob("*.tmp"))) == 1
+        process.kill()
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert len(cache) == 0
+    assert [path.name for path in cache.folder.iterdir()] == [MANIFEST]
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, number = everything()
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    fill(cache, index, number)
+    cache.flush()
+    lock_of(cache.folder).unlink()
+
+    def refuse(path: Path, flags: int, mode: int = 0) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("richkd.core.lock.os.open", refuse)
+    assert_holds(OutputCache(tmp_path, MANIFEST_OF), index, number)
 
 
 def test_a_flipped_bit_is_found_removed_and_told(tmp_path: Path) -> None:

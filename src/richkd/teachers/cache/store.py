@@ -4,15 +4,18 @@ A cache is a folder. Its file ``manifest.json`` lists all ingredients: everythin
 The folder name contains a digest of the manifest, so a changed ingredient leads to another folder. Rows are
 stored in shards. A shard is a file that is written atomically; its name is the SHA-256 of its content.
 Therefore several processes can fill the same cache, a killed process loses only rows that it had not yet
-written, and damaged shards are detected.
+written, and damaged shards are detected. Processes that use a cache share a lock, whose file is beside the
+folder, so that a cache in use is not removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,7 +30,10 @@ from torch import Tensor
 from richkd.core.errors import CacheError, nearest
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
+from richkd.core.lock import FileLock, release_own, share
+from richkd.core.lock_owners import Locked, in_use
 from richkd.core.structured import read_json
+from richkd.core.temporary import remove_abandoned, temporary_path
 from richkd.core.types import Output
 from richkd.data.split import evenly_spaced
 from richkd.teachers.cache.row_format import RowFormat
@@ -94,13 +100,16 @@ class OutputCache:
     Args:
         root: folder of the teacher cache; the rows are in its subfolder ``manifest.folder``.
         manifest: description of the cache.
-        mend: delete damaged shards, so that their rows are computed again. They are never read.
+        mend: delete damaged shards, so that their rows are computed again. They are never read. Temporary
+            files of killed processes are removed, too.
+        used: hold the lock of the cache as long as this object exists.
 
     Attributes:
         damaged: name and problem of each damaged shard.
 
     Raises:
-        CacheError: the manifest in the folder cannot be read or differs from ``manifest``.
+        CacheError: the manifest in the folder cannot be read or differs from ``manifest``, or the cache is
+            just being removed.
         CheckpointError: a shard or the manifest cannot be written; earlier shards are intact.
 
     Example:
@@ -114,7 +123,7 @@ class OutputCache:
         (1, [[1.0, 2.0]])
     """
 
-    def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True) -> None:
+    def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True, used: bool = True) -> None:
         self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.row_format
         self.damaged: list[str] = []
         # Position of each (image, view) in the sequence of all rows; −1 if it is not stored.
@@ -124,6 +133,11 @@ class OutputCache:
         self._rows = 0
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._waiting_rows = 0
+        if used:
+            self._share_lock()
+        if mend:
+            remove_abandoned(self.folder.parent)
+            remove_abandoned(self.folder)
         if (self.folder / MANIFEST).exists():
             self._open(mend)
         else:
@@ -203,6 +217,18 @@ class OutputCache:
         self._starts.append(self._rows)
         self._rows += len(key_B)
 
+    def _share_lock(self) -> None:
+        # A folder that cannot be created is reported when the manifest is written.
+        with contextlib.suppress(OSError):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        path = lock_of(self.folder)
+        try:
+            lock = share(path)
+        except Locked as held:
+            raise in_use(held, path, CacheError, f"The cache {self.folder} must not be in removal") from None
+        if lock is not None:
+            weakref.finalize(self, lock.release)
+
     def _open(self, mend: bool) -> None:
         stored = read_manifest(self.folder)
         if stored.digest != self.manifest.digest:
@@ -222,6 +248,16 @@ class OutputCache:
                 self.damaged.append(f"{path.name[:12]}… {problem}")
                 if mend:
                     path.unlink(missing_ok=True)
+
+
+def lock_of(folder: Path) -> Path:
+    """The file of the lock of a cache. It is beside the folder, so it can be held while that is removed.
+
+    Example:
+        >>> lock_of(Path("cache/resnet50-train-0123456789abcdef")).as_posix()
+        'cache/.resnet50-train-0123456789abcdef.lock'
+    """
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
@@ -355,7 +391,8 @@ def remove_cache(root: str | Path, name: str) -> Path:
         The path of the deleted folder.
 
     Raises:
-        CacheError: there is no cache with this name; the message has similar names.
+        CacheError: there is no cache with this name (the message has similar names), another process uses it,
+            or it cannot be removed.
 
     Example:
         >>> import tempfile
@@ -369,8 +406,22 @@ def remove_cache(root: str | Path, name: str) -> Path:
     if name not in known:
         hint = f"`richkd cache ls {root}` lists all."
         raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known, hint))
-    shutil.rmtree(root / name)
-    return root / name
+    folder, lock = root / name, FileLock(lock_of(root / name))
+    # Who removes a cache knows that this process itself has it open.
+    release_own(lock.path)
+    try:
+        with lock:
+            # Renamed first: a process that opens the cache sees all of it or nothing.
+            shutil.rmtree(folder.rename(temporary_path(folder)))
+    except Locked as held:
+        raise in_use(held, lock.path, CacheError, f"The cache {folder} must not be in use") from None
+    except OSError as error:
+        raise CacheError(
+            f"The cache {folder} could not be removed",
+            got=error.strerror or str(error),
+            fix="check the permissions of the folder.",
+        ) from error
+    return folder
 
 
 def _encode(manifest: Manifest) -> bytes:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors
+from richkd.core.temporary import remove_abandoned
 from richkd.core.types import Batch, Output
 from richkd.data.views import Views, render_batch
 from richkd.teachers.base import Teacher, ZeroShot
@@ -165,6 +166,7 @@ class Clip:
             return self.embed_prompts(prompts)
         key = hashlib.sha256(json.dumps([self.fingerprint, [list(p) for p in prompts]]).encode()).hexdigest()
         path = embeddings_path(Path(cache_dir), key)
+        remove_abandoned(path.parent)
         stored_CD = read_embeddings(path, key, (len(prompts), self.embed_width))
         if stored_CD is not None:
             return stored_CD.to(self.device)

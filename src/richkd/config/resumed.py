@@ -1,0 +1,153 @@
+"""The settings of a run that is resumed: found in its folder, with paths that follow a moved run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from richkd.config.listing import section_type
+from richkd.config.loading import load_config
+from richkd.config.marks import WhenResumed, flattened, without_numbers
+from richkd.config.model_name import parse_model_name
+from richkd.config.schema import Config
+
+SETTINGS, INPUTS = "config.yaml", "inputs.json"
+CHECKPOINTS = "checkpoints"
+# Kinds of model names that hold a path.
+PATH_KINDS = ("local-dir", "folds", "outputs")
+# Folders that a run writes to, besides its own.
+CACHES = ("cache.dir", "clip.cache")
+
+
+def mark_of(dotted: str) -> WhenResumed | None:
+    """The mark of a setting; None if it must be the same when a run is resumed.
+
+    Example:
+        >>> mark_of("train.workers").name, mark_of("teachers.2.weights").name, mark_of("optim.lr")
+        ('FREE', 'FILES', None)
+    """
+    return dict(_marks()).get(without_numbers(dotted))
+
+
+def path_of(dotted: str, value: object) -> tuple[str, Path] | None:
+    """The path in the value of a marked setting, after a prefix such as ``local-dir:``; None if it has none.
+
+    Example:
+        >>> path_of("teachers.1.name", "local-dir:runs/teacher/student")
+        ('local-dir:', PosixPath('runs/teacher/student'))
+        >>> path_of("student.name", "resnet18") is None
+        True
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    if not dotted.endswith(".name"):
+        return "", Path(value)
+    name = parse_model_name(value)
+    return (f"{name.kind}:", Path(name.value)) if name.kind in PATH_KINDS else None
+
+
+def resumed_config(recipe: Path | None, settings: Mapping[str, Any]) -> Config:
+    """The settings with which a run is resumed.
+
+    Without a recipe, they are those in the run folder, which is ``out``, the current folder or the default
+    ``out``. A recipe that is the ``config.yaml`` of a run stands for this run, wherever that was moved to.
+    ``settings`` win. A path that does not exist (any more) is looked for beside the recipe, and at the place
+    that it had relative to the run folder.
+
+    Raises:
+        ConfigError: see :func:`~richkd.config.loading.load_config`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Path(folder, "moved")
+        ...     (run / CHECKPOINTS).mkdir(parents=True)
+        ...     text = "data: {path: photos}\\nstudent: {name: resnet18}\\nout: runs/small"
+        ...     size = (run / SETTINGS).write_text(text)
+        ...     config = resumed_config(None, {"out": str(run), "train.epochs": 30})
+        >>> config.student.name, config.train.epochs, config.out.name
+        ('resnet18', 30, 'moved')
+    """
+    settings = dict(settings)
+    if recipe is None:
+        default = Path() if is_run(Path()) else Config.model_fields["out"].default
+        run = Path(settings.get("out") or default)
+        if is_run(run):
+            recipe = run / SETTINGS
+    if recipe is not None and recipe.name == SETTINGS and is_run(recipe.parent):
+        settings.setdefault("out", str(recipe.parent if recipe.parent != Path() else Path.cwd()))
+    config = load_config(recipe, settings)
+    return _relocated(config, None if recipe is None else recipe.parent)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, which may have been killed before its first checkpoint.
+
+    Example:
+        >>> is_run(Path("nowhere"))
+        False
+    """
+    return (folder / SETTINGS).is_file() and (folder / CHECKPOINTS).is_dir()
+
+
+def recorded_inputs(run: Path) -> dict[str, Any]:
+    """The record of what a run read (``inputs.json``); empty if there is none, or if it is damaged.
+
+    Example:
+        >>> recorded_inputs(Path("nowhere"))
+        {}
+    """
+    try:
+        recorded = json.loads((run / INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _marks() -> Iterator[tuple[str, WhenResumed]]:
+    for name, field in Config.model_fields.items():
+        section = section_type(field, items=True)
+        fields = (
+            {name: field}
+            if section is None
+            else {f"{name}.{inner}": f for inner, f in section.model_fields.items()}
+        )
+        for dotted, inner_field in fields.items():
+            for mark in inner_field.metadata:
+                if isinstance(mark, WhenResumed):
+                    yield dotted, mark
+
+
+def _relocated(config: Config, beside: Path | None) -> Config:
+    """The same settings with paths that exist, where those that were given do not."""
+    run = config.out
+    files = recorded_inputs(run).get("files", {})
+    old_run = _recorded_out(run)
+    changes: dict[str, str] = {}
+    for dotted, value in flattened(config.model_dump(mode="json")):
+        mark, place = mark_of(dotted), path_of(dotted, value)
+        known = dotted in files or dotted in CACHES or mark is WhenResumed.IMAGES
+        if place is None or not known:
+            continue
+        prefix, path = place
+        candidates = [] if beside is None or path.is_absolute() else [beside / path]
+        if old_run is not None:
+            candidates.append(Path(os.path.normpath(run / os.path.relpath(path.expanduser(), old_run))))
+        found = [candidate for candidate in candidates if candidate.exists()]
+        if found and not path.expanduser().exists():
+            changes[dotted] = f"{prefix}{found[0]}"
+    return load_config(None, config.model_dump(mode="json") | changes) if changes else config
+
+
+def _recorded_out(run: Path) -> Path | None:
+    """Where the run folder was when the run began."""
+    try:
+        recorded = yaml.safe_load((run / SETTINGS).read_text(encoding="utf-8"))
+        return Path(recorded["out"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None

@@ -1,0 +1,160 @@
+"""The student in a checkpoint of a run, for runs that are not finished or whose best epoch is wanted.
+
+A checkpoint holds tensors by name. Which network they belong to is in ``student.json`` in the same folder, in
+the form of a student's ``config.json``, so that neither data nor teachers are needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from richkd.core.checkpoint_file import UNREADABLE, Checkpoint, previous_of, read_checkpoint
+from richkd.core.errors import CheckpointError
+from richkd.core.files import write_atomically
+from richkd.models.build import Network
+
+Which = Literal["best", "last"]
+DESCRIPTION, FOLDER, SUFFIX = "student.json", "checkpoints", ".ckpt"
+
+
+def describe_checkpoints(
+    folder: Path, network: Network, class_names: Sequence[str], steps_per_epoch: int
+) -> None:
+    """Write ``student.json`` to a folder of checkpoints.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    framing = network.framing
+    description = {
+        "architecture": network.blueprint.architecture,
+        "label_names": list(class_names),
+        "pretrained_cfg": {
+            "input_size": [3, network.size, network.size],
+            "mean": list(network.mean),
+            "std": list(network.std),
+            "interpolation": framing.interpolation,
+            "crop_pct": framing.crop_pct,
+            "crop_mode": "squash" if framing.squash else "center",
+        },
+        "model_args": dict(network.blueprint.args),
+        "steps_per_epoch": steps_per_epoch,
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    write_atomically(folder / DESCRIPTION, f"{text}\n".encode())
+
+
+def find_checkpoint(model: Path, which: Which | None) -> Path | None:
+    """The checkpoint that a model means; None for the folder of a student.
+
+    Args:
+        model: a checkpoint, a run folder, or the folder ``student/`` in it.
+        which: the checkpoint of a run; None for its student, or its last checkpoint if it has no student.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+
+    Example:
+        >>> find_checkpoint(Path("runs/small/checkpoints/best.ckpt"), None).name
+        'best.ckpt'
+    """
+    if model.suffix == SUFFIX and not model.is_dir():
+        if which is not None:
+            raise CheckpointError(
+                f"--checkpoint {which} needs the folder of a run",
+                got=f"the checkpoint {model}",
+                fix="give one of both.",
+            )
+        return model
+    run = model.parent if which and model.name == "student" and (model.parent / FOLDER).is_dir() else model
+    complete = any((run / place / "config.json").is_file() for place in (".", "student"))
+    unfinished = not complete and ((run / FOLDER).is_dir() or (run / "config.yaml").is_file())
+    if which is None and not unfinished:
+        return None
+    path = run / FOLDER / f"{which or 'last'}{SUFFIX}"
+    if not any(file.is_file() for file in (path, previous_of(path))):
+        raise _no_checkpoint(run, which)
+    return path
+
+
+def read_student_checkpoint(path: Path) -> tuple[dict[str, Any], Checkpoint, str]:
+    """The description of a network, the checkpoint with its tensors, and a text that says which one it is.
+
+    If the file is damaged, the checkpoint before it is read.
+
+    Raises:
+        CheckpointError: no checkpoint, or no description of its network, can be read.
+    """
+    try:
+        description = json.loads((path.parent / DESCRIPTION).read_text(encoding="utf-8"))
+        if (steps := int(description["steps_per_epoch"])) < 1:
+            raise ValueError(f"{steps} steps in an epoch")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path.parent / DESCRIPTION} must describe the network of the checkpoints",
+            got=f"{type(error).__name__}: {error}",
+            fix="give a checkpoint in the folder checkpoints/ of a run.",
+        ) from None
+    problems = []
+    for file in (path, previous_of(path)):
+        try:
+            checkpoint = read_checkpoint(file)
+        except UNREADABLE as error:
+            problems.append(f"{file.name}: {error}")
+            continue
+        step = int(checkpoint.scalars["step"])
+        epochs, rest = divmod(step, steps)
+        done = f"after epoch {epochs}" + (f" and {rest} of {steps} steps" if rest else "")
+        return description, checkpoint, f"{file}, {done} (step {step})"
+    raise CheckpointError(
+        f"The checkpoint {path} must be readable", got="; ".join(problems), fix="give another checkpoint."
+    )
+
+
+def note_of_longer_run(run: Path) -> str | None:
+    """What is to be known of the student of a finished run that is being lengthened; None for others.
+
+    Example:
+        >>> note_of_longer_run(Path("nowhere")) is None
+        True
+    """
+    try:
+        made = json.loads((run / "summary.json").read_text(encoding="utf-8"))["epochs"]
+        planned = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["train"]["epochs"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    if made == planned:
+        return None
+    return (
+        f"{run / 'student'}, after {made} epochs; the run is being resumed for {planned} (--checkpoint last)"
+    )
+
+
+def _no_checkpoint(run: Path, which: Which | None) -> CheckpointError:
+    existing = sorted(file.stem for file in (run / FOLDER).glob(f"*{SUFFIX}")) if run.is_dir() else []
+    if which == "best" and existing:
+        return CheckpointError(
+            f"The run {run} has no best checkpoint, because no validation was done yet",
+            got=", ".join(existing),
+            fix="use --checkpoint last.",
+        )
+    if (run / "student" / "config.json").is_file():
+        return CheckpointError(
+            f"The run {run} has no checkpoint any more", got="a student", fix="omit --checkpoint."
+        )
+    if not (run / FOLDER).is_dir() and not (run / "config.yaml").is_file():
+        return CheckpointError(
+            f"--checkpoint {which} needs the folder of a run; {run} is not one",
+            got="no checkpoints/ in it",
+            fix="give the --out folder of a run.",
+        )
+    return CheckpointError(
+        f"The run {run} has no checkpoint yet",
+        got=", ".join(existing) or "no file in checkpoints/",
+        fix="wait for the end of the first epoch, or use --train.save_every in the next run.",
+    )

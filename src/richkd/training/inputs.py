@@ -1,0 +1,124 @@
+"""What a run reads: digests of its images and of the files that its settings name (``inputs.json``).
+
+A run can be resumed wherever its folder, its data and its models were moved to, as long as they have the same
+content. Images that were replaced are refused by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richkd.config.resumed import INPUTS
+from richkd.config.schema import Config
+from richkd.core.errors import CheckpointError, ClassError
+from richkd.data.classes import check_same_classes
+from richkd.data.contents import are_hashed, changed_images, digests_of
+from richkd.data.split import Data, Split
+from richkd.training.same_settings import digests_of_files
+
+ACCEPT = "--accept-changed-images"
+
+
+def read_inputs(config: Config, data: Data, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The record of everything that a run reads.
+
+    Args:
+        config: the settings.
+        data: the opened data set.
+        recorded: the record of the run to resume, which is followed in how images are compared.
+
+    Raises:
+        DataError: an image is gone or cannot be read.
+    """
+    known = (recorded or {}).get("hashed")
+    hashed = are_hashed(data.splits.values()) if known is None else bool(known)
+    splits = {
+        name: {
+            "images": len(split),
+            "labels": _labels_of(split),
+            "digests": base64.b64encode(digests_of(split, hashed=hashed).tobytes()).decode(),
+        }
+        for name, split in data.splits.items()
+    }
+    files = digests_of_files(config)
+    return {"files": files, "classes": list(data.class_names), "hashed": hashed, "splits": splits}
+
+
+@dataclass(frozen=True)
+class ChangedData:
+    """How the images of a resumed run differ from those that it was started with.
+
+    Attributes:
+        differences: one text for each split.
+        acceptable: whether the run can go on with the new images. The order of training images follows from
+            their number, so that must be the same.
+        hashed: whether the bytes of files are compared, or only size and modification time.
+    """
+
+    differences: tuple[str, ...]
+    acceptable: bool
+    hashed: bool
+
+    def refuse(self, path: str) -> CheckpointError:
+        """The error that says which images differ, and how to accept them."""
+        by = "" if self.hashed else " (compared by size and modification time, because they are many)"
+        accept = f"; add {ACCEPT} to go on with the new ones" if self.acceptable else ""
+        return CheckpointError(
+            f"A run must be resumed with the images it was started with ({path})",
+            got="; ".join(self.differences) + by,
+            fix=f"restore the images{accept}, or start again with --overwrite.",
+        )
+
+
+def changed_data(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> ChangedData | None:
+    """Compare the images and labels of two records; None if they are the same, or if ``then`` is empty.
+
+    Raises:
+        ClassError: the classes differ, or their order does.
+        CheckpointError: a record is damaged.
+    """
+    if "splits" not in then:
+        return None
+    try:
+        return _compared(data, then, now)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{INPUTS} of the run must be as the run wrote it",
+            got=f"{type(error).__name__}: {error}",
+            fix="restore it, or remove it to resume the run without comparing images.",
+        ) from error
+
+
+def _compared(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> ChangedData | None:
+    try:
+        check_same_classes(tuple(then["classes"]), data.class_names, where=data.path, reference="the run")
+    except ClassError as error:
+        raise ClassError(error.rule, got=error.got, fix="resume the run with its own data.") from None
+    differences = []
+    for name in then["splits"].keys() | now["splits"].keys():
+        before, after = then["splits"].get(name), now["splits"].get(name)
+        if before is None or after is None:
+            differences.append(f"{'no' if after is None else 'a'} split {name}")
+        elif text := changed_images(data.splits[name], _digests(before), _digests(after)):
+            differences.append(text)
+        elif before["labels"] != after["labels"]:
+            differences.append(f"labels of {name}")
+    if not differences:
+        return None
+    counts = [record["splits"].get("train", {}).get("images") for record in (then, now)]
+    return ChangedData(tuple(sorted(differences)), counts[0] == counts[1], bool(then["hashed"]))
+
+
+def _digests(split: Mapping[str, Any]) -> NDArray[np.uint64]:
+    return np.frombuffer(base64.b64decode(split["digests"]), dtype="<u8")
+
+
+def _labels_of(split: Split) -> str:
+    return hashlib.sha256(split.labels_N.numpy().tobytes()).hexdigest()
