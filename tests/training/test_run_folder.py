@@ -9,6 +9,7 @@ import pytest
 
 from richkd.config.loading import load_config
 from richkd.config.schema import Config
+from richkd.core.checksums import SUMS
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.training.run_folder import RunFolder, environment, read_lines
 from tests.fixtures import refusal
@@ -120,7 +121,9 @@ def test_overwrite_removes_the_run_and_keeps_what_is_not_its_own(tmp_path: Path)
     (folder.path / "events" / "link").symlink_to(tmp_path / "elsewhere")
     prepare(folder, config(**{"train.seed": 1}), resume=False, overwrite=True)
     left = {file for file in folder.path.rglob("*") if file.is_file()}
-    written = {folder.path / name for name in ("config.yaml", "environment.json", "speed.json")}
+    written = {
+        folder.path / name for name in ("config.yaml", "environment.json", "inputs.json", "speed.json", SUMS)
+    }
     assert left == {*own, *written}
     assert (folder.path / "events" / "link" / "photo.png").read_bytes() == b"mine"
     assert load_config(folder.path / "config.yaml").train.seed == 1

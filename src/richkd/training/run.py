@@ -126,6 +126,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
     if accelerator.is_main_process:
         folder.create(config, parts.speeds, overwrite=overwrite)
     accelerator.wait_for_everyone()
+    inputs = folder.inputs()
     accelerator.init_trackers("events")
     if accelerator.is_main_process and not resume:
         report_sizes(parts, progress.log)
@@ -153,7 +154,7 @@ def distill(config: Config, *, resume: bool = False, overwrite: bool = False, qu
         parts,
         trainer.shipped,
         folder,
-        {"steps": trainer.step, "seconds": round(seconds, 1), "joules": meter.joules},
+        {"steps": trainer.step, "seconds": round(seconds, 1), "joules": meter.joules, "inputs": inputs},
         write=accelerator.is_main_process,
     )
     parts.flush_caches()

@@ -4,6 +4,7 @@
 
     config.yaml        the resolved settings
     environment.json   versions, hardware and thread counts
+    inputs.json        SHA-256 of every file that the settings name, such as weights
     speed.json         precision and compiling of each network, and measured times
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
@@ -11,6 +12,7 @@
     checkpoints/       last and best
     student/           the trained student
     summary.json       the final figures
+    SHA256SUMS         SHA-256 of the files above, checked when they are read
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -29,9 +31,11 @@ import torch
 import yaml
 
 from richkd.config.schema import Config
-from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.checksums import SUMS, check_hashes, forget_hashes, record_hashes
+from richkd.core.errors import CheckpointError, ConfigError, RichKDError
 from richkd.core.files import write_atomically
 from richkd.models.speed import SPEED, read_speeds
+from richkd.pipeline.inputs import INPUTS, hash_inputs, refuse_changed
 
 PACKAGES = (
     "richkd",
@@ -47,13 +51,22 @@ PACKAGES = (
 
 # Files that a run writes; --overwrite removes these and no others.
 WRITTEN = (
-    *("config.yaml", "environment.json", "speed.json", "metrics.jsonl", "timing.jsonl"),
+    *(SUMS, "config.yaml", "environment.json", INPUTS, SPEED, "metrics.jsonl", "timing.jsonl"),
     *("summary.json", ".*.tmp"),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", "checkpoints/.*.tmp"),
-    *("student/README.md", "student/config.json", "student/model.safetensors", "student/.*.tmp"),
+    *(
+        f"student/{SUMS}",
+        "student/README.md",
+        "student/config.json",
+        "student/model.safetensors",
+        "student/.*.tmp",
+    ),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
 )
 
+
+# Records of a run that a resumed run reads or keeps.
+RECORDS = ("config.yaml", "environment.json", INPUTS, SPEED)
 
 # Settings on which no result depends. A run that lacked memory can be resumed with fewer workers.
 MAY_DIFFER = frozenset({"train.workers"})
@@ -80,10 +93,15 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
 
     def summary(self) -> dict[str, Any] | None:
-        """The figures of a finished run; None if the run is not finished."""
+        """The figures of a finished run; None if the run is not finished.
+
+        Raises:
+            CheckpointError: ``summary.json`` is not as it was written.
+        """
         path = self.path / "summary.json"
         if not path.exists():
             return None
+        check_run(self.path, ("summary.json",), CheckpointError)
         figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return figures
 
@@ -92,8 +110,8 @@ class RunFolder:
 
         Raises:
             CheckpointError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; there is
-                no checkpoint to resume; the settings differ from those of the run to resume; the folder
-                cannot be written.
+                no checkpoint to resume; a file of the run to resume is damaged; its settings, or the files
+                that they name, such as weights, have changed since; the folder cannot be written.
             ConfigError: both ``resume`` and ``overwrite`` are set.
         """
         occupied = self.path.is_dir() and any(self.path.iterdir())
@@ -119,7 +137,9 @@ class RunFolder:
                 fix="start it without --resume; add --overwrite if it stopped before its first checkpoint.",
             )
         if resume:
+            check_run(self.path, RECORDS, CheckpointError, growing=(self.metrics.name, self.timing.name))
             self._refuse_other_settings(config)
+            refuse_changed(self.inputs(), config, self.path / INPUTS)
         nearest_folder = next(
             folder for folder in (self.path, *self.path.absolute().parents) if folder.exists()
         )
@@ -134,10 +154,23 @@ class RunFolder:
         """Precision and compiling of each network, as they were measured when the run began."""
         return read_speeds(self.path / SPEED)
 
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of the files that the settings named when the run began; none in runs of version 0.1."""
+        path = self.path / INPUTS
+        try:
+            recorded: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} must be readable", got=str(error), fix="remove it to resume without a comparison."
+            ) from error
+        return recorded
+
     def create(
         self, config: Config, speeds: Mapping[str, dict[str, Any]] = MappingProxyType({}), *, overwrite: bool
     ) -> None:
-        """Create the folder and write ``config.yaml``, ``environment.json`` and ``speed.json``.
+        """Create the folder and write settings, environment, hashes of input files, and speeds.
 
         Args:
             config: the settings of the run.
@@ -159,18 +192,21 @@ class RunFolder:
             ) from error
         self.write_text("config.yaml", config.to_yaml())
         self.write_json("environment.json", environment())
+        self.write_json(INPUTS, hash_inputs(config))
         self.write_json(SPEED, dict(speeds))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file atomically."""
+        """Write a text file atomically, and record its hash."""
+        forget_hashes(self.path, [name])
         write_atomically(self.path / name, text.encode())
+        record_hashes(self.path, [name])
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file atomically."""
+        """Write a JSON file atomically, and record its hash."""
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def append(self, path: Path, record: Mapping[str, Any]) -> None:
-        """Append a line to a ``.jsonl`` file.
+        """Append a line to a ``.jsonl`` file, and record the hash of the file.
 
         Raises:
             CheckpointError: the file cannot be written.
@@ -185,12 +221,13 @@ class RunFolder:
                 got=error.strerror or str(error),
                 fix="free space, then resume the run with --resume.",
             ) from error
+        record_hashes(self.path, [path.name])
 
     def forget_after(self, epoch: int) -> None:
         """Remove incomplete lines and lines of epochs after ``epoch``; a resumed run computes these again."""
         for path in (self.metrics, self.timing):
             kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self.write_text(path.name, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _refuse_other_settings(self, config: Config) -> None:
         try:
@@ -223,6 +260,27 @@ class RunFolder:
             for folder in sorted(folders, reverse=True):
                 if not any(folder.iterdir()):
                     folder.rmdir()
+
+
+def check_run(
+    folder: Path, names: Iterable[str], refusal: type[RichKDError], *, growing: Iterable[str] = ()
+) -> None:
+    """Check files of a run folder against its ``SHA256SUMS``; runs of version 0.1 have none.
+
+    Args:
+        folder: the run folder.
+        names: the files.
+        refusal: class of the error to raise.
+        growing: see `check_hashes`.
+
+    Raises:
+        RichKDError: of class ``refusal``, if a file is not as it was written; the message names it.
+    """
+    fix = (
+        "restore the file. Settings are changed in a copy of config.yaml outside the folder. "
+        f"To accept a changed file, remove {folder / SUMS}."
+    )
+    check_hashes(folder, names, refusal, fix, growing=growing)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

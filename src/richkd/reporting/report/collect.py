@@ -26,6 +26,7 @@ from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
 from richkd.pipeline.assemble import Parts
 from richkd.reporting.probe.probe import Probe, run_probe
+from richkd.training.run_folder import check_run
 
 MISTAKES, CONFUSIONS, EXAMPLES = 12, 6, 4
 THUMBNAIL = 96
@@ -196,7 +197,7 @@ def read_run(folder: str | Path) -> RunFacts:
         folder: the run folder.
 
     Raises:
-        DataError: a file is missing or cannot be read; the message names it.
+        DataError: a file is missing, cannot be read, or is not as it was written; the message names it.
     """
     folder = Path(folder)
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"):
@@ -206,6 +207,7 @@ def read_run(folder: str | Path) -> RunFacts:
                 got=f"no {name} in it",
                 fix="give the --out folder of a run; finish a stopped run with --resume.",
             )
+    check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
