@@ -21,7 +21,6 @@ from richkd.models.build import build_network
 from richkd.models.saved import CARD, CONFIG, WEIGHTS
 from tests.fixtures import World, flip_bit, refusal
 
-
 LABELS = {"label_names": ["a", "b", "c"]}
 
 
