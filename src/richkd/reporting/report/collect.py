@@ -207,7 +207,6 @@ def read_run(folder: str | Path) -> RunFacts:
                 got=f"no {name} in it",
                 fix="give the --out folder of a run; finish a stopped run with --resume.",
             )
-    check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -217,6 +216,7 @@ def read_run(folder: str | Path) -> RunFacts:
         raise DataError(
             f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
         ) from error
+    check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     return RunFacts(folder.name, settings, summary, epochs, environment)
 
