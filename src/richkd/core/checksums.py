@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from richkd.core.errors import CheckpointError, RichKDError
@@ -132,22 +132,24 @@ def check_hashes(
     """
     if not (folder / SUMS).exists():
         return False
-    sums, growing = _read(folder, refusal, fix), tuple(growing)
-    for name in (*names, *growing):
-        if not (folder / name).exists() or (name not in sums and name not in growing):
-            continue
-        try:
-            same = (
-                _grown(folder / name, sums.get(name, NOTHING))
-                if name in growing
-                else (hash_file(folder / name) == sums[name])
-            )
-        except OSError as error:
-            raise refusal(f"{folder / name} must be readable", got=str(error), fix=fix) from error
-        if not same:
-            got = f"a file whose SHA-256 is not that in {SUMS}"
-            raise refusal(f"{folder / name} must be as it was written", got=got, fix=fix)
+    sums = _read(folder, refusal, fix)
+    for name in names:
+        if name in sums and (folder / name).exists():
+            _check(folder / name, lambda path: hash_file(path) == sums[path.name], refusal, fix)
+    for name in growing:
+        if (folder / name).exists():
+            _check(folder / name, lambda path: _grown(path, sums.get(path.name, NOTHING)), refusal, fix)
     return True
+
+
+def _check(path: Path, is_same: Callable[[Path], bool], refusal: type[RichKDError], fix: str) -> None:
+    try:
+        same = is_same(path)
+    except OSError as error:
+        raise refusal(f"{path} must be readable", got=str(error), fix=fix) from error
+    if not same:
+        got = f"a file whose SHA-256 is not that in {SUMS}"
+        raise refusal(f"{path} must be as it was written", got=got, fix=fix)
 
 
 def _grown(path: Path, digest: str) -> bool:
