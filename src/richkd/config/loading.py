@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from richkd.config.listing import choices_of, section_type
 from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config
+from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import ConfigError, nearest
 
 # Settings below these are free: terms by label, and teachers by number.
@@ -34,7 +35,8 @@ def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
             settings that are texts or paths: a folder may be called ``2024`` or ``on``.
 
     Raises:
-        ConfigError: a setting that does not exist (with the nearest name), or a value that it does not take.
+        ConfigError: a setting that does not exist (with the nearest name), a value that it does not take, or
+            a ``config.yaml`` in a run folder that is not as the run wrote it.
 
     Example:
         >>> config = load_config(None, {"data.path": "photos", "student.name": "resnet18", "optim.lr": "0.1"})
@@ -181,6 +183,9 @@ def _is_free(dotted: str) -> bool:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
+    # The settings of a run are read as a recipe, too.
+    fix = f"change a copy of it in another folder, or remove {path.with_name(SUMS)}."
+    check_hashes(path.parent, [path.name], ConfigError, fix)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from richkd.config.loading import load_config
 from richkd.config.marks import WhenResumed, flattened, without_numbers
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config
+from richkd.core.errors import CheckpointError
 
 SETTINGS, INPUTS = "config.yaml", "inputs.json"
 CHECKPOINTS = "checkpoints"
@@ -109,6 +110,20 @@ def recorded_inputs(run: Path) -> dict[str, Any]:
     return recorded if isinstance(recorded, dict) else {}
 
 
+def damaged_inputs(got: str) -> CheckpointError:
+    """The error to raise if ``inputs.json`` has another form than a run writes.
+
+    Example:
+        >>> print(damaged_inputs("KeyError: 'classes'").rule)
+        inputs.json of the run must be as the run wrote it
+    """
+    return CheckpointError(
+        f"{INPUTS} of the run must be as the run wrote it",
+        got=got,
+        fix="restore it, or remove it to resume the run without comparing images and files.",
+    )
+
+
 def _marks() -> Iterator[tuple[str, WhenResumed]]:
     for name, field in Config.model_fields.items():
         section = section_type(field, items=True)
@@ -126,7 +141,8 @@ def _marks() -> Iterator[tuple[str, WhenResumed]]:
 def _relocated(config: Config, beside: Path | None) -> Config:
     """The same settings with paths that exist, where those that were given do not."""
     run = config.out
-    files = recorded_inputs(run).get("files", {})
+    recorded = recorded_inputs(run).get("files")
+    files = recorded if isinstance(recorded, dict) else {}
     old_run = _recorded_out(run)
     changes: dict[str, str] = {}
     for dotted, value in flattened(config.model_dump(mode="json")):

@@ -19,6 +19,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import ModelError, nearest
 from richkd.models.probe import first_line
+from richkd.models.saved import CONFIG, WEIGHTS, check_saved
 from richkd.models.weights import load_weights
 
 # Arguments that may not be given, with the reason.
@@ -160,8 +161,9 @@ def _check_patches(model: nn.Module, name: str, size: int, role: str) -> None:
 
 
 def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, size: int | None) -> Created:
+    check_saved(folder)
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         outputs, architecture = int(saved["num_classes"]), str(saved["architecture"])
         args, cfg = dict(saved.get("model_args") or {}), dict(saved["pretrained_cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -178,7 +180,7 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
         )
     if parse_model_name(architecture).kind == "callable":
         created = _from_callable(architecture, {**args, **config.args}, classes, role)
-        load_weights(created.model, folder / "model.safetensors", role=role)
+        load_weights(created.model, folder / WEIGHTS, role=role)
     else:
         saved_size = (cfg.get("input_size") or [None])[-1]
         created = _from_timm(config, classes, role, size if size != saved_size else None, pretrained=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from richkd.core.errors import ModelError
+from richkd.core.tensor_files import read_tensors
 from richkd.models.input_conv import to_rgb_input
 
 # Keys under which training scripts store the state dict in a checkpoint. Averaged weights come first, because
@@ -79,8 +79,8 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         What was loaded, for the log.
 
     Raises:
-        ModelError: the file does not exist, it is not a checkpoint, or it is of another architecture, number
-            of classes or number of input channels.
+        ModelError: the file does not exist, it is not a checkpoint, it was saved by this package and its
+            tensors changed, or it is of another architecture, number of classes or number of input channels.
 
     Example:
         >>> import tempfile
@@ -257,8 +257,10 @@ def _read(path: Path) -> Any:
         raise ModelError(f"The weights {path} must be a file", got="no such file", fix="check the path.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_tensors(path)[0]
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # unpickling can raise any exception class, also without a message
         got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     raise ModelError(

@@ -22,8 +22,8 @@ from richkd.core.types import Batch, Output
 from richkd.data.classes import check_same_classes
 from richkd.data.split import Data, Split
 from richkd.data.views import Views
-from richkd.export.student import CONFIG
 from richkd.models.build import Network, build_network
+from richkd.models.saved import CONFIG, check_saved
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.vision import VisionTeacher
@@ -124,7 +124,8 @@ def open_folds(
     fold_of_key: dict[str, int] = {}
     teachers: list[VisionTeacher] = []
     for fold, path in enumerate(students):
-        left_out = json.loads(path.read_text(encoding="utf-8")).get("richkd", {}).get("left_out")
+        check_saved(path.parent)
+        left_out = _left_out(path)
         if not left_out:
             raise ModelError(
                 f"{path} must list the images that the teacher was trained without",
@@ -142,6 +143,15 @@ def open_folds(
         name: _folds_of(split, fold_of_key, len(teachers), folder) for name, split in data.splits.items()
     }
     return FoldTeachers(teachers, folds)
+
+
+def _left_out(path: Path) -> list[str]:
+    """The keys of the images that a teacher was trained without; none if the file does not list them."""
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))["richkd"]["left_out"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(key) for key in keys] if isinstance(keys, list) else []
 
 
 def _folds_of(split: Split, fold_of_key: Mapping[str, int], folds: int, folder: Path) -> Tensor:

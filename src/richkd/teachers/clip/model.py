@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richkd.core.errors import ClipError
+from richkd.core.errors import ClipError, ModelError
 from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.temporary import remove_abandoned
+from richkd.core.tensor_files import encode_tensors, read_tensors
 from richkd.core.types import Batch, Output
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB, Views, render_batch
@@ -180,7 +180,7 @@ class Clip:
             return stored_CD.to(self.device)
         embeddings_CD = self.embed_prompts(prompts)
         metadata = {"key": key, "clip": self.name, "classnames": json.dumps(list(class_names))}
-        write_atomically(path, save({"class_embeddings": embeddings_CD.cpu()}, metadata=metadata))
+        write_atomically(path, encode_tensors({"class_embeddings": embeddings_CD.cpu()}, metadata))
         return embeddings_CD
 
     def image_features(self, pixels_B3HW: Tensor) -> Tensor:
@@ -291,10 +291,10 @@ def _read_cache(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            stored: Tensor = file.get_tensor("class_embeddings")
-            same = (file.metadata() or {}).get("key") == key
-    except (OSError, SafetensorError) as error:
+        tensors, metadata = read_tensors(path)
+        stored = tensors["class_embeddings"]
+        same = metadata.get("key") == key
+    except (OSError, SafetensorError, KeyError, ModelError) as error:
         _LOG.warning("The class embeddings in %s cannot be read; they are computed again: %s", path, error)
         return None
     return stored if same and stored.shape == shape and bool(stored.isfinite().all()) else None
