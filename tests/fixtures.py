@@ -180,3 +180,10 @@ def command(*words: str) -> list[str]:
 def one_thread() -> dict[str, str]:
     """An environment whose sums are in the order of this process's, and which prints at once."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def flip_bit(path: Path, bit: int) -> None:
+    """Change one bit of a file, as a bad disk does."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)

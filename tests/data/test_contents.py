@@ -1,84 +1,211 @@
-"""Digests of images: what changes them, and what does not."""
+"""Unchanged files are not read again, and changed ones always are."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 
 from richkd.config.schema import DataConfig
-from richkd.core.errors import DataError
-from richkd.data.contents import are_hashed, changed_images, digests_of
+from richkd.core.errors import CheckpointError, DataError
+from richkd.core.lock import FileLock
+from richkd.data import contents as module
+from richkd.data.contents import KEPT, LOCK, Contents, stamp_of
 from richkd.data.sources import open_data
 from richkd.data.split import Split
-from tests.fixtures import make_images, refusal
-
-
-def opened(root: Path) -> Split:
-    return open_data(DataConfig(path=str(root))).splits["train"]
+from richkd.data.stamps import Stamps
+from tests.fixtures import World, flip_bit, refusal
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
-    make_images(tmp_path / "images")
-    return tmp_path / "images"
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    # Files that were just written are hashed again next time, which has a test of its own.
+    monkeypatch.setattr(module, "STEP_NS", 0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    paths = [folder / f"{number}.bin" for number in range(5)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * 100)
+    return paths
 
 
-@pytest.mark.parametrize("hashed", [True, False])
-def test_digests_do_not_depend_on_where_the_images_are(images: Path, tmp_path: Path, hashed: bool) -> None:
-    before = digests_of(opened(images), hashed=hashed)
-    if hashed:
-        assert len(set(before.tolist())) == len(before)
-    shutil.copytree(images, tmp_path / "copy")  # keeps the times
-    assert (digests_of(opened(tmp_path / "copy"), hashed=hashed) == before).all()
+def hashes(files: list[Path], folder: Path | None) -> tuple[list[str], int]:
+    """Hashes of files, and how many of them were read."""
+    lines: list[str] = []
+    contents = Contents(folder, lines.append)
+    named = [(path.name, path) for path in files]
+    with contents.kept():
+        stamps_N4 = np.array([stamp_of(*image) for image in named])
+        digests_N32 = contents.hash_files(named, stamps_N4)
+    read = [int(line.split()[2]) for line in lines if " reading " in line]
+    return [bytes(row).hex() for row in digests_N32], sum(read)
 
 
-@pytest.mark.parametrize("hashed", [True, False])
-def test_a_changed_file_is_found_by_name(images: Path, hashed: bool) -> None:
-    split = opened(images)
-    before = digests_of(split, hashed=hashed)
-    file = images / split.key(7)
-    file.write_bytes(file.read_bytes() + b"\0")
-    text = changed_images(split, before, digests_of(split, hashed=hashed))
-    assert text is not None
-    assert text.endswith(f"of {len(split)} images of train: {split.key(7)}")
-    assert text.startswith("1 of")
+def expected(files: list[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
-def test_contents_are_compared_even_if_size_and_time_are_the_same(images: Path) -> None:
-    split = opened(images)
-    file = images / split.key(7)
+def same_size_and_time(file: Path) -> None:
+    """Other bytes, written in place."""
+    status = file.stat()
+    file.write_bytes(b"x" * status.st_size)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replaced(file: Path) -> None:
+    """Other bytes, moved to the place of the file."""
+    status, other = file.stat(), file.with_name("other")
+    other.write_bytes(b"y" * status.st_size)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+
+
+def larger(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"z")
+
+
+@pytest.mark.parametrize("change", [same_size_and_time, replaced, larger])
+def test_only_changed_files_are_read_again(
+    files: list[Path], tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    assert hashes(files, tmp_path) == (expected(files), 5)
+    assert hashes(files, tmp_path) == (expected(files), 0)
+    change(files[2])
+    assert hashes(files, tmp_path) == (expected(files), 1)
+    assert hashes(files, tmp_path) == (expected(files), 0)
+    # Other files beside these change nothing.
+    (files[0].parent / "new.bin").write_bytes(b"new")
+    more = [files[0].parent / "new.bin", *files[::-1]]
+    assert hashes(more, tmp_path) == (expected(more), 1)
+    assert hashes(files, tmp_path)[1] == 0
+
+
+def test_nothing_is_kept_without_a_folder(files: list[Path]) -> None:
+    assert hashes(files, None) == hashes(files, None) == (expected(files), 5)
+
+
+def test_files_that_were_just_written_are_read_again(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STEP_NS", int(3600e9))
+    assert hashes(files, tmp_path)[1] == hashes(files, tmp_path)[1] == 5
+    os.utime(files[0], ns=(0, 0))  # the time of change is that of now
+    assert hashes(files, tmp_path)[1] == 5
+
+
+def test_a_damaged_file_of_hashes_is_not_used(files: list[Path], tmp_path: Path) -> None:
+    hashes(files, tmp_path)
+    flip_bit(tmp_path / KEPT, 8 * (tmp_path / KEPT).stat().st_size - 300)
+    lines: list[str] = []
+    with Contents(tmp_path, lines.append).kept():
+        pass
+    assert "warning" in lines[0]
+    assert str(tmp_path / KEPT) in lines[0]
+    assert hashes(files, tmp_path) == (expected(files), 5)
+    assert hashes(files, tmp_path) == (expected(files), 0)
+
+
+def test_what_was_read_before_an_error_is_kept(files: list[Path], tmp_path: Path) -> None:
+    named = [(path.name, path) for path in files]
+    contents = Contents(tmp_path)
+    with contents.kept():
+        stamps_N4 = np.array([stamp_of(*image) for image in named])
+    files[4].unlink()
+    error = None
+    try:
+        with contents.kept():
+            contents.hash_files(named, stamps_N4)
+    except DataError as caught:
+        error = caught
+    assert error is not None
+    assert error.rule == "Image 4.bin must be readable"
+    assert hashes(files[:4], tmp_path)[1] == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    error = refusal(Contents(tmp_path / "file" / "cache").kept().__enter__)
+    assert isinstance(error, CheckpointError)
+    assert str(tmp_path / "file" / "cache") in error.rule
+
+
+def test_another_process_is_waited_for(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with Contents(tmp_path).kept():
+            order.append("second")
+
+    with FileLock(tmp_path / LOCK):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_reading_is_logged_while_it_lasts(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
+    lines: list[str] = []
+    contents = Contents(None, lines.append)
+    stamps_N4 = np.array([stamp_of(path.name, path) for path in files])
+    contents.hash_files([(path.name, path) for path in files], stamps_N4)
+    assert "reading 5 files (5e-07 GB)" in lines[0]
+    assert "3 of 5 files read" in lines[3]
+    assert lines[-1].startswith("images: 5 files read in 0.")
+
+
+def embedded(world: World, tmp_path: Path) -> Split:
+    """Training images inside a parquet file, without those that are held out."""
+    paths = sorted((world.images / "train").rglob("*.png"))
+    cells = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    columns = {"image": cells, "label": [path.parent.name for path in paths]}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    (tmp_path / "zoo").mkdir(exist_ok=True)
+    table.to_parquet(tmp_path / "zoo" / "train.parquet")
+    return open_data(DataConfig(path=str(tmp_path / "zoo"), val_fraction=0.25), 0).splits["train"]
+
+
+def test_embedded_images_are_read_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    split = embedded(world, tmp_path)
+    prints = {Stamps().fingerprint(split, "8"), Stamps().fingerprint(split, "8", Contents(tmp_path))}
+    read = []
+    monkeypatch.setattr(Split, "cells", lambda self, *place: read.append(place))
+    again = open_data(DataConfig(path=str(tmp_path / "zoo"), val_fraction=0.25), 0).splits["train"]
+    prints.add(Stamps().fingerprint(again, "8", Contents(tmp_path)))
+    assert len(prints) == 1
+    assert not read
+    monkeypatch.undo()
+    # Other rows of the same file.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    other = open_data(DataConfig(path=str(tmp_path / "zoo"), val_fraction=0.25), 1).splits["train"]
+    assert Stamps().fingerprint(other, "8", Contents(tmp_path)) == Stamps().fingerprint(other, "8")
+    assert Stamps().fingerprint(other, "8") not in prints
+
+
+def test_embedded_images_of_the_same_size_and_time_are_read_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    before = Stamps().fingerprint(embedded(world, tmp_path), "8", Contents(tmp_path))
+    file = tmp_path / "zoo" / "train.parquet"
     status, content = file.stat(), bytearray(file.read_bytes())
-    before = {hashed: digests_of(split, hashed=hashed) for hashed in (True, False)}
-    content[-20] ^= 1
+    # A byte inside the pixels of an image.
+    place = content.index(b"IDAT", len(content) // 2) + 40
+    content[place] ^= 255
     file.write_bytes(content)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert changed_images(split, before[True], digests_of(split, hashed=True)) is not None
-    assert changed_images(split, before[False], digests_of(split, hashed=False)) is None
-
-
-def test_only_few_bytes_are_hashed(images: Path) -> None:
-    split = opened(images)
-    total = sum(file.stat().st_size for file in (images / "train").rglob("*.png"))
-    assert are_hashed([split, split], most=2 * total)
-    assert not are_hashed([split, split], most=total)
-
-
-def test_new_images_are_named_and_removed_ones_are_counted(images: Path) -> None:
-    split = opened(images)
-    before = digests_of(split, hashed=True)
-    shutil.copy(images / "test" / "ant" / "0.png", images / "train" / "ant" / "new.png")
-    more = opened(images)
-    text = changed_images(more, before, digests_of(more, hashed=True))
-    assert f"{len(more)} images of train where the run has {len(split)}" in str(text)
-
-
-def test_a_missing_file_is_refused_by_name(images: Path) -> None:
-    split = opened(images)
-    (images / split.key(7)).unlink()
-    for hashed in (True, False):
-        error = refusal(digests_of, split, hashed=hashed)
-        assert isinstance(error, DataError)
-        assert split.key(7) in error.rule
+    config = DataConfig(path=str(tmp_path / "zoo"), val_fraction=0.25)
+    assert Stamps().fingerprint(open_data(config, 0).splits["train"], "8", Contents(tmp_path)) != before

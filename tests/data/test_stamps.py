@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -45,6 +48,31 @@ def enlarge(file: Path) -> None:
     os.utime(file, ns=(time, time))
 
 
+def repaint(file: Path) -> None:
+    """Other pixels in a file of the same size and time, as a tool that keeps times writes them."""
+    status = file.stat()
+    for green in range(1, 256):
+        Image.new("RGB", (9, 9), (255, green, 0)).save(file)
+        if file.stat().st_size == status.st_size:
+            break
+    assert file.stat().st_size == status.st_size
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def swap(file: Path) -> None:
+    """The same, in a new file that is moved to the place of the old one."""
+    copy = file.with_name("copy.png")
+    shutil.copy2(file, copy)
+    repaint(copy)
+    copy.replace(file)
+
+
+def touch(file: Path) -> None:
+    """Another time and other rights."""
+    file.chmod(0o600)
+    os.utime(file, ns=(1, 1))
+
+
 def remove(file: Path) -> None:
     file.unlink()
 
@@ -72,6 +100,8 @@ def store_of(kind: str, split: Split, workers: int) -> Streamed | Pictures:
     [
         (0, modify, "it changed"),
         (0, enlarge, "it changed"),
+        (0, repaint, "another content"),
+        (0, swap, "another content"),
         (0, remove, "no such file"),
         (0, replace, "a folder"),
         (1, modify, "it changed"),
@@ -99,7 +129,35 @@ def test_without_stored_outputs_files_may_change(split: Split, tmp_path: Path, k
     read(store)
 
 
-@pytest.mark.parametrize("change", [modify, enlarge])
+@pytest.mark.parametrize("kind", ["squares", "pictures"])
+def test_a_file_with_other_times_and_the_same_content_is_no_change(
+    split: Split, tmp_path: Path, kind: str
+) -> None:
+    store = store_of(kind, split, 0)
+    before = store.fingerprint()
+    read(store)
+    touch(tmp_path / "2.png")
+    read(store)
+    assert store_of(kind, split, 0).fingerprint() == before
+
+
+def test_a_moved_data_set_has_the_same_fingerprint(split: Split, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    files = [Path(shutil.copy(tmp_path / f"{number}.png", moved)) for number in range(4)]
+    rows = file_table(files, [0, 1, 0, 1], ["ant", "bee"], tmp_path)
+    assert Stamps().fingerprint(dataclasses.replace(split, table=rows), "8") == Stamps().fingerprint(
+        split, "8"
+    )
+
+
+def test_the_fingerprint_depends_on_the_order_of_images(split: Split, tmp_path: Path) -> None:
+    modify(tmp_path / "3.png")
+    turned = split.select("train", np.array([3, 2, 1, 0]))
+    assert Stamps().fingerprint(turned, "8") != Stamps().fingerprint(split, "8")
+
+
+@pytest.mark.parametrize("change", [modify, enlarge, repaint, swap])
 def test_the_fingerprint_sees_every_change(
     split: Split, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from richkd.config.schema import ModelConfig
+from richkd.core.checksums import SUMS
 from richkd.core.errors import DataError, ModelError
 from richkd.data.framing import Framing, frame
 from richkd.export.student import load_student, save_student
@@ -144,7 +145,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(network: Network, tmp_p
     for temperature in (1.0, 3.0):
         save_student(tmp_path, network, CLASSES, temperature, {})
     assert load_student(tmp_path).temperature == 3.0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SUMS, "config.json", "model.safetensors"]
 
 
 def test_folders_may_be_given_as_text(network: Network, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from richkd.core.precision import precisions_of
 from richkd.models import speed as module
 from richkd.models.build import Network, build_network
 from richkd.models.compiling import STEPS_TO_REPAY
-from richkd.models.speed import MEASURED_FROM, Speed, SpeedChooser, measure, read_speeds
+from richkd.models.speed import MEASURED_FROM, Speed, SpeedChooser, measure, read_speeds, sealed
+from richkd.pipeline.assemble import assemble
 from richkd.training.run import distill
-from tests.fixtures import World
+from tests.fixtures import World, flip_bit
 
 CPU = torch.device("cpu")
 LONG = STEPS_TO_REPAY["cpu"]
@@ -150,6 +151,18 @@ def test_a_damaged_record_is_measured_again(tmp_path: Path) -> None:
         assert read_speeds(path) == {}
 
 
+def test_a_record_with_a_hash_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    choice = {"precision": "bf16", "compiled": False, "milliseconds": {"bfloat16": 1.5}}
+    path.write_text(json.dumps(sealed({"student": choice}), indent=2))
+    assert read_speeds(path) == {"student": choice}
+    original = path.read_bytes()
+    for bit in range(8 * len(original)):
+        flip_bit(path, bit)
+        assert read_speeds(path) in ({}, {"student": choice})
+        path.write_bytes(original)
+
+
 def test_a_resumed_run_keeps_its_choice(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,3 +195,10 @@ def test_a_teacher_cache_keeps_the_precision_of_a_teacher(
         assert recorded["teacher-1"]["precision"] == "bf16"
     assert computed[0] > 0
     assert computed[1] == 0
+    # One letter of the record: the precision is measured again, and the log says so.
+    path = tmp_path / "cache" / "speed.json"
+    path.write_text(path.read_text().replace("bf16", "bf32"))
+    lines: list[str] = []
+    assemble(world.config(tmp_path / "run-2", **changes), torch.device("cpu"), lines.append, {})
+    assert any(line.startswith("warning") and str(path) in line for line in lines)
+    assert "fp32" in path.read_text()

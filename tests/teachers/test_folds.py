@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from richkd.config.schema import DataConfig
+from richkd.core.checksums import SUMS
 from richkd.core.errors import ClassError, ConfigError, ModelError
 from richkd.data.augmentations import CropFlip
 from richkd.data.sources import open_data
@@ -112,6 +113,7 @@ def test_teachers_with_another_class_order_are_refused(world: World, taught: Pat
     saved = json.loads(file.read_text())
     saved["label_names"] = saved["label_names"][::-1]
     file.write_text(json.dumps(saved))
+    (file.parent / SUMS).unlink()  # accepts the change
     config = world.config(tmp_path / "run", teachers__1__name=f"folds:{swapped}", method__variant="l")
     error = refusal(assemble, config, CPU)
     assert isinstance(error, ClassError)

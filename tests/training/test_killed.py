@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from richkd.config.resumed import resumed_config
 from richkd.core.errors import CheckpointError
 from richkd.core.folder_lock import LOCK
 from richkd.training import finalize, run, trainer
@@ -33,7 +37,7 @@ STAGES: dict[str, tuple[Any, str, int]] = {
     "before the end": (run, "finish", 0),
     "before the student": (finalize, "save_student", 0),
     "before the card": (finalize, "write_card", 0),
-    "before the summary": (RunFolder, "write_text", 3),
+    "before the summary": (RunFolder, "write_text", 5),
 }
 BEFORE_A_CHECKPOINT = tuple(STAGES)[:8]
 
@@ -107,6 +111,31 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_settings(
     assert "train.epochs 3 where the run has 2" in str(error.got)
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_images(
+    world: World, tmp_path: Path
+) -> None:
+    shutil.copytree(world.images, tmp_path / "images")
+    here = replace(world, images=tmp_path / "images")
+    config = here.config(tmp_path / "run", train__epochs=1)
+    killed(lambda: distill(config, quiet=True), *STAGES["in the first step"])
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "images" / "train" / "bee" / "3.png")
+    record = (tmp_path / "run" / "inputs.json").read_bytes()
+    error = refusal(distill, config, resume=True, quiet=True)
+    assert "train/bee/3.png" in str(error.got)
+    assert (tmp_path / "run" / "inputs.json").read_bytes() == record
+    distill(config, resume=True, accept_changed_images=True, quiet=True)
+    distill(config, resume=True, quiet=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_found_in_its_folder(
+    world: World, whole: Path, tmp_path: Path
+) -> None:
+    config = world.config(tmp_path / "run", train__epochs=2)
+    killed(lambda: distill(config, quiet=True), *STAGES["in the first step"])
+    distill(resumed_config(None, {"out": str(tmp_path / "run")}), resume=True, quiet=True)
+    assert_same(tmp_path / "run", whole)
+
+
 def test_a_kill_while_an_older_run_is_removed_can_be_undone(
     world: World, whole: Path, tmp_path: Path
 ) -> None:
@@ -137,8 +166,8 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(world: World
         (run, "assemble", 0),
         (run, "assemble", 1),
         (RunFolder, "create", 1),
-        # Three files of the first fold's start, and its summary, come before.
-        (RunFolder, "write_text", 5),
+        # Five files of the first fold's start, and its summary, come before.
+        (RunFolder, "write_text", 7),
         (Trainer, "train_step", 3),
         (trainer, "save_checkpoint", 3),
         (run, "finish", 1),

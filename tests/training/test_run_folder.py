@@ -9,7 +9,9 @@ import pytest
 
 from richkd.config.loading import load_config
 from richkd.config.schema import Config
+from richkd.core.checksums import SUMS
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.training import run_folder as module
 from richkd.training.environment import environment
 from richkd.training.run_folder import RunFolder, read_lines
 from tests.fixtures import refusal
@@ -121,7 +123,9 @@ def test_overwrite_removes_the_run_and_keeps_what_is_not_its_own(tmp_path: Path)
     (folder.path / "events" / "link").symlink_to(tmp_path / "elsewhere")
     prepare(folder, config(**{"train.seed": 1}), resume=False, overwrite=True)
     left = {file for file in folder.path.rglob("*") if file.is_file()}
-    written = {folder.path / name for name in ("config.yaml", "environment.json", "speed.json")}
+    written = {
+        folder.path / name for name in ("config.yaml", "environment.json", "inputs.json", "speed.json", SUMS)
+    }
     assert left == {*own, *written}
     assert (folder.path / "events" / "link" / "photo.png").read_bytes() == b"mine"
     assert load_config(folder.path / "config.yaml").train.seed == 1
@@ -155,3 +159,64 @@ def test_a_line_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
     error = refusal(folder.append, folder.metrics, {"epoch": 0})
     assert isinstance(error, CheckpointError)
     assert f"{folder.metrics} could not be written (13 bytes)" in error.rule
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "inputs.json", "speed.json"])
+def test_an_edited_record_is_refused_by_a_resumed_run(tmp_path: Path, name: str) -> None:
+    folder = used(tmp_path / "run")
+    folder.accept(config(), resume=True, overwrite=False)
+    (folder.path / name).write_bytes((folder.path / name).read_bytes() + b" ")
+    error = refusal(folder.accept, config(), resume=True, overwrite=False)
+    assert isinstance(error, CheckpointError)
+    assert str(folder.path / name) in error.rule
+    assert f"remove {folder.path / SUMS}" in str(error.fix)
+    (folder.path / SUMS).unlink()
+    folder.accept(config(), resume=True, overwrite=False)
+
+
+def test_the_settings_of_a_run_are_a_recipe_as_they_are(tmp_path: Path) -> None:
+    path = used(tmp_path / "run").path / "config.yaml"
+    assert load_config(path) == config()
+    path.write_text(path.read_text().replace("0.05", "0.06"))
+    error = refusal(load_config, path)
+    assert isinstance(error, ConfigError)
+    assert "copy" in str(error.fix)
+    copied = tmp_path / "copied.yaml"
+    copied.write_bytes(path.read_bytes())
+    assert load_config(copied).optim.lr == 0.06
+
+
+def test_a_line_of_an_epoch_is_refused_after_a_change(tmp_path: Path) -> None:
+    folder = used(tmp_path / "run")
+    for epoch in (1, 2):
+        folder.append(folder.metrics, {"epoch": epoch, "train/ce": 0.5})
+    text = folder.metrics.read_text()
+    # A process was killed before it wrote the hash of the last line.
+    folder.metrics.write_text(text + '{"epoch": 3, "train/ce": 0.5}\n')
+    folder.accept(config(), resume=True, overwrite=False)
+    folder.metrics.write_text(text.replace("0.5", "0.4", 1))
+    assert "metrics.jsonl" in refusal(folder.accept, config(), resume=True, overwrite=False).rule
+
+
+def test_a_changed_summary_is_refused(tmp_path: Path) -> None:
+    folder = used(tmp_path / "run")
+    folder.write_json("summary.json", {"temperature": 1.5})
+    assert folder.summary() == {"temperature": 1.5}
+    (folder.path / "summary.json").write_text('{"temperature": 1.25}')
+    assert isinstance(refusal(folder.summary), CheckpointError)
+
+
+def test_a_killed_process_leaves_no_wrong_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = used(tmp_path / "run")
+    folder.write_json("summary.json", {"temperature": 1.5})
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "record_hashes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_json("summary.json", {"temperature": 1.25})
+    with pytest.raises(KeyboardInterrupt):
+        folder.append(folder.metrics, {"epoch": 1})
+    assert folder.summary() == {"temperature": 1.25}
+    folder.accept(config(), resume=True, overwrite=False)

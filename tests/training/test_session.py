@@ -15,6 +15,7 @@ from PIL import Image
 
 from richkd.config.loading import load_config
 from richkd.config.resumed import resumed_config
+from richkd.core.checksums import SUMS, hash_file, record_hashes
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.interrupt import Interrupted
 from richkd.training import environment, inputs
@@ -66,6 +67,44 @@ def test_a_run_goes_on_at_another_place_bit_for_bit(world: World, whole: Path, t
     assert_same(run, whole)
     assert not (tmp_path / "old").exists()
     assert load_config(run / "config.yaml").data.path == str(there.images)
+
+
+def assert_verified(run: Path) -> None:
+    """Every record of a run, and every file of its student, has the hash in SHA256SUMS."""
+    for folder in (run, run / "student"):
+        lines = (folder / SUMS).read_text().splitlines()[1:]
+        hashes = {line[66:]: line[:64] for line in lines}
+        assert {name: hash_file(folder / name) for name in hashes} == hashes
+    records = ("config.yaml", "environment.json", "inputs.json", "summary.json", "checkpoints/student.json")
+    assert all(f"  {name}" in (run / SUMS).read_text() for name in records)
+
+
+def test_the_hashes_of_a_run_are_those_of_the_session_that_wrote_last(world: World, tmp_path: Path) -> None:
+    there, run = moved(world, tmp_path)
+    distill(there.config(run, **CHANGES), resume=True, quiet=True)
+    assert_verified(run)
+    longer = CHANGES | {"train__epochs": 3, "train__workers": 1}
+    distill(there.config(run, **longer), resume=True, quiet=True)
+    assert_verified(run)
+    path = run / "config.yaml"
+    assert load_config(path).train.workers == 1
+    path.write_text(path.read_text().replace("workers: 1", "workers: 2"))
+    error = refusal(distill, there.config(run, **longer), resume=True, quiet=True)
+    assert str(path) in error.rule
+    assert isinstance(refusal(resumed_config, None, {"out": str(run)}), ConfigError)
+
+
+def test_files_may_have_other_names(world: World, whole: Path, tmp_path: Path) -> None:
+    here = copied(world, tmp_path)
+    run = stopped(here, tmp_path / "run")
+    clip = here.clip.rename(tmp_path / "features.npz")
+    teacher = here.teacher.rename(tmp_path / "big")
+    summary = distill(
+        World(here.images, clip, teacher).config(run, **CHANGES), resume=True, quiet=True
+    ).summary
+    assert_same(run, whole)
+    assert list(summary["inputs"]["clip.name"]) == [str(clip)]
+    assert str(teacher / "model.safetensors") in summary["inputs"]["teachers.1.name"]
 
 
 @pytest.mark.parametrize("how", ["out", "inside", "settings", "recipe"])
@@ -202,6 +241,7 @@ def test_another_environment_is_reported_with_both_values(
     own = record["packages"]["torch"]
     record["packages"]["torch"], record["device"] = "1.0.0", "cuda"
     path.write_text(json.dumps(record))
+    record_hashes(run, [path.name])
     capsys.readouterr()
     distill(world.config(run, **CHANGES), resume=True)
     out = capsys.readouterr().out
@@ -279,6 +319,10 @@ def test_a_damaged_record_never_ends_in_a_traceback(world: World, tmp_path: Path
     for name in ("inputs.json", "environment.json"):
         (run / name).write_text(content)
     config = world.config(run, method__name="ce", **CHANGES)
+    error = refusal(distill, config, resume=True, quiet=True)
+    assert "as it was written" in error.rule
+    # Whoever removes the hashes accepts what is there.
+    (run / SUMS).unlink()
     if "splits" in content:
         error = refusal(distill, config, resume=True, quiet=True)
         assert "inputs.json" in str(error) or "classes" in str(error)

@@ -16,9 +16,9 @@ from pydantic_core import ErrorDetails
 from richkd.config.listing import choices_of, section_type
 from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
+from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import NAMED, ConfigError, nearest
-from richkd.core.regular_files import read_regular
-from richkd.core.structured import parse_yaml
+from richkd.core.structured import read_yaml
 from richkd.core.visible import one_line
 
 # Settings below these are free: terms by label, and teachers by number.
@@ -42,7 +42,8 @@ def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
             settings that are texts or paths: a folder may be called ``2024`` or ``on``.
 
     Raises:
-        ConfigError: a setting that does not exist (with the nearest name), or a value that it does not take.
+        ConfigError: a setting that does not exist (with the nearest name), a value that it does not take, or
+            a ``config.yaml`` in a run folder that is not as the run wrote it.
 
     Example:
         >>> config = load_config(None, {"data.path": "photos", "student.name": "resnet18", "optim.lr": "0.1"})
@@ -228,8 +229,11 @@ def _is_free(dotted: str) -> bool:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
+    # The settings of a run are read as a recipe, too.
+    fix = f"change a copy of it in another folder, or remove {path.with_name(SUMS)}."
+    check_hashes(path.parent, [path.name], ConfigError, fix)
     try:
-        content = parse_yaml(read_regular(path, RECIPE_LIMIT).decode("utf-8-sig"))
+        content = read_yaml(path, RECIPE_LIMIT)
     except FileNotFoundError:
         raise ConfigError(
             f"The recipe {path} does not exist", got="no such file", fix="check the path after -c."

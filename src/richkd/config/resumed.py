@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from richkd.config.listing import section_type
 from richkd.config.loading import load_config
 from richkd.config.marks import WhenResumed, flattened, without_numbers
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config
+from richkd.core.errors import CheckpointError
+from richkd.core.structured import read_json, read_yaml
 
 SETTINGS, INPUTS = "config.yaml", "inputs.json"
 CHECKPOINTS = "checkpoints"
@@ -103,10 +102,24 @@ def recorded_inputs(run: Path) -> dict[str, Any]:
         {}
     """
     try:
-        recorded = json.loads((run / INPUTS).read_text(encoding="utf-8"))
+        recorded = read_json(run / INPUTS)
     except (OSError, ValueError):
         return {}
     return recorded if isinstance(recorded, dict) else {}
+
+
+def damaged_inputs(got: str) -> CheckpointError:
+    """The error to raise if ``inputs.json`` has another form than a run writes.
+
+    Example:
+        >>> print(damaged_inputs("KeyError: 'classes'").rule)
+        inputs.json of the run must be as the run wrote it
+    """
+    return CheckpointError(
+        f"{INPUTS} of the run must be as the run wrote it",
+        got=got,
+        fix="restore it, or remove it to resume the run without comparing images and files.",
+    )
 
 
 def _marks() -> Iterator[tuple[str, WhenResumed]]:
@@ -126,7 +139,8 @@ def _marks() -> Iterator[tuple[str, WhenResumed]]:
 def _relocated(config: Config, beside: Path | None) -> Config:
     """The same settings with paths that exist, where those that were given do not."""
     run = config.out
-    files = recorded_inputs(run).get("files", {})
+    recorded = recorded_inputs(run).get("files")
+    files = recorded if isinstance(recorded, dict) else {}
     old_run = _recorded_out(run)
     changes: dict[str, str] = {}
     for dotted, value in flattened(config.model_dump(mode="json")):
@@ -147,7 +161,7 @@ def _relocated(config: Config, beside: Path | None) -> Config:
 def _recorded_out(run: Path) -> Path | None:
     """Where the run folder was when the run began."""
     try:
-        recorded = yaml.safe_load((run / SETTINGS).read_text(encoding="utf-8"))
+        recorded = read_yaml(run / SETTINGS)
         return Path(recorded["out"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None

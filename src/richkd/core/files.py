@@ -7,13 +7,14 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from richkd.core.errors import CheckpointError
 from richkd.core.regular_files import kind_of
 from richkd.core.temporary import temporary_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -90,12 +91,16 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     The result does not depend on the device of a tensor or on the order of the mapping.
 
     Example:
+        >>> import torch
         >>> a, b = torch.zeros(2), torch.ones(3)
         >>> hash_tensors({"a": a, "b": b}) == hash_tensors({"b": b, "a": a})
         True
         >>> hash_tensors({"a": a}) == hash_tensors({"a": a.double()})
         False
     """
+    # Settings are read through this module, and the command line must not wait for torch.
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

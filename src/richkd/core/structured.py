@@ -54,6 +54,23 @@ def read_json(path: Path, limit: int = LIMIT) -> Any:
     return parse_json(read_regular(path, limit).decode("utf-8-sig"))
 
 
+def read_yaml(path: Path, limit: int = LIMIT) -> Any:
+    """Parse a YAML file with `parse_yaml`.
+
+    Raises:
+        OSError: the file cannot be read, is no regular file, or has more than ``limit`` bytes.
+        ValueError: see `parse_yaml`; or the file is not UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     read_yaml(Path(file.name)) is None  # an empty file
+        True
+    """
+    # Editors on Windows write a byte-order mark first; utf-8-sig drops it.
+    return parse_yaml(read_regular(path, limit).decode("utf-8-sig"))
+
+
 def parse_yaml(text: str) -> Any:
     """Parse YAML with plain data only; a key may occur once in a mapping.
 

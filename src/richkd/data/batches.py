@@ -15,6 +15,7 @@ from torch import Tensor
 from richkd.core.errors import RichKDError
 from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
+from richkd.data.contents import Contents
 from richkd.data.framing import Framing, frame
 from richkd.data.images import decode_all, decode_cell
 from richkd.data.split import Split
@@ -65,8 +66,12 @@ class Store(Protocol):
         """
         ...
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the source pixels and their order, or of the files that they are decoded from."""
+    def fingerprint(self, contents: Contents | None = None) -> str:
+        """SHA-256 of the source pixels and their order, or of the files that they are decoded from.
+
+        Args:
+            contents: hashes of files that are known; by default every file is read.
+        """
         ...
 
 
@@ -134,7 +139,7 @@ class Resident(_Square):
             labels_B = self.split.labels_N[index_B]
             yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, contents: Contents | None = None) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels_NHWC.shape)).encode())
         digest.update(self.pixels_NHWC.cpu().numpy().data)
         return digest.hexdigest()
@@ -173,10 +178,11 @@ class Streamed(_Square):
                 raise pixels_BHWC
             yield Batch(self.split.name, index_B, pixels_BHWC, self.split.labels_N[index_B])
 
-    def fingerprint(self) -> str:
-        """SHA-256 of path, size and modification time of files, and of the bytes of embedded images."""
+    def fingerprint(self, contents: Contents | None = None) -> str:
+        """SHA-256 of the contents of the files, or of embedded images, and of their order."""
         rendering = str(self.size if self.framing.plain else self.framing)
-        return self._stamps.fingerprint(self.split, rendering + (", reduced" if self.training else ""))
+        rendering += ", reduced" if self.training else ""
+        return self._stamps.fingerprint(self.split, rendering, contents)
 
     @cached_property
     def _reader(self) -> Reader[list[int], Tensor | RichKDError]:

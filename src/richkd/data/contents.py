@@ -1,115 +1,291 @@
-"""A short digest of each image of a split, by which a resumed run knows that its images are still the same.
+"""SHA-256 of image files. Hashes are kept beside a teacher cache, so that unchanged files are not read again.
 
-A digest is one of the file's bytes, so it does not depend on where a data set lies or whether its images are
-kept in memory. The bytes of very large data sets are not read: there a digest is one of size and modification
-time, which `mv` and `rsync -a` keep.
+A file is unchanged if its path, size, inode and times (of modification and of change) are those of the moment
+when it was read. Programs can set the time of modification, but not the time of change.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from richkd.core.errors import DataError
+from richkd.core.checksums import hash_file
+from richkd.core.errors import DataError, ModelError
+from richkd.core.files import not_written, write_atomically
+from richkd.core.lock import PAUSE, FileLock
+from richkd.core.lock_owners import Locked
+from richkd.core.tensor_files import encode_tensors, read_tensors
+from richkd.data.file_types import printable
 from richkd.data.opening import RESTORE
 from richkd.data.split import Split
-from richkd.data.stamps import ROWS, Cell, stamp
 
-# Files are hashed if all of them together have at most this size: about 10 s from a fast disk.
-HASHED_BYTES = 4 << 30
-NANOSECONDS = 1_000_000_000
+KEPT, LOCK = "image-hashes.safetensors", ".image-hashes.lock"
+# Rows of a table that are read at a time.
+ROWS = 1000
+# Threads that read files; most of the time they wait for the disk.
+THREADS, PART = 16, 4096
+LOG_SECONDS = 30.0
+# Times of a file system advance in steps, so a file could change once more within a step.
+STEP_NS = 100_000_000
+
+# Size, time of modification and of change in nanoseconds, and inode.
+Stamp = tuple[int, int, int, int]
+# The name of an image for messages, and its file.
+Named = tuple[str, Path]
+# An encoded image: its bytes, or the path of its file.
+Cell = Mapping[str, bytes | str | None]
 
 
-def are_hashed(splits: Iterable[Split], most: int = HASHED_BYTES) -> bool:
-    """Whether the bytes of the files of all splits are few enough to be read for digests.
+class Contents:
+    """Hashes of files by path and stamp: those in the file ``image-hashes.safetensors``, and new ones.
 
-    Raises:
-        DataError: a file is gone.
+    Args:
+        folder: the folder of the teacher cache; None keeps nothing.
+        log: receives a line when files are read, and how long it takes.
 
     Example:
-        >>> import datasets
-        >>> import torch
-        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"a", "path": None}]})
-        >>> are_hashed([Split("train", rows, torch.tensor([0]), ("ant",), "image", None)])
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     file = Path(name, "1.png")
+        ...     size = file.write_bytes(b"...")
+        ...     contents = Contents()
+        ...     with contents.kept():
+        ...         digests_N32 = contents.hash_files([("1.png", file)], np.array([stamp_of("1.png", file)]))
+        >>> bytes(digests_N32[0]) == hashlib.sha256(b"...").digest()
         True
     """
-    total = 0
-    for split in splits:
-        for start in range(0, len(split), ROWS):
-            for key, cell in split.cells(start, min(start + ROWS, len(split))):
-                total += 0 if isinstance(cell.get("bytes"), bytes) else stamp(key, cell)[0]
-            if total > most:
-                return False
-    return True
+
+    def __init__(self, folder: Path | None = None, log: Callable[[str], None] = lambda message: None) -> None:
+        self.folder, self.log = folder, log
+        self._keys_N: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._stamps_N4: NDArray[np.int64] = np.zeros((0, 4), np.int64)
+        self._digests_N32: NDArray[np.uint8] = np.zeros((0, 32), np.uint8)
+        self._new: list[tuple[int, Stamp, bytes]] = []
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Load kept hashes, and keep new ones. Other processes wait, so that each file is read once.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        if self.folder is None:
+            yield
+            return
+        lock = FileLock(self.folder / LOCK)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _wait_for(lock)
+        except OSError as error:
+            raise not_written(self.folder / LOCK, 0, error) from error
+        try:
+            self._load(self.folder / KEPT)
+            yield
+        finally:
+            # What was read before an error, or an interrupt, need not be read again.
+            try:
+                self._save(self.folder / KEPT)
+            finally:
+                lock.release()
+
+    def find(self, keys_N: NDArray[np.int64], stamps_N4: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of the hashes with these keys and stamps; −1 if there is none."""
+        if not len(self._keys_N):
+            return np.full(len(keys_N), -1)
+        at_N = np.searchsorted(self._keys_N, keys_N).clip(max=len(self._keys_N) - 1)
+        same_N = (self._keys_N[at_N] == keys_N) & (self._stamps_N4[at_N] == stamps_N4).all(axis=1)
+        return np.where(same_N, at_N, -1)
+
+    def digest(self, position: int) -> bytes:
+        """The hash at a position of `find`."""
+        return bytes(self._digests_N32[position])
+
+    def keep(self, key: int, stamp: Stamp, digest: bytes) -> None:
+        """Keep a hash under a key and a stamp."""
+        self._new.append((key, stamp, digest))
+
+    def hash_files(self, files: Sequence[Named], stamps_N4: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """SHA-256 of each file (N, 32). Files whose stamp is known are not read.
+
+        Args:
+            files: name and path of each image.
+            stamps_N4: the stamp of each file, taken before this call.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        keys_N = np.array([key_of(str(path.absolute())) for _, path in files], np.int64)
+        at_N = self.find(keys_N, stamps_N4)
+        digests_N32 = np.zeros((len(files), 32), np.uint8)
+        digests_N32[at_N >= 0] = self._digests_N32[at_N[at_N >= 0]]
+        unknown = np.flatnonzero(at_N < 0).tolist()
+        report = Report(self.log, len(unknown), int(stamps_N4[unknown, 0].sum()))
+        with ThreadPoolExecutor(THREADS) as pool:
+            for place, digest in _in_parts(pool, lambda place: _hash(*files[place]), unknown):
+                digests_N32[place] = np.frombuffer(digest, np.uint8)
+                report.advance()
+                size, modified, changed, inode = stamps_N4[place].tolist()
+                if time.time_ns() - max(modified, changed) > STEP_NS:
+                    self.keep(int(keys_N[place]), (size, modified, changed, inode), digest)
+        report.end()
+        return digests_N32
+
+    def _load(self, path: Path) -> None:
+        try:
+            tensors, _ = read_tensors(path)
+            self._keys_N, self._stamps_N4 = tensors["keys"].numpy(), tensors["stamps"].numpy()
+            self._digests_N32 = tensors["digests"].numpy()
+        except FileNotFoundError:
+            return
+        except (OSError, SafetensorError, KeyError, ModelError) as error:
+            self.log(f"warning: {path} cannot be used, so images are read again: {error}")
+
+    def _save(self, path: Path) -> None:
+        if not self._new:
+            return
+        newest = {key: (stamp, digest) for key, stamp, digest in self._new}
+        kept_N = ~np.isin(self._keys_N, list(newest))
+        keys_N = np.concatenate([self._keys_N[kept_N], np.array(list(newest), np.int64)])
+        stamps_N4 = np.array([stamp for stamp, _ in newest.values()], np.int64)
+        digests = np.frombuffer(b"".join(digest for _, digest in newest.values()), np.uint8)
+        order_N = np.argsort(keys_N)
+        self._keys_N = keys_N[order_N]
+        self._stamps_N4 = np.concatenate([self._stamps_N4[kept_N], stamps_N4])[order_N]
+        self._digests_N32 = np.concatenate([self._digests_N32[kept_N], digests.reshape(-1, 32)])[order_N]
+        self._new = []
+        arrays = {"keys": self._keys_N, "stamps": self._stamps_N4, "digests": self._digests_N32}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        write_atomically(path, encode_tensors(tensors))
 
 
-def digests_of(split: Split, *, hashed: bool) -> NDArray[np.uint64]:
-    """A digest of each image (N,): the first 8 bytes of a SHA-256.
+class Report:
+    """Lines about files that are read: one at the beginning, some while it lasts, one at the end.
+
+    Example:
+        >>> report = Report(print, total=0, size=0)
+        >>> report.end()
+    """
+
+    def __init__(self, log: Callable[[str], None], total: int, size: int) -> None:
+        self.log, self.total, self.size, self.done = log, total, size, 0
+        self.began = self.logged = time.monotonic()
+        if total:
+            log(f"images: reading {total:,} files ({size / 1e9:.3g} GB); the teacher cache depends on them")
+
+    def advance(self, count: int = 1) -> None:
+        """Count files that were read."""
+        self.done += count
+        if time.monotonic() - self.logged > LOG_SECONDS:
+            self.logged = time.monotonic()
+            self.log(f"images: {self.done:,} of {self.total:,} files read")
+
+    def end(self) -> None:
+        """Log how long it took."""
+        if self.total:
+            seconds = time.monotonic() - self.began
+            self.log(
+                f"images: {self.total:,} files read in {seconds:.1f} s; unchanged files are not read again"
+            )
+
+
+def key_of(text: str) -> int:
+    """A 64-bit hash of a text, under which hashes of contents are kept.
+
+    Example:
+        >>> key_of("/photos/1.png") == key_of("/photos/2.png")
+        False
+    """
+    return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "little", signed=True)
+
+
+def stamp_of(name: str, path: Path) -> Stamp:
+    """Size, times of modification and change, and inode of the file of an image.
+
+    Raises:
+        DataError: the file is gone.
+
+    Example:
+        >>> stamp_of("this", Path(__file__)) == stamp_of("this", Path(__file__))
+        True
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, path, error) from error
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & 0x7FFFFFFFFFFFFFFF
+
+
+def hash_images(split: Split, contents: Contents) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Stamp (N, 4) and SHA-256 (N, 32) of each image of a split. Embedded images have a stamp of zeros.
 
     Args:
         split: the images.
-        hashed: of the bytes of a file; else of its size and modification time (in seconds). Embedded images
-            are always hashed.
+        contents: hashes of files that are known.
 
     Raises:
         DataError: a file is gone or cannot be read.
 
     Example:
         >>> import datasets
-        >>> import torch
-        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"a", "path": None}] * 2})
-        >>> split = Split("train", rows, torch.tensor([0, 0]), ("ant",), "image", None)
-        >>> digest_N = digests_of(split, hashed=True)
-        >>> bool(digest_N[0] == digest_N[1])
+        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"a", "path": None}]})
+        >>> split = Split("train", rows, torch.tensor([0]), ("ant",), "image", None)
+        >>> stamps_N4, digests_N32 = hash_images(split, Contents())
+        >>> bytes(digests_N32[0]) == hashlib.sha256(b"a").digest()
         True
     """
-    digest_N = np.zeros(len(split), dtype="<u8")
+    stamps_N4 = np.zeros((len(split), 4), dtype=np.int64)
+    digests_N32 = np.zeros((len(split), 32), dtype=np.uint8)
+    files, places = [], []
     for start in range(0, len(split), ROWS):
-        stop = min(start + ROWS, len(split))
-        for index, (key, cell) in enumerate(split.cells(start, stop), start=start):
-            content = hashlib.sha256(_content(key, cell, hashed=hashed)).digest()
-            digest_N[index] = int.from_bytes(content[:8], "little")
-    return digest_N
+        cells = split.cells(start, min(start + ROWS, len(split)))
+        for index, (name, cell) in enumerate(cells, start=start):
+            content = cell.get("bytes")
+            if isinstance(content, bytes):
+                digests_N32[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+            else:
+                path = Path(str(cell.get("path")))
+                stamps_N4[index] = stamp_of(name, path)
+                files.append((name, path))
+                places.append(index)
+    if files:
+        digests_N32[places] = contents.hash_files(files, stamps_N4[places])
+    return stamps_N4, digests_N32
 
 
-def changed_images(
-    split: Split, then_N: NDArray[np.uint64], now_N: NDArray[np.uint64], most: int = 3
-) -> str | None:
-    """Which images of a split differ, for messages; None if all are the same.
-
-    Example:
-        >>> import datasets
-        >>> import torch
-        >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"a", "path": None}] * 2})
-        >>> split = Split("train", rows, torch.tensor([0, 0]), ("ant",), "image", None)
-        >>> changed_images(split, np.array([1, 2], dtype="u8"), np.array([1, 3], dtype="u8"))
-        '1 of 2 images of train: train[1]'
-    """
-    if len(then_N) != len(now_N):
-        new = np.flatnonzero(~np.isin(now_N, then_N))
-        text = f"{len(now_N):,} images of {split.name} where the run has {len(then_N):,}"
-    else:
-        new = np.flatnonzero(then_N != now_N)
-        if not len(new):
-            return None
-        text = f"{len(new):,} of {len(now_N):,} images of {split.name}"
-    names = [split.key(int(index)) for index in new[:most]]
-    return text + (f": {', '.join(names)}" if names else "") + (", …" if len(new) > most else "")
+def _wait_for(lock: FileLock) -> None:
+    while True:
+        try:
+            return lock.acquire()
+        except Locked:
+            time.sleep(PAUSE)
 
 
-def _content(key: str, cell: Cell, *, hashed: bool) -> bytes:
-    content = cell.get("bytes")
-    if isinstance(content, bytes):
-        return content
-    if not hashed:
-        size, time = stamp(key, cell)
-        return repr((size, time // NANOSECONDS)).encode()
+def _in_parts(
+    pool: ThreadPoolExecutor, function: Callable[[int], bytes], places: Sequence[int]
+) -> Iterator[tuple[int, bytes]]:
+    """Each place with its result. A pool keeps all that it is given in memory, so it is given parts."""
+    for start in range(0, len(places), PART):
+        part = places[start : start + PART]
+        yield from zip(part, pool.map(function, part), strict=True)
+
+
+def _hash(name: str, path: Path) -> bytes:
     try:
-        return Path(str(cell.get("path"))).read_bytes()
+        return bytes.fromhex(hash_file(path))
     except (OSError, ValueError) as error:
-        got = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"Image {key} must be readable", got=got, fix=RESTORE) from error
+        raise _unreadable(name, path, error) from error
+
+
+def _unreadable(name: str, path: Path, error: Exception) -> DataError:
+    got = f"{getattr(error, 'strerror', None) or error}: {printable(path)}"
+    return DataError(f"Image {name} must be readable", got=got, fix=RESTORE)

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from richkd.core.errors import RichKDError
 from richkd.core.types import Batch
+from richkd.data.contents import Contents
 from richkd.data.images import decode_cell, map_images
 from richkd.data.split import Split
 from richkd.data.stamps import Stamps
@@ -178,9 +179,9 @@ class Pictures:
             empty_BHWC = torch.empty((len(index_B), 0, 0, 3), dtype=torch.uint8)
             yield Batch(self.split.name, index_B, empty_BHWC, self.split.labels_N[index_B], result)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of path, size and modification time of files, and of the bytes of embedded images."""
-        return self._stamps.fingerprint(self.split, f"pictures of {self.short}")
+    def fingerprint(self, contents: Contents | None = None) -> str:
+        """SHA-256 of the contents of the files, or of embedded images, and of their order."""
+        return self._stamps.fingerprint(self.split, f"pictures of {self.short}", contents)
 
     @cached_property
     def _reader(self) -> Reader[Request, dict[int, Tensor] | RichKDError]:

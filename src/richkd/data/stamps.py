@@ -7,31 +7,26 @@ its old pixels would be used for its new pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from richkd.core.checksums import hash_file
 from richkd.core.errors import DataError
-from richkd.data.file_types import printable
-from richkd.data.opening import RESTORE
+from richkd.data.contents import Cell, Contents, Stamp, hash_images, key_of, stamp_of
 from richkd.data.split import Split
-
-# Rows that are read at a time for a fingerprint.
-ROWS = 1000
-
-Cell = Mapping[str, bytes | str | None]
 
 
 @dataclass
 class Stamps:
-    """Size and modification time of the files of a split at the time of its fingerprint.
+    """Stamps and hashes of the files of a split at the time of its fingerprint.
 
     Attributes:
-        stamps_N2: size in bytes and modification time in nanoseconds of each image; None before there is a
-            fingerprint, for example in a run without a teacher cache.
+        stamps_N4: the stamp of each image (`stamp_of`); None before there is a fingerprint, for example in
+            a run without a teacher cache.
+        digests_N32: SHA-256 of each image.
 
     Example:
         >>> import datasets
@@ -42,32 +37,24 @@ class Stamps:
         False
     """
 
-    stamps_N2: NDArray[np.int64] | None = None
+    stamps_N4: NDArray[np.int64] | None = None
+    digests_N32: NDArray[np.uint8] | None = None
 
-    def fingerprint(self, split: Split, rendering: str) -> str:
-        """SHA-256 of path, size and modification time of files, and of the bytes of embedded images.
+    def fingerprint(self, split: Split, rendering: str, contents: Contents | None = None) -> str:
+        """SHA-256 of the contents of all images in their order. Paths and times of files do not matter.
 
         Args:
             split: the images.
             rendering: how source pixels are computed from the files.
+            contents: hashes of contents that are known; by default every image is read.
 
         Raises:
-            DataError: a file is gone.
+            DataError: a file cannot be read.
         """
-        digest = hashlib.sha256(f"{len(split)} at {rendering}".encode())
-        stamps_N2 = np.zeros((len(split), 2), dtype=np.int64)
-        for start in range(0, len(split), ROWS):
-            stop = min(start + ROWS, len(split))
-            for index, (key, cell) in enumerate(split.cells(start, stop), start=start):
-                digest.update(key.encode())
-                content = cell.get("bytes")
-                if isinstance(content, bytes):
-                    digest.update(hashlib.sha256(content).digest())
-                else:
-                    stamps_N2[index] = size, time = stamp(key, cell)
-                    digest.update(repr((cell.get("path"), size, time)).encode())
-        self.stamps_N2 = stamps_N2
-        return digest.hexdigest()
+        contents = contents or Contents()
+        with contents.kept():
+            content = self._known_table(split, contents) or self._content(split, contents)
+        return hashlib.sha256(f"{len(split)} at {rendering} {content.hex()}".encode()).hexdigest()
 
     def check(self, index: int, name: str, cell: Cell) -> None:
         """Check that a file is still the one of the fingerprint; call it after the file was read.
@@ -78,41 +65,56 @@ class Stamps:
             cell: the encoded image; embedded images cannot change.
 
         Raises:
-            DataError: the file has another size or modification time, or is gone.
+            DataError: the file has another content, or is gone.
         """
-        if self.stamps_N2 is None or isinstance(cell.get("bytes"), bytes):
+        if self.stamps_N4 is None or self.digests_N32 is None or isinstance(cell.get("bytes"), bytes):
             return
-        now, then = stamp(name, cell), tuple(self.stamps_N2[index].tolist())
-        if now != then:
+        path = Path(str(cell.get("path")))
+        now, then = stamp_of(name, path), tuple(self.stamps_N4[index].tolist())
+        # A file that was only copied, or whose rights were changed, has the same pixels.
+        if now != then and not _has_content(path, self.digests_N32[index].tobytes()):
             raise DataError(
                 f"Image {name} must not change during a run, because outputs of its old pixels are stored",
-                got=f"it changed: {then[0]:,} bytes at the start, now {now[0]:,}"
-                + (", modified later" if now[1] > then[1] else ", with another modification time"),
-                fix="restore the file with its modification time, or keep it and resume the run with "
-                "--accept-changed-images: outputs of a changed data set are stored anew.",
+                got=f"it changed: {then[0]:,} bytes at the start, now {now[0]:,}, with another content",
+                fix="restore the file, or keep it and resume the run with --accept-changed-images: outputs "
+                "of changed images are computed again.",
             )
 
+    def _content(self, split: Split, contents: Contents) -> bytes:
+        """SHA-256 of the SHA-256 of each image."""
+        self.stamps_N4, self.digests_N32 = hash_images(split, contents)
+        whole = hashlib.sha256(self.digests_N32.tobytes()).digest()
+        only_embedded = not self.stamps_N4.any()
+        if only_embedded and (known := _table_stamp(split)) is not None:
+            contents.keep(*known, whole)
+        return whole
 
-def stamp(name: str, cell: Cell) -> tuple[int, int]:
-    """Size in bytes and modification time in nanoseconds of the file of an image.
+    def _known_table(self, split: Split, contents: Contents) -> bytes | None:
+        """The hash of embedded images whose table was read before; None if it must be read."""
+        if (known := _table_stamp(split)) is None:
+            return None
+        key, stamp = known
+        (at,) = contents.find(np.array([key], np.int64), np.array([stamp], np.int64)).tolist()
+        return None if at < 0 else contents.digest(at)
 
-    Args:
-        name: key of the image, for error messages.
-        cell: the encoded image, which holds the path.
 
-    Raises:
-        DataError: the file is gone.
+def _table_stamp(split: Split) -> tuple[int, Stamp] | None:
+    """A key and a stamp of the rows of a table in files; None for a table in memory.
 
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     stamp("a.png", {"path": file.name, "bytes": None})[0]
-        0
+    The rows follow from the table's files, and from the fingerprint that `datasets` makes of all operations.
     """
-    path = Path(str(cell.get("path")))
+    files = [Path(entry["filename"]) for entry in split.table.cache_files]
+    operations = getattr(split.table, "_fingerprint", None)
+    if not files or operations is None:
+        return None
+    stamps = [(str(file), *stamp_of(str(file), file)) for file in files]
+    text = repr((operations, len(split), split.image_column, stamps))
+    first, second, third, fourth = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int64).tolist()
+    return key_of(text), (first, second, third, fourth)
+
+
+def _has_content(path: Path, digest: bytes) -> bool:
     try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        got = f"{getattr(error, 'strerror', None) or error}: {printable(path)}"
-        raise DataError(f"Image {name} must be readable", got=got, fix=RESTORE) from error
-    return status.st_size, status.st_mtime_ns
+        return bytes.fromhex(hash_file(path)) == digest
+    except OSError:
+        return False

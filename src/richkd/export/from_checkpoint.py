@@ -6,32 +6,24 @@ the form of a student's ``config.json``, so that neither data nor teachers are n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from richkd.core.checkpoint_file import UNREADABLE, Checkpoint, previous_of, read_checkpoint
+from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import CheckpointError
-from richkd.core.files import write_atomically
+from richkd.core.structured import read_json, read_yaml
 from richkd.models.build import Network
 
 Which = Literal["best", "last"]
 DESCRIPTION, FOLDER, SUFFIX = "student.json", "checkpoints", ".ckpt"
 
 
-def describe_checkpoints(
-    folder: Path, network: Network, class_names: Sequence[str], steps_per_epoch: int
-) -> None:
-    """Write ``student.json`` to a folder of checkpoints.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+def describe_network(network: Network, class_names: Sequence[str], steps_per_epoch: int) -> dict[str, Any]:
+    """The content of ``student.json``."""
     framing = network.framing
-    description = {
+    return {
         "architecture": network.blueprint.architecture,
         "label_names": list(class_names),
         "pretrained_cfg": {
@@ -45,8 +37,6 @@ def describe_checkpoints(
         "model_args": dict(network.blueprint.args),
         "steps_per_epoch": steps_per_epoch,
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    write_atomically(folder / DESCRIPTION, f"{text}\n".encode())
 
 
 def find_checkpoint(model: Path, which: Which | None) -> Path | None:
@@ -88,10 +78,13 @@ def read_student_checkpoint(path: Path) -> tuple[dict[str, Any], Checkpoint, str
     If the file is damaged, the checkpoint before it is read.
 
     Raises:
-        CheckpointError: no checkpoint, or no description of its network, can be read.
+        CheckpointError: no checkpoint, or no description of its network, can be read, or the description is
+            not as it was written.
     """
+    run, name = path.parent.parent, f"{path.parent.name}/{DESCRIPTION}"
+    check_hashes(run, (name,), CheckpointError, fix=f"restore it; to accept a change, remove {run / SUMS}.")
     try:
-        description = json.loads((path.parent / DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(path.parent / DESCRIPTION)
         if (steps := int(description["steps_per_epoch"])) < 1:
             raise ValueError(f"{steps} steps in an epoch")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -124,9 +117,9 @@ def note_of_longer_run(run: Path) -> str | None:
         True
     """
     try:
-        made = json.loads((run / "summary.json").read_text(encoding="utf-8"))["epochs"]
-        planned = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["train"]["epochs"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        made = read_json(run / "summary.json")["epochs"]
+        planned = read_yaml(run / "config.yaml")["train"]["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     if made == planned:
         return None

@@ -3,7 +3,8 @@
 ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the network, with the constructor arguments
 that it was built with. ``config.json`` has timm's format. Entries that timm does not define (the fitted
 temperature and the origin of the model) are under ``richkd``. The networks for 32-pixel images are registered
-with timm by ``import richkd.models``. A network of a callable is loaded by this package only.
+with timm by ``import richkd.models``. A network of a callable is loaded by this package only. ``SHA256SUMS``
+has the hash of every file (`richkd.core.checksums`).
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import Tensor
 
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
+from richkd.core.checksums import write_hashes
 from richkd.core.errors import DataError, ModelError, NonFiniteError
 from richkd.core.files import not_written, write_atomically
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.json_text import to_json
 from richkd.core.structured import read_json
 from richkd.core.temporary import temporary_folder
+from richkd.core.tensor_files import encode_tensors
 from richkd.core.types import Output
 from richkd.core.visible import one_line
 from richkd.data.augmentations import Clean
@@ -48,11 +52,11 @@ from richkd.export.from_checkpoint import (
 )
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
+from richkd.models.saved import CONFIG, WEIGHTS, check_saved
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
 BATCH = 64
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # What a missing or damaged description of a network raises.
 UNDESCRIBED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -126,6 +130,8 @@ def save_student(
 ) -> None:
     """Write a student to a folder. ``config.json`` is written last, so a folder that has it is complete.
 
+    ``SHA256SUMS`` has the hashes of both files; they are checked when the folder is loaded.
+
     Args:
         folder: the folder; it is created, and existing files of a student are replaced.
         network: the network.
@@ -142,7 +148,7 @@ def save_student(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), temperature=1.5, origin={})
         ...     sorted(path.name for path in Path(folder).iterdir())
-        ['config.json', 'model.safetensors']
+        ['SHA256SUMS', 'config.json', 'model.safetensors']
     """
     folder = Path(folder)
     config = {
@@ -168,9 +174,11 @@ def save_student(
         if _is_callable(network):
             # timm adds arguments that its own constructors have.
             written["model_args"] = dict(network.blueprint.args)
-        write_atomically(folder / WEIGHTS, (scratch / WEIGHTS).read_bytes())
-    text = to_json(written, indent=2)
-    write_atomically(folder / CONFIG, f"{text}\n".encode())
+        weights = encode_tensors(load_file(scratch / WEIGHTS))
+    text = f"{to_json(written, indent=2)}\n".encode()
+    write_atomically(folder / WEIGHTS, weights)
+    write_hashes(folder, {WEIGHTS: weights, CONFIG: text})
+    write_atomically(folder / CONFIG, text)
 
 
 @contextmanager
@@ -193,7 +201,7 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
             also used for a run that has no student yet. `Student.note` then says which one it is.
 
     Raises:
-        ModelError: there is no student, or its files are damaged.
+        ModelError: there is no student, or its files are damaged or changed.
         CheckpointError: there is no such checkpoint, or it cannot be read.
         NonFiniteError: a weight, the temperature or the normalization is NaN or infinite; names the file.
 
@@ -212,6 +220,7 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
         return _from_checkpoint(file)
     if (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
+    check_saved(folder)
     try:
         saved = read_json(folder / CONFIG)
         class_names, temperature = _names_and_temperature(saved)

@@ -21,6 +21,7 @@ from richkd.models.arguments import not_built, option
 from richkd.models.callables import call
 from richkd.models.probe import first_line
 from richkd.models.published import warn_of_normalization
+from richkd.models.saved import CONFIG, WEIGHTS, check_saved
 from richkd.models.weights import load_weights
 
 # Arguments that may not be given, with the reason.
@@ -165,8 +166,9 @@ def _check_patches(model: nn.Module, name: str, size: int, role: str) -> None:
 
 
 def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, size: int | None) -> Created:
+    check_saved(folder)
     try:
-        saved = read_json(folder / "config.json")
+        saved = read_json(folder / CONFIG)
         outputs, architecture = int(saved["num_classes"]), str(saved["architecture"])
         args, cfg = dict(saved.get("model_args") or {}), dict(saved["pretrained_cfg"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
@@ -187,7 +189,7 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
         )
     if parse_model_name(architecture).kind == "callable":
         created = _from_callable(architecture, {**args, **config.args}, classes, role)
-        load_weights(created.model, folder / "model.safetensors", role=role)
+        load_weights(created.model, folder / WEIGHTS, role=role)
     else:
         saved_size = (cfg.get("input_size") or [None])[-1]
         created = _from_timm(config, classes, role, size if size != saved_size else None, pretrained=True)

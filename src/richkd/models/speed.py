@@ -7,7 +7,9 @@ run is resumed. The precision of a teacher is also stored in the teacher cache, 
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,6 +33,7 @@ ROUNDS, SECONDS = (5, 50), (1.0, 10.0)
 MARGIN = 0.93
 # File in a run folder and in a teacher cache with the choices.
 SPEED = "speed.json"
+HASH = "sha256"
 NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 
 Log = Callable[[str], None]
@@ -182,9 +185,26 @@ def read_speeds(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         recorded = read_json(path)
+        digest = recorded.pop(HASH, None)
+        if digest not in (None, sealed(recorded)[HASH]):
+            return {}
         return {name: asdict(Speed(**choice)) for name, choice in recorded.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def sealed(speeds: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Recorded choices with their SHA-256, which `read_speeds` checks.
+
+    The record of a teacher cache has it, because several processes can replace that file. A run folder has
+    ``SHA256SUMS``.
+
+    Example:
+        >>> {name: digest[:8] for name, digest in sealed({}).items()}
+        {'sha256': '44136fa3'}
+    """
+    text = json.dumps(speeds, sort_keys=True)
+    return {**speeds, HASH: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _seconds(call: Callable[[], None], device: torch.device) -> float:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from richkd.core.errors import ModelError
 from richkd.core.regular_files import kind_of
+from richkd.core.tensor_files import read_tensors
 from richkd.models.input_conv import to_rgb_input
 from richkd.models.pickled import first_words, read_pickled
 
@@ -82,8 +82,8 @@ def load_weights(model: nn.Module, path: str | Path, *, role: str, new_classifie
         What was loaded, for the log.
 
     Raises:
-        ModelError: the file does not exist, it is not a checkpoint, or it is of another architecture, number
-            of classes or number of input channels.
+        ModelError: the file does not exist, it is not a checkpoint, it was saved by this package and its
+            tensors changed, or it is of another architecture, number of classes or number of input channels.
 
     Example:
         >>> import tempfile, torch
@@ -263,7 +263,9 @@ def _read(path: Path, role: str) -> Any:
     if path.suffix != ".safetensors":
         return read_pickled(path, role)
     try:
-        return load_file(path)
+        return read_tensors(path)[0]
+    except ModelError:
+        raise
     except Exception as error:  # damaged files raise errors of many types
         got = first_words(error)
     raise ModelError(

@@ -14,6 +14,7 @@ from richkd.core.errors import CacheError
 from richkd.core.types import Output
 from richkd.data.augmentations import Clean, build_augmentation
 from richkd.data.batches import Store, open_store
+from richkd.data.contents import Contents
 from richkd.data.framing import Framing
 from richkd.data.sources import open_data
 from richkd.data.views import Augmentation
@@ -79,10 +80,11 @@ def import_outputs(
     }
     row_format = RowFormat(len(data.class_names), given.feats_NF.shape[1], config.cache.top_k)
     manifests = {}
+    contents = Contents(root, log)
     for split, store in stores.items():
         imported = {"teacher": name, GIVEN: given.fingerprint, "class names": list(data.class_names)}
         ingredients = imported | split_ingredients(
-            store.fingerprint(), augmentations[split], config.train.seed
+            store.fingerprint(contents), augmentations[split], config.train.seed
         )
         views = count_of(augmentations[split])
         wide = split != "train" and row_format.top_k is None

@@ -29,7 +29,7 @@ from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
 from richkd.models.build import Network, build_network
 from richkd.models.create import unknown_model
-from richkd.models.speed import SPEED, Speed, SpeedChooser, read_speeds
+from richkd.models.speed import SPEED, Speed, SpeedChooser, read_speeds, sealed
 from richkd.teachers.base import Teacher
 from richkd.teachers.folds import open_folds
 from richkd.teachers.precomputed.vision import open_imported
@@ -202,6 +202,8 @@ def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype |
     path = root.expanduser() / SPEED
     key = f"{hash_tensors(network.model.state_dict())[:16]} {network.size} px {opening.device.type}"
     recorded = read_speeds(path)
+    if path.exists() and not recorded:
+        opening.log(f"warning: {path} is damaged; the precision of teachers is measured again")
     if name not in chooser.chosen and key in recorded:
         chooser.chosen[name] = recorded[key]
     speed = chooser.choose(name, network, precision, "never", trained=False)
@@ -221,7 +223,7 @@ def _record(path: Path, key: str, chosen: dict[str, Any]) -> dict[str, Any]:
         recorded = read_speeds(path)
         if key in recorded:
             return recorded[key]
-        text = json.dumps(recorded | {key: chosen}, indent=2)
+        text = json.dumps(sealed(recorded | {key: chosen}), indent=2)
         write_atomically(path, f"{text}\n".encode())
     return chosen
 

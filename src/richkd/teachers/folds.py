@@ -22,8 +22,8 @@ from richkd.core.types import Batch, Output
 from richkd.data.classes import check_same_classes
 from richkd.data.split import Data, Split
 from richkd.data.views import Views
-from richkd.export.student import CONFIG
 from richkd.models.build import Network, build_network
+from richkd.models.saved import CONFIG, check_saved
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.vision import VisionTeacher
@@ -124,6 +124,7 @@ def open_folds(
     fold_of_key: dict[str, int] = {}
     teachers: list[VisionTeacher] = []
     for fold, path in enumerate(students):
+        check_saved(path.parent)
         left_out = _left_out(path)
         if not left_out:
             raise ModelError(

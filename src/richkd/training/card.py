@@ -9,14 +9,14 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from richkd.config.model_name import parse_model_name
+from richkd.core.checksums import forget_hashes, record_hashes
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.core.types import UNLABELED
 from richkd.core.visible import visible
 from richkd.models.build import Network
+from richkd.models.saved import CARD
 from richkd.pipeline.assemble import Parts
-
-CARD = "README.md"
 
 
 def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, Any]) -> None:
@@ -54,11 +54,18 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
             epochs=summary.get("planned_epochs", summary["epochs"]),
             images=len(labels_N),
             unlabeled=int((labels_N == UNLABELED).sum()),
+            inputs=[
+                (setting, Path(path).name, digest)
+                for setting, files in summary["inputs"].items()
+                for path, digest in files.items()
+            ],
             fusion=fusion["origin"] if fusion and len(parts.teachers) > 1 else None,
         )
     )
     card = ModelCard(f"---\n{_metadata(parts, student, summary).to_yaml()}\n---\n\n{text.strip()}\n")
+    forget_hashes(folder, [CARD])
     write_atomically(folder / CARD, card.content.encode())
+    record_hashes(folder, [CARD])
 
 
 def _metadata(parts: Parts, student: Network, summary: dict[str, Any]) -> ModelCardData:

@@ -6,7 +6,6 @@ threads that it was started with, and any other difference is reported.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -20,6 +19,7 @@ import torch
 
 from richkd.config.marks import flattened
 from richkd.core.device import pick_device
+from richkd.core.structured import read_json
 
 ENVIRONMENT = "environment.json"
 PACKAGES = (
@@ -78,7 +78,7 @@ def recorded_environment(run: Path) -> dict[str, Any]:
         {}
     """
     try:
-        recorded: dict[str, Any] = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+        recorded: dict[str, Any] = read_json(run / ENVIRONMENT)
         last_environment(recorded)
     except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return {}

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from richkd.config.resumed import INPUTS
+from richkd.config.resumed import damaged_inputs
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ClassError
 from richkd.data.classes import check_same_classes
-from richkd.data.contents import are_hashed, changed_images, digests_of
+from richkd.data.contents import Contents
+from richkd.data.digests import are_hashed, changed_images, digests_of
 from richkd.data.split import Data, Split
-from richkd.training.same_settings import digests_of_files
+from richkd.pipeline.named_files import hash_named_files
 
 ACCEPT = "--accept-changed-images"
 
@@ -39,15 +40,17 @@ def read_inputs(config: Config, data: Data, recorded: Mapping[str, Any] | None =
     """
     known = (recorded or {}).get("hashed")
     hashed = are_hashed(data.splits.values()) if known is None else bool(known)
+    # The fingerprints of the teacher cache have the same hashes, so files are read once.
+    contents = Contents(config.cache.dir.expanduser() if config.cache.dir else None)
     splits = {
         name: {
             "images": len(split),
             "labels": _labels_of(split),
-            "digests": base64.b64encode(digests_of(split, hashed=hashed).tobytes()).decode(),
+            "digests": _encoded(digests_of(split, hashed=hashed, contents=contents)),
         }
         for name, split in data.splits.items()
     }
-    files = digests_of_files(config)
+    files = hash_named_files(config)
     return {"files": files, "classes": list(data.class_names), "hashed": hashed, "splits": splits}
 
 
@@ -89,11 +92,7 @@ def changed_data(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) ->
     try:
         return _compared(data, then, now)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{INPUTS} of the run must be as the run wrote it",
-            got=f"{type(error).__name__}: {error}",
-            fix="restore it, or remove it to resume the run without comparing images.",
-        ) from error
+        raise damaged_inputs(f"{type(error).__name__}: {error}") from error
 
 
 def _compared(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> ChangedData | None:
@@ -114,6 +113,10 @@ def _compared(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> Ch
         return None
     counts = [record["splits"].get("train", {}).get("images") for record in (then, now)]
     return ChangedData(tuple(sorted(differences)), counts[0] == counts[1], bool(then["hashed"]))
+
+
+def _encoded(digest_N: NDArray[np.uint64]) -> str:
+    return base64.b64encode(digest_N.tobytes()).decode()
 
 
 def _digests(split: Mapping[str, Any]) -> NDArray[np.uint64]:

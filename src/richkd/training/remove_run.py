@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from richkd.config.resumed import INPUTS
+from richkd.config.resumed import INPUTS, SETTINGS
+from richkd.core.checksums import SUMS
 from richkd.export.from_checkpoint import DESCRIPTION
 from richkd.models.speed import SPEED
+from richkd.training.environment import ENVIRONMENT
 
 # They are removed in this order: a kill in between must leave no summary without its checkpoint, and no
 # checkpoint without its settings.
 RESULTS = ("summary.json", "student/README.md", "student/config.json", "student/model.safetensors")
 WRITTEN = (
-    *RESULTS,
+    *(*RESULTS, f"student/{SUMS}"),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", f"checkpoints/{DESCRIPTION}"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
-    *("metrics.jsonl", "timing.jsonl", SPEED, INPUTS, "environment.json", "config.yaml"),
+    *("metrics.jsonl", "timing.jsonl", SPEED, INPUTS, ENVIRONMENT, SUMS, SETTINGS),
 )
 FOLDERS = ("checkpoints", "student", "events")
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from richkd.config.resumed import INPUTS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.progress import Progress
-from richkd.export.from_checkpoint import describe_checkpoints
+from richkd.export.from_checkpoint import DESCRIPTION, describe_network
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
@@ -206,11 +205,15 @@ def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
     """Write what is known of the run into its folder, and open the trackers."""
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
     if accelerator.is_main_process:
-        folder.create(parts.config, parts.speeds, overwrite=overwrite, session=session.environment)
-        folder.write_json(INPUTS, session.inputs)
-        describe_checkpoints(
-            folder.last.parent, trainer.task.student, parts.data.class_names, trainer.order.steps
+        folder.create(
+            parts.config,
+            parts.speeds,
+            overwrite=overwrite,
+            session=session.environment,
+            inputs=session.inputs,
         )
+        network = describe_network(trainer.task.student, parts.data.class_names, trainer.order.steps)
+        folder.write_json(f"{folder.last.parent.name}/{DESCRIPTION}", network)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("events")
 
@@ -239,6 +242,7 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         "steps": trainer.step,
         "seconds": round(time.perf_counter() - began, 1),
         "joules": meter.joules,
+        "inputs": folder.inputs().get("files", {}),
     }
     if len(trainer.plans) > 1:
         facts["planned_epochs"] = described(trainer.plans)

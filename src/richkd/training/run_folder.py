@@ -5,7 +5,7 @@
     richkd.lock        the process that writes to the folder, while it runs
     config.yaml        the resolved settings
     environment.json   versions, hardware and number of threads, also of sessions that resumed the run
-    inputs.json        digests of images and other files that the run reads
+    inputs.json        digests of images, and SHA-256 of every file that the settings name, such as weights
     speed.json         precision and compiling of each network, and measured times
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
@@ -13,20 +13,23 @@
     checkpoints/       last and best, and student.json, which describes the network in them
     student/           the trained student
     summary.json       the final figures
+    SHA256SUMS         SHA-256 of the files above, checked when they are read
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from richkd.config.resumed import INPUTS, SETTINGS, recorded_inputs
 from richkd.config.schema import Config
 from richkd.core.checkpoint_file import previous_of
-from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.checksums import SUMS, check_hashes, forget_hashes, record_hashes
+from richkd.core.errors import CheckpointError, ConfigError, RichKDError
 from richkd.core.files import refuse_unwritable, write_atomically
 from richkd.core.folder_lock import LOCK, folder_lock
 from richkd.core.json_text import to_json
@@ -34,9 +37,13 @@ from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
 from richkd.core.temporary import PATTERN, remove_abandoned
 from richkd.models.speed import SPEED, read_speeds
+from richkd.pipeline.named_files import hash_named_files
 from richkd.training.environment import ENVIRONMENT, environment
 from richkd.training.remove_run import RESULTS, remove_run
 from richkd.training.same_settings import refuse_other_settings
+
+# Records of a run that a resumed run reads or keeps.
+RECORDS = (SETTINGS, ENVIRONMENT, INPUTS, SPEED)
 
 
 class RunFolder:
@@ -75,7 +82,7 @@ class RunFolder:
         """
         if self.has_checkpoint or any(True for pattern in RESULTS for _ in self.path.glob(pattern)):
             return False
-        began = self.last.parent.is_dir() or (self.path / "config.yaml").exists()
+        began = self.last.parent.is_dir() or (self.path / SETTINGS).exists()
         return self.abandoned or (began and len(read_lines(self.metrics)) <= 1)
 
     def entries(self) -> list[str]:
@@ -102,10 +109,15 @@ class RunFolder:
             yield
 
     def summary(self) -> dict[str, Any] | None:
-        """The figures of a finished run; None if the run is not finished."""
+        """The figures of a finished run; None if the run is not finished.
+
+        Raises:
+            CheckpointError: ``summary.json`` is not as it was written.
+        """
         path = self.path / "summary.json"
         if not path.exists():
             return None
+        check_run(self.path, ("summary.json",), CheckpointError)
         try:
             figures: dict[str, Any] = read_json(path)
         except (OSError, ValueError) as error:
@@ -121,8 +133,8 @@ class RunFolder:
 
         Raises:
             CheckpointError: the folder is not empty and neither ``resume`` nor ``overwrite`` is set; there is
-                no run to resume; the settings differ from those of the run to resume; the folder cannot be
-                written.
+                no run to resume; a file of the run to resume is damaged; its settings, or the files that
+                they name, such as weights, have changed since; the folder cannot be written.
             ConfigError: both ``resume`` and ``overwrite`` are set.
         """
         self._refuse_unwritable()
@@ -145,12 +157,17 @@ class RunFolder:
                 fix="check --out; a new run starts without --resume, or with --overwrite.",
             )
         # A run that was killed before it wrote its settings has nothing that other settings could contradict.
-        if resume and (self.has_checkpoint or (self.path / "config.yaml").exists()):
+        if resume and (self.has_checkpoint or (self.path / SETTINGS).exists()):
+            check_run(self.path, RECORDS, CheckpointError, growing=(self.metrics.name, self.timing.name))
             refuse_other_settings(self.path, config, same_length=not self.has_checkpoint)
 
     def speeds(self) -> dict[str, dict[str, Any]]:
         """Precision and compiling of each network, as they were measured when the run began."""
         return read_speeds(self.path / SPEED)
+
+    def inputs(self) -> dict[str, Any]:
+        """The record of what the run reads; empty if there is none, as in runs of version 0.1."""
+        return recorded_inputs(self.path)
 
     def create(
         self,
@@ -159,14 +176,16 @@ class RunFolder:
         *,
         overwrite: bool,
         session: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Create the folder and write ``config.yaml``, ``environment.json`` and ``speed.json``.
+        """Create the folder and write settings, environment, inputs and speeds.
 
         Args:
             config: the settings of the run.
             speeds: precision and compiling of each network.
             overwrite: first remove the files of an earlier run.
             session: content of ``environment.json``; by default, the environment of this process.
+            inputs: content of ``inputs.json``; by default, without images.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -181,20 +200,23 @@ class RunFolder:
                 got=error.strerror or str(error),
                 fix="choose another --out.",
             ) from error
-        self.write_text("config.yaml", config.to_yaml())
+        self.write_text(SETTINGS, config.to_yaml())
         self.write_json(ENVIRONMENT, session or environment(config.train.device))
+        self.write_json(INPUTS, inputs or {"files": hash_named_files(config)})
         self.write_json(SPEED, dict(speeds))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file atomically."""
+        """Write a text file atomically, and record its hash."""
+        forget_hashes(self.path, [name])
         write_atomically(self.path / name, text.encode())
+        record_hashes(self.path, [name])
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file atomically."""
+        """Write a JSON file atomically, and record its hash."""
         self.write_text(name, to_json(content, indent=2) + "\n")
 
     def append(self, path: Path, record: Mapping[str, Any]) -> None:
-        """Append a line to a ``.jsonl`` file.
+        """Append a line to a ``.jsonl`` file, and record the hash of the file.
 
         Raises:
             CheckpointError: the file cannot be written.
@@ -209,12 +231,13 @@ class RunFolder:
                 got=error.strerror or str(error),
                 fix="free space, then resume the run with --resume.",
             ) from error
+        record_hashes(self.path, [path.name])
 
     def forget_after(self, epoch: int) -> None:
         """Remove incomplete lines and lines of epochs after ``epoch``; a resumed run computes these again."""
         for path in (self.metrics, self.timing):
             kept = [line for line in read_lines(path) if line["epoch"] <= epoch]
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self.write_text(path.name, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _refuse_unwritable(self) -> None:
         try:
@@ -229,6 +252,27 @@ class RunFolder:
                 f"--out {self.path} must be a folder", got="a file", fix="choose another --out."
             )
         refuse_unwritable(self.path)
+
+
+def check_run(
+    folder: Path, names: Iterable[str], refusal: type[RichKDError], *, growing: Iterable[str] = ()
+) -> None:
+    """Check files of a run folder against its ``SHA256SUMS``; runs of version 0.1 have none.
+
+    Args:
+        folder: the run folder.
+        names: the files.
+        refusal: class of the error to raise.
+        growing: see `check_hashes`.
+
+    Raises:
+        RichKDError: of class ``refusal``, if a file is not as it was written; the message names it.
+    """
+    fix = (
+        "restore the file. Settings are changed in a copy of config.yaml outside the folder. "
+        f"To accept a changed file, remove {folder / SUMS}."
+    )
+    check_hashes(folder, names, refusal, fix, growing=growing)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -138,6 +138,8 @@ def test_what_is_no_finished_run_is_named(runs: tuple[World, list[str]], tmp_pat
     assert "no metrics.jsonl" in str(error)
     (broken / "metrics.jsonl").write_text("{not json")
     assert "cannot be read" in str(refusal(collect, [str(broken)]))
+    (broken / "metrics.jsonl").write_text('{"epoch": 0}')
+    assert f"{broken / 'metrics.jsonl'} must be as it was written" in str(refusal(collect, [str(broken)]))
     make_images(tmp_path / "images")
     distill(
         world.config(

@@ -29,10 +29,11 @@ from richkd.teachers.cache.store import (
     list_caches,
     lock_of,
     read_manifest,
+    readable_manifests,
     remove_cache,
     shard_problem,
 )
-from tests.fixtures import refusal
+from tests.fixtures import flip_bit, refusal
 
 IMAGES, VIEWS = 20, 6
 MANIFEST_OF = Manifest("net-train", {"weights": "abc", "views": [1, 2]}, IMAGES, VIEWS, RowFormat(5, 3))
@@ -364,6 +365,16 @@ def test_a_manifest_that_was_edited_is_refused(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(CacheError, match=r"manifest\.json"):
         OutputCache(tmp_path, MANIFEST_OF)
+
+
+def test_no_flipped_bit_of_a_manifest_is_read(tmp_path: Path) -> None:
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    path = cache.folder / MANIFEST
+    original = path.read_bytes()
+    for bit in range(0, 8 * len(original), 3):
+        flip_bit(path, bit)
+        assert readable_manifests(tmp_path) in ([], [MANIFEST_OF])
+        path.write_bytes(original)
 
 
 def test_folders_may_be_given_as_text(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from richkd.teachers.clip.load import load_clip
 from richkd.teachers.clip.model import Clip, ClipTeacher
 from richkd.teachers.clip.prompts import build_prompts, templates
 from richkd.teachers.clip.tokens import check_tokens, encode_text
+from tests.fixtures import flip_bit
 from tests.teachers.clip.tiny import add_tokenizer, make_folder
 
 NAMES = ["aquarium_fish", "apple", "sea horse", "watch", "yin_yang"]
@@ -160,6 +162,18 @@ def test_towers_that_read_their_padding_keep_it(clip: Clip, change: str) -> None
         model.text_pool_type = "last"
     tokens = clip.tokenizer(["a cat", "a dog on a mat"])
     assert torch.equal(encode_text(model, tokens), model.encode_text(tokens))
+
+
+def test_no_flipped_bit_of_stored_embeddings_is_used(clip: Clip, tmp_path: Path) -> None:
+    prompts = [["a cat"], ["a dog"]]
+    expected = clip.class_embeddings(["cat", "dog"], prompts, tmp_path)
+    (path,) = tmp_path.glob("class-embeddings-*")
+    original = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(original)), 60):
+        flip_bit(path, bit)
+        assert torch.equal(clip.class_embeddings(["cat", "dog"], prompts, tmp_path), expected)
+        path.unlink()
+        path.write_bytes(original)
 
 
 def test_features_can_feed_a_trained_head(clip: Clip) -> None:

@@ -173,7 +173,7 @@ def _check_split_names(files: dict[str, list[Path]], place: Path, suffix: str) -
 
 
 def stamp_of(files: Sequence[Path]) -> str:
-    """SHA-256 of the paths, sizes and times of files, which changes when a file is replaced.
+    """SHA-256 of the paths, sizes, times and inodes of files, which changes when a file is replaced.
 
     Example:
         >>> len(stamp_of([Path(__file__)]))
@@ -183,7 +183,8 @@ def stamp_of(files: Sequence[Path]) -> str:
     for file in files:
         status = file.stat()
         stamp.update(
-            f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode()
+            f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
+            f"{status.st_ino}\n".encode()
         )
     return stamp.hexdigest()
 

@@ -19,6 +19,7 @@ from richkd.core.errors import DataError
 from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
 from richkd.data.batches import CleanStore
+from richkd.data.contents import Contents
 from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.evaluate.corruptions.severity import SEVERITIES
@@ -68,9 +69,9 @@ class CorruptedStore:
             pixels = corrupt(batch.pixels_BHWC, self.name, self.severity, self.seed)
             yield replace(batch, split=None, pixels_BHWC=pixels)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, contents: Contents | None = None) -> str:
         """The fingerprint of the original images, with the corruption, its severity and the seed."""
-        return f"{self.store.fingerprint()} {self.name} {self.severity} {self.seed}"
+        return f"{self.store.fingerprint(contents)} {self.name} {self.severity} {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class PublishedStore:
             pixels = torch.from_numpy(self.pixels_NHWC[self.rows_N[index_B.numpy()]])
             yield Batch(None, index_B, pixels, self.split.labels_N[index_B])
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, contents: Contents | None = None) -> str:
         """The path of the file."""
         return str(self.file)
 

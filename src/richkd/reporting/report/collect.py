@@ -28,6 +28,7 @@ from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
 from richkd.pipeline.assemble import Parts
 from richkd.reporting.probe.probe import Probe, run_probe
+from richkd.training.run_folder import check_run
 
 MISTAKES, CONFUSIONS, EXAMPLES = 12, 6, 4
 THUMBNAIL = 96
@@ -206,7 +207,7 @@ def read_run(folder: str | Path) -> RunFacts:
         folder: the run folder.
 
     Raises:
-        DataError: a file is missing or cannot be read; the message names it.
+        DataError: a file is missing, cannot be read, or is not as it was written; the message names it.
     """
     folder = Path(folder)
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"):
@@ -227,6 +228,7 @@ def read_run(folder: str | Path) -> RunFacts:
         raise DataError(
             f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
         ) from error
+    check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
     return RunFacts(folder.name, settings, summary, epochs, environment)
 
 

@@ -15,6 +15,7 @@ from richkd.config.schema import CacheConfig
 from richkd.core.errors import CacheError
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
+from richkd.data.contents import Contents
 from richkd.data.views import Augmentation, Views
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat
@@ -173,10 +174,11 @@ def with_cache(
     if rows.classes and config.top_k is not None:
         rows = RowFormat(rows.classes, rows.features if features else 0, config.top_k)
     caches = {}
+    contents = Contents(root, log)
     for split, store in stores.items():
         augmentation = augmentations[split]
         ingredients = teacher.ingredients(trained=split == "train") | classes
-        ingredients |= split_ingredients(store.fingerprint(), augmentation, seed)
+        ingredients |= split_ingredients(store.fingerprint(contents), augmentation, seed)
         name = cache_name(teacher.name, split)
         # On held-out images, logits are float32. CLIP rounds its features before it computes logits.
         wide = split != "train" and rows.classes > 0 and rows.top_k is None

@@ -230,13 +230,7 @@ class OutputCache:
             weakref.finalize(self, lock.release)
 
     def _open(self, mend: bool) -> None:
-        stored = read_manifest(self.folder)
-        if stored.digest != self.manifest.digest:
-            raise CacheError(
-                f"The manifest of the cache {self.folder} must match the name of the folder",
-                got=f"a manifest that differs in {', '.join(stored.differences(self.manifest))}",
-                fix="remove the cache with `richkd cache rm`.",
-            )
+        read_manifest(self.folder)
         paths = sorted(self.folder.glob("*.safetensors"))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             problems = list(pool.map(lambda path: shard_problem(path, self.manifest), paths))
@@ -296,7 +290,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """Read the manifest of a cache.
 
     Raises:
-        CacheError: the manifest does not exist or cannot be read.
+        CacheError: the manifest does not exist, cannot be read, or does not match the name of the folder.
 
     Example:
         >>> import tempfile
@@ -307,13 +301,21 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     try:
         content = read_json(Path(folder) / MANIFEST)
-        return Manifest(**content | {"row_format": RowFormat(**content["row_format"])})
+        manifest = Manifest(**content | {"row_format": RowFormat(**content["row_format"])})
+        digest = manifest.digest
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
             f"The cache {folder} must have a readable manifest.json",
             got=f"{type(error).__name__}: {error}",
             fix="remove the folder.",
         ) from None
+    if Path(folder).name != f"{manifest.name}-{digest}":
+        raise CacheError(
+            f"The manifest of the cache {folder} must match the name of the folder",
+            got=f"a manifest of {manifest.folder}",
+            fix="remove the cache with `richkd cache rm`, or give the folder its name back.",
+        )
+    return manifest
 
 
 def list_caches(root: str | Path) -> list[Path]:

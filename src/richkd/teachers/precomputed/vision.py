@@ -14,6 +14,7 @@ from richkd.core.errors import CacheError, nearest
 from richkd.core.types import Batch, Output
 from richkd.data.augmentations import Clean
 from richkd.data.batches import Store
+from richkd.data.contents import Contents
 from richkd.data.split import Split
 from richkd.data.views import Augmentation, Views
 from richkd.teachers.base import Sample, Teacher
@@ -164,6 +165,7 @@ def open_imported(
     root = config.cache.dir.expanduser()
     known = imported_manifests(root)
     splits = {}
+    contents = Contents(root, log)
     for split, store in stores.items():
         named = [manifest for manifest in known if manifest.name == cache_name(name, split)]
         if not named:
@@ -179,7 +181,7 @@ def open_imported(
         whole: Augmentation = Clean(store.size)
         drawn = augmentations[split]
         accepted = [whole] if drawn.count is None or drawn == whole else [drawn, whole]
-        manifest, augmentation = _chosen(named, store, accepted, config)
+        manifest, augmentation = _chosen(named, store, accepted, config, contents)
         cache = OutputCache(root, manifest, mend=False)
         if cache.damaged:
             raise CacheError(
@@ -221,9 +223,10 @@ def _chosen(
     store: Store,
     accepted: Sequence[Augmentation],
     config: Config,
+    contents: Contents,
 ) -> tuple[Manifest, Augmentation]:
     """The cache that fits this run, with the first augmentation in ``accepted`` for which one exists."""
-    images, seed = store.fingerprint(), config.train.seed
+    images, seed = store.fingerprint(contents), config.train.seed
     compared: list[tuple[list[str], Manifest, Augmentation]] = []
     for augmentation in accepted:
         expected = {

@@ -1,0 +1,62 @@
+"""The files of a saved student, and whether they are still as they were saved."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from richkd.core.checksums import SUMS, check_hashes
+from richkd.core.errors import ModelError
+from richkd.core.structured import read_json
+from richkd.core.tensor_files import read_tensors
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+logger = logging.getLogger(__name__)
+
+
+def check_saved(folder: Path) -> None:
+    """Check the files of a student's folder against its ``SHA256SUMS``.
+
+    Folders of other programs have no ``SHA256SUMS`` and are not checked. If it was removed from a folder of
+    this package, to accept a changed ``config.json``, there is a warning, and the weights are checked against
+    the hash in their header. A changed ``README.md`` is a warning, because nothing is computed from it.
+
+    Raises:
+        ModelError: a file is not as it was saved; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> from richkd.core.checksums import write_hashes
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     write_hashes(Path(name), {CONFIG: b"{}"})
+        ...     size = (Path(name) / CONFIG).write_text("[]")
+        ...     try:
+        ...         check_saved(Path(name))
+        ...     except ModelError as error:
+        ...         print(error.rule.removeprefix(name))
+        /config.json must be as it was written
+    """
+    fix = f"copy the folder or train again; to accept a change that you made, remove {folder / SUMS}."
+    if check_hashes(folder, (CONFIG, WEIGHTS), ModelError, fix):
+        try:
+            check_hashes(folder, (CARD,), ModelError, fix)
+        except ModelError as error:
+            logger.warning("warning: %s: %s. The student itself is intact.", error.rule, error.got)
+        return
+    if not _is_ours(folder):
+        return
+    logger.warning("warning: %s has no %s, so %s is not checked", folder, SUMS, CONFIG)
+    try:
+        read_tensors(folder / WEIGHTS)
+    except (OSError, SafetensorError):
+        return  # the reader of the weights has the better message
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return "richkd" in read_json(folder / CONFIG)
+    except (OSError, ValueError, TypeError):
+        return False
