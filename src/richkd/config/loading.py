@@ -18,7 +18,7 @@ from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import NAMED, ConfigError, nearest
-from richkd.core.structured import read_yaml
+from richkd.core.structured import parse_yaml, read_yaml
 from richkd.core.visible import one_line
 
 # Settings below these are free: terms by label, and teachers by number.
