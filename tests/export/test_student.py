@@ -261,4 +261,5 @@ def test_a_configuration_that_cannot_predict_is_refused(
     make_teacher(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(saved | change), encoding="utf-8")
+    (tmp_path / SUMS).unlink()  # accepts the edit
     assert words in str(refusal(load_student, tmp_path))

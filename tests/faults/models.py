@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from richkd.core.checksums import SUMS
 from tests.faults.arrays import growing
 
 Change = Callable[[dict[str, Any]], Any]
@@ -64,6 +65,11 @@ CHANGES: dict[str, Change] = {
 }
 
 
+def _copy(good: Path, folder: Path) -> None:
+    # With the hashes of the files, every change would be refused before it is read.
+    shutil.copytree(good, folder, ignore=shutil.ignore_patterns(SUMS))
+
+
 def write_students(folder: Path, good: Path) -> list[Path]:
     folder.mkdir()
     config = (good / "config.json").read_text(encoding="utf-8")
@@ -77,7 +83,7 @@ def write_students(folder: Path, good: Path) -> list[Path]:
     for name, change in CHANGES.items():
         raw[name] = json.dumps(change(json.loads(config))).encode()
     for name, content in raw.items():
-        shutil.copytree(good, folder / name)
+        _copy(good, folder / name)
         (folder / name / "config.json").unlink()
         if content is not None:
             (folder / name / "config.json").write_bytes(content)
@@ -89,13 +95,13 @@ def write_students(folder: Path, good: Path) -> list[Path]:
         "bomb": growing(300 << 20),
     }
     for name, changed in files.items():
-        shutil.copytree(good, folder / name)
+        _copy(good, folder / name)
         (folder / name / "model.safetensors").unlink()
         if changed == "pipe":
             os.mkfifo(folder / name / "model.safetensors")
         elif isinstance(changed, bytes):
             (folder / name / "model.safetensors").write_bytes(changed)
-    shutil.copytree(good, folder / "pipe config")
+    _copy(good, folder / "pipe config")
     (folder / "pipe config" / "config.json").unlink()
     os.mkfifo(folder / "pipe config" / "config.json")
     return [folder / name for name in (*raw, *files, "pipe config")]

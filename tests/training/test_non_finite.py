@@ -18,6 +18,7 @@ from torch import Tensor
 
 from richkd.cli import main
 from richkd.config.loading import load_config
+from richkd.core.checksums import SUMS
 from richkd.core.errors import CacheError, CheckpointError, ConfigError, NonFiniteError, RichKDError
 from richkd.core.types import Batch, Output
 from richkd.evaluate.run import evaluate_models
@@ -43,7 +44,13 @@ def poison(folder: Path, value: float = math.nan, tensor: str = TENSOR, count: i
 
 
 def poisoned(world: World, folder: Path, **changes: Any) -> Path:
-    return poison(Path(shutil.copytree(world.teacher, folder)), **changes)
+    return poison(unsealed(world, folder), **changes)
+
+
+def unsealed(world: World, folder: Path) -> Path:
+    """A copy of the teacher without the hashes of its files, as other programs write it."""
+    shutil.copytree(world.teacher, folder, ignore=shutil.ignore_patterns(SUMS))
+    return folder
 
 
 def check_named(error: RichKDError, source: object) -> None:
@@ -131,7 +138,7 @@ def test_a_students_weights(world: World, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
 @pytest.mark.parametrize("name", ["temperature", "std"])
 def test_the_numbers_beside_the_weights(world: World, tmp_path: Path, name: str, value: float) -> None:
-    folder = Path(shutil.copytree(world.teacher, tmp_path / "student"))
+    folder = unsealed(world, tmp_path / "student")
     saved = json.loads((folder / "config.json").read_text())
     if name == "std":
         saved["pretrained_cfg"]["std"] = [value, 1.0, 1.0]
@@ -143,7 +150,7 @@ def test_the_numbers_beside_the_weights(world: World, tmp_path: Path, name: str,
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
 def test_the_normalization_of_a_teacher(world: World, tmp_path: Path, value: float) -> None:
-    folder = Path(shutil.copytree(world.teacher, tmp_path / "teacher"))
+    folder = unsealed(world, tmp_path / "teacher")
     saved = json.loads((folder / "config.json").read_text())
     saved["pretrained_cfg"]["std"] = [1.0, value, 1.0]
     (folder / "config.json").write_text(json.dumps(saved))
@@ -185,7 +192,7 @@ def test_an_image_with_bad_outputs_is_named(
     assert error.got == f"NaN or infinity for 1 of 2 images: {paths[1]}"
     array = np.full((16, 16, 3), 255, np.uint8)
     assert "image 0" in str(refusal(overflowing.probabilities, [array]).got)
-    monkeypatch.setattr("richkd.export.student.load_student", lambda path: overflowing)
+    monkeypatch.setattr("richkd.export.student.load_student", lambda *_: overflowing)
     with pytest.raises(SystemExit) as ended:
         main(["predict", "student", *map(str, paths), "--json"])
     assert ended.value.code == 1

@@ -230,7 +230,7 @@ def _is_free(dotted: str) -> bool:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     # The settings of a run are read as a recipe, too.
-    fix = f"change a copy of it in another folder, or remove {path.with_name(SUMS)}."
+    fix = f"change a copy of it in another folder, or remove {path.parent / SUMS}."
     check_hashes(path.parent, [path.name], ConfigError, fix)
     try:
         content = read_yaml(path, RECIPE_LIMIT)

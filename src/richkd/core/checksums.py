@@ -15,6 +15,7 @@ from pathlib import Path
 
 from richkd.core.errors import CheckpointError, RichKDError
 from richkd.core.files import write_atomically
+from richkd.core.regular_files import open_regular, read_regular
 
 SUMS = "SHA256SUMS"
 # The command sha256sum ignores lines that start with "#".
@@ -36,7 +37,7 @@ def hash_file(path: str | Path) -> str:
         ...     hash_file(file.name)[:12]
         'e3b0c44298fc'
     """
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -159,7 +160,7 @@ def _same(path: Path, digest: str) -> bool:
 
 def _grown(path: Path, digest: str) -> bool:
     """Whether a file, or the file without its last line, has this hash."""
-    content = path.read_bytes()
+    content = read_regular(path)
     without_last = content[: content[:-1].rfind(b"\n") + 1]
     return any(hashlib.sha256(part).hexdigest() == digest for part in (content, without_last))
 
@@ -167,7 +168,7 @@ def _grown(path: Path, digest: str) -> bool:
 def _read(folder: Path, refusal: type[RichKDError], fix: str) -> dict[str, str]:
     path = folder / SUMS
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         return {}
     except OSError as error:

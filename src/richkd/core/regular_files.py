@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # What else than a regular file a path can be, for messages.
 KINDS = {
@@ -52,7 +52,7 @@ def check_regular(path: str | Path) -> os.stat_result:
     return status
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -264,7 +265,11 @@ def test_a_cache_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pyt
     def refuse(path: Path, flags: int, mode: int = 0) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("richkd.core.lock.os.open", refuse)
+    def refuse_writing(path: Path, flags: int, mode: int = 0) -> int:
+        return refuse(path, flags) if flags & os.O_CREAT else opened(path, flags, mode)
+
+    opened = os.open
+    monkeypatch.setattr("richkd.core.lock.os.open", refuse_writing)
     assert_holds(OutputCache(tmp_path, MANIFEST_OF), index, number)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.logs import logger_of
+from richkd.core.regular_files import read_regular
 
 _LOG = logger_of(__name__)
 TENSOR = "class_embeddings"
@@ -70,7 +71,7 @@ def read_embeddings(path: Path, key: str, shape: tuple[int, int]) -> Tensor | No
         return None
     try:
         # The file is read once: another process may replace it between two reads.
-        content = path.read_bytes()
+        content = read_regular(path)
         stored_CD = load(content)[TENSOR]
         damage = _damage(_metadata(content), stored_CD, key, shape)
     except (OSError, SafetensorError, KeyError) as error:
