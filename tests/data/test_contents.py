@@ -135,6 +135,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "file" / "cache") in error.rule
 
 
+def test_a_folder_that_can_only_be_read_is_used(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hashes(files[:3], tmp_path)[1] == 3
+
+    def read_only(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("richkd.core.lock._open", read_only)
+    monkeypatch.setattr("richkd.core.files.os.fsync", read_only)
+    assert hashes(files[:3], tmp_path) == (expected(files[:3]), 0)
+    assert hashes(files, tmp_path) == (expected(files), 2)
+    lines: list[str] = []
+    contents = Contents(tmp_path, lines.append)
+    with contents.kept():
+        contents.hash_files([("new", files[4])], np.array([stamp_of("new", files[4])]))
+    assert "Permission denied" in lines[-1]
+
+
 def test_another_process_is_waited_for(tmp_path: Path) -> None:
     order: list[str] = []
 

@@ -231,7 +231,7 @@ def test_a_cache_saves_the_teachers_the_work_and_changes_nothing(world: World, t
     for name, output in list(plain.outputs.items())[1:]:
         assert torch.equal(output.logits_BC, cached.outputs[name].logits_BC)
     # An emptied cache is filled again by judging.
-    for folder in (tmp_path / "cache").glob("*-test-*"):
+    for folder in (tmp_path / "cache").glob("[!.]*-test-*"):
         shutil.rmtree(folder)
     assert judge_with_teachers(tmp_path / "cached")[1] == computed
     assert judge_with_teachers(tmp_path / "cached")[1] == fitting

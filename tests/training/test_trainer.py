@@ -88,19 +88,27 @@ def test_a_run_whose_images_are_gone_is_resumed_bit_for_bit(
 
 def test_a_changed_image_does_not_get_outputs_of_its_old_pixels(copied: World, tmp_path: Path) -> None:
     settings = STREAMED | {"cache__dir": str(tmp_path / "cache")}
-    train_step = Trainer.train_step
+    train_step, change = Trainer.train_step, False
 
     def step_and_change(self: Trainer, batch: Any) -> Any:
         for image in (copied.images / "train").rglob("*.png"):
+            # A time alone is no change; other bytes with the same pixels are.
             os.utime(image)
+            if change:
+                image.write_bytes(image.read_bytes() + b"\0")
         return train_step(self, batch)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Trainer, "train_step", step_and_change)
+        distill(copied.config(tmp_path / "touched", **settings), quiet=True)
+        change = True
         error = refusal(distill, copied.config(tmp_path / "run", **settings), quiet=True)
     assert "must not change" in error.rule
+    assert "--accept-changed-images" in str(error.fix)
     before = len(list((tmp_path / "cache").iterdir()))
-    distill(copied.config(tmp_path / "run", **settings), resume=True, quiet=True)
+    config = copied.config(tmp_path / "run", **settings)
+    assert "images of train" in str(refusal(distill, config, resume=True, quiet=True).got)
+    distill(config, resume=True, accept_changed_images=True, quiet=True)
     assert len(list((tmp_path / "cache").iterdir())) > before
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from richkd.core.checksums import hash_file
-from richkd.core.errors import DataError, ModelError
+from richkd.core.errors import CheckpointError, DataError, ModelError
 from richkd.core.files import not_written, write_atomically
 from richkd.core.lock import PAUSE, FileLock
 from richkd.core.lock_owners import Locked
@@ -76,8 +76,10 @@ class Contents:
     def kept(self) -> Iterator[None]:
         """Load kept hashes, and keep new ones. Other processes wait, so that each file is read once.
 
+        In a cache that can only be read, there is no lock, and new hashes are not kept.
+
         Raises:
-            CheckpointError: the folder cannot be written.
+            CheckpointError: there is no such folder, and it cannot be created.
         """
         if self.folder is None:
             yield
@@ -85,9 +87,10 @@ class Contents:
         lock = FileLock(self.folder / LOCK)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _wait_for(lock)
         except OSError as error:
-            raise not_written(self.folder / LOCK, 0, error) from error
+            raise not_written(self.folder, 0, error) from error
+        with suppress(OSError):
+            _wait_for(lock)
         try:
             self._load(self.folder / KEPT)
             yield
@@ -165,7 +168,10 @@ class Contents:
         self._new = []
         arrays = {"keys": self._keys_N, "stamps": self._stamps_N4, "digests": self._digests_N32}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        write_atomically(path, encode_tensors(tensors))
+        try:
+            write_atomically(path, encode_tensors(tensors))
+        except CheckpointError as error:
+            self.log(f"warning: hashes of images are not kept, so images will be read again: {error.got}")
 
 
 class Report:
