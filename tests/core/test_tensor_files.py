@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -75,3 +76,9 @@ def test_files_without_a_hash_are_read_as_they_are(tmp_path: Path) -> None:
     path.write_bytes(b"no tensors")
     with pytest.raises(SafetensorError):
         read_tensors(path)
+
+
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(OSError, match="pipe"):
+        read_tensors(tmp_path / "a.safetensors")

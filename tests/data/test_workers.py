@@ -116,6 +116,15 @@ def test_a_lack_of_shared_memory_is_named(text: str) -> None:
     assert error.got == text
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "reset"), FileNotFoundError(2, "no socket"), EOFError()]
+)
+def test_a_process_that_is_killed_before_its_result_is_fetched_ends_in_advice(error: Exception) -> None:
+    with pytest.raises(WorkerError, match="must not end"):
+        raise_if_worker_ended(error)
+    raise_if_worker_ended(FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."))
+
+
 def test_errors_of_the_function_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match=r"request \d"):
         list(Reader(fails, 2).map(range(4)))

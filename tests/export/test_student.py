@@ -11,10 +11,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from richkd.config.schema import ModelConfig
 from richkd.core.checksums import SUMS
-from richkd.core.errors import DataError, ModelError
+from richkd.core.errors import CheckpointError, DataError, ModelError
 from richkd.data.framing import Framing, frame
 from richkd.export.student import load_student, save_student
 from richkd.models.build import Network, build_network
@@ -263,3 +264,17 @@ def test_a_configuration_that_cannot_predict_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(saved | change), encoding="utf-8")
     (tmp_path / SUMS).unlink()  # accepts the edit
     assert words in str(refusal(load_student, tmp_path))
+
+
+def test_a_disk_that_is_full_is_said_in_words(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("richkd.export.student.save_for_hf", full)
+    error = refusal(save_student, tmp_path, network, ("a", "b", "c"), temperature=1.0, origin={})
+    assert isinstance(error, CheckpointError)
+    assert "model.safetensors" in error.rule
+    assert "No space left on device" in str(error.got)
+    assert not list(tmp_path.iterdir())

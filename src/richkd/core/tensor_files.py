@@ -12,6 +12,7 @@ from torch import Tensor
 
 from richkd.core.errors import ModelError
 from richkd.core.files import hash_tensors
+from richkd.core.regular_files import check_regular
 
 # Name of the hash in the metadata of the header; no other program writes it.
 HASH = "richkd.sha256_of_tensors"
@@ -47,7 +48,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ModelError: the tensors are not those that were saved.
         SafetensorError: the file is no safetensors file.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is no regular file.
 
     Example:
         >>> import tempfile, torch
@@ -58,6 +59,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         >>> tensors["weight"].tolist(), metadata["from"]
         ([1.0, 1.0], 'here')
     """
+    # The library would wait for ever for a pipe.
+    check_regular(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = dict(file.metadata() or {})

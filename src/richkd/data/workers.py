@@ -121,7 +121,7 @@ class Reader(Generic[Request, Result]):
             self._requests.content = requests
             try:
                 yield from _iterator(self._loader)
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 raise_if_worker_ended(error)
                 raise
         else:
@@ -194,7 +194,9 @@ def raise_if_worker_ended(error: Exception) -> None:
             got=text.splitlines()[0],
             fix=f"{ENLARGE}, or use --train.workers 0.",
         ) from error
-    if text.startswith("DataLoader worker"):
+    # A result is fetched from its process. If that was killed in between, there is no connection to it.
+    disconnected = isinstance(error, ConnectionError | FileNotFoundError | EOFError)
+    if text.startswith("DataLoader worker") or (disconnected and not text.startswith("Caught")):
         raise WorkerError(
             "The processes that read images must not end during a run",
             got=f"{text.splitlines()[0]}; the system kills processes if memory is full",

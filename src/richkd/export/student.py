@@ -10,6 +10,7 @@ has the hash of every file (`richkd.core.checksums`).
 from __future__ import annotations
 
 import copy
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import Tensor
@@ -58,7 +60,7 @@ ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
 BATCH = 64
 # What a missing or damaged description of a network raises.
-UNDESCRIBED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+UNDESCRIBED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,11 @@ def _scratch(folder: Path, network: Network) -> Iterator[Path]:
     try:
         with temporary_folder(folder) as scratch:
             yield scratch
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         size = sum(tensor.nbytes for tensor in network.state_dict().values())
-        raise not_written(folder / WEIGHTS, size, error) from error
+        # The library of safetensors reports a full disk as an error of its own.
+        reason = error if isinstance(error, OSError) else OSError(errno.EIO, one_line(error))
+        raise not_written(folder / WEIGHTS, size, reason) from error
 
 
 def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:

@@ -52,7 +52,7 @@ def flip_bits(setting: Setting, share: float = 1.0) -> list[Outcome]:
     """Flip bits in all files of a finished run, its student, its teacher cache and the class embeddings."""
     finished = make_finished(setting.world, setting.root / "flips")
     files = files_of(finished)
-    return [flip(finished, max(1, round(share * FLIPS / len(files))))]
+    return [flip(finished, max(1, -(-round(share * FLIPS) // len(files))))]
 
 
 def make_finished(world: World, folder: Path) -> Finished:

@@ -32,6 +32,7 @@ from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.lock import FileLock, release_own, share
 from richkd.core.lock_owners import Locked, in_use
+from richkd.core.regular_files import open_regular
 from richkd.core.structured import read_json
 from richkd.core.temporary import remove_abandoned, temporary_path
 from richkd.core.types import Output
@@ -269,7 +270,7 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != path.stem:
             return "has a name that is not the SHA-256 of its content"
