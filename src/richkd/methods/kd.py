@@ -7,10 +7,10 @@ from pydantic import Field
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.logits import kd_divergence
-from richkd.methods.term import Context, Loss, TargetConfig, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Term
 
 
-class DistillationConfig(TargetConfig):
+class DistillationConfig(LogitConfig):
     """Settings of `kd`."""
 
     weight: float = Field(3.0, ge=0, description="weight of the term in the sum that is minimized")
