@@ -52,7 +52,7 @@ def test_the_defaults_are_those_of_the_authors() -> None:
     assert logit_temperature(read_objective(load_config(None, SETTINGS))) == 4.0
 
 
-@pytest.mark.parametrize("value", ["[]", "[2, 0]", "[-1]", "[.inf]", "[.nan]", "2", "[a]"])
+@pytest.mark.parametrize("value", ["[]", "[2, 0]", "[-1]", "2", "[a]"])
 def test_bad_temperatures_are_refused_by_name(value: str) -> None:
     config = load_config(None, SETTINGS | {"objective.mlkd.temperatures": value})
     assert "objective.mlkd.temperatures" in refusal(read_objective, config).rule

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.logits import kd_divergence
-from richkd.methods.term import Context, LogitConfig, Loss, Setup, Term
+from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Setup, Term
 
 # The parameter at the start of a run, as in the authors' code.
 START = 1.0
@@ -28,10 +28,10 @@ class CtkdConfig(LogitConfig):
 
     weight: float = Field(0.9, ge=0, description="weight of the term in the sum that is minimized")
     min_temperature: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="lower limit of the trained temperature"
+        1.0, gt=0, le=MAX_TEMPERATURE, description="lower limit of the trained temperature"
     )
     span: float = Field(
-        20.0, gt=0, allow_inf_nan=False, description="the upper limit is min_temperature + span"
+        20.0, gt=0, le=MAX_TEMPERATURE, description="the upper limit is min_temperature + span"
     )
     curriculum: float = Field(
         1 / 24,
@@ -39,9 +39,7 @@ class CtkdConfig(LogitConfig):
         le=1,
         description="fraction of the run in which lambda rises from 0 to max_lambda (10 of 240 epochs)",
     )
-    max_lambda: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="factor of the temperature's reversed gradient"
-    )
+    max_lambda: float = Field(1.0, ge=0, description="factor of the temperature's reversed gradient")
 
     @property
     def temperature(self) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import Batch, Output, Target
-from richkd.methods.term import Context, LogitConfig, Loss, Term
+from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
 
 # Deviations of smaller norm than this count as none.
 SMALLEST_NORM = 1e-8
@@ -23,7 +23,7 @@ SMALLEST_NORM = 1e-8
 class DistConfig(LogitConfig):
     """Settings of `dist`; the defaults are those of the paper for CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, description="temperature of both distributions")
+    temperature: float = Field(4.0, gt=0, le=MAX_TEMPERATURE, description="temperature of both distributions")
     beta: float = Field(2.0, ge=0, description="weight of the correlation over the classes of an image")
     gamma: float = Field(2.0, ge=0, description="weight of the correlation over the images, for each class")
 

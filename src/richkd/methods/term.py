@@ -16,6 +16,8 @@ from richkd.core.types import Batch, Output, Target
 
 Need = Literal["logits", "features", "maps"]
 Shape = tuple[int, int, int]
+# Losses have the factor T², which must be finite in float32.
+MAX_TEMPERATURE = 1e6
 
 
 class TermConfig(Section):
