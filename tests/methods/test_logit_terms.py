@@ -91,6 +91,11 @@ def test_a_mixed_batch_has_two_losses_or_a_mixed_target(name: str, standardize: 
     assert value == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_the_terms_whose_targets_enter_linearly() -> None:
+    known = {"ctkd", "dist", "dkd", "kd", "mlkd", "nkd", "wttm"}
+    assert {name for name in known if TERMS[name].linear} == {"ctkd", "kd", "wttm"}
+
+
 @pytest.mark.parametrize("name", sorted(set(NAMES) - COMPARE_IMAGES))
 def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name: str) -> None:
     student, teacher, labels = random_logits(6, 5, 4)
