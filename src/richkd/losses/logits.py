@@ -40,7 +40,7 @@ def cross_entropy(logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float
 
 
 def kd_divergence(
-    student_BC: Tensor, teacher_BC: Tensor, temperature: float, weight_B: Tensor | None = None
+    student_BC: Tensor, teacher_BC: Tensor, temperature: float | Tensor, weight_B: Tensor | None = None
 ) -> Tensor:
     """KL divergence between the softened distributions of teacher and student: the logit loss.
 
@@ -52,7 +52,7 @@ def kd_divergence(
     Args:
         student_BC: logits of the student.
         teacher_BC: logits of the teacher; no gradient.
-        temperature: T > 0.
+        temperature: T > 0; a tensor without dimensions receives a gradient and is not checked.
         weight_B: weight w ≥ 0 of each image; None for w = 1.
 
     Raises:
@@ -66,7 +66,8 @@ def kd_divergence(
         >>> float(kd_divergence(logits_BC, -logits_BC, temperature=4.0)) > 0
         True
     """
-    check_temperature(temperature)
+    if not isinstance(temperature, Tensor):
+        check_temperature(temperature)
     student_log_BC = F.log_softmax(at_least_fp32(student_BC) / temperature, dim=-1)
     teacher_log_BC = F.log_softmax(at_least_fp32(teacher_BC.detach()) / temperature, dim=-1)
     if weight_B is None:

@@ -15,13 +15,13 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
-from richkd.methods.term import Context, Loss, TargetConfig, Term
+from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
 
 
-class DkdConfig(TargetConfig):
+class DkdConfig(LogitConfig):
     """Settings of `dkd`; the defaults are those of the paper for CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, description="temperature of both distributions")
+    temperature: float = Field(4.0, gt=0, le=MAX_TEMPERATURE, description="temperature of both distributions")
     alpha: float = Field(1.0, ge=0, description="weight of the target class against all others (TCKD)")
     beta: float = Field(8.0, ge=0, description="weight of the distribution over the other classes (NCKD)")
     warmup: float = Field(

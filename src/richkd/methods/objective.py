@@ -18,7 +18,13 @@ from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, LossTerms, Output, Targets
 from richkd.data.mixup import Mix
 from richkd.methods.presets import DEFAULT_VARIANT, preset_of
-from richkd.methods.term import Context, Need, NetworkShapes, Setup, Term, TermConfig
+from richkd.methods.standardize import (
+    SETTING,
+    check_standardized,
+    standardized_output,
+    standardized_target,
+)
+from richkd.methods.term import Context, LogitConfig, Need, NetworkShapes, Setup, Term, TermConfig
 
 # The key of an entry that names its term, where its label is another word.
 TERM = "term"
@@ -42,6 +48,11 @@ class TermSpec:
     term: type[Term]
     config: TermConfig
     target: str
+
+    @property
+    def standardized(self) -> bool:
+        """Whether the term gets z-scores of logits."""
+        return isinstance(self.config, LogitConfig) and self.config.standardize
 
 
 def read_objective(config: Config) -> tuple[TermSpec, ...]:
@@ -99,6 +110,12 @@ def _entries(config: Config) -> dict[str, dict[str, Any]]:
 def _spec(label: str, settings: dict[str, Any]) -> TermSpec:
     name = str(settings.pop(TERM, label))
     term: type[Term] = TERMS[name]
+    if SETTING in settings and not (issubclass(term.Config, LogitConfig) and "logits" in term.needs):
+        raise ConfigError(
+            f"Setting 'objective.{label}.{SETTING}' belongs to terms that compare logits with a target",
+            got=f"term {name}, which does not",
+            fix=f"remove objective.{label}.{SETTING}.",
+        )
     try:
         config = term.Config.model_validate(settings)
     except ValidationError as error:
@@ -187,6 +204,8 @@ class Objective(nn.Module):
         self.needs = needs_of(specs)
         self.terms = nn.ModuleDict()
         for spec in specs:
+            if spec.standardized:
+                check_standardized(spec.label, classes)
             own_seed = mix_seed(seed, spec.term.stream or spec.label)
             setup = Setup(student, teachers.get(spec.target, ()), labels_N, classes, own_seed)
             with torch.random.fork_rng(devices=[]):
@@ -204,10 +223,14 @@ class Objective(nn.Module):
             target = targets.get(spec.target)
             if mix is not None and not spec.term.linear:
                 target = mix.target(target)
-            loss = term(student, target, batch, context)
+            seen = student
+            if spec.standardized:
+                assert target is not None
+                seen, target = standardized_output(student), standardized_target(target)
+            loss = term(seen, target, batch, context)
             value = spec.config.weight * loss.value
             if mix is not None and spec.term.linear:
-                partner = term(student, mix.partners(target), mix.batch(batch), context)
+                partner = term(seen, mix.partners(target), mix.batch(batch), context)
                 value = torch.lerp(spec.config.weight * partner.value, value, mix.share)
             values[label] = value
             if loss.memory:

@@ -16,6 +16,8 @@ from richkd.core.types import Batch, Output, Target
 
 Need = Literal["logits", "features", "maps"]
 Shape = tuple[int, int, int]
+# Losses have the factor T², which must be finite in float32.
+MAX_TEMPERATURE = 1e6
 
 
 class TermConfig(Section):
@@ -31,6 +33,15 @@ class TargetConfig(TermConfig):
         "fused",
         description="fused (all teachers), teacher (vision teachers only), teacher-1, teacher-2, … (one "
         "of them), clip",
+    )
+
+
+class LogitConfig(TargetConfig):
+    """Settings of a term that compares the student's logits with those of a target."""
+
+    standardize: bool = Field(
+        False,
+        description="compare z-scores of the logits over the classes, so that their scale does not matter",
     )
 
 
@@ -112,7 +123,8 @@ class Term(nn.Module, ABC):
     further code.
 
     Attributes:
-        Config: its settings.
+        Config: its settings; a subclass of `LogitConfig` if it compares logits with a target. It then gets
+            standardized logits where the setting asks for them (`richkd.methods.standardize`).
         needs: what it reads of the student and of the target's teachers.
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
         linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
@@ -120,7 +132,7 @@ class Term(nn.Module, ABC):
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
 
-    Config: ClassVar[type[TermConfig]] = TargetConfig
+    Config: ClassVar[type[TermConfig]] = LogitConfig
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
     one_teacher: ClassVar[bool] = False
     linear: ClassVar[bool] = True
