@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from richkd.training.run import distill
@@ -42,3 +46,23 @@ def test_a_card_tells_what_the_summary_tells(world: World, tmp_path: Path) -> No
 def test_a_student_of_labels_alone_says_so(world: World, tmp_path: Path) -> None:
     distill(world.config(tmp_path / "run", train__epochs=1, method__name="ce"), quiet=True)
     assert "trained from labels alone" in (tmp_path / "run" / "student" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"method__name": "ce"}, "import richkd.models"),
+        ({"method__name": "simkd"}, "import richkd.models"),
+        ({"method__name": "ce", "student__name": "test_vit", "student__size": 64}, "import timm"),
+        ({"method__name": "ce", "student__name": "tests.fixtures:PlainNet"}, "import richkd\n"),
+    ],
+)
+def test_its_code_loads_the_student_in_a_new_process(
+    world: World, tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
+    run = distill(world.config(tmp_path / "run", train__epochs=1, **changes), quiet=True)
+    text = (run.folder / "student" / "README.md").read_text()
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    assert lines.startswith(code)
+    lines = lines.replace("PATH_OF_THIS_FOLDER", str(run.folder / "student"))
+    subprocess.run([sys.executable, "-c", lines], check=True, cwd=Path(__file__).parents[2])

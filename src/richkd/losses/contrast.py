@@ -127,7 +127,11 @@ def estimate_log_normalizer(log_scores_BK: Tensor, images: int) -> Tensor:
 
 
 def nce_loss(
-    log_scores_BK1: Tensor, log_normalizer: Tensor | float, images: int, shares_B: Tensor | None = None
+    log_scores_BK1: Tensor,
+    log_normalizer: Tensor | float,
+    images: int,
+    shares_B: Tensor | None = None,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Noise-contrastive estimation (NCE) loss in nats; lower is better, at least 0.
 
@@ -141,6 +145,7 @@ def nce_loss(
         images: number of rows N of the memory bank.
         shares_B: fraction in (0, 1] of the K negatives of an image whose score is not −∞. The sum over the
             negatives is divided by it, so that its expected value equals that of K negatives. None: 1.
+        weight_B: weight of each image's loss in the mean; 1 if None.
 
     Example:
         >>> log_scores_BK1 = torch.tensor([[0.0, 0.0]])  # P = 1/2 = c for N = 2, K = 1
@@ -154,7 +159,8 @@ def nce_loss(
     negative_B = F.logsigmoid(-margin_BK1[:, 1:]).sum(dim=1)
     if shares_B is not None:
         negative_B = negative_B / shares_B
-    return -(positive_B + negative_B).mean()
+    loss_B = -(positive_B + negative_B)
+    return (loss_B if weight_B is None else weight_B * loss_B).mean()
 
 
 def log_normalizers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:
@@ -169,7 +175,11 @@ def log_normalizers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:
 
 
 def nce_both_ways(
-    scores: tuple[Tensor, Tensor], log_normalizers: Tensor, images: int, shares_B: Tensor | None = None
+    scores: tuple[Tensor, Tensor],
+    log_normalizers: Tensor,
+    images: int,
+    shares_B: Tensor | None = None,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """The sum of the NCE losses of both directions: student against targets, and target against students.
 
@@ -177,7 +187,7 @@ def nce_both_ways(
         scores: log scores of the two directions, each as for `nce_loss`.
         log_normalizers: log Z of the two directions, shape (2).
         images: number of rows of a memory bank.
-        shares_B: as for `nce_loss`.
+        shares_B, weight_B: as for `nce_loss`.
 
     Example:
         >>> scores = (torch.zeros(1, 2), torch.zeros(1, 2))
@@ -185,8 +195,8 @@ def nce_both_ways(
         2.7726
     """
     student_BK1, target_BK1 = scores
-    return nce_loss(student_BK1, log_normalizers[0], images, shares_B) + nce_loss(
-        target_BK1, log_normalizers[1], images, shares_B
+    return nce_loss(student_BK1, log_normalizers[0], images, shares_B, weight_B) + nce_loss(
+        target_BK1, log_normalizers[1], images, shares_B, weight_B
     )
 
 

@@ -96,12 +96,22 @@ class ContrastMemory(nn.Module):
         ]
         return student_BD, fuse_features(teachers, target.feature_weights)
 
-    def loss(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Tensor:
-        """The contrastive loss of a batch; its negatives are a function of (seed, step)."""
+    def loss(
+        self,
+        student_BD: Tensor,
+        target_BD: Tensor,
+        batch: Batch,
+        step: int,
+        weight_B: Tensor | None = None,
+    ) -> Tensor:
+        """The contrastive loss of a batch; its negatives are a function of (seed, step).
+
+        ``weight_B`` is the weight of each image's loss; 1 if None.
+        """
         scores, shares_B = self.negatives(student_BD, target_BD, batch, step)
         if step == 0:
             self.log_normalizers.copy_(log_normalizers_of(scores, self.images))
-        return nce_both_ways(scores, self.log_normalizers, self.images, shares_B)
+        return nce_both_ways(scores, self.log_normalizers, self.images, shares_B, weight_B)
 
     def remember(self, index_B: Tensor, student_BD: Tensor, target_BD: Tensor) -> None:
         """Store the new embeddings of these images."""

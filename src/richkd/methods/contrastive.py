@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -14,19 +14,24 @@ from richkd.losses.memory_bank import ContrastMemory, ContrastSettings
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
 
-class ContrastiveConfig(TargetConfig):
-    """Settings of `contrastive`."""
+class ContrastConfig(TargetConfig):
+    """Settings that `contrastive` and `crd` share; the defaults are those of CRD."""
 
     weight: float = Field(0.8, ge=0, description="weight of the term in the sum that is minimized")
     embed_dim: int = Field(128, ge=2, description="width of the embedding in which features are compared")
+    num_negatives: int = Field(16384, ge=1, description="number of negatives, images of other classes")
+    temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
+    momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")
+
+
+class ContrastiveConfig(ContrastConfig):
+    """Settings of `contrastive`."""
+
     negatives: Literal["memory-bank", "shared", "queue"] = Field(
         "memory-bank",
         description="memory-bank: each image has its own negatives; shared: one set per batch; queue: the "
         "latest rows",
     )
-    num_negatives: int = Field(16384, ge=1, description="number of negatives, images of other classes")
-    temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
-    momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")
 
 
 @TERMS.register(
@@ -35,11 +40,11 @@ class ContrastiveConfig(TargetConfig):
 class Contrastive(Term):
     """See `richkd.losses.contrast` for the loss and `richkd.losses.memory_bank` for its state."""
 
-    Config = ContrastiveConfig
+    Config: ClassVar[type[ContrastConfig]] = ContrastiveConfig
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
-    stream = "memory"
+    stream: ClassVar[str | None] = "memory"
 
-    def __init__(self, config: ContrastiveConfig, setup: Setup) -> None:
+    def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
         widths = [teacher.features for teacher in setup.teachers]
         settings = ContrastSettings(
@@ -51,8 +56,15 @@ class Contrastive(Term):
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None
+        # A fused feature loss does not use the weights of images, which say how usual they are to logits.
+        return self.compare(student, target, batch, context, None)
+
+    def compare(
+        self, student: Output, target: Target, batch: Batch, context: Context, weight_B: Tensor | None
+    ) -> Loss:
+        """The loss of a batch and the embeddings to remember; ``weight_B`` weights the images."""
         student_BD, target_BD = self.memory.embed(student, target)
-        value = self.memory.loss(student_BD, target_BD, batch, context.draw)
+        value = self.memory.loss(student_BD, target_BD, batch, context.draw, weight_B)
         return Loss(value, {"student": student_BD.detach(), "target": target_BD.detach()})
 
     def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:

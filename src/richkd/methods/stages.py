@@ -1,8 +1,11 @@
-"""Which intermediate maps of student and teacher belong together."""
+"""Which intermediate maps of student and teacher belong together, and how two maps get the same size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
 
 from richkd.methods.term import Shape
 
@@ -47,6 +50,19 @@ def stages_of(maps: Sequence[Shape]) -> list[int]:
         for place, (shape, after) in enumerate(zip(maps, following, strict=True))
         if shape[1:] != after[1:]
     ]
+
+
+def same_size(student_BFHW: Tensor, teacher_BFHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps, averaged to the smaller height and width of the two.
+
+    Example:
+        >>> import torch
+        >>> [tuple(m.shape) for m in same_size(torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 4, 4))]
+        [(1, 3, 4, 4), (1, 5, 4, 4)]
+    """
+    height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
+    size = (height, width)
+    return F.adaptive_avg_pool2d(student_BFHW, size), F.adaptive_avg_pool2d(teacher_BFHW, size)
 
 
 def _is_flat(maps: Sequence[Shape]) -> bool:

@@ -52,10 +52,15 @@ class NetworkShapes:
     Attributes:
         features: width F of the pooled feature; 0 if there is none.
         maps: channels, height and width of each stage's map; empty unless a term needs maps.
+        norms: for each map, scale and shift of the batch normalization whose output, behind a ReLU, is the
+            map; None for a map that is made in another way. Empty for a student.
+        averaged: whether the pooled feature is the mean over all positions of the last map.
     """
 
     features: int
     maps: tuple[Shape, ...] = ()
+    norms: tuple[tuple[Tensor, Tensor] | None, ...] = ()
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ class Term(nn.Module, ABC):
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
         linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
             the target is mixed instead.
+        two_images: it cannot be computed for a single image, because it normalizes over a batch.
+        reuses_classifier: the student gets the classifier of the target's teacher, behind a projector.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
 
@@ -136,6 +143,8 @@ class Term(nn.Module, ABC):
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
     one_teacher: ClassVar[bool] = False
     linear: ClassVar[bool] = True
+    two_images: ClassVar[bool] = False
+    reuses_classifier: ClassVar[bool] = False
     stream: ClassVar[str | None] = None
 
     def __init__(self, config: Any, setup: Setup) -> None:

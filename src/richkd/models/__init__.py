@@ -1,5 +1,5 @@
-"""Build networks from their names. Importing this package registers the CIFAR networks with timm."""
+"""Build networks from their names. Importing this package registers its networks with timm."""
 
-from richkd.models import cifar, cifar_mobile
+from richkd.models import cifar, cifar_mobile, reused_classifier
 
-__all__ = ["cifar", "cifar_mobile"]
+__all__ = ["cifar", "cifar_mobile", "reused_classifier"]

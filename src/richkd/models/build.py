@@ -93,6 +93,11 @@ class Network(nn.Module):
             feats_BF = model.forward_head(map_BFHW, pre_logits=True)
         return Output(logits_BC, feats_BF, stages)
 
+    @property
+    def ends_in_classifier(self) -> bool:
+        """Whether the classifier alone makes the logits from the pooled feature."""
+        return self._linear_head
+
     def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Channels, height and width of the output map of each stage.
 

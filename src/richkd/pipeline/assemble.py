@@ -31,8 +31,10 @@ from richkd.methods.objective import Objective, TermSpec, logit_temperature, nee
 from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network, build_network
 from richkd.models.speed import Speed, SpeedChooser
+from richkd.models.stage_ends import stage_ends
 from richkd.pipeline.controls import controlled
 from richkd.pipeline.fuse import Fitter, describe
+from richkd.pipeline.reuse import with_reused_classifier
 from richkd.pipeline.roles import FUSED, Roles, assign_roles
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
 from richkd.pipeline.teachers import Log, Networks, Opening, log_resizing, open_networks, with_imported
@@ -192,6 +194,7 @@ def assemble(
     speed = chooser.choose("student", student, precision, compiling, trained=True)
     opening = Opening(config, data, device, features, log, chooser)
     networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
+    student = with_reused_classifier(student, specs, roles, networks.vision, config.train.seed, log)
     sizes = [teacher.framing.size for teacher in networks if teacher is not None and teacher.framing]
     stores, training = open_stores(
         data.splits,
@@ -330,5 +333,6 @@ def _shapes_of(source: TargetSource, specs: Sequence[TermSpec], target: str) -> 
                 got=f"teacher {teacher.name}, which is no single network",
                 fix="give the network itself with --teacher, or remove the term.",
             )
-        shapes.append(NetworkShapes(teacher.feature_width, teacher.network.map_shapes()))
+        maps, ends = teacher.network.map_shapes(), stage_ends(teacher.network)
+        shapes.append(NetworkShapes(teacher.feature_width, maps, ends.norms, ends.averaged))
     return tuple(shapes)

@@ -33,7 +33,7 @@ def refuse_small_parts(parts: Parts, world: int = 1) -> None:
 
     Raises:
         ConfigError: a process without an image, processes with different numbers of parts, or a part of one
-            image for a student that needs two.
+            image for a student or a loss term that needs two.
     """
     settings = parts.config.train
     batch, asked = parts.order().images_of_step, settings.grad_accum_steps
@@ -53,15 +53,24 @@ def refuse_small_parts(parts: Parts, world: int = 1) -> None:
             fix=f"set train.batch_size to a multiple of {world}.",
         )
     smallest = min(size for cut in sizes.values() for size in cut)
-    reason = _why_not_one(parts.student) if smallest == 1 else None
-    if reason is not None:
+    found = _normalizing(parts) if smallest == 1 else None
+    if found is not None:
+        name, reason = found
         raise ConfigError(
-            f"Each part of a batch must have two images or more, because {parts.student.name} has batch "
-            "normalization",
+            f"Each part of a batch must have two images or more, because {name} has batch normalization",
             got=f"a batch of {_batch(parts, world)}, train.grad_accum_steps {asked}: "
-            f"parts of {_listed(sizes[least])} images ({reason})",
+            f"parts of {_listed(sizes[least])} images{reason}",
             fix=_fix(parts, least, world),
         )
+
+
+def _normalizing(parts: Parts) -> tuple[str, str] | None:
+    """The term or student that cannot be computed for one image, and the reason; None without any."""
+    for spec in parts.specs:
+        if spec.term.two_images:
+            return f"objective.{spec.label}", ""
+    reason = _why_not_one(parts.student)
+    return None if reason is None else (parts.student.name, f" ({reason})")
 
 
 def _why_not_one(student: Network) -> str | None:

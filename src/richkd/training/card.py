@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from richkd.config.model_name import parse_model_name
@@ -32,6 +33,7 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
         .get_template("card.md")
         .render(
             architecture=student.name,
+            loaded_by=_loader(student),
             data=Path(parts.data.path).name,
             classes=parts.data.class_names,
             parameters=summary["parameters"],
@@ -66,6 +68,15 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
     forget_hashes(folder, [CARD])
     write_atomically(folder / CARD, card.content.encode())
     record_hashes(folder, [CARD])
+
+
+def _loader(student: Network) -> str:
+    """Who builds the network again: ``timm``, ``timm after import`` of this package, or ``richkd`` alone."""
+    name = student.blueprint.architecture
+    if parse_model_name(name).kind == "callable":
+        return "richkd"
+    ours = timm.is_model(name) and timm.models.model_entrypoint(name).__module__.startswith("richkd.")
+    return "timm after import" if ours else "timm"
 
 
 def _metadata(parts: Parts, student: Network, summary: dict[str, Any]) -> ModelCardData:
