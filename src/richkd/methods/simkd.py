@@ -25,6 +25,7 @@ class ReusedClassifierTerm(Term):
     other teachers, such as a ViT with a class token, the pooled features are compared.
     """
 
+    Config = TargetConfig
     needs: ClassVar[frozenset[Need]] = frozenset({"maps", "features"})
     one_teacher = True
     # A squared distance to the target.
