@@ -117,6 +117,8 @@ class Term(nn.Module, ABC):
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
         linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
             the target is mixed instead.
+        compares_images: the loss consists of relations between the images that a process has at a time, so
+            there must be two or more of them.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
 
@@ -124,6 +126,7 @@ class Term(nn.Module, ABC):
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
     one_teacher: ClassVar[bool] = False
     linear: ClassVar[bool] = True
+    compares_images: ClassVar[bool] = False
     stream: ClassVar[str | None] = None
 
     def __init__(self, config: Any, setup: Setup) -> None:
@@ -132,7 +135,11 @@ class Term(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
-        """The loss of a batch, averaged over all its images."""
+        """The loss of a batch, averaged over all its images.
+
+        With gradient accumulation and with several processes, the batch is one part of a step, and the step's
+        loss is the mean of those of its parts, weighted by their number of images.
+        """
 
     def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:
         """Update the state after the optimizer step, with what `forward` returned for these images."""

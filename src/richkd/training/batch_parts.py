@@ -1,4 +1,4 @@
-"""Refuse batches and parts of batches that a network with batch statistics cannot be trained on."""
+"""Refuse batches and parts of batches that are too small for a network or for a loss term."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refuse_small_parts(parts: Parts, world: int = 1) -> None:
 
     Raises:
         ConfigError: a process without an image, processes with different numbers of parts, or a part of one
-            image for a student that needs two.
+            image for a student or a term that needs two.
     """
     settings = parts.config.train
     batch, asked = parts.order().images_of_step, settings.grad_accum_steps
@@ -53,15 +53,26 @@ def refuse_small_parts(parts: Parts, world: int = 1) -> None:
             fix=f"set train.batch_size to a multiple of {world}.",
         )
     smallest = min(size for cut in sizes.values() for size in cut)
-    reason = _why_not_one(parts.student) if smallest == 1 else None
-    if reason is not None:
+    who = _who_needs_two(parts) if smallest == 1 else None
+    if who is not None:
+        because, reason = who
         raise ConfigError(
-            f"Each part of a batch must have two images or more, because {parts.student.name} has batch "
-            "normalization",
+            f"Each part of a batch must have two images or more, because {because}",
             got=f"a batch of {_batch(parts, world)}, train.grad_accum_steps {asked}: "
             f"parts of {_listed(sizes[least])} images ({reason})",
             fix=_fix(parts, least, world),
         )
+
+
+def _who_needs_two(parts: Parts) -> tuple[str, str] | None:
+    """Which network or term cannot be trained with one image, and the reason; None if all can."""
+    reason = _why_not_one(parts.student)
+    if reason is not None:
+        return f"{parts.student.name} has batch normalization", reason
+    for spec in parts.specs:
+        if spec.term.compares_images:
+            return f"term objective.{spec.label} compares images with each other", "one image has no other"
+    return None
 
 
 def _why_not_one(student: Network) -> str | None:
