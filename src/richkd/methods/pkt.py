@@ -35,7 +35,7 @@ class Probabilistic(Term):
     Config = ProbabilisticConfig
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
     linear = False
-    compares_images = True
+    least_images = 2
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None

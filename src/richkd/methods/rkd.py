@@ -35,7 +35,8 @@ class Relational(Term):
     Config = RelationalConfig
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
     linear = False
-    compares_images = True
+    # Two images have one distance, which is the mean, and no angle.
+    least_images = 3
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None
@@ -105,7 +106,8 @@ def _mean(values: Tensor, weight_B: Tensor | None) -> Tensor:
 
 
 def _huber(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.smooth_l1_loss(student, teacher, reduction="none")
+    loss: Tensor = F.smooth_l1_loss(student, teacher, reduction="none")
+    return loss
 
 
 def _differences(x_BF: Tensor) -> Tensor:
@@ -123,11 +125,11 @@ def _distances(x_BBF: Tensor, weight_B: Tensor | None) -> Tensor:
     total = weight_BB.sum()
     # Images that all have one feature, or no weight, have no scale.
     mean = torch.where(total > 0, (weight_BB * distance_BB).sum() / torch.where(total > 0, total, 1.0), 1.0)
-    return distance_BB / mean
+    scaled_BB: Tensor = distance_BB / mean
+    return scaled_BB
 
 
 def _cosines(x_BBF: Tensor) -> Tensor:
     """Cosine of the angle at image i between images j and k, at (i, j, k); 0 where two of them coincide."""
     unit_BBF = normalize(x_BBF)
-    cosine_BBB: Tensor = torch.bmm(unit_BBF, unit_BBF.transpose(1, 2))
-    return cosine_BBB
+    return torch.bmm(unit_BBF, unit_BBF.transpose(1, 2))

@@ -34,7 +34,7 @@ class SimilarityPreserving(Term):
     needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
     one_teacher = True
     linear = False
-    compares_images = True
+    least_images = 2
 
     def __init__(self, config: SimilarityConfig, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -86,6 +86,6 @@ def _similarities(map_BX: Tensor, weight_B: Tensor | None) -> Tensor:
     product_BB = map_BX @ map_BX.T
     if weight_B is None:
         return normalize(product_BB)
-    root_B = weight_B.sqrt()
+    root_B = weight_B.to(product_BB.dtype).sqrt()
     norm_B1 = torch.linalg.vector_norm(product_BB * root_B, dim=1, keepdim=True)
     return product_BB / torch.where(norm_B1 > 0, norm_B1, 1.0)

@@ -117,8 +117,8 @@ class Term(nn.Module, ABC):
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
         linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
             the target is mixed instead.
-        compares_images: the loss consists of relations between the images that a process has at a time, so
-            there must be two or more of them.
+        least_images: fewest images that a process must have at a time, because the loss compares them with
+            each other; 1 for a loss of single images.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
 
@@ -126,7 +126,7 @@ class Term(nn.Module, ABC):
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
     one_teacher: ClassVar[bool] = False
     linear: ClassVar[bool] = True
-    compares_images: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
     stream: ClassVar[str | None] = None
 
     def __init__(self, config: Any, setup: Setup) -> None:
