@@ -91,6 +91,35 @@ def test_only_students_that_need_two_images_are_refused(
     assert [module.training for module in parts.student.modules()] == modes
 
 
+@pytest.mark.parametrize(
+    ("method", "batch_size", "accumulated", "world_size", "refused"),
+    [
+        ("rkd", 8, 4, 1, "three images or more"),
+        ("rkd", 9, 3, 1, None),
+        ("sp", 8, 1, 8, "two images or more"),
+        ("sp", 8, 4, 1, None),
+        ("pkt", 9, 5, 1, "two images or more"),
+        ("embed", 8, 8, 1, None),
+    ],
+)
+def test_a_term_that_compares_images_needs_enough(
+    world: World, method: str, batch_size: int, accumulated: int, world_size: int, refused: str | None
+) -> None:
+    # The student itself can be trained with one image.
+    sizes = {"student__size": 16, "train__batch_size": batch_size, "train__grad_accum_steps": accumulated}
+    parts = parts_of(world, method__name=method, **sizes)
+    if refused is None:
+        refuse_small_parts(parts, world_size)
+        return
+    error = refusal(refuse_small_parts, parts, world_size)
+    assert isinstance(error, ConfigError)
+    because = f"{refused}, because term objective.{method} compares images with each other"
+    assert because in error.rule
+    if method == "rkd":
+        assert "set train.grad_accum_steps to 2" in str(error.fix)
+        assert "train.batch_size, such as 12" in str(error.fix)
+
+
 def test_a_process_must_have_images_and_as_many_parts_as_the_others(world: World) -> None:
     error = refusal(refuse_small_parts, parts_of(world, train__batch_size=2), 3)
     assert error.rule == "Every process must have an image of each batch"

@@ -19,6 +19,23 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context in which products of tensors on the device of ``x`` keep their precision.
+
+    Autocast lowers the precision of every matrix product, also of float32 tensors, so `at_least_fp32` is not
+    enough for a loss that contains one.
+
+    Example:
+        >>> x = torch.ones(2, 2)
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     inside = x @ x
+        ...     with without_autocast(x):
+        ...         inside.dtype, (x @ x).dtype
+        (torch.bfloat16, torch.float32)
+    """
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def in_float64(x: Tensor) -> Tensor:
     """Convert to float64; a tensor on a device without float64 (Apple's MPS) is moved to the CPU.
 

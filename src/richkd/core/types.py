@@ -133,7 +133,7 @@ class Target:
 
     Features are fused after trained projections to one width. So the target carries each teacher's own
     features with the weight of each in ``feature_weights``, which sum to one. ``weight_B``, if given, is the
-    weight of each image's logit loss in [0, 1].
+    weight of each image in [0, 1], for the losses that have such weights.
     """
 
     logits_BC: Tensor

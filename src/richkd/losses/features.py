@@ -1,4 +1,4 @@
-"""Normalize embeddings to unit length and fuse the embeddings of several teachers."""
+"""Normalize embeddings to unit length, and fuse the embeddings, or the losses, of several teachers."""
 
 from __future__ import annotations
 
@@ -76,3 +76,22 @@ def fuse_features(feats: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         start=weights[0] * at_least_fp32(feats[0]),
     )
     return normalize(fused_BD)
+
+
+def mean_over_teachers(losses: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """``Σ_m λ_m · loss_m``: one loss for each teacher of a target, weighted as its features are.
+
+    For losses whose teachers have features of different widths, which cannot be added.
+
+    Args:
+        losses: the loss of each teacher.
+        weights: λ_m of each teacher (``Target.feature_weights``).
+
+    Example:
+        >>> float(mean_over_teachers([torch.tensor(1.0), torch.tensor(3.0)], [0.75, 0.25]))
+        1.5
+    """
+    total = weights[0] * losses[0]
+    for weight, loss in zip(weights[1:], losses[1:], strict=True):
+        total = total + weight * loss
+    return total

@@ -44,7 +44,7 @@ class Overhaul(Term):
     one_teacher = True
     # A squared distance. Its targets are mixed, because connectors must see a batch only once.
     linear = False
-    two_images = True
+    least_images = 2
 
     def __init__(self, config: OverhaulConfig, setup: Setup) -> None:
         super().__init__(config, setup)

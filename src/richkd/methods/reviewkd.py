@@ -52,7 +52,7 @@ class Review(Term):
     one_teacher = True
     # A squared distance. Its targets are mixed, because the fusions must see a batch only once.
     linear = False
-    two_images = True
+    least_images = 2
 
     def __init__(self, config: ReviewConfig, setup: Setup) -> None:
         super().__init__(config, setup)

@@ -1,13 +1,18 @@
-"""Which intermediate maps of student and teacher belong together, and how two maps get the same size."""
+"""Which intermediate maps of student and teacher are compared, and at which resolution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from richkd.core.numerics import at_least_fp32
 from richkd.methods.term import Shape
+
+Stages = Literal["last", "middle", "all"]
+STAGES_HELP = "which pairs of stages are compared: the last one, the one in the middle, or all"
 
 
 def pair_stages(student: Sequence[Shape], teacher: Sequence[Shape]) -> tuple[tuple[int, int], ...]:
@@ -31,6 +36,36 @@ def pair_stages(student: Sequence[Shape], teacher: Sequence[Shape]) -> tuple[tup
     own, other = stages_of(student), stages_of(teacher)
     count = min(len(own), len(other))
     return tuple(zip(_last(own, student, count), _last(other, teacher, count), strict=True))
+
+
+def choose_pairs(pairs: Sequence[tuple[int, int]], stages: Stages) -> tuple[tuple[int, int], ...]:
+    """The pairs of maps that a term compares; of an even number of pairs, the middle is the earlier one.
+
+    Example:
+        >>> pairs = ((0, 1), (1, 2), (2, 3), (3, 4))
+        >>> choose_pairs(pairs, "middle"), choose_pairs(pairs, "last")
+        (((1, 2),), ((3, 4),))
+    """
+    if stages == "all":
+        return tuple(pairs)
+    place = len(pairs) - 1 if stages == "last" else (len(pairs) - 1) // 2
+    return (pairs[place],)
+
+
+def to_smaller_size(student_BFHW: Tensor, teacher_BFHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps at the smaller height and the smaller width, in float32 or higher; the teacher's is detached.
+
+    A larger map is averaged (adaptive average pooling).
+
+    Example:
+        >>> import torch
+        >>> student, teacher = to_smaller_size(torch.tensor([[[[1.0, 3.0]]]]), torch.ones(1, 5, 1, 1))
+        >>> student.tolist(), tuple(teacher.shape)
+        ([[[[2.0]]]], (1, 5, 1, 1))
+    """
+    height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
+    student = F.adaptive_avg_pool2d(at_least_fp32(student_BFHW), (height, width))
+    return student, F.adaptive_avg_pool2d(at_least_fp32(teacher_BFHW.detach()), (height, width))
 
 
 def stages_of(maps: Sequence[Shape]) -> list[int]:

@@ -134,7 +134,8 @@ class Term(nn.Module, ABC):
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
         linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
             the target is mixed instead.
-        two_images: it cannot be computed for a single image, because it normalizes over a batch.
+        least_images: fewest images that a process must have at a time, because the loss compares them with
+            each other or normalizes over them; 1 for a loss of single images.
         reuses_classifier: the student gets the classifier of the target's teacher, behind a projector.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
@@ -143,7 +144,7 @@ class Term(nn.Module, ABC):
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
     one_teacher: ClassVar[bool] = False
     linear: ClassVar[bool] = True
-    two_images: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
     reuses_classifier: ClassVar[bool] = False
     stream: ClassVar[str | None] = None
 
@@ -153,7 +154,11 @@ class Term(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
-        """The loss of a batch, averaged over all its images."""
+        """The loss of a batch, averaged over all its images.
+
+        With gradient accumulation and with several processes, the batch is one part of a step, and the step's
+        loss is the mean of those of its parts, weighted by their number of images.
+        """
 
     def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:
         """Update the state after the optimizer step, with what `forward` returned for these images."""

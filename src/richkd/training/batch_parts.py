@@ -1,4 +1,4 @@
-"""Refuse batches and parts of batches that a network with batch statistics cannot be trained on."""
+"""Refuse batches and parts of batches that are too small for a network or for a loss term."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from richkd.core.errors import ConfigError
 from richkd.models.build import Network
 from richkd.models.probe import first_line, pixels_for, unchanged
 from richkd.pipeline.assemble import Parts
+
+WORDS = {2: "two", 3: "three"}
 
 
 def part_sizes(images: int, parts: int) -> list[int]:
@@ -32,8 +34,8 @@ def refuse_small_parts(parts: Parts, world: int = 1) -> None:
         world: number of processes, among which a batch is divided.
 
     Raises:
-        ConfigError: a process without an image, processes with different numbers of parts, or a part of one
-            image for a student or a loss term that needs two.
+        ConfigError: a process without an image, processes with different numbers of parts, or a part with
+            fewer images than the student or a term needs.
     """
     settings = parts.config.train
     batch, asked = parts.order().images_of_step, settings.grad_accum_steps
@@ -53,24 +55,25 @@ def refuse_small_parts(parts: Parts, world: int = 1) -> None:
             fix=f"set train.batch_size to a multiple of {world}.",
         )
     smallest = min(size for cut in sizes.values() for size in cut)
-    found = _normalizing(parts) if smallest == 1 else None
-    if found is not None:
-        name, reason = found
+    needed = _images_needed(parts, smallest)
+    if needed is not None:
+        count, because, reason = needed
         raise ConfigError(
-            f"Each part of a batch must have two images or more, because {name} has batch normalization",
+            f"Each part of a batch must have {WORDS.get(count, count)} images or more, because {because}",
             got=f"a batch of {_batch(parts, world)}, train.grad_accum_steps {asked}: "
             f"parts of {_listed(sizes[least])} images{reason}",
-            fix=_fix(parts, least, world),
+            fix=_fix(parts, least, world, count),
         )
 
 
-def _normalizing(parts: Parts) -> tuple[str, str] | None:
-    """The term or student that cannot be computed for one image, and the reason; None without any."""
-    for spec in parts.specs:
-        if spec.term.two_images:
-            return f"objective.{spec.label}", ""
-    reason = _why_not_one(parts.student)
-    return None if reason is None else (parts.student.name, f" ({reason})")
+def _images_needed(parts: Parts, smallest: int) -> tuple[int, str, str] | None:
+    """How many images a part must have, by whom and why; None if the smallest part has enough for all."""
+    terms = [spec for spec in parts.specs if spec.term.least_images > smallest]
+    if terms:
+        most = max(terms, key=lambda spec: spec.term.least_images)
+        return most.term.least_images, f"term objective.{most.label} computes over several images", ""
+    reason = _why_not_one(parts.student) if smallest == 1 else None
+    return None if reason is None else (2, f"{parts.student.name} has batch normalization", f" ({reason})")
 
 
 def _why_not_one(student: Network) -> str | None:
@@ -100,12 +103,12 @@ def _listed(sizes: list[int]) -> str:
     return ", ".join(shown) if len(shown) <= 4 else f"{shown[0]}, {shown[1]}, … and {shown[-1]}"
 
 
-def _fix(parts: Parts, images: int, world: int) -> str:
-    """The largest number of parts that has no part of one image, or a larger batch."""
+def _fix(parts: Parts, images: int, world: int, count: int) -> str:
+    """The largest number of parts that all have ``count`` images or more, or a larger batch."""
     asked = parts.config.train.grad_accum_steps
-    fitting = [count for count in range(2, asked) if min(part_sizes(images, count)) > 1]
-    larger = f"a larger train.batch_size, such as {2 * asked * world}"
-    if asked == 1 or images < 2:
+    fitting = [number for number in range(2, asked) if min(part_sizes(images, number)) >= count]
+    larger = f"a larger train.batch_size, such as {count * asked * world}"
+    if asked == 1 or images < count:
         return f"use {larger}, or fewer processes." if world > 1 else f"use {larger}."
     fewer = f"set train.grad_accum_steps to {fitting[-1]}" if fitting else "remove train.grad_accum_steps"
     return f"{fewer}, or use {larger}."
