@@ -22,13 +22,15 @@ from tests.training.test_resume import stop_after
 CPU = torch.device("cpu")
 # Settings that make terms small enough for the tests' few images.
 SMALL: dict[str, dict[str, Any]] = {"contrastive": {"num_negatives": 16, "embed_dim": 8}}
+# The teacher is not trained, so at their own weights these terms would yield to the labels.
+HEAVY = {name: {"weight": 5.0} for name in ("aver", "ca-mkd", "ebkd")}
 # A transformer of constant resolution, tiny, whose input is fixed at 160 pixels.
 VIT = {"student__name": "test_vit", "student__size": 160}
 NAMES = sorted(TERMS)
 
 
 def entry(name: str, **settings: Any) -> dict[str, dict[str, Any]]:
-    return {name: SMALL.get(name, {}) | settings}
+    return {name: SMALL.get(name, {}) | HEAVY.get(name, {}) | settings}
 
 
 def recipe(world: World, out: Path, *terms: str, target: str = "teacher", **changes: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from richkd.config.schema import Section
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, Output, Target
 
-Need = Literal["logits", "features", "maps"]
+# "logits" are those of the fused target, "teacher-logits" those of each of its teachers.
+Need = Literal["logits", "teacher-logits", "features", "maps"]
 Shape = tuple[int, int, int]
 
 
@@ -41,10 +42,13 @@ class NetworkShapes:
     Attributes:
         features: width F of the pooled feature; 0 if there is none.
         maps: channels, height and width of each stage's map; empty unless a term needs maps.
+        classifier: of a teacher whose maps a term needs, the frozen layer that computes logits (B, C) from
+            the mean over positions of its last map; None if there is no such layer.
     """
 
     features: int
     maps: tuple[Shape, ...] = ()
+    classifier: nn.Module | None = None
 
 
 @dataclass(frozen=True)
