@@ -276,9 +276,10 @@ def _open_sources(
     for name in roles.targets:
         with_clip = clip if roles.clip[name] else None
         members = (*(vision[place] for place in roles.vision[name]), *([with_clip] if with_clip else []))
-        averaged = reads_teachers_only(specs, name)
-        fusion = fitter.fusion(members, clip=with_clip is not None, averaged=averaged)
-        sources[name] = TargetSource(members, fusion)
+        alone = reads_teachers_only(specs, name)
+        sources[name] = TargetSource(
+            members, fitter.fusion(members, clip=with_clip is not None, averaged=alone)
+        )
     if config.fusion.control is not None:
         name = FUSED if FUSED in sources else roles.targets[0]
         _refuse_clip_besides(name, roles)
