@@ -99,8 +99,7 @@ def test_recipes_and_the_commands_in_their_heads(
     text = recipe.read_text(encoding="utf-8")
     check_recipe(text, tmp_path)
     monkeypatch.chdir(ROOT)
-    head = "\n".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
-    commands = [words for words in commands_of(_from_command(head)) if words[0] == "richkd"]
+    commands = [words for words in commands_of(command_lines(head_of(recipe))) if words[0] == "richkd"]
     assert commands
     for words in commands:
         config = check_richkd(words[1:])
@@ -120,7 +119,13 @@ def check_recipe(text: str, folder: Path) -> None:
         read_objective(config)
 
 
-def _from_command(head: str) -> str:
+def head_of(recipe: Path) -> str:
+    """The comment of a recipe, without its marks."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+
+
+def command_lines(head: str) -> str:
     """The commands in the comment of a recipe: lines from ``richkd`` on, as long as they are continued."""
     lines, continued = [], False
     for line in head.splitlines():

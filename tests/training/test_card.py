@@ -66,3 +66,14 @@ def test_its_code_loads_the_student_in_a_new_process(
     assert lines.startswith(code)
     lines = lines.replace("PATH_OF_THIS_FOLDER", str(run.folder / "student"))
     subprocess.run([sys.executable, "-c", lines], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_run_without_held_out_images_has_a_card_without_calibrated_figures(
+    world: World, tmp_path: Path
+) -> None:
+    changes = {"method__name": "ce", "data__val_fraction": 0, "train__epochs": 1}
+    summary = distill(world.config(tmp_path / "run", **changes), quiet=True).summary
+    body = (tmp_path / "run" / "student" / "README.md").read_text(encoding="utf-8")
+    figures = summary["splits"]["test"]
+    shown = f"{figures['top1']:.1%} | {figures['nll']:.3f} | {figures['ece']:.3f}"
+    assert f"| **this model**, test | {shown} |  |  | {figures['n']} |" in body

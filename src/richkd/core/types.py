@@ -134,12 +134,16 @@ class Target:
     Features are fused after trained projections to one width. So the target carries each teacher's own
     features with the weight of each in ``feature_weights``, which sum to one. ``weight_B``, if given, is the
     weight of each image in [0, 1], for the losses that have such weights.
+
+    ``logs`` are the log-probabilities (B, C) of each teacher at its own logit scale, before any fusion. They
+    are given where a loss term asked for them, else empty.
     """
 
     logits_BC: Tensor
     teachers: tuple[Output, ...]
     feature_weights: tuple[float, ...]
     weight_B: Tensor | None = None
+    logs: tuple[Tensor, ...] = ()
 
     def at(self, places: Tensor) -> Target:
         """The target of the images at these positions of the batch."""
@@ -149,6 +153,7 @@ class Target:
             logits_BC=self.logits_BC[places],
             teachers=tuple(teacher.at(places) for teacher in self.teachers),
             weight_B=None if self.weight_B is None else self.weight_B[places],
+            logs=tuple(log_BC[places] for log_BC in self.logs),
         )
 
 

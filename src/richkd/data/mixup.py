@@ -59,7 +59,7 @@ class Mix:
     def target(self, target: Target | None) -> Target | None:
         """The mixed target: probabilities, features, maps and weights are each mixed.
 
-        Fused logits become ``log(share · softmax(z) + (1 − share) · softmax(z_partner))``.
+        Logits become ``log(share · softmax(z) + (1 − share) · softmax(z_partner))``.
         """
         if target is None:
             return None
@@ -73,6 +73,7 @@ class Mix:
             logits_BC=self._logits(target.logits_BC, other.logits_BC),
             teachers=tuple(self._output(first, second) for first, second in pair),
             weight_B=weight_B,
+            logs=tuple(self._logits(own, its) for own, its in zip(target.logs, other.logs, strict=True)),
         )
 
     def _output(self, first: Output, second: Output) -> Output:

@@ -17,7 +17,7 @@ from richkd.core.numerics import kl_nats
 from richkd.core.types import UNLABELED, Output, Target
 from richkd.fusion.feature_scale import FeatureScale
 from richkd.fusion.fit import fit_inverse_temperature
-from richkd.fusion.mixing import LogPool, Mixing
+from richkd.fusion.mixing import LinearPool, LogPool, Mixing
 from richkd.fusion.mixings import ALPHA, AUTO, WayOfMixing
 from richkd.fusion.ood import OodWeights
 from richkd.fusion.scale import Scale, on_scales
@@ -160,6 +160,33 @@ def identity_fusion() -> Fusion:
         3.0
     """
     return Fusion((Scale(),), LogPool((1.0,)), (1.0,), "one teacher, unchanged")
+
+
+def average_fusion(
+    logit_scales: Sequence[float], feature_alpha: float | None = None, *, clip: bool = True
+) -> Fusion:
+    """The mean of the teachers' probabilities, each at its own logit scale; nothing is fitted.
+
+    It stands for the target of terms that read each teacher by itself, in figures of the target.
+
+    Args:
+        logit_scales: factor that turns each teacher's logits into those of its own probabilities.
+        feature_alpha: share of the vision teachers' features.
+        clip: whether the last teacher is a CLIP.
+
+    Example:
+        >>> logits = [torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.005, -0.005]])]
+        >>> fused_BC = average_fusion([1.0, 100.0]).logits(logits)  # 0.9 and 0.731
+        >>> [round(p, 3) for p in fused_BC.exp()[0].tolist()]
+        [0.816, 0.184]
+    """
+    teachers = len(logit_scales)
+    return Fusion(
+        tuple(Scale(scale) for scale in logit_scales),
+        LinearPool((1 / teachers,) * teachers),
+        alpha_shares(feature_alpha, teachers, clip=clip),
+        "mean of probabilities, because terms read each teacher by itself",
+    )
 
 
 def needs_held_out(config: FusionConfig) -> bool:

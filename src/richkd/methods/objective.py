@@ -153,6 +153,19 @@ def needs_of(specs: Sequence[TermSpec], target: str | None = None) -> frozenset[
     return frozenset(need for spec in specs if target in (None, spec.target) for need in spec.term.needs)
 
 
+def reads_teachers_only(specs: Sequence[TermSpec], target: str) -> bool:
+    """Whether terms read the logits of a target's teachers one by one, and none reads the fused logits.
+
+    Example:
+        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}}
+        >>> config = Config.model_validate(base | {"method": {"name": "aver"}})
+        >>> reads_teachers_only(read_objective(config), "teacher")
+        True
+    """
+    needs = needs_of(specs, target)
+    return "teacher-logits" in needs and "logits" not in needs
+
+
 def logit_temperature(specs: Sequence[TermSpec], default: float = 1.0) -> float:
     """The temperature of the first term that softens a target's logits, or ``default`` without such a term.
 
@@ -162,8 +175,13 @@ def logit_temperature(specs: Sequence[TermSpec], default: float = 1.0) -> float:
         3.0
     """
     for spec in specs:
-        if spec.target != LABELS and "logits" in spec.term.needs:
+        if spec.target == LABELS:
+            continue
+        if "logits" in spec.term.needs:
             return float(getattr(spec.config, "temperature", 1.0))
+        # Terms may read the logits of teachers for weights only, without softening them.
+        if "teacher-logits" in spec.term.needs and hasattr(spec.config, "temperature"):
+            return float(spec.config.temperature)
     return default
 
 

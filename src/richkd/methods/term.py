@@ -14,7 +14,8 @@ from richkd.config.schema import Section
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, Output, Target
 
-Need = Literal["logits", "features", "maps"]
+# "logits" are those of the fused target, "teacher-logits" those of each of its teachers.
+Need = Literal["logits", "teacher-logits", "features", "maps"]
 Shape = tuple[int, int, int]
 # Losses have the factor T², which must be finite in float32.
 MAX_TEMPERATURE = 1e6
@@ -55,12 +56,15 @@ class NetworkShapes:
         norms: for each map, scale and shift of the batch normalization whose output, behind a ReLU, is the
             map; None for a map that is made in another way. Empty for a student.
         averaged: whether the pooled feature is the mean over all positions of the last map.
+        classifier: of a teacher whose maps a term needs, the frozen layer that computes logits (B, C) from
+            the mean over positions of its last map; None if there is no such layer.
     """
 
     features: int
     maps: tuple[Shape, ...] = ()
     norms: tuple[tuple[Tensor, Tensor] | None, ...] = ()
     averaged: bool = False
+    classifier: nn.Module | None = None
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,17 @@ from richkd.data.unlabeled import refuse_tested
 from richkd.data.views import Augmentation, Views, render_batch
 from richkd.data.workers import Lazy
 from richkd.fusion.fusion import Fusion
-from richkd.methods.objective import Objective, TermSpec, logit_temperature, needs_of, read_objective
+from richkd.methods.objective import (
+    Objective,
+    TermSpec,
+    logit_temperature,
+    needs_of,
+    read_objective,
+    reads_teachers_only,
+)
 from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network, build_network
+from richkd.models.map_classifier import map_classifier
 from richkd.models.speed import Speed, SpeedChooser
 from richkd.models.stage_ends import stage_ends
 from richkd.pipeline.controls import controlled
@@ -100,7 +108,8 @@ class Parts:
     def teach(self, batch: Batch, epoch: int) -> dict[str, Target]:
         """The targets of a batch (on `device`) for the views that its images have in an epoch."""
         views = self.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
-        return teach(self.sources, batch, views, self.mapped_teachers)
+        logs_of = [name for name in self.sources if "teacher-logits" in needs_of(self.specs, name)]
+        return teach(self.sources, batch, views, self.mapped_teachers, logs_of)
 
     def taught(self, targets: Mapping[str, Target]) -> dict[str, Output]:
         """What each teacher computed for targets, by its role and name."""
@@ -270,10 +279,14 @@ def _open_sources(
     for name in roles.targets:
         with_clip = clip if roles.clip[name] else None
         members = (*(vision[place] for place in roles.vision[name]), *([with_clip] if with_clip else []))
-        sources[name] = TargetSource(members, fitter.fusion(members, clip=with_clip is not None))
+        alone = reads_teachers_only(specs, name)
+        sources[name] = TargetSource(
+            members, fitter.fusion(members, clip=with_clip is not None, averaged=alone)
+        )
     if config.fusion.control is not None:
         name = FUSED if FUSED in sources else roles.targets[0]
         _refuse_clip_besides(name, roles)
+        _refuse_temperature_control(config, specs, name)
         source = controlled(
             config,
             sources[name],
@@ -296,6 +309,18 @@ def _refuse_clip_besides(controlled_target: str, roles: Roles) -> None:
             f"fusion.control replaces CLIP in target {controlled_target}; no other target may contain CLIP",
             got=f"target {', '.join(others)}",
             fix="remove the terms that read it, or fusion.control.",
+        )
+
+
+def _refuse_temperature_control(config: Config, specs: Sequence[TermSpec], target: str) -> None:
+    """Refuse the control whose temperature is part of the fusion, for a term that reads each teacher."""
+    labels = [s.label for s in specs if s.target == target and "teacher-logits" in s.term.needs]
+    if config.fusion.control == "teacher-only" and labels:
+        raise ConfigError(
+            f"Control 'teacher-only' changes the fused logits, and term objective.{labels[0]} reads each "
+            "teacher by itself",
+            got=f"target {target}",
+            fix=f"remove fusion.control, and set objective.{labels[0]}.target to teacher or teacher-1.",
         )
 
 
@@ -333,6 +358,7 @@ def _shapes_of(source: TargetSource, specs: Sequence[TermSpec], target: str) -> 
                 got=f"teacher {teacher.name}, which is no single network",
                 fix="give the network itself with --teacher, or remove the term.",
             )
-        maps, ends = teacher.network.map_shapes(), stage_ends(teacher.network)
-        shapes.append(NetworkShapes(teacher.feature_width, maps, ends.norms, ends.averaged))
+        network, maps = teacher.network, teacher.network.map_shapes()
+        ends, classifier = stage_ends(network), map_classifier(network)
+        shapes.append(NetworkShapes(teacher.feature_width, maps, ends.norms, ends.averaged, classifier))
     return tuple(shapes)

@@ -15,7 +15,14 @@ from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
 from richkd.data.stores import Stores
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
-from richkd.fusion.fusion import Fusion, HeldOut, fuse, identity_fusion, needs_held_out
+from richkd.fusion.fusion import (
+    Fusion,
+    HeldOut,
+    average_fusion,
+    fuse,
+    identity_fusion,
+    needs_held_out,
+)
 from richkd.fusion.ood import fit_ood_weights
 from richkd.teachers.base import Teacher
 from richkd.teachers.clip.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights
@@ -42,11 +49,12 @@ class Fitter:
     log: Callable[[str], None]
     _held_out: dict[int, Tensor] = field(default_factory=dict)
 
-    def fusion(self, teachers: Sequence[Teacher], *, clip: bool) -> Fusion:
+    def fusion(self, teachers: Sequence[Teacher], *, clip: bool, averaged: bool = False) -> Fusion:
         """The fusion of some teachers that the settings describe.
 
         Args:
             clip: whether the last teacher is the CLIP, with which the others share by alpha.
+            averaged: no term reads the fused logits, so their mean is taken and nothing is fitted.
 
         Raises:
             DataError: it has to be fitted, and there are no held-out images.
@@ -61,9 +69,13 @@ class Fitter:
         split = held_out_split(self.stores.names)
         weighs_ood = self.config.data.unlabeled is not None and config.ood_quantile > 0
         held_out = None
-        if needs_held_out(settings) or (weighs_ood and split is not None):
+        fitted = needs_held_out(settings) and not averaged
+        if fitted or (weighs_ood and split is not None):
             held_out = self._held_out_of(teachers, split, settings.preset)
-        fused = fuse(settings, scales, held_out, clip=clip)
+        if averaged:
+            fused = average_fusion(scales, settings.feature_alpha, clip=clip)
+        else:
+            fused = fuse(settings, scales, held_out, clip=clip)
         if weighs_ood and held_out is not None:
             weights = fit_ood_weights(fused.scales, held_out.logits, config.ood_quantile)
             fused = replace(fused, ood_weights=weights)

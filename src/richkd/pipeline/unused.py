@@ -9,10 +9,12 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, Section
 from richkd.core.errors import ConfigError
 from richkd.fusion.mixings import ALPHA
-from richkd.methods.objective import TermSpec, needs_of
+from richkd.methods.objective import TermSpec, needs_of, reads_teachers_only
 from richkd.pipeline.roles import Roles
 
 CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views", "auto_augment", "reprob", "remode", "recount")
+# Vision teachers of a target, and whether it has a CLIP.
+Size = tuple[int, bool]
 # Settings of a network that is built from its name, and the kinds of teachers that are not.
 NETWORK = ("pretrained", "size", "mean", "std", "args")
 NO_NETWORK = {
@@ -88,13 +90,20 @@ def _optim(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _fusion(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[tuple[str, str]]:
-    fusion, sizes = config.fusion, [(len(roles.vision[name]), roles.clip[name]) for name in roles.vision]
+    fusion, sizes = (
+        config.fusion,
+        {name: (len(roles.vision[name]), roles.clip[name]) for name in roles.vision},
+    )
+    fused = [size for name, size in sizes.items() if not reads_teachers_only(specs, name)]
     if not sizes:
         yield from _changed("fusion", fusion, "no loss term reads a teacher")
-    elif all(vision + clip == 1 for vision, clip in sizes):
-        others = [name for name in type(fusion).model_fields if name not in _read_for_one(config, roles)]
-        yield from _changed("fusion", fusion, "there is only one teacher, so nothing is fused", others)
-    elif not any(vision and clip for vision, clip in sizes):
+    elif all(vision + clip == 1 for vision, clip in fused):
+        one = all(vision + clip == 1 for vision, clip in sizes.values())
+        reason = "there is only one teacher" if one else "terms read each teacher by itself"
+        read = _read_without_fusion(config, list(sizes.values()), fused)
+        others = [name for name in type(fusion).model_fields if name not in read]
+        yield from _changed("fusion", fusion, f"{reason}, so nothing is fused", others)
+    elif not any(vision and clip for vision, clip in sizes.values()):
         reason = "vision teachers have equal shares, and no target has both them and a CLIP"
         yield from _changed("fusion", fusion, reason, ("alpha", "feature_alpha"))
     if fusion.weights is not None:
@@ -108,14 +117,25 @@ def _fusion(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator
         yield from _changed("fusion", fusion, "it needs data.unlabeled", ("ood_quantile",))
 
 
-def _read_for_one(config: Config, roles: Roles) -> set[str]:
-    """The settings of a fusion that targets of one teacher read."""
-    names = {"weights"}
-    if roles.needs_clip:
+def _read_without_fusion(config: Config, sizes: Sequence[Size], fused: Sequence[Size]) -> set[str]:
+    """The settings of a fusion that are read if no term reads the fused logits of several teachers.
+
+    Args:
+        sizes: vision teachers of each target, and whether it has a CLIP.
+        fused: the same, for targets whose fused logits are read.
+    """
+    names = set()
+    if fused:
+        names.add("weights")
+    if any(clip for _, clip in fused):
         # A CLIP alone is brought to a scale.
         names |= {"preset", "scale"}
-    if roles.needs_clip or config.fusion.weights is not None:
+    if any(clip for _, clip in sizes) or config.fusion.weights is not None:
         names |= {"features", "ood_quantile"}
+    if any(vision + clip > 1 for vision, clip in sizes):
+        names |= {"features", "ood_quantile", "control"}
+    if any(vision and clip for vision, clip in sizes):
+        names.add("feature_alpha")
     return names
 
 
