@@ -42,3 +42,14 @@ def test_a_card_tells_what_the_summary_tells(world: World, tmp_path: Path) -> No
 def test_a_student_of_labels_alone_says_so(world: World, tmp_path: Path) -> None:
     distill(world.config(tmp_path / "run", train__epochs=1, method__name="ce"), quiet=True)
     assert "trained from labels alone" in (tmp_path / "run" / "student" / "README.md").read_text()
+
+
+def test_a_run_without_held_out_images_has_a_card_without_calibrated_figures(
+    world: World, tmp_path: Path
+) -> None:
+    changes = {"method__name": "ce", "data__val_fraction": 0, "train__epochs": 1}
+    summary = distill(world.config(tmp_path / "run", **changes), quiet=True).summary
+    body = (tmp_path / "run" / "student" / "README.md").read_text(encoding="utf-8")
+    figures = summary["splits"]["test"]
+    shown = f"{figures['top1']:.1%} | {figures['nll']:.3f} | {figures['ece']:.3f}"
+    assert f"| **this model**, test | {shown} |  |  | {figures['n']} |" in body
