@@ -51,8 +51,8 @@ def make(classifiers: tuple[nn.Module | None, ...], **settings: Any) -> tuple[Co
     """A term for teachers with maps of 5 and 6 channels, a student's output, and a target."""
     torch.manual_seed(0)
     teachers = (
-        NetworkShapes(5, ((5, 2, 2),), classifiers[0]),
-        NetworkShapes(6, ((6, 4, 4),), classifiers[1]),
+        NetworkShapes(5, ((5, 2, 2),), classifier=classifiers[0]),
+        NetworkShapes(6, ((6, 4, 4),), classifier=classifiers[1]),
     )
     setup = Setup(NetworkShapes(4, ((9, 8, 8), (4, 4, 4))), teachers, LABELS, 3, 0)
     term = ConfidentMaps(ConfidentMapsConfig(**settings), setup).double()

@@ -113,7 +113,7 @@ def test_a_term_that_compares_images_needs_enough(
         return
     error = refusal(refuse_small_parts, parts, world_size)
     assert isinstance(error, ConfigError)
-    because = f"{refused}, because term objective.{method} compares images with each other"
+    because = f"{refused}, because term objective.{method} computes over several images"
     assert because in error.rule
     if method == "rkd":
         assert "set train.grad_accum_steps to 2" in str(error.fix)

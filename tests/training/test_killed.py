@@ -16,7 +16,8 @@ from PIL import Image
 from richkd.config.resumed import resumed_config
 from richkd.core.errors import CheckpointError
 from richkd.core.folder_lock import LOCK
-from richkd.training import finalize, run, trainer
+from richkd.core.temporary import temporary_path
+from richkd.training import finalize, run, run_folder, trainer
 from richkd.training.run import distill, teach_folds
 from richkd.training.run_folder import RunFolder
 from richkd.training.trainer import Trainer
@@ -212,3 +213,28 @@ def test_finished_folds_of_other_settings_are_refused(world: World, tmp_path: Pa
     error = refusal(teach_folds, config(train__seed=1), 2, resume=True, quiet=True)
     assert "train.seed 1 where the run has 0" in str(error.got)
     assert "fold-1" in error.rule
+
+
+def test_what_a_killed_process_left_in_a_finished_fold_is_removed(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "folds", method__name="ce", train__epochs=1)
+    teach_folds(config, 2, quiet=True)
+    pid = os.fork()
+    if pid == 0:
+        temporary_path(tmp_path / "folds" / "fold-0" / "SHA256SUMS").touch()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (left,) = (tmp_path / "folds" / "fold-0").glob(".SHA256SUMS.*.tmp")
+    teach_folds(config, 2, resume=True, quiet=True)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_a_run_that_was_killed_while_it_removed_lines_goes_on(
+    world: World, whole: Path, tmp_path: Path, calls: int
+) -> None:
+    """Lines of the epoch in which a run stopped are removed when it is resumed, and their hashes renewed."""
+    config = world.config(tmp_path / "run", train__epochs=2)
+    killed(lambda: distill(config, quiet=True), *STAGES["before the end"])
+    killed(lambda: distill(config, resume=True, quiet=True), run_folder, "record_hashes", calls)
+    distill(config, resume=True, quiet=True)
+    assert_same(tmp_path / "run", whole)

@@ -15,6 +15,7 @@ from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.progress import Progress
+from richkd.core.temporary import remove_abandoned
 from richkd.export.from_checkpoint import DESCRIPTION, describe_network
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.teacher_check import report_sizes, report_teachers
@@ -98,6 +99,8 @@ def _teach_fold(
     if summary and summary["epochs"] == config.train.epochs:
         # An interrupted --overwrite with other settings leaves finished folds of the old ones.
         refuse_other_settings(folder.path, config)
+        # The process may have been killed when everything but its last hash was written.
+        remove_abandoned(folder.path)
         return Run(config.out, summary)
     # A kill before the fold began leaves nothing that could be resumed.
     resume = resume and bool(folder.entries())
