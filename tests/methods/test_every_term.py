@@ -31,8 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "reviewkd": {"warmup": 0},
     "simkd": {"weight": 10},
 }
-# Memory banks start with random rows, so the loss falls once most images were seen more than once. The loss of
-# mlkd is noisy, because it compares the few images of a batch with each other.
+# Memory banks start with random rows, so the loss falls once most images were seen more than once. That
+# of mlkd is noisy, because it compares the few images of a batch with each other.
 EPOCHS = {"crd": 6, "mlkd": 6}
 # A transformer of constant resolution, tiny, whose input is fixed at 160 pixels.
 VIT = {"student__name": "test_vit", "student__size": 160}
