@@ -23,7 +23,7 @@ SPLIT, WEIGHTS = "test", "student/model.safetensors"
 
 
 @dataclass(frozen=True)
-class TestLogits:
+class StoredLogits:
     """The outputs of a run's student on the test split.
 
     Attributes:
@@ -84,7 +84,7 @@ def are_stored(config: Config, path: Path) -> bool:
         return False
 
 
-def read_logits(path: Path) -> TestLogits:
+def read_logits(path: Path) -> StoredLogits:
     """Read stored logits.
 
     Raises:
@@ -93,7 +93,7 @@ def read_logits(path: Path) -> TestLogits:
     fix = "remove the file, and repeat the command."
     try:
         tensors, metadata = read_tensors(path)
-        return TestLogits(
+        return StoredLogits(
             tensors["logits"],
             tensors["labels"],
             float(metadata["temperature"]),

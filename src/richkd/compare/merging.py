@@ -13,22 +13,25 @@ from richkd.config.schema import Config
 from richkd.core.errors import ConfigError, RichKDError
 from richkd.methods.objective import LABELS, read_objective
 from richkd.pipeline.roles import CLIP, FUSED, assign_roles
-from richkd.pipeline.unused import unused
+from richkd.pipeline.unused import refuse_unused, unused
 
 # The parts whose settings a method need not read.
 SHARED = ("base", "data", "pairs", "plan")
-NAME = re.compile(r"'?([a-z_]+(?:\.[\w-]+)+|clip|teachers|objective)'?")
 
 
-def merge(layers: Iterable[Layer]) -> tuple[Config, Layer]:
+def merge(layers: Iterable[Layer], place: str) -> tuple[Config, Layer]:
     """Merge layers, the last of which wins, and drop shared settings that the run does not read.
+
+    Args:
+        layers: the parts.
+        place: where the method is written, for errors that are about no single setting.
 
     Returns:
         The settings, and where those that are left were given.
 
     Raises:
         RichKDError: a setting does not take its value, or the settings do not fit each other; the message has
-            the line of the setting where it names one.
+            the line of the setting, or of the method.
     """
     merged: Layer = {}
     for layer in layers:
@@ -40,15 +43,30 @@ def merge(layers: Iterable[Layer]) -> tuple[Config, Layer]:
         _drop_unused(merged)
         return _config(merged), merged
     except RichKDError as error:
-        raise with_place(error, merged) from None
+        raise with_place(error, merged, place) from None
 
 
-def with_place(error: RichKDError, layer: Mapping[str, Given]) -> RichKDError:
-    """The error with the line of the first setting that its rule names."""
-    for name in NAME.findall(error.rule):
-        if name in layer and layer[name].place not in error.rule:
-            return type(error)(f"{error.rule} ({layer[name].place})", got=error.got, fix=error.fix)
-    return error
+def with_place(error: RichKDError, layer: Mapping[str, Given], place: str) -> RichKDError:
+    """The error with the line of the setting that its rule names, else with another place.
+
+    Example:
+        >>> layer = {"optim.lr": Given(-1, "plan.yaml, line 3", "base")}
+        >>> with_place(ConfigError("Setting 'optim.lr' must be positive"), layer, "plan.yaml, line 9").rule
+        "Setting 'optim.lr' must be positive (plan.yaml, line 3)"
+    """
+    named = next((given.place for name, given in layer.items() if _is_about(error, name, given)), place)
+    return type(error)(f"{error.rule} ({named})", got=error.got, fix=error.fix)
+
+
+def _is_about(error: RichKDError, name: str, given: Given) -> bool:
+    """Whether an error names a setting by its dotted name, by its word in a term, or by its value."""
+    above, _, leaf = name.rpartition(".")
+    whole = rf"(?<![\w.]){re.escape(name)}(?![\w.])" if above else f"'{name}'"
+    in_term = f"'{leaf}' (in {above})" if above else None
+    quoted = f"'{given.value}'" if isinstance(given.value, str) and given.value else None
+    return re.search(whole, error.rule) is not None or any(
+        text is not None and text in error.rule for text in (in_term, quoted)
+    )
 
 
 def is_fused(config: Config) -> bool:
@@ -65,9 +83,10 @@ def is_fused(config: Config) -> bool:
 
 
 def _put(merged: Layer, dotted: str, given: Given) -> None:
-    """Set a setting; a whole section replaces what was set in it."""
-    for name in [name for name in merged if name == dotted or name.startswith(f"{dotted}.")]:
-        del merged[name]
+    """Set a setting; a whole section replaces what was set in it, except for shared settings of terms."""
+    within = [name for name in merged if name.startswith(f"{dotted}.")] if dotted != OBJECTIVE else []
+    for name in (dotted, *within):
+        merged.pop(name, None)
     merged[dotted] = given
 
 
@@ -114,13 +133,18 @@ def _drop(merged: Layer, section: str) -> None:
 
 
 def _drop_unused(merged: Layer) -> None:
-    """Drop shared settings that have no effect in this run, such as ``fusion.alpha`` for a single teacher."""
+    """Drop shared settings that have no effect in this run, such as ``fusion.alpha`` for a single teacher.
+
+    Raises:
+        ConfigError: a setting of the method itself has no effect.
+    """
     while True:
         config = _config(merged)
         specs = read_objective(config)
         names = {name for name, _ in unused(config, specs, assign_roles(config, specs))}
         dropped = [name for name in names if name in merged and merged[name].part in SHARED]
         if not dropped:
+            refuse_unused(config, specs, assign_roles(config, specs))
             return
         for name in dropped:
             del merged[name]

@@ -19,14 +19,17 @@ from richkd.core.visible import one_line
 Control = Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"]
 CONTROLS: tuple[Control, ...] = ("teacher-only", "clip-only", "shuffled")
 DEFAULT_BASELINE = "kd"
+# How pydantic calls the place of a key.
+KEY = "[key]"
 # How many characters of a wrong value a message shows.
 SHOWN = 200
 EXAMPLE = "write `methods: {kd: {}, richkd: {}}` and `seeds: [0, 1, 2]`, for example."
 
 # Settings of a part of the plan: nested as in a recipe, or by dotted name.
 Settings = dict[str, Any]
-Whole = Annotated[int, Field(strict=True, ge=0)]
-Count = Annotated[int, Field(strict=True, ge=1)]
+# NumPy takes no larger seeds.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 32)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 31)]
 
 
 class Plan(Section):
@@ -46,7 +49,7 @@ class Plan(Section):
         description="name: settings of the method, such as {method.name: kd, objective.kd.temperature: 2}; a "
         "name of `--method` needs none",
     )
-    seeds: tuple[Whole, ...] = Field(min_length=1, description="seeds of training, the same for all methods")
+    seeds: tuple[Seed, ...] = Field(min_length=1, description="seeds of training, the same for all methods")
     pairs: dict[str, Settings] = Field(
         default_factory=dict, description="name: settings of student and teachers (default: those of base)"
     )
@@ -153,15 +156,20 @@ def _text_of(path: Path) -> str:
 def _explained(error: ValidationError, name: str, lines: dict[tuple[str, ...], int]) -> ConfigError:
     """All errors of a validation, each with its line."""
     problems = Problems(ConfigError)
-    known: set[tuple[str, ...]] = set()
+    # A value that may have several types has an error for each; the one that goes deepest says most.
+    deepest: dict[tuple[str, ...], ErrorDetails] = {}
     for one in error.errors():
         path = tuple(str(part) for part in one["loc"])
-        # A value that may have several types has an error for each of them.
-        key = path[: 3 if path[:1] in (("methods",), ("pairs",), ("data",)) else 2]
-        key = key if key in lines else path[:1]
-        if key not in known:
-            known.add(key)
-            problems.attempt(_refuse, one, ".".join(key), place_of(name, lines, path))
+        key = path[: 2 if path[0] in ("methods", "pairs", "data") else 1]
+        if key not in deepest or len(one["loc"]) > len(deepest[key]["loc"]):
+            deepest[key] = one
+    for key, one in deepest.items():
+        path = tuple(str(part) for part in one["loc"])
+        if path[-1] == KEY:
+            path = next(p for p in lines if len(p) == 2 and p[0] == path[0] and _is(p[1], one["input"]))
+            key = key[:1]
+        place = place_of(name, lines, path)
+        problems.attempt(_refuse, one, ".".join(key), place)
     try:
         problems.refuse_all()
     except ConfigError as refused:
@@ -169,14 +177,19 @@ def _explained(error: ValidationError, name: str, lines: dict[tuple[str, ...], i
     raise AssertionError("a validation failed without an error")
 
 
+def _is(key: str, value: object) -> bool:
+    """Whether YAML reads the text of a key as this value."""
+    return repr(parse_yaml(key)) == repr(value)
+
+
 def _refuse(error: ErrorDetails, key: str, place: str) -> None:
     field = Plan.model_fields.get(key.split(".")[0])
     if error["type"] == "extra_forbidden":
-        hint = nearest(key, Plan.model_fields)
+        hint = nearest(key, Plan.model_fields, f"They are {', '.join(Plan.model_fields)}.")
         raise ConfigError(f"A plan has no part '{key}' ({place})", fix=hint)
     if error["type"] == "missing":
         raise ConfigError(f"A plan must have the part '{key}' ({place})", got="none", fix=EXAMPLE)
-    if error["type"] == "invalid_key" or error["loc"][-1] == "[key]":
+    if error["type"] == "invalid_key" or error["loc"][-1] == KEY:
         fix = "put it into quotes; YAML reads on, off, yes and no as true and false."
         rule = f"A name in '{key}' must be text ({place})"
         raise ConfigError(rule, got=repr(error["input"])[:SHOWN], fix=fix)
@@ -195,6 +208,8 @@ def _check_names(source: Source) -> None:
     for part in ("methods", "pairs", "data"):
         for name in getattr(plan, part):
             problems.attempt(_check_name, part, name, source.place(part, name))
+    if isinstance(plan.base, Path):
+        problems.attempt(_check_path, plan.base, source.place("base"))
     for part in ("seeds", "budgets"):
         values = getattr(plan, part)
         if len(set(values)) < len(values):
@@ -211,6 +226,15 @@ def _check_name(part: str, name: str, place: str) -> None:
             f"A name in '{part}' is part of the name of a run folder ({place})",
             got=repr(name),
             fix="use at most 60 letters and signs, without slashes, and no dot or space at its start.",
+        )
+
+
+def _check_path(path: Path, place: str) -> None:
+    if not path.name or not str(path).isprintable():
+        raise ConfigError(
+            f"'base' must hold settings, or be the path of a recipe ({place})",
+            got=repr(str(path)),
+            fix="write `base: {data: {path: photos/}}`, or `base: recipe.yaml`.",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from richkd.compare.logits import TestLogits
+from richkd.compare.logits import StoredLogits
 from richkd.compare.runs import Cell, PlannedRun, by_cell
 from richkd.core.errors import CheckpointError
 from richkd.evaluate.model_report import RESAMPLES, SEED, correct_of, losses_of
@@ -106,7 +106,7 @@ class CellFigures:
 
 def figures_of(
     runs: Sequence[PlannedRun],
-    logits: Mapping[str, TestLogits],
+    logits: Mapping[str, StoredLogits],
     failed: Mapping[str, str],
     baseline: str,
     budgets: Mapping[str, str],
@@ -131,7 +131,7 @@ def figures_of(
 def _cell(
     cell: Cell,
     members: list[PlannedRun],
-    logits: Mapping[str, TestLogits],
+    logits: Mapping[str, StoredLogits],
     failed: Mapping[str, str],
     baseline: str,
     budgets: Mapping[str, str],
@@ -162,7 +162,7 @@ def _cell(
     )
 
 
-def _refuse_other_images(cell: Cell, members: list[PlannedRun], logits: Mapping[str, TestLogits]) -> None:
+def _refuse_other_images(cell: Cell, members: list[PlannedRun], logits: Mapping[str, StoredLogits]) -> None:
     evaluated = [(run, logits[run.name]) for run in members if run.name in logits]
     for run, output in evaluated[1:]:
         first, expected = evaluated[0]
@@ -182,9 +182,9 @@ def _refuse_other_images(cell: Cell, members: list[PlannedRun], logits: Mapping[
 
 def _method(
     by_seed: Mapping[int, PlannedRun],
-    outputs: Mapping[int, TestLogits],
+    outputs: Mapping[int, StoredLogits],
     failed: dict[int, str],
-    baseline: Mapping[int, TestLogits] | None,
+    baseline: Mapping[int, StoredLogits] | None,
 ) -> MethodFigures:
     first = next(iter(by_seed.values()))
     runs = tuple(_run(by_seed[seed], output) for seed, output in sorted(outputs.items()))
@@ -200,19 +200,19 @@ def _method(
     )
 
 
-def _run(run: PlannedRun, output: TestLogits) -> RunFigures:
+def _run(run: PlannedRun, output: StoredLogits) -> RunFigures:
     top1, nll = _values(output).mean(0).tolist()
     return RunFigures(run.name, run.seed, top1, nll, output.temperature)
 
 
-def _values(output: TestLogits) -> Tensor:
+def _values(output: StoredLogits) -> Tensor:
     """Correctness and calibrated NLL of each image, shape (N, 2)."""
     scaled_NC = output.logits_NC.double() / output.temperature
     return torch.stack([correct_of(scaled_NC, output.labels_N), losses_of(scaled_NC, output.labels_N)], dim=1)
 
 
 def _difference(
-    seeds: list[int], outputs: Mapping[int, TestLogits], baseline: Mapping[int, TestLogits]
+    seeds: list[int], outputs: Mapping[int, StoredLogits], baseline: Mapping[int, StoredLogits]
 ) -> Difference:
     ours_RNS = torch.stack([_values(outputs[seed]) for seed in seeds])
     theirs_RNS = torch.stack([_values(baseline[seed]) for seed in seeds])

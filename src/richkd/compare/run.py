@@ -8,7 +8,7 @@ from pathlib import Path
 
 from richkd.compare.costs import RunCost, costs_of
 from richkd.compare.layers import read_layers
-from richkd.compare.logits import TestLogits, are_stored, read_logits
+from richkd.compare.logits import StoredLogits, are_stored, read_logits
 from richkd.compare.machine import default_jobs, threads_of_runs
 from richkd.compare.pages import write_pages
 from richkd.compare.plan import Source, read_plan
@@ -136,7 +136,7 @@ def _write(
     source: Source, runs: Sequence[PlannedRun], checked: Checked, failed: Mapping[str, str], out: Path
 ) -> Comparison:
     done = [run for run in runs if run.name not in failed]
-    logits: dict[str, TestLogits] = {run.name: read_logits(logits_file(out, run)) for run in done}
+    logits: dict[str, StoredLogits] = {run.name: read_logits(logits_file(out, run)) for run in done}
     cells = figures_of(runs, logits, failed, source.plan.reference, checked.budgets)
     comparison = Comparison(out, cells, costs_of(done, out), dict(failed))
     write_pages(source.name, cells, comparison.costs, out)

@@ -11,8 +11,9 @@ from pathlib import Path
 from richkd.compare.layers import Given, Layer, Layers
 from richkd.compare.merging import is_fused, merge, refuse_never_read
 from richkd.compare.plan import Source
+from richkd.compare.problems import RunProblems
 from richkd.config.schema import Config
-from richkd.core.errors import ConfigError, Problems, RichKDError
+from richkd.core.errors import ConfigError
 
 RUNS = "runs"
 
@@ -62,6 +63,11 @@ class PlannedRun:
     seed: int
     config: Config
 
+    @property
+    def label(self) -> str:
+        """The method with pair and data, where there are several."""
+        return ", ".join(part for part in (self.method, self.cell.pair, self.cell.data) if part)
+
 
 def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
     """All runs of a plan, those of a cell one after another, and within a cell by seed.
@@ -75,14 +81,15 @@ def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
         RichKDError: settings that cannot be combined, settings that no run reads, methods with unequal
             budgets, and names that occur twice; all of them are listed.
     """
-    problems = Problems()
+    problems = RunProblems()
     read: set[int] = set()
     runs: list[PlannedRun] = []
     for pair, data, epochs in itertools.product(layers.pairs, layers.data, _budgets(source, layers)):
         cell = Cell(pair, data, epochs)
         shared = (layers.base, layers.data[data], layers.pairs[pair])
         for name, method in layers.methods.items():
-            merged = problems.attempt(_merged, source, cell, (*shared, method), name)
+            label = ", ".join(part for part in (name, pair, data) if part)
+            merged = problems.attempt(label, _merged, source, cell, (*shared, method), name)
             if merged is None:
                 continue
             config, kept = merged
@@ -95,8 +102,8 @@ def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
                     runs.append(_run(source, out, cell, f"{name} {control}", name, seed, controlled))
     if not problems.errors:
         shared_parts = (layers.base, *layers.data.values(), *layers.pairs.values())
-        problems.attempt(refuse_never_read, shared_parts, read)
-    problems.attempt(_refuse_equal_names, runs)
+        problems.attempt("", refuse_never_read, shared_parts, read)
+    problems.attempt("", _refuse_equal_names, runs)
     problems.refuse_all()
     order = {name: place for place, name in enumerate(dict.fromkeys(run.method for run in runs))}
     cells = {cell: place for place, cell in enumerate(dict.fromkeys(run.cell for run in runs))}
@@ -122,19 +129,15 @@ def _budgets(source: Source, layers: Layers) -> tuple[int, ...]:
 
 
 def _merged(source: Source, cell: Cell, layers: tuple[Layer, ...], method: str) -> tuple[Config, Layer]:
-    """The settings of the first seed, or an error that says of which run it is."""
+    """The settings of all seeds, and where they were given."""
     plan = source.plan
     own: Layer = {}
     if plan.budgets:
         own["train.epochs"] = Given(cell.epochs, source.place("budgets"), "plan")
     if plan.cache is not None:
         own["cache.dir"] = Given(str(plan.cache), source.place("cache"), "plan")
-    try:
-        # The method is the last one, so it may set a number of epochs of its own.
-        return merge((*layers[:-1], own, layers[-1]))
-    except RichKDError as error:
-        where = f"{method} for {cell.title}" if cell.pair or cell.data else method
-        raise type(error)(f"Method {where}: {error.rule}", got=error.got, fix=error.fix) from None
+    # The method is the last one, so it may set a number of epochs of its own.
+    return merge((*layers[:-1], own, layers[-1]), source.place("methods", method))
 
 
 def _is_in(dotted: str, kept: Layer) -> bool:

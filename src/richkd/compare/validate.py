@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from richkd.compare.plan import Plan
+from richkd.compare.problems import RunProblems
 from richkd.compare.runs import PlannedRun, budget_of, by_cell
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
-from richkd.core.errors import NAMED, CheckpointError, ConfigError, DataError, Problems, RichKDError
+from richkd.core.errors import CheckpointError, ConfigError, DataError, RichKDError
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.pipeline.assemble import assemble
@@ -22,7 +23,6 @@ from richkd.training.same_settings import refuse_other_settings
 from richkd.training.trainer import Task
 
 Log = Callable[[str], None]
-T = TypeVar("T")
 
 EVALUATED = "test"
 
@@ -49,27 +49,27 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log) -> Checked:
     Raises:
         RichKDError: everything that is wrong, together.
     """
-    problems, opened = _Gathered(), _OpenedData()
+    problems, opened = RunProblems(), _OpenedData()
     budgets: dict[str, str] = {}
     for run in runs:
-        data = problems.attempt(run, opened.of, run.config)
+        data = problems.attempt(run.label, opened.of, run.config)
         if data is not None:
             budgets[run.name] = budget_of(run.config, len(data.splits["train"]))
     if len(budgets) == len(runs):
         for _, members in by_cell(runs):
-            problems.attempt(members[0], _refuse_other_tests, members, opened)
+            problems.attempt("", _refuse_other_tests, members, opened)
             if not plan.allow_unequal_budgets:
-                problems.attempt(members[0], _refuse_unequal, members, budgets)
+                problems.attempt("", _refuse_unequal, members, budgets)
     begun = [run for run in runs if RunFolder(run.config.out).entries()]
-    finished = {run.name for run in begun if problems.attempt(run, is_finished, run.config)}
+    finished = {run.name for run in begun if problems.attempt(run.label, is_finished, run.config)}
     for run in begun:
         if run.name in budgets:
-            problems.attempt(run, _same_as_before, run, opened)
+            problems.attempt(run.label, _same_as_before, run, opened)
     known = {_models_of(run) for run in begun}
     for run in runs:
         if _models_of(run) not in known and run.name in budgets:
             known.add(_models_of(run))
-            problems.attempt(run, _check_models, run.config)
+            problems.attempt(run.label, _check_models, run.config)
     problems.refuse_all()
     log(f"checked: {len(runs)} runs, of which {len(finished)} are finished")
     return Checked(budgets, frozenset(finished))
@@ -89,15 +89,22 @@ class _OpenedData:
     """Data sets that were opened, and the records of their images."""
 
     def __init__(self) -> None:
-        self._data: dict[str, Data] = {}
+        self._data: dict[str, Data | RichKDError] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
 
     def of(self, config: Config) -> Data:
         """The data of a run."""
         key = self._key(config)
         if key not in self._data:
-            self._data[key] = _with_splits(open_data(config.data, config.train.seed))
-        return self._data[key]
+            try:
+                self._data[key] = _with_splits(open_data(config.data, config.train.seed))
+            except RichKDError as error:
+                # The hub, for example, is asked once and not for every run.
+                self._data[key] = error
+        data = self._data[key]
+        if isinstance(data, RichKDError):
+            raise data
+        return data
 
     def inputs(self, config: Config, recorded: dict[str, Any]) -> dict[str, Any]:
         """The record of the images, made in the way of another record."""
@@ -107,36 +114,7 @@ class _OpenedData:
         return self._inputs[key]
 
     def _key(self, config: Config) -> str:
-        return f"{config.train.seed} {config.data.model_dump_json()}"
-
-
-class _Gathered:
-    """Collects errors of runs; an error that several methods have is one, with the names of these methods."""
-
-    def __init__(self) -> None:
-        self._errors: dict[str, tuple[RichKDError, list[str]]] = {}
-
-    def attempt(self, run: PlannedRun, function: Callable[..., T], *args: Any) -> T | None:
-        """The result of a call, or None if it raised an error."""
-        try:
-            return function(*args)
-        except RichKDError as error:
-            _, names = self._errors.setdefault(str(error), (error, []))
-            name = ", ".join(part for part in (run.method, run.cell.pair, run.cell.data) if part)
-            if name not in names:
-                names.append(name)
-            return None
-
-    def refuse_all(self) -> None:
-        """Raise all errors as one; do nothing without errors."""
-        problems = Problems()
-        for error, names in self._errors.values():
-            more = f"; and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            where = "; ".join(names[:NAMED]) + more
-            named = type(error)(f"{error.rule} ({where})", got=error.got, fix=error.fix)
-            named.problems = error.problems
-            problems.errors.append(named)
-        problems.refuse_all()
+        return f"{config.train.seed} {config.data.model_dump_json(exclude={'in_memory_gb'})}"
 
 
 def _with_splits(data: Data) -> Data:
