@@ -51,6 +51,8 @@ def compare(
         if result is None:
             return
         print_tables(result.cells, result.costs, console)
+        for warning in result.warnings:
+            console.print(f"warning: {warning}", soft_wrap=True)
         console.print(f"page: {result.out / 'compare.html'}", soft_wrap=True)
         if result.failed:
             sys.exit(1)

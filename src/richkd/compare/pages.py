@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,18 @@ NOTE = (
     "Differences are to {baseline}, by seed. Intervals over seeds are t-intervals (95%); the interval over "
     "images is a paired bootstrap of the mean over seeds."
 )
+NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
 # Share of the range that is free at both ends of an axis.
 MARGIN = 0.08
 
 
-def write_pages(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost], out: Path) -> Path:
+def write_pages(
+    plan: str,
+    cells: Sequence[CellFigures],
+    costs: Mapping[str, RunCost],
+    out: Path,
+    warnings: Sequence[str] = (),
+) -> Path:
     """Write ``compare.html``, ``.md``, ``.tex``, ``.csv`` and ``.json``; returns the page.
 
     ``compare.json`` has no times, so equal runs give equal bytes.
@@ -38,7 +46,7 @@ def write_pages(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, Run
     Raises:
         CheckpointError: a file cannot be written.
     """
-    values = _context(plan, cells, costs)
+    values = _context(plan, cells, costs, warnings)
     templates = environment("richkd.reporting")
     for name in ("compare.html", "compare.md"):
         write_atomically(out / name, templates.get_template(name).render(**values).encode())
@@ -64,7 +72,9 @@ def print_tables(cells: Sequence[CellFigures], costs: Mapping[str, RunCost], con
         console.print(f"no result: {method}, seed {seed} ({title}): {reason}", soft_wrap=True)
 
 
-def _context(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> dict[str, Any]:
+def _context(
+    plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost], warnings: Sequence[str]
+) -> dict[str, Any]:
     pairs = list(dict.fromkeys(cell.cell.pair for cell in cells))
     return {
         "plan": plan,
@@ -72,13 +82,26 @@ def _context(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCos
         "heads": HEADS,
         "narrow": NARROW,
         "tables": [(cell, rows_of(cell, costs)) for cell in cells],
+        "sort_key": sort_key,
         "notes": [NOTE.format(baseline=cell.baseline) for cell in cells],
         "failures": failures_of(cells),
+        "warnings": warnings,
         "charts": [_drawn(chart, pairs) for chart in charts_of(cells, costs)],
         "pairs": [(_kind(pairs, pair), pair) for pair in pairs],
         "numbers": NUMBERS,
         "number_rows": numbers_of(cells, costs),
     }
+
+
+def sort_key(text: str) -> float | str:
+    """What a column is sorted by: the number at the start of a cell, or its text.
+
+    Example:
+        >>> sort_key("95.83 ± 5.89 %"), sort_key("1,204.5"), sort_key("kd"), sort_key("-2.5 to +1.0")
+        (95.83, 1204.5, 'kd', -2.5)
+    """
+    number = NUMBER.match(text)
+    return float(number[0].replace(",", "")) if number else text
 
 
 def _kind(pairs: Sequence[str], pair: str) -> str:
@@ -132,6 +155,7 @@ def _latex(cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     signs = {"±": r"$\pm$", "Δ": r"$\Delta$"}
+    # The first cell is a name.
     texts = [latex(cell) for cell in cells]
     for sign, command in signs.items():
         texts = [texts[0], *(text.replace(sign, command) for text in texts[1:])]

@@ -12,6 +12,7 @@ from richkd.compare.logits import StoredLogits, are_stored, read_logits
 from richkd.compare.machine import default_jobs, threads_of_runs
 from richkd.compare.pages import write_pages
 from richkd.compare.plan import Source, read_plan
+from richkd.compare.precisions import precision_warnings
 from richkd.compare.progress import QueueProgress
 from richkd.compare.queue import Start, run_queue
 from richkd.compare.results import CellFigures, figures_of
@@ -35,12 +36,14 @@ class Comparison:
         cells: all figures.
         costs: the cost of each finished run, by name.
         failed: reason by name, of the runs that have no result.
+        warnings: what makes the comparison doubtful.
     """
 
     out: Path
     cells: tuple[CellFigures, ...]
     costs: dict[str, RunCost]
     failed: dict[str, str]
+    warnings: tuple[str, ...]
 
 
 def compare(
@@ -138,6 +141,7 @@ def _write(
     done = [run for run in runs if run.name not in failed]
     logits: dict[str, StoredLogits] = {run.name: read_logits(logits_file(out, run)) for run in done}
     cells = figures_of(runs, logits, failed, source.plan.reference, checked.budgets)
-    comparison = Comparison(out, cells, costs_of(done, out), dict(failed))
-    write_pages(source.name, cells, comparison.costs, out)
+    warnings = precision_warnings(done)
+    comparison = Comparison(out, cells, costs_of(done, out), dict(failed), tuple(warnings))
+    write_pages(source.name, cells, comparison.costs, out, warnings)
     return comparison

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from richkd.compare.plan import Plan
 from richkd.compare.problems import RunProblems
 from richkd.compare.runs import PlannedRun, budget_of, by_cell
@@ -190,3 +192,6 @@ def _check_models(config: Config) -> None:
     refuse_small_parts(parts)
     build_optimizer(Task(parts), config.optim)
     parts.flush_caches()
+    if device.type == "cuda":
+        del parts
+        torch.cuda.empty_cache()  # for the processes of the runs
