@@ -39,7 +39,9 @@ def outputs(runs: list[PlannedRun]) -> dict[str, StoredLogits]:
     result = {}
     for place, run in enumerate(runs):
         logits_NC = 2 * torch.eye(CLASSES)[labels_N] + torch.from_numpy(random.normal(size=(IMAGES, CLASSES)))
-        result[run.name] = StoredLogits(logits_NC.float(), labels_N, 1 + place / 4, "images", "keys", "weights")
+        result[run.name] = StoredLogits(
+            logits_NC.float(), labels_N, 1 + place / 4, "images", "keys", "weights"
+        )
     return result
 
 
@@ -144,7 +146,7 @@ def test_the_files_show_names_as_they_are(tmp_path: Path) -> None:
     assert page.count("<svg") >= 3
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert r"\<b" not in (tmp_path / "compare.md").read_text()
-    assert r"&lt;b&gt;\|\[x\](y)" in (tmp_path / "compare.md").read_text()
+    assert r"&lt;b&gt;\|\[x\]\(y)" in (tmp_path / "compare.md").read_text()
     tex = (tmp_path / "compare.tex").read_text()
     assert r"\input{" not in tex
     assert r"\textbackslash{}input\{a\} =1+1 \&" in tex

@@ -137,6 +137,26 @@ def test_a_signal_saves_and_ends(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "runs" / "kd-e500-s0" / "richkd.lock").exists()
 
 
+def test_processes_of_a_killed_comparison_save_and_end(world: World, tmp_path: Path) -> None:
+    path = write(tmp_path, content(world, methods={"kd": None, "richkd": None}, budgets=[500], seeds=[0]))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            compare(path, out=tmp_path / "out", jobs=1, console=Terminal(quiet=True))
+        finally:
+            os._exit(1)
+    folder = tmp_path / "out" / "runs" / "kd-e500-s0"
+    while not (folder / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 30
+    while (folder / "richkd.lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (folder / "richkd.lock").exists()
+    assert not (folder / "summary.json").exists()
+
+
 def jobs_of(folder: Path, count: int) -> list[Job]:
     return [Job(f"{n}", CONFIG, folder / f"{n}.safetensors", folder / f"{n}.txt") for n in range(count)]
 

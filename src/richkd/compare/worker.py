@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -139,10 +140,11 @@ def _detach() -> None:
     if hasattr(os, "setsid"):
         with contextlib.suppress(OSError):
             os.setsid()
-    parent = os.getppid()
+    # A server of processes outlives the comparison while it has any, so its end alone would not be seen.
+    above, comparison = os.getppid(), multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == above and (comparison is None or comparison.is_alive()):
             time.sleep(PAUSE)
         # The run saves its state and ends, so that another comparison can go on with it.
         os.kill(os.getpid(), signal.SIGTERM)
