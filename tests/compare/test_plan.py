@@ -71,6 +71,8 @@ def test_a_plan_becomes_runs(tmp_path: Path) -> None:
         (("optim.lr: 0.1", "cache.top_k: 3"), ("'cache.top_k' has no effect in any run", "line 4")),
         (("weight_decay: 0.1", "milestones: [0.5], schedule: cosine"), ("no effect", "line 7")),
         (("base:\n", "base: ''\nx:\n"), ("'x'",)),
+        (("[3]", '[3]\ncache: "a\\0b"'), ("'cache' of the plan", "line 10")),
+        (("[3]", '[3]\nout: "a\\0b"'), ("'out' of the plan", "line 10")),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line(

@@ -208,8 +208,10 @@ def _check_names(source: Source) -> None:
     for part in ("methods", "pairs", "data"):
         for name in getattr(plan, part):
             problems.attempt(_check_name, part, name, source.place(part, name))
-    if isinstance(plan.base, Path):
-        problems.attempt(_check_path, plan.base, source.place("base"))
+    for part in ("base", "cache", "out"):
+        path = getattr(plan, part)
+        if isinstance(path, Path):
+            problems.attempt(_check_path, part, path, source.place(part))
     for part in ("seeds", "budgets"):
         values = getattr(plan, part)
         if len(set(values)) < len(values):
@@ -229,12 +231,13 @@ def _check_name(part: str, name: str, place: str) -> None:
         )
 
 
-def _check_path(path: Path, place: str) -> None:
-    if not path.name or not str(path).isprintable():
+def _check_path(part: str, path: Path, place: str) -> None:
+    if (part == "base" and not path.name) or not str(path).isprintable():
+        example = "{data: {path: photos/}}`, or `base: recipe.yaml" if part == "base" else "folder/"
         raise ConfigError(
-            f"'base' must hold settings, or be the path of a recipe ({place})",
+            f"'{part}' of the plan must be a path without hidden characters ({place})",
             got=repr(str(path)),
-            fix="write `base: {data: {path: photos/}}`, or `base: recipe.yaml`.",
+            fix=f"write `{part}: {example}`.",
         )
 
 
