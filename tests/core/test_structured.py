@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from richkd.core.structured import parse_json, parse_yaml
+from richkd.core.structured import lines_of, parse_json, parse_yaml
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("abc: -#", max_size=6),
@@ -85,3 +85,14 @@ def test_hostile_json_is_refused_in_words() -> None:
         with pytest.raises(ValueError, match=r"\w") as caught:
             parse_json(text)
         assert words in str(caught.value)
+
+
+def test_lines_of_keys_and_items() -> None:
+    text = "# plan\nbase:\n  data: {path: x}\nseeds:\n  - 0\n  - 1\nmore: {<<: {a: 1}, b: 2}\n"
+    lines = lines_of(text)
+    assert lines[("base", "data", "path")] == 3
+    assert (lines[("seeds",)], lines[("seeds", "1")]) == (4, 6)
+    assert lines[("more", "a")] == lines[("more", "b")] == 7
+    assert lines_of("") == {}
+    with pytest.raises(ValueError, match="line 2: 'a' appears twice"):
+        lines_of("a: 1\na: 2")

@@ -39,6 +39,7 @@ LIBRARY = (
     "richkd.pipeline.assemble.assemble",
     "richkd.evaluate.run.evaluate_models",
     "richkd.reporting.report.collect.collect",
+    "richkd.compare.run.compare",
     "richkd.export.student.load_student",
     "richkd.pipeline.fill_cache.fill_caches",
     "richkd.pipeline.fill_cache.verify_caches",

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from richkd.cli.cache import cache
 from richkd.cli.check import check
+from richkd.cli.compare import compare
 from richkd.cli.demo import demo
 from richkd.cli.evaluate import evaluate
 from richkd.cli.predict import predict
@@ -30,7 +31,7 @@ app = App(
     version_flags=["--version"],
     default_parameter=Parameter(negative=(), show_default=False),
 )
-for command in (distill, teach, check, probe, evaluate, report, predict, cache, settings, demo):
+for command in (distill, teach, check, probe, evaluate, compare, report, predict, cache, settings, demo):
     app.command(command)
 
 

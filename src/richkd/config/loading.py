@@ -52,7 +52,7 @@ def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
     """
     merged: dict[str, Any] = {}
     if recipe is not None:
-        merged = _read_recipe(Path(recipe))
+        merged = read_recipe(Path(recipe))
     for dotted, value in (overrides or {}).items():
         _assign(merged, dotted, _read_text(dotted, value) if isinstance(value, str) else value)
     try:
@@ -228,7 +228,19 @@ def _is_free(dotted: str) -> bool:
     return len(parts) == 3 and (parts[0] == OBJECTIVE or (parts[0] == TEACHERS and parts[1].isdigit()))
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The nested settings in a recipe, without any checks of their names.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or holds something else than settings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     size = Path(folder, "recipe.yaml").write_text("optim: {lr: 0.1}")
+        ...     read_recipe(Path(folder, "recipe.yaml"))
+        {'optim': {'lr': 0.1}}
+    """
     # The settings of a run are read as a recipe, too.
     fix = f"change a copy of it in another folder, or remove {path.parent / SUMS}."
     check_hashes(path.parent, [path.name], ConfigError, fix)

@@ -104,6 +104,39 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"a value that cannot be read: {type(error).__name__}: {error}") from error
 
 
+def lines_of(text: str) -> dict[tuple[str, ...], int]:
+    """The line of every key and list item of YAML that `parse_yaml` accepts, by its path; for messages.
+
+    Items of lists are named by their position from 0.
+
+    Raises:
+        ValueError: see `parse_yaml`.
+
+    Example:
+        >>> lines_of("optim:\\n  lr: 1\\nseeds: [0, 1]")[("optim", "lr")]
+        2
+    """
+    parse_yaml(text)  # bounds what aliases repeat
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    lines: dict[tuple[str, ...], int] = {}
+
+    def visit(node: yaml.Node, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                # What "<<" adds is a part of this mapping, unless a key of its own replaces it.
+                inner = path if key.value == "<<" else (*path, key.value)
+                lines.setdefault(inner, key.start_mark.line + 1)
+                visit(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for place, item in enumerate(node.value):
+                lines.setdefault((*path, str(place)), item.start_mark.line + 1)
+                visit(item, (*path, str(place)))
+
+    if root is not None:
+        visit(root, ())
+    return lines
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping of the pairs; the standard reader would silently keep the last of equal keys."""
     mapping = dict(pairs)

@@ -29,7 +29,7 @@ def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> No
     Raises:
         ConfigError: naming the setting, and what it would need to have an effect.
     """
-    for name, reason in _unused(config, specs, roles):
+    for name, reason in unused(config, specs, roles):
         value = _value(config, name)
         raise ConfigError(
             f"Setting '{name}' has no effect in this run: {reason}",
@@ -38,8 +38,8 @@ def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> No
         )
 
 
-def _unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[tuple[str, str]]:
-    """Names of changed settings without effect, each with the reason."""
+def unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[tuple[str, str]]:
+    """Names of changed settings without effect, each with the reason. A name can occur more than once."""
     yield from _augment(config)
     yield from _optim(config)
     yield from _fusion(config, specs, roles)

@@ -1,0 +1,172 @@
+"""The settings of a run from the parts of a plan: base, data, pair and method; later parts win.
+
+A method has the settings of the others only as far as it reads them: a CLIP in ``base`` belongs to the
+methods that read a CLIP, and ``objective.kd.temperature`` to those that have this term.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from richkd.compare.plan import Settings, Source, place_of
+from richkd.config.listing import section_type
+from richkd.config.loading import OBJECTIVE, TEACHERS, nearest_setting, read_recipe, setting_names
+from richkd.config.schema import Config
+from richkd.core.errors import ConfigError, Problems
+from richkd.core.structured import lines_of
+from richkd.methods.presets import method_names
+
+# What the plan itself gives.
+RESERVED = {
+    "train.seed": "write the seeds under seeds:",
+    "out": "write it as out: of the plan, or give --out",
+    "cache.dir": "write the folder as cache: of the plan",
+}
+OF_METHODS = "write it in methods:, because it is what is compared"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A setting in a part of the plan.
+
+    Attributes:
+        value: its value.
+        place: where it is written, for messages.
+        part: the part: "base", "data", "pairs", "methods", or "plan" for what the plan itself gives.
+    """
+
+    value: Any
+    place: str
+    part: str
+
+
+# The settings of a part, by dotted name.
+Layer = dict[str, Given]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All parts of a plan as settings by dotted name."""
+
+    base: Layer
+    data: dict[str, Layer]
+    pairs: dict[str, Layer]
+    methods: dict[str, Layer]
+
+
+def read_layers(source: Source) -> Layers:
+    """The settings in a plan.
+
+    Raises:
+        ConfigError: settings that do not exist, or that belong to another part; all of them are listed.
+    """
+    plan, problems = source.plan, Problems(ConfigError)
+    base = _base(source)
+    data = {name: _layer(source, "data", name, _of_data(given)) for name, given in plan.data.items()}
+    pairs = {name: _layer(source, "pairs", name, given) for name, given in plan.pairs.items()}
+    methods = {}
+    for name, given in plan.methods.items():
+        named = problems.attempt(_of_method, name, given, source.place("methods", name))
+        methods[name] = _layer(source, "methods", name, named or {})
+    for layer in (base, *data.values(), *pairs.values(), *methods.values()):
+        for dotted, setting in layer.items():
+            problems.attempt(_check, dotted, setting, budgets=bool(plan.budgets))
+    problems.refuse_all()
+    # A part that is not in the plan has one choice without settings.
+    return Layers(base, data or {"": {}}, pairs or {"": {}}, methods)
+
+
+def _base(source: Source) -> Layer:
+    base = source.plan.base
+    if not isinstance(base, Path):
+        return _layer(source, "base", None, base)
+    content = read_recipe(base)
+    lines = lines_of(base.read_text(encoding="utf-8-sig"))
+    return {
+        dotted: Given(value, place_of(base.name, lines, path), "base")
+        for dotted, value, path in _leaves(content)
+    }
+
+
+def _layer(source: Source, part: str, name: str | None, settings: Settings) -> Layer:
+    above = (part,) if name is None else (part, name)
+    return {
+        dotted: Given(copy.deepcopy(value), source.place(*above, *path), part)
+        for dotted, value, path in _leaves(settings)
+    }
+
+
+def _of_data(given: Settings | str) -> Settings:
+    return {"data.path": given} if isinstance(given, str) else given
+
+
+def _of_method(name: str, given: Settings | str | None, place: str) -> Settings:
+    """The settings of a method; without a method or a list of terms, it is the method of its name."""
+    settings = {"method.name": given} if isinstance(given, str) else dict(given or {})
+    if isinstance(settings.get("method"), str):
+        settings = {"method.name": settings.pop("method"), **settings}
+    method = settings.get("method")
+    named = "method.name" in settings or (isinstance(method, Mapping) and "name" in method)
+    if named or isinstance(settings.get(OBJECTIVE), list):
+        return settings
+    if name not in method_names():
+        raise ConfigError(
+            f"A method must say what it is ({place})",
+            got=f"'{name}', which is no name of --method, without method.name and without a list of terms",
+            fix=f"add `method: richkd` or another one: {', '.join(method_names())}.",
+        )
+    return {"method.name": name, **settings}
+
+
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Every setting of nested or dotted settings: its dotted name, its value, and its path in the text."""
+    for key, value in tree.items():
+        name = str(key)
+        field = Config.model_fields.get(name)
+        is_section = field is not None and section_type(field) is not None
+        if name == OBJECTIVE and isinstance(value, Mapping):
+            for label, settings in value.items():
+                if not isinstance(settings, Mapping) or not settings:
+                    yield f"{name}.{label}", settings, (name, str(label))
+                else:
+                    for leaf, inner in settings.items():
+                        yield f"{name}.{label}.{leaf}", inner, (name, str(label), str(leaf))
+        elif is_section and isinstance(value, Mapping):
+            for leaf, inner in value.items():
+                yield f"{name}.{leaf}", inner, (name, str(leaf))
+        else:
+            yield name, value, (name,)
+
+
+def _check(dotted: str, setting: Given, *, budgets: bool) -> None:
+    """Refuse a setting that does not exist, or that is written in the wrong part."""
+    if not _is_known(dotted):
+        raise ConfigError(f"There is no setting '{dotted}' ({setting.place})", fix=nearest_setting(dotted))
+    section = dotted.partition(".")[0]
+    reason = RESERVED.get(dotted)
+    if setting.part != "methods" and section == "method":
+        reason = OF_METHODS
+    if setting.part != "methods" and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
+        reason = f"{OF_METHODS}; a mapping of terms may be shared"
+    elsewhere = ("data", "pairs", "base") if budgets else ("data", "pairs")
+    if dotted == "train.epochs" and setting.part in elsewhere:
+        reason = "write the numbers of epochs under budgets:"
+    if reason is not None:
+        raise ConfigError(
+            f"Setting '{dotted}' must not be given here ({setting.place})",
+            got=f"{dotted} {setting.value}",
+            fix=f"{reason}.",
+        )
+
+
+def _is_known(dotted: str) -> bool:
+    parts = dotted.split(".")
+    if parts[0] == OBJECTIVE:
+        return len(parts) <= 3
+    if parts[0] == TEACHERS:
+        return len(parts) == 1 or (len(parts) == 3 and parts[1].isdigit())
+    return dotted in Config.model_fields or dotted in set(setting_names())

@@ -1,0 +1,69 @@
+"""How many runs the machine can compute at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from richkd.compare.runs import PlannedRun
+from richkd.core.device import pick_device
+from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
+from richkd.core.structured import read_json
+
+# Memory of a run besides its images: libraries, networks and activations.
+GIGABYTE, OWN_GIGABYTES = 1 << 30, 3.0
+CORES_A_RUN = 2
+THREADS_FILE = "threads.json"
+
+
+def default_jobs(runs: Sequence[PlannedRun]) -> int:
+    """The number of runs at once: one on a GPU, else what the cores and the free memory allow.
+
+    Each run is expected to need 3 GB and the memory of its images (``data.in_memory_gb``).
+    """
+    if not runs or any(pick_device(run.config.train.device).type != "cpu" for run in runs):
+        return 1
+    most = max(run.config.data.in_memory_gb for run in runs) + OWN_GIGABYTES
+    by_memory = int(free_gigabytes() // most)
+    return max(1, min(len(runs), cores() // CORES_A_RUN, by_memory))
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_gigabytes() -> float:
+    """Memory that is available, in GB (2³⁰ bytes); 8 where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return int(available) * 1024 / GIGABYTE
+    except (OSError, ValueError):
+        return 8.0
+
+
+def threads_of_runs(out: Path, jobs: int) -> int:
+    """Threads of each run: those with which the comparison began, because sums depend on their number.
+
+    Args:
+        out: folder of the comparison, which records the number.
+        jobs: number of runs at once.
+
+    Raises:
+        CheckpointError: the number cannot be recorded.
+    """
+    path = out / THREADS_FILE
+    try:
+        recorded = read_json(path)["threads"]
+        if isinstance(recorded, int) and recorded >= 1:
+            return recorded
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    threads = max(1, cores() // jobs)
+    write_atomically(path, (to_json({"threads": threads}) + "\n").encode())
+    return threads

@@ -1,0 +1,174 @@
+"""The files of a comparison: a page, Markdown, LaTeX, CSV and JSON; and the tables on the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from richkd.compare.costs import RunCost
+from richkd.compare.pareto import Chart, charts_of
+from richkd.compare.results import CellFigures, results_file
+from richkd.compare.table import HEADS, NUMBERS, failures_of, numbers_of, rows_of
+from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
+from richkd.core.latex import latex
+from richkd.core.pages import environment
+from richkd.core.spreadsheet import csv_table
+from richkd.core.terminal import Terminal
+
+# Columns of the tables in Markdown and LaTeX, which are narrow.
+NARROW = (*range(11), 14)
+NOTE = (
+    "Test split, last epoch, mean ± standard deviation over seeds of training. NLL is calibrated. "
+    "Differences are to {baseline}, by seed. Intervals over seeds are t-intervals (95%); the interval over "
+    "images is a paired bootstrap of the mean over seeds."
+)
+NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
+# Share of the range that is free at both ends of an axis.
+MARGIN = 0.08
+
+
+def write_pages(
+    plan: str,
+    cells: Sequence[CellFigures],
+    costs: Mapping[str, RunCost],
+    out: Path,
+    warnings: Sequence[str] = (),
+) -> Path:
+    """Write ``compare.html``, ``.md``, ``.tex``, ``.csv`` and ``.json``; returns the page.
+
+    ``compare.json`` has no times, so equal runs give equal bytes.
+
+    Raises:
+        CheckpointError: a file cannot be written.
+    """
+    values = _context(plan, cells, costs, warnings)
+    templates = environment("richkd.reporting")
+    for name in ("compare.html", "compare.md"):
+        write_atomically(out / name, templates.get_template(name).render(**values).encode())
+    write_atomically(out / "compare.tex", _latex(cells, costs).encode())
+    table = csv_table(NUMBERS, numbers_of(cells, costs))
+    write_atomically(out / "compare.csv", table.encode())
+    write_atomically(results_file(out), (to_json(_json(plan, cells, costs), indent=1) + "\n").encode())
+    return out / "compare.html"
+
+
+def print_tables(cells: Sequence[CellFigures], costs: Mapping[str, RunCost], console: Terminal) -> None:
+    """Print the table of each cell, and the runs without a result."""
+    for cell in cells:
+        title = f"{cell.cell.title}, {cell.images:,} test images, differences to {cell.baseline}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for place, head in enumerate(HEADS):
+            table.add_column(head, justify="right" if place else "left", overflow="fold")
+        for row in rows_of(cell, costs):
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+    for title, method, seed, reason in failures_of(cells):
+        console.print(f"no result: {method}, seed {seed} ({title}): {reason}", soft_wrap=True)
+
+
+def _context(
+    plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost], warnings: Sequence[str]
+) -> dict[str, Any]:
+    pairs = list(dict.fromkeys(cell.cell.pair for cell in cells))
+    return {
+        "plan": plan,
+        "runs": sum(len(method.runs) for cell in cells for method in cell.methods),
+        "heads": HEADS,
+        "narrow": NARROW,
+        "tables": [(cell, rows_of(cell, costs)) for cell in cells],
+        "sort_key": sort_key,
+        "notes": [NOTE.format(baseline=cell.baseline) for cell in cells],
+        "failures": failures_of(cells),
+        "warnings": warnings,
+        "charts": [_drawn(chart, pairs) for chart in charts_of(cells, costs)],
+        "pairs": [(_kind(pairs, pair), pair) for pair in pairs],
+        "numbers": NUMBERS,
+        "number_rows": numbers_of(cells, costs),
+    }
+
+
+def sort_key(text: str) -> float | str:
+    """What a column is sorted by: the number at the start of a cell, or its text.
+
+    Example:
+        >>> sort_key("95.83 ± 5.89 %"), sort_key("1,204.5"), sort_key("kd"), sort_key("-2.5 to +1.0")
+        (95.83, 1204.5, 'kd', -2.5)
+    """
+    number = NUMBER.match(text)
+    return float(number[0].replace(",", "")) if number else text
+
+
+def _kind(pairs: Sequence[str], pair: str) -> str:
+    """The class of the style sheet that gives the color of a pair."""
+    place = pairs.index(pair)
+    return f"s{place}" if place < 4 else "other"
+
+
+def _drawn(chart: Chart, pairs: Sequence[str]) -> dict[str, Any]:
+    """A chart as the template needs it."""
+    costs, accuracies = [p.cost for p in chart.points], [p.top1 for p in chart.points]
+    front = sorted((p.cost, p.top1) for p in chart.points if p.best)
+    return {
+        "title": chart.title,
+        "cost": chart.cost,
+        "points": [(_kind(pairs, p.pair), p.cost, p.top1, p.method, p.pair, p.best) for p in chart.points],
+        "front": front,
+        "xrange": _axis(costs),
+        "yrange": _axis(accuracies),
+    }
+
+
+def _axis(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = MARGIN * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _latex(cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> str:
+    lines = ["% Needs the package booktabs."]
+    for cell in cells:
+        lines += [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex(cell.cell.title)}. {latex(NOTE.format(baseline=cell.baseline))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(NARROW) - 1)}}}",
+            r"\toprule",
+            _latex_row([HEADS[place] for place in NARROW]),
+            r"\midrule",
+            *(_latex_row([row[place] for place in NARROW]) for row in rows_of(cell, costs)),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    lines += [
+        f"% No result: {latex(f'{method}, seed {seed} ({title}): {reason}')}"
+        for title, method, seed, reason in failures_of(cells)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    signs = {"±": r"$\pm$", "Δ": r"$\Delta$"}
+    # The first cell is a name.
+    texts = [latex(cell) for cell in cells]
+    for sign, command in signs.items():
+        texts = [texts[0], *(text.replace(sign, command) for text in texts[1:])]
+    return " & ".join(texts) + r" \\"
+
+
+def _json(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> dict[str, Any]:
+    content = []
+    for cell in cells:
+        entry = cell.to_dict()
+        for method in entry["methods"]:
+            for run in method["runs"]:
+                cost = costs[run["name"]]
+                run |= {"parameters": cost.parameters, "flops": cost.flops}
+        content.append(entry)
+    return {"plan": plan, "cells": content}

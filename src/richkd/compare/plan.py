@@ -1,0 +1,258 @@
+"""The plan of a comparison: its schema, and reading it from YAML with the lines of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from richkd.config.loading import RECIPE_LIMIT
+from richkd.config.schema import Section
+from richkd.core.errors import ConfigError, Problems, nearest
+from richkd.core.regular_files import read_regular
+from richkd.core.structured import lines_of, parse_yaml
+from richkd.core.visible import one_line
+
+Control = Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"]
+CONTROLS: tuple[Control, ...] = ("teacher-only", "clip-only", "shuffled")
+DEFAULT_BASELINE = "kd"
+# How pydantic calls the place of a key.
+KEY = "[key]"
+# How many characters of a wrong value a message shows.
+SHOWN = 200
+EXAMPLE = "write `methods: {kd: {}, richkd: {}}` and `seeds: [0, 1, 2]`, for example."
+
+# Settings of a part of the plan: nested as in a recipe, or by dotted name.
+Settings = dict[str, Any]
+# NumPy takes no larger seeds.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 32)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 31)]
+
+
+class Plan(Section):
+    """A plan: methods × seeds × pairs × data × budgets.
+
+    Example:
+        >>> plan = Plan(methods={"kd": None, "ce": None}, seeds=(0, 1), budgets=(30,))
+        >>> plan.controls, list(plan.methods)
+        (True, ['kd', 'ce'])
+    """
+
+    base: Settings | Path = Field(
+        default_factory=dict, description="settings that all runs share, or the path of a recipe"
+    )
+    methods: dict[str, Settings | str | None] = Field(
+        min_length=1,
+        description="name: settings of the method, such as {method.name: kd, objective.kd.temperature: 2}; a "
+        "name of `--method` needs none",
+    )
+    seeds: tuple[Seed, ...] = Field(min_length=1, description="seeds of training, the same for all methods")
+    pairs: dict[str, Settings] = Field(
+        default_factory=dict, description="name: settings of student and teachers (default: those of base)"
+    )
+    data: dict[str, Settings | str] = Field(
+        default_factory=dict, description="name: settings of the data, or their path (default: those of base)"
+    )
+    budgets: tuple[Count, ...] = Field(
+        (), description="numbers of epochs; each is a comparison of its own (default: train.epochs of base)"
+    )
+    controls: Annotated[bool, Field(strict=True)] | tuple[Control, ...] = Field(
+        True,
+        description="controls that are added to each method that fuses a vision teacher with a CLIP; true: "
+        "teacher-only (at the temperature that is nearest to the fused target), clip-only and shuffled",
+    )
+    baseline: str | None = Field(
+        None, description="method that the others are compared with (default: kd, else the first one)"
+    )
+    allow_unequal_budgets: Annotated[bool, Field(strict=True)] = Field(
+        False, description="allow methods with other numbers of epochs, images or images in a batch"
+    )
+    jobs: Count | None = Field(
+        None, description="number of runs at once (default: what cores and memory allow; one on a GPU)"
+    )
+    cache: Path | None = Field(None, description="folder of the teacher cache that all runs share")
+    out: Path | None = Field(None, description="folder of the comparison (default: runs/NAME-OF-THE-PLAN)")
+
+    @property
+    def reference(self) -> str:
+        """Name of the baseline."""
+        first = next(iter(self.methods))
+        return self.baseline or (DEFAULT_BASELINE if DEFAULT_BASELINE in self.methods else first)
+
+    @property
+    def added_controls(self) -> tuple[Control, ...]:
+        """The controls that are added to each fused method."""
+        if isinstance(self.controls, tuple):
+            return self.controls
+        return CONTROLS if self.controls else ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A plan and where its parts are written.
+
+    Attributes:
+        plan: the plan.
+        name: the file, as messages name it.
+        lines: the line of each part, by its path.
+    """
+
+    plan: Plan
+    name: str
+    lines: dict[tuple[str, ...], int]
+
+    def place(self, *path: str) -> str:
+        """A part of the plan for messages, such as ``plan.yaml, line 7``."""
+        return place_of(self.name, self.lines, path)
+
+
+def read_plan(path: Path) -> Source:
+    """Read and validate a plan.
+
+    Raises:
+        ConfigError: the file cannot be read, a name or a value is wrong (all of them are listed, each with
+            its line), or a key occurs twice.
+    """
+    text = _text_of(path)
+    try:
+        content = parse_yaml(text)
+        lines = lines_of(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"The plan {path} cannot be read as YAML", got=one_line(error), fix="correct the file."
+        ) from None
+    if not isinstance(content, dict):
+        got = repr(content)[:SHOWN]
+        raise ConfigError(f"The plan {path} must have methods: and seeds:", got=got, fix=EXAMPLE)
+    try:
+        plan = Plan.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error, path.name, lines) from None
+    source = Source(plan, path.name, lines)
+    _check_names(source)
+    return source
+
+
+def place_of(name: str, lines: dict[tuple[str, ...], int], path: tuple[str, ...]) -> str:
+    """A part of a file for messages: the line of the part, or of the next one around it."""
+    while path and path not in lines:
+        path = path[:-1]
+    return f"{name}, line {lines[path]}" if path else name
+
+
+def _text_of(path: Path) -> str:
+    fix = "check the path: richkd compare PLAN.yaml"
+    try:
+        return read_regular(path, RECIPE_LIMIT).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"The plan {path} does not exist", got="no such file", fix=fix) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The plan {path} cannot be read", got=one_line(error), fix=fix) from None
+
+
+def _explained(error: ValidationError, name: str, lines: dict[tuple[str, ...], int]) -> ConfigError:
+    """All errors of a validation, each with its line."""
+    problems = Problems(ConfigError)
+    # A value that may have several types has an error for each; the one that goes deepest says most.
+    deepest: dict[tuple[str, ...], ErrorDetails] = {}
+    for one in error.errors():
+        path = tuple(str(part) for part in one["loc"])
+        key = path[: 2 if path[0] in ("methods", "pairs", "data") else 1]
+        if key not in deepest or len(one["loc"]) > len(deepest[key]["loc"]):
+            deepest[key] = one
+    for key, one in deepest.items():
+        path = tuple(str(part) for part in one["loc"])
+        if path[-1] == KEY:
+            path = next(p for p in lines if len(p) == 2 and p[0] == path[0] and _is(p[1], one["input"]))
+            key = key[:1]
+        place = place_of(name, lines, path)
+        problems.attempt(_refuse, one, ".".join(key), place)
+    try:
+        problems.refuse_all()
+    except ConfigError as refused:
+        return refused
+    raise AssertionError("a validation failed without an error")
+
+
+def _is(key: str, value: object) -> bool:
+    """Whether YAML reads the text of a key as this value."""
+    return repr(parse_yaml(key)) == repr(value)
+
+
+def _refuse(error: ErrorDetails, key: str, place: str) -> None:
+    field = Plan.model_fields.get(key.split(".")[0])
+    if error["type"] == "extra_forbidden":
+        hint = nearest(key, Plan.model_fields, f"They are {', '.join(Plan.model_fields)}.")
+        raise ConfigError(f"A plan has no part '{key}' ({place})", fix=hint)
+    if error["type"] == "missing":
+        raise ConfigError(f"A plan must have the part '{key}' ({place})", got="none", fix=EXAMPLE)
+    if error["type"] == "invalid_key" or error["loc"][-1] == KEY:
+        fix = "put it into quotes; YAML reads on, off, yes and no as true and false."
+        rule = f"A name in '{key}' must be text ({place})"
+        raise ConfigError(rule, got=repr(error["input"])[:SHOWN], fix=fix)
+    meaning = "" if field is None else f"it is: {field.description}."
+    message = error["msg"].removeprefix("Value error, ")
+    raise ConfigError(
+        f"'{key}' of the plan does not take this value: {message} ({place})",
+        got=repr(error["input"])[:SHOWN],
+        fix=meaning,
+    )
+
+
+def _check_names(source: Source) -> None:
+    """Refuse names that cannot be names of folders, values that occur twice, and an unknown baseline."""
+    plan, problems = source.plan, Problems(ConfigError)
+    for part in ("methods", "pairs", "data"):
+        for name in getattr(plan, part):
+            problems.attempt(_check_name, part, name, source.place(part, name))
+    for part in ("base", "cache", "out"):
+        path = getattr(plan, part)
+        if isinstance(path, Path):
+            problems.attempt(_check_path, part, path, source.place(part))
+    for part in ("seeds", "budgets"):
+        values = getattr(plan, part)
+        if len(set(values)) < len(values):
+            problems.attempt(_twice, part, values, source.place(part))
+    if plan.reference not in plan.methods:
+        problems.attempt(_no_baseline, plan, source.place("baseline"))
+    problems.refuse_all()
+
+
+def _check_name(part: str, name: str, place: str) -> None:
+    wrong = not name.strip() or name != name.strip() or name.startswith(".") or len(name.encode()) > 60
+    if wrong or any(sign in "/\\" or not sign.isprintable() for sign in name):
+        raise ConfigError(
+            f"A name in '{part}' is part of the name of a run folder ({place})",
+            got=repr(name),
+            fix="use at most 60 letters and signs, without slashes, and no dot or space at its start.",
+        )
+
+
+def _check_path(part: str, path: Path, place: str) -> None:
+    if (part == "base" and not path.name) or not str(path).isprintable():
+        example = "{data: {path: photos/}}`, or `base: recipe.yaml" if part == "base" else "folder/"
+        raise ConfigError(
+            f"'{part}' of the plan must be a path without hidden characters ({place})",
+            got=repr(str(path)),
+            fix=f"write `{part}: {example}`.",
+        )
+
+
+def _twice(part: str, values: tuple[int, ...], place: str) -> None:
+    twice = next(value for value in values if values.count(value) > 1)
+    raise ConfigError(
+        f"No two runs may have the same name: '{part}' has {twice} twice ({place})",
+        got=", ".join(map(str, values)),
+        fix="remove one of them.",
+    )
+
+
+def _no_baseline(plan: Plan, place: str) -> None:
+    raise ConfigError(
+        f"The baseline must be one of the methods ({place})",
+        got=repr(plan.reference),
+        fix=nearest(plan.reference, plan.methods),
+    )

@@ -1,0 +1,101 @@
+"""Progress of a comparison: a line when a run ends, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from richkd.compare.runs import PlannedRun
+from richkd.compare.worker import Job, Outcome
+from richkd.core.errors import RichKDError
+from richkd.core.terminal import Terminal
+from richkd.training.run_folder import RunFolder, read_lines
+
+# Seconds between two lines about runs that take long.
+REPORT_SECONDS = 60.0
+
+
+class QueueProgress:
+    """Prints how far a queue is.
+
+    Args:
+        runs: all runs of the plan.
+        finished: names of those that are finished already.
+        console: where to print.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun], finished: Sequence[str], console: Terminal) -> None:
+        self.runs = {run.name: run for run in runs}
+        self.console = console
+        self._ended = set(finished)
+        self._running: list[str] = []
+        self._began = self._reported = time.monotonic()
+        self._epochs_before = self._epochs()
+
+    def began(self, job: Job) -> None:
+        """A run began."""
+        self._running.append(job.name)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """A run ended; print its result and the time that is left."""
+        self._running.remove(job.name)
+        if outcome.state == "stopped":
+            self._say(f"{job.name}: stopped and saved")
+            return
+        self._ended.add(job.name)
+        result = f"failed: {outcome.reason}" if outcome.state == "failed" else self._result(job)
+        self._say(f"[{len(self._ended)}/{len(self.runs)}] {job.name}: {result}{self._left()}")
+
+    def look(self) -> None:
+        """Print a line about running jobs now and then."""
+        if time.monotonic() - self._reported >= REPORT_SECONDS and self._running:
+            running = ", ".join(f"{name} (epoch {self._epoch(name)})" for name in self._running)
+            self._say(f"[{len(self._ended)}/{len(self.runs)}] running: {running}{self._left()}")
+
+    def _say(self, text: str) -> None:
+        self._reported = time.monotonic()
+        self.console.print(text, soft_wrap=True)
+
+    def _result(self, job: Job) -> str:
+        try:
+            summary = RunFolder(job.config.out).summary()
+        except RichKDError:
+            summary = None
+        return "finished" if summary is None else f"test top-1 {summary['splits']['test']['top1']:.2%}"
+
+    def _epoch(self, name: str) -> str:
+        config = self.runs[name].config
+        return f"{len(read_lines(RunFolder(config.out).timing))}/{config.train.epochs}"
+
+    def _epochs(self) -> int:
+        """Epochs of all runs that are done."""
+        return sum(
+            run.config.train.epochs
+            if name in self._ended
+            else min(len(read_lines(RunFolder(run.config.out).timing)), run.config.train.epochs)
+            for name, run in self.runs.items()
+        )
+
+    def _left(self) -> str:
+        """The time that is left, if epochs take as long as those of this session on average."""
+        done, total = self._epochs(), sum(run.config.train.epochs for run in self.runs.values())
+        if done == total:
+            return ""
+        seconds = time.monotonic() - self._began
+        rate = (done - self._epochs_before) / seconds if seconds else 0.0
+        return f", {clock((total - done) / rate)} left" if rate > 0 else ""
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, with hours and days where it has them.
+
+    Example:
+        >>> clock(75), clock(3700), clock(90_000)
+        ('1:15', '1:01:40', '1 d 1:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

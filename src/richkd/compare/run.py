@@ -1,0 +1,147 @@
+"""A comparison from its plan to its page: check all runs, do those that are left, and compute the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from richkd.compare.costs import RunCost, costs_of
+from richkd.compare.layers import read_layers
+from richkd.compare.logits import StoredLogits, are_stored, read_logits
+from richkd.compare.machine import default_jobs, threads_of_runs
+from richkd.compare.pages import write_pages
+from richkd.compare.plan import Source, read_plan
+from richkd.compare.precisions import precision_warnings
+from richkd.compare.progress import QueueProgress
+from richkd.compare.queue import Start, run_queue
+from richkd.compare.results import CellFigures, figures_of
+from richkd.compare.runs import PlannedRun, planned_runs
+from richkd.compare.validate import Checked, check_runs
+from richkd.compare.worker import Job
+from richkd.core.files import refuse_unwritable
+from richkd.core.folder_lock import folder_lock
+from richkd.core.temporary import remove_abandoned
+from richkd.core.terminal import Terminal
+
+LOGITS, LOGS = "logits", "logs"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison; made by `compare`.
+
+    Attributes:
+        out: its folder.
+        cells: all figures.
+        costs: the cost of each finished run, by name.
+        failed: reason by name, of the runs that have no result.
+        warnings: what makes the comparison doubtful.
+    """
+
+    out: Path
+    cells: tuple[CellFigures, ...]
+    costs: dict[str, RunCost]
+    failed: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def compare(
+    path: Path,
+    *,
+    out: Path | None = None,
+    jobs: int | None = None,
+    check_only: bool = False,
+    console: Terminal | None = None,
+    start: Start | None = None,
+) -> Comparison | None:
+    """Do all runs of a plan that are not finished, and write the tables and the page.
+
+    Args:
+        path: the plan.
+        out: folder of the comparison; by default that of the plan, else ``runs/NAME-OF-THE-PLAN``.
+        jobs: number of runs at once; by default that of the plan, else what the machine allows.
+        check_only: check all runs, and do none.
+        console: where to print; by default standard output.
+        start: how processes start; see `run_queue`.
+
+    Returns:
+        The figures; None with ``check_only``.
+
+    Raises:
+        RichKDError: the plan is wrong, or the folder cannot be written; nothing was started then. Or the
+            disk is full.
+        Interrupted: a signal came; the same command goes on.
+    """
+    console = console or Terminal()
+    source = read_plan(path)
+    out = out or source.plan.out or Path("runs") / path.stem
+    runs = planned_runs(source, read_layers(source), out)
+    refuse_unwritable(out)
+    if check_only:
+        _print_budgets(check_runs(source.plan, runs, console.print), runs, console)
+        return None
+    with folder_lock(out, f"--out {out}"):
+        for folder in (out, out / LOGITS):
+            remove_abandoned(folder)
+        checked = check_runs(source.plan, runs, console.print)
+        _print_budgets(checked, runs, console)
+        failed = _do(source, runs, checked, out, jobs, console, start)
+        return _write(source, runs, checked, failed, out)
+
+
+def _print_budgets(checked: Checked, runs: Sequence[PlannedRun], console: Terminal) -> None:
+    by_budget: dict[str, list[str]] = {}
+    for run in runs:
+        by_budget.setdefault(checked.budgets[run.name], []).append(run.method)
+    for budget, methods in by_budget.items():
+        console.print(f"budget: {budget}: {', '.join(dict.fromkeys(methods))}", soft_wrap=True)
+
+
+def _do(
+    source: Source,
+    runs: Sequence[PlannedRun],
+    checked: Checked,
+    out: Path,
+    jobs: int | None,
+    console: Terminal,
+    start: Start | None,
+) -> dict[str, str]:
+    """Do the runs that are left; returns the reasons of those that failed."""
+    finished = [run for run in runs if run.name in checked.finished]
+    done = [run for run in finished if are_stored(run.config, logits_file(out, run))]
+    left = [run for run in runs if run not in done]
+    at_once = jobs or source.plan.jobs or default_jobs(left)
+    threads = threads_of_runs(out, at_once)
+    progress = QueueProgress(runs, [run.name for run in done], console)
+    if left:
+        console.print(f"{len(left)} runs to do, {min(at_once, len(left))} at once")
+    outcomes = run_queue(
+        [
+            Job(run.name, run.config, logits_file(out, run), out / LOGS / f"{run.name}.txt", threads)
+            for run in left
+        ],
+        at_once,
+        began=progress.began,
+        ended=progress.ended,
+        look=progress.look,
+        start=start,
+    )
+    return {name: outcome.reason for name, outcome in outcomes.items() if outcome.state == "failed"}
+
+
+def logits_file(out: Path, run: PlannedRun) -> Path:
+    """The file of the test logits of a run."""
+    return out / LOGITS / f"{run.name}.safetensors"
+
+
+def _write(
+    source: Source, runs: Sequence[PlannedRun], checked: Checked, failed: Mapping[str, str], out: Path
+) -> Comparison:
+    done = [run for run in runs if run.name not in failed]
+    logits: dict[str, StoredLogits] = {run.name: read_logits(logits_file(out, run)) for run in done}
+    cells = figures_of(runs, logits, failed, source.plan.reference, checked.budgets)
+    warnings = precision_warnings(done)
+    comparison = Comparison(out, cells, costs_of(done, out), dict(failed), tuple(warnings))
+    write_pages(source.name, cells, comparison.costs, out, warnings)
+    return comparison

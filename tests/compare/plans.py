@@ -1,0 +1,66 @@
+"""Plans of the small world, and the command in this process or in one that is killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from richkd.compare.layers import read_layers
+from richkd.compare.plan import read_plan
+from richkd.compare.run import Comparison, compare
+from richkd.compare.runs import PlannedRun, planned_runs
+from richkd.core.terminal import Terminal
+from tests.fixtures import SIZE, World
+
+
+def content(world: World, **changes: Any) -> dict[str, Any]:
+    """A plan of two methods and two seeds; ``changes`` replace parts, and None removes one."""
+    plan: dict[str, Any] = {
+        "base": {
+            "data": {"path": str(world.images), "val_fraction": 0.25},
+            "student": {"name": "cifar_resnet8", "size": SIZE},
+            "teachers": [{"name": f"local-dir:{world.teacher}"}],
+            "clip": {"name": f"outputs:{world.clip}"},
+            "optim": {"lr": 0.02},
+            "train": {"batch_size": 8, "precision": "fp32", "teacher_precision": "fp32", "workers": 0},
+        },
+        "methods": {"kd": None, "richkd": {"method.variant": "l"}},
+        "controls": ["shuffled"],
+        "seeds": [0, 1],
+        "budgets": [1],
+    }
+    return {name: value for name, value in (plan | changes).items() if value is not None}
+
+
+def write(folder: Path, plan: dict[str, Any]) -> Path:
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def runs_of(path: Path) -> list[PlannedRun]:
+    source = read_plan(path)
+    return planned_runs(source, read_layers(source), path.parent / "out")
+
+
+def run(path: Path, out: Path, *, jobs: int = 2) -> Comparison:
+    """The command, with processes that are forked from this one, which is faster."""
+    result = compare(path, out=out, jobs=jobs, console=Terminal(quiet=True), start="fork")
+    assert result is not None
+    return result
+
+
+def in_child(path: Path, out: Path) -> int:
+    """Start the command in a forked process; returns its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run(path, out)
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
