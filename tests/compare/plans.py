@@ -1,8 +1,9 @@
-"""Plans of the small world, and the command in this process or in one that is killed."""
+"""Plans of the small world, and the command in this process or in one that can be killed."""
 
 from __future__ import annotations
 
-import os
+import multiprocessing
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from richkd.compare.layers import read_layers
 from richkd.compare.plan import read_plan
 from richkd.compare.run import Comparison, compare
 from richkd.compare.runs import PlannedRun, planned_runs
+from richkd.core.interrupt import Interrupted
 from richkd.core.terminal import Terminal
 from tests.fixtures import SIZE, World
 
@@ -47,20 +49,27 @@ def runs_of(path: Path) -> list[PlannedRun]:
 
 
 def run(path: Path, out: Path, *, jobs: int = 2) -> Comparison:
-    """The command, with processes that are forked from this one, which is faster."""
-    result = compare(path, out=out, jobs=jobs, console=Terminal(quiet=True), start="fork")
+    """The command in this process."""
+    result = compare(path, out=out, jobs=jobs, console=Terminal(quiet=True))
     assert result is not None
     return result
 
 
-def in_child(path: Path, out: Path) -> int:
-    """Start the command in a forked process; returns its id."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            run(path, out)
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
+def in_child(path: Path, out: Path, *, jobs: int = 2) -> BaseProcess:
+    """Start the command in a process of its own, which ends with the status of the command line.
+
+    The process is forked from a server without threads. A fork of the process of the tests can wait for
+    ever for a lock that a thread of a library held.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["richkd.training.run", "richkd.compare.logits"])
+    process = context.Process(target=_command, args=(path, out, jobs))
+    process.start()
+    return process
+
+
+def _command(path: Path, out: Path, jobs: int) -> None:
+    try:
+        compare(path, out=out, jobs=jobs, console=Terminal(quiet=True), start="fork")
+    except Interrupted:
+        raise SystemExit(130) from None

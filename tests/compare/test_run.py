@@ -9,18 +9,16 @@ import random
 import signal
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from richkd.compare.logits import read_logits
 from richkd.compare.queue import run_queue
-from richkd.compare.run import compare
 from richkd.compare.worker import Job, Outcome, is_disk_full
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError
-from richkd.core.interrupt import Interrupted
-from richkd.core.terminal import Terminal
 from richkd.training.run_folder import RunFolder
 from tests.compare.plans import content, in_child, run, runs_of, write
 from tests.fixtures import World, refusal
@@ -42,10 +40,10 @@ def test_a_comparison_that_was_killed_ten_times_ends_as_if_nothing_had_happened(
     path, draws = write(tmp_path, content(world, budgets=[2])), random.Random(0)
     finished: dict[Path, int] = {}
     for _ in range(10):
-        pid = in_child(path, tmp_path / "out")
+        child = in_child(path, tmp_path / "out")
         time.sleep(draws.uniform(0.2, 2.0))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        child.kill()
+        child.join()
         for file in finished:
             assert file.stat().st_mtime_ns == finished[file], "a finished run ran twice"
         finished = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("runs/*/summary.json")}
@@ -108,53 +106,49 @@ def test_the_queue_goes_on_after_a_run_that_fails(world: World, tmp_path: Path) 
 
 def test_a_second_comparison_in_the_same_folder_is_refused(world: World, tmp_path: Path) -> None:
     path = write(tmp_path, content(world))
-    pid = in_child(path, tmp_path / "out")
+    child = in_child(path, tmp_path / "out")
     try:
-        while not (tmp_path / "out" / "richkd.lock").exists():
-            time.sleep(0.01)
+        wait_for(tmp_path / "out" / "richkd.lock", child)
         assert "must have one writer" in str(refusal(run, path, tmp_path / "out"))
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        child.kill()
+        child.join()
 
 
 def test_a_signal_saves_and_ends(world: World, tmp_path: Path) -> None:
     path = write(tmp_path, content(world, methods={"kd": None, "richkd": None}, budgets=[500], seeds=[0]))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            compare(path, out=tmp_path / "out", jobs=1, console=Terminal(quiet=True), start="fork")
-        except Interrupted:
-            os._exit(130)
-        finally:
-            os._exit(1)
-    checkpoint = tmp_path / "out" / "runs" / "kd-e500-s0" / "checkpoints" / "last.ckpt"
-    while not checkpoint.exists():
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGINT)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    child = in_child(path, tmp_path / "out", jobs=1)
+    wait_for(tmp_path / "out" / "runs" / "kd-e500-s0" / "checkpoints" / "last.ckpt", child)
+    interrupt(child)
+    assert child.exitcode == 130
     assert not (tmp_path / "out" / "richkd.lock").exists()
     assert not (tmp_path / "out" / "runs" / "kd-e500-s0" / "richkd.lock").exists()
 
 
 def test_processes_of_a_killed_comparison_save_and_end(world: World, tmp_path: Path) -> None:
     path = write(tmp_path, content(world, methods={"kd": None, "richkd": None}, budgets=[500], seeds=[0]))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            compare(path, out=tmp_path / "out", jobs=1, console=Terminal(quiet=True))
-        finally:
-            os._exit(1)
+    child = in_child(path, tmp_path / "out", jobs=1)
     folder = tmp_path / "out" / "runs" / "kd-e500-s0"
-    while not (folder / "checkpoints" / "last.ckpt").exists():
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    wait_for(folder / "checkpoints" / "last.ckpt", child)
+    child.kill()
+    child.join()
     deadline = time.monotonic() + 30
     while (folder / "richkd.lock").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not (folder / "richkd.lock").exists()
     assert not (folder / "summary.json").exists()
+
+
+def wait_for(path: Path, child: BaseProcess) -> None:
+    while not path.exists():
+        assert child.is_alive(), f"the process ended with status {child.exitcode} before {path.name} existed"
+        time.sleep(0.05)
+
+
+def interrupt(child: BaseProcess) -> None:
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60)
 
 
 def jobs_of(folder: Path, count: int) -> list[Job]:
