@@ -42,16 +42,22 @@ class Checked:
     finished: frozenset[str]
 
 
-def check_runs(plan: Plan, runs: list[PlannedRun], log: Log) -> Checked:
+def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EVALUATED) -> Checked:
     """Check all runs, as ``richkd check`` does before it decodes images.
 
     Data are opened once. Models are opened once for each method, pair and data, unless runs of theirs have
     begun. Runs that have begun must have the settings, files and images of the plan.
 
+    Args:
+        plan: the plan.
+        runs: its runs.
+        log: where to say how many there are.
+        evaluated: the split that the runs are compared on.
+
     Raises:
         RichKDError: everything that is wrong, together.
     """
-    problems, opened = RunProblems(), _OpenedData()
+    problems, opened = RunProblems(), OpenedData(evaluated)
     budgets: dict[str, str] = {}
     for run in runs:
         data = problems.attempt(run.label, opened.of, run.config)
@@ -66,7 +72,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log) -> Checked:
     finished = {run.name for run in begun if problems.attempt(run.label, is_finished, run.config)}
     for run in begun:
         if run.name in budgets:
-            problems.attempt(run.label, _same_as_before, run, opened)
+            problems.attempt(run.label, refuse_changed, run, opened)
     known = {_models_of(run) for run in begun}
     for run in runs:
         if _models_of(run) not in known and run.name in budgets:
@@ -87,10 +93,15 @@ def is_finished(config: Config) -> bool:
     return summary is not None and summary["epochs"] == config.train.epochs
 
 
-class _OpenedData:
-    """Data sets that were opened, and the records of their images."""
+class OpenedData:
+    """Data sets that were opened, and the records of their images.
 
-    def __init__(self) -> None:
+    Args:
+        evaluated: the split that runs are compared on, which the data must have.
+    """
+
+    def __init__(self, evaluated: str) -> None:
+        self.evaluated = evaluated
         self._data: dict[str, Data | RichKDError] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
 
@@ -99,7 +110,7 @@ class _OpenedData:
         key = self._key(config)
         if key not in self._data:
             try:
-                self._data[key] = _with_splits(open_data(config.data, config.train.seed))
+                self._data[key] = _with_splits(open_data(config.data, config.train.seed), self.evaluated)
             except RichKDError as error:
                 # The hub, for example, is asked once and not for every run.
                 self._data[key] = error
@@ -119,32 +130,33 @@ class _OpenedData:
         return f"{config.train.seed} {config.data.model_dump_json(exclude={'in_memory_gb'})}"
 
 
-def _with_splits(data: Data) -> Data:
-    for name in ("train", EVALUATED):
+def _with_splits(data: Data, evaluated: str) -> Data:
+    for name in ("train", evaluated):
         if name not in data.splits:
             raise DataError(
                 f"A comparison needs a split '{name}' of {data.path}",
                 got=f"splits {', '.join(data.splits)}",
-                fix="check data.path, and data.test_fraction if the data have no splits.",
+                fix=f"check data.path, and give data.{evaluated}_fraction if the data have no such split.",
             )
     return data
 
 
-def _refuse_other_tests(members: list[PlannedRun], opened: _OpenedData) -> None:
+def _refuse_other_tests(members: list[PlannedRun], opened: OpenedData) -> None:
     """Refuse methods that are evaluated on other images than the first one."""
     first = members[0]
-    expected = _test_of(opened.of(first.config))
+    expected = _evaluated_of(opened, first.config)
     for run in members:
-        if _test_of(opened.of(run.config)) != expected:
+        if _evaluated_of(opened, run.config) != expected:
             raise ConfigError(
                 f"All methods of a comparison must be evaluated on the same images ({run.cell.title})",
-                got=f"another test split for {run.method} than for {first.method}",
+                got=f"another {opened.evaluated} split for {run.method} than for {first.method}",
                 fix="give settings that divide the data in base or in data.",
             )
 
 
-def _test_of(data: Data) -> tuple[Any, ...]:
-    split = data.splits[EVALUATED]
+def _evaluated_of(opened: OpenedData, config: Config) -> tuple[Any, ...]:
+    data = opened.of(config)
+    split = data.splits[opened.evaluated]
     return (data.class_names, split.keys(), split.labels_N.tolist())
 
 
@@ -161,8 +173,12 @@ def _refuse_unequal(members: list[PlannedRun], budgets: dict[str, str]) -> None:
         )
 
 
-def _same_as_before(run: PlannedRun, opened: _OpenedData) -> None:
-    """Refuse a run that began with other settings, files or images."""
+def refuse_changed(run: PlannedRun, opened: OpenedData) -> None:
+    """Refuse a run that began with other settings, files or images; do nothing if it did not begin.
+
+    Raises:
+        RichKDError: what differs.
+    """
     folder = RunFolder(run.config.out)
     if not (folder.path / "config.yaml").exists():
         return
