@@ -114,7 +114,7 @@ def budget_of(config: Config, images: int) -> str:
     """The budget of a run in words; methods of a comparison must have equal ones.
 
     Args:
-        images: number of training images.
+        images: number of training images of an epoch.
     """
     train = config.train
     return f"{train.epochs:,} epochs of {images:,} images in batches of {train.batch_size:,}"

@@ -17,6 +17,7 @@ from richkd.core.errors import CheckpointError, ConfigError, DataError, RichKDEr
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.pipeline.assemble import assemble
+from richkd.pipeline.run_data import order_of
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.inputs import changed_data, read_inputs
 from richkd.training.optimizer import build_optimizer
@@ -62,7 +63,9 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
     for run in runs:
         data = problems.attempt(run.label, opened.of, run.config)
         if data is not None:
-            budgets[run.name] = budget_of(run.config, len(data.splits["train"]))
+            order = problems.attempt(run.label, order_of, run.config, data)
+            if order is not None:
+                budgets[run.name] = budget_of(run.config, order.images_of_epoch)
     if len(budgets) == len(runs):
         for _, members in by_cell(runs):
             problems.attempt("", _refuse_other_tests, members, opened)
