@@ -16,7 +16,7 @@ from richkd.data.split import Data
 from richkd.teachers.fold_record import RECORD, record_of
 from richkd.training.fold_cost import cost_of
 from richkd.training.fold_start import refuse_leaking_start, refuse_other_data
-from richkd.training.remove_run import remove_run
+from richkd.training.remove_run import FOLDERS, remove_run
 from richkd.training.run_folder import RunFolder
 
 FOLD = re.compile(r"fold-(\d+)")
@@ -89,8 +89,9 @@ def _clear_other_folds(out: Path, folds: int, *, overwrite: bool) -> None:
         )
     for entry in others:
         remove_run(entry)
-        with suppress(OSError):  # files of the user remain
-            entry.rmdir()
+        for folder in (*(entry / name for name in FOLDERS), entry):
+            with suppress(OSError):  # files of the user remain
+                folder.rmdir()
     if overwrite:
         forget_hashes(out, [RECORD])
         (out / RECORD).unlink(missing_ok=True)
