@@ -13,6 +13,23 @@ from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.output import lasting
 
+NumberOfFolds = Annotated[
+    list[int] | None,
+    Parameter(
+        help=f"train this many teachers (default: {FOLDS}), each without one fold of the images",
+        converter=wholes,
+        consume_multiple=(0, 1),
+    ),
+]
+FullTeacher = Annotated[
+    Path | None,
+    Parameter(
+        name="--from",
+        help="train teachers of folds with the settings of this finished run, the full teacher",
+        converter=place,
+    ),
+]
+
 
 @configured(
     "data",
@@ -53,22 +70,8 @@ def distill(
 def teach(
     *,
     config: Config,
-    folds: Annotated[
-        list[int] | None,
-        Parameter(
-            help=f"train this many teachers (default: {FOLDS}), each without one fold of the images",
-            converter=wholes,
-            consume_multiple=(0, 1),
-        ),
-    ] = None,
-    full: Annotated[
-        Path | None,
-        Parameter(
-            name="--from",
-            help="train teachers of folds with the settings of this finished run, the full teacher",
-            converter=place,
-        ),
-    ] = None,
+    folds: NumberOfFolds = None,
+    full: FullTeacher = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     accept_changed_images: AcceptChangedImages = False,

@@ -83,9 +83,8 @@ def cost_of(
             same settings stands for it.
         resume: whether epochs that are done are kept.
     """
-    training = data.splits["train"]
-    unlabeled = int((training.labels_N == UNLABELED).sum())
-    labeled = len(training) - unlabeled
+    labels_N = data.splits["train"].labels_N
+    labeled, unlabeled = (int(kind_N.sum()) for kind_N in (labels_N != UNLABELED, labels_N == UNLABELED))
     left_out = [labeled // folds + (fold < labeled % folds) for fold in range(folds)]
     images = [images_of_epoch(config, labeled - count, unlabeled) for count in left_out]
     folders = [RunFolder(config.out / f"fold-{fold}") for fold in range(folds)]

@@ -65,8 +65,7 @@ def teach_folds(
     The cost is printed before the first teacher is trained.
 
     Args:
-        config: the settings of every teacher; see :mod:`richkd.config.schema`. Those of a full teacher are
-            read by :func:`~richkd.config.teacher_run.recipe_of`.
+        config: the settings of every teacher; :func:`~richkd.config.teacher_run.recipe_of` reads a run's.
         folds: number of folds, at least 2.
         full: the run folder of the full teacher. It is recorded, so that ``fold_share`` can blend with it.
         resume: keep teachers that are finished, and go on with the others wherever they were stopped.
