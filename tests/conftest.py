@@ -34,3 +34,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from tests.fixtures import make_world
 
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def full_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run of a teacher with settings of its own; tests must not change it."""
+    from richkd.training.run import distill
+
+    out = tmp_path_factory.mktemp("full") / "teacher"
+    recipe = {"method__name": "ce", "train__epochs": 2, "train__seed": 3, "optim__lr": 0.07}
+    return distill(world.config(out, **recipe, augment__pad=1), quiet=True).folder
+
+
+@pytest.fixture(scope="session")
+def repeated(full_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three teachers of folds that repeat `full_run`; tests must not change them."""
+    from richkd.config.teacher_run import recipe_of
+    from richkd.training.run import teach_folds
+
+    out = tmp_path_factory.mktemp("repeated") / "folds"
+    teach_folds(recipe_of(full_run, {"out": str(out)}), 3, full=full_run, quiet=True)
+    return out

@@ -339,3 +339,52 @@ def test_replaced_images_are_accepted_with_an_option(
     assert "--accept-changed-images" in text
     assert call(capsys, "distill", *options, "--resume", "--accept-changed-images")[0] == 0
     assert "--resume" in refused(capsys, "distill", *options, "--accept-changed-images")
+
+
+@pytest.mark.parametrize(
+    ("words", "folds"),
+    [
+        (["--folds"], 5),
+        (["--folds", "3"], 3),
+        (["--folds=3"], 3),
+        (["--folds", "--optim.lr", "0.1"], 5),
+        (["--optim.lr", "0.1", "--folds"], 5),
+        ([], None),
+    ],
+)
+def test_the_number_of_folds_may_be_left_out(
+    world: World,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    folds: int,
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr("richkd.training.run.teach_folds", lambda config, k, **how: calls.append(k))
+    monkeypatch.setattr("richkd.training.run.distill", lambda config, **how: calls.append(None))
+    options = world.options(tmp_path / "run", method__name="ce")
+    assert call(capsys, "teach", *options, *words)[0] == 0
+    assert calls == [folds]
+
+
+@pytest.mark.parametrize("value", ["1.5", "many", "1"])
+def test_a_wrong_number_of_folds_is_refused(
+    world: World, tmp_path: Path, capsys: Capture, value: str
+) -> None:
+    options = world.options(tmp_path / "run", method__name="ce")
+    assert "folds" in refused(capsys, "teach", *options, "--folds", value)
+
+
+def test_a_teacher_is_repeated_in_folds_by_one_short_command(
+    full_run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "folds"
+    code, text, _ = call(capsys, "teach", "--from", str(full_run), "--epochs", "1", "--out", str(out))
+    assert code == 0
+    assert text.startswith("folds: 5 trainings")
+    settings = load_config(out / "fold-4" / "config.yaml")
+    assert (settings.train.epochs, settings.optim.lr) == (1, 0.07)
+    assert "not from both" in refused(capsys, "teach", "--from", str(full_run), "-c", "recipe.yaml")
+    assert "finished run" in refused(capsys, "teach", "--from", str(tmp_path), "--out", str(out))
+    assert "empty" in refused(capsys, "teach", "--from", "", "--out", str(out))

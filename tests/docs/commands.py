@@ -10,7 +10,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import timm
 
 import richkd
 from richkd.cli import app
+from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config
 from richkd.methods.objective import read_objective
@@ -114,6 +115,8 @@ def check_richkd(words: Sequence[str]) -> Config | None:
         store = importlib.import_module("richkd.teachers.cache.store")
         patch.setattr(store, "list_caches", lambda folder: [folder])
         patch.setattr("richkd.pipeline.fill_cache.damaged_shards", lambda folder: [])
+        # The run that --from names is not read; it has these settings.
+        patch.setattr("richkd.cli.options.recipe_of", _recipe)
         try:
             app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
         except Reached as call:
@@ -157,6 +160,10 @@ def check_script(script: Path, words: Sequence[str]) -> None:
 
 def _reach(*args: Any, **kwargs: Any) -> None:
     raise Reached(*args, *kwargs.values())
+
+
+def _recipe(run: Path, settings: Mapping[str, Any]) -> Config:
+    return load_config(None, {"data.path": "photos", "student.name": "resnet50", **settings})
 
 
 def _check_models(config: Config) -> None:

@@ -189,7 +189,7 @@ def known_options() -> set[str]:
 def known_settings() -> Iterator[str]:
     yield from setting_names()
     yield from (setting.name for setting in settings("objective"))
-    teacher = ("name", "weights", "pretrained", "size", "mean", "std")
+    teacher = ("name", "weights", "pretrained", "size", "mean", "std", "fold_share")
     yield from (f"teachers.1.{name}" for name in teacher)
 
 

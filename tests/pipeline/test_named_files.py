@@ -15,12 +15,14 @@ import torch
 
 from richkd.config.loading import load_config
 from richkd.config.resumed import INPUTS
+from richkd.config.schema import Config
 from richkd.core.checksums import SUMS
 from richkd.core.errors import CheckpointError
 from richkd.core.tensor_files import encode_tensors, read_tensors
 from richkd.export.student import load_student, save_student
 from richkd.pipeline.import_outputs import import_outputs
 from richkd.pipeline.named_files import hash_named_files, refuse_changed_files
+from richkd.teachers.fold_record import RECORD, record_of
 from richkd.training.run import distill
 from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
@@ -134,6 +136,35 @@ def test_a_new_file_of_a_model_is_another_model(world: World, tmp_path: Path) ->
     refuse_changed_files(recorded, config, tmp_path / INPUTS)
     make_teacher(tmp_path / "folds" / "fold-2" / "student", seed=2)
     assert "fold-2" in refusal(refuse_changed_files, recorded, config, tmp_path / INPUTS).rule
+
+
+def test_the_full_teacher_of_a_blend_may_move_but_not_change(
+    full_run: Path, repeated: Path, world: World, tmp_path: Path
+) -> None:
+    run, folds = tmp_path / "runs" / "full", tmp_path / "runs" / "folds"
+    shutil.copytree(full_run, run)
+    shutil.copytree(repeated, folds)
+
+    def record(full: Path) -> None:
+        (folds / SUMS).unlink(missing_ok=True)
+        (folds / RECORD).write_text(json.dumps(record_of(full, folds)))
+
+    def config(share: float | None) -> Config:
+        changes = {"teachers__1__name": f"folds:{folds}", "teachers__1__fold_share": share}
+        return world.config(tmp_path / "run", **changes)
+
+    record(run)
+    recorded = hash_named_files(config(0.5))
+    files = recorded["teachers.1.name"]
+    assert [str(run) in file for file in files].count(True) == 2
+    assert not any(str(run) in file for file in hash_named_files(config(None))["teachers.1.name"])
+    run.rename(tmp_path / "moved")
+    record(tmp_path / "moved")
+    refuse_changed_files(recorded, config(0.5), tmp_path / INPUTS)
+    make_teacher(tmp_path / "moved" / "student", seed=9)
+    record(tmp_path / "moved")
+    error = refusal(refuse_changed_files, recorded, config(0.5), tmp_path / INPUTS)
+    assert "moved/student" in error.rule
 
 
 def test_imported_outputs_may_grow_but_not_change(world: World, tmp_path: Path) -> None:

@@ -135,6 +135,11 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (CACHED, {"teachers__1__size": 64}, "imported outputs have no network"),
     (FOLDS, {"teachers__1__args": {"depth": 2}}, "the networks of folds are built as they were saved"),
     (FOLDS, {"teachers__1__pretrained": True}, "the networks of folds are built as they were saved"),
+    # a share of folds without folds
+    (KD, {"teachers__1__fold_share": 0.5}, "it needs a teacher folds:FOLDER"),
+    (KD, {"teachers__1__fold_share": 1.0}, "it needs a teacher folds:FOLDER"),
+    (CACHED, {"teachers__1__fold_share": 0.0}, "it needs a teacher folds:FOLDER"),
+    (FOLDS, {"student__fold_share": 0.5}, "it needs a teacher folds:FOLDER"),
     # data
     ({}, {"data__unlabeled_fraction": 0.5}, "it needs data.unlabeled"),
     ({}, {"data__unlabeled": "rest"}, "rest needs data.labels_per_class"),
@@ -187,6 +192,7 @@ def test_a_share_of_vision_teachers_beside_no_clip_is_refused(
         {"optim__schedule": "cosine", "optim__warmup_epochs": 1.0},
         KD | {"fusion__weights": (0.7,)},
         KD | {"cache__dir": Path("cache"), "cache__top_k": 2},
+        FOLDS | {"teachers__1__fold_share": 0.5},
         KD | {"train__teacher_precision": "fp32", "train__compile_teacher": True},
         CLIP | {"fusion__preset": "paper"},
         CLIP | {"fusion__scale": "raw"},

@@ -17,6 +17,7 @@ from richkd.config.listing import section_type
 from richkd.config.loading import dotted_overrides, load_config
 from richkd.config.resumed import resumed_config
 from richkd.config.schema import Config, EvaluateConfig
+from richkd.config.teacher_run import recipe_of
 from richkd.core.errors import ConfigError
 
 # Short options, and the settings that they stand for.
@@ -66,6 +67,15 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int:
     return int(tokens[0].value)
 
 
+def wholes(kind: Any, tokens: Sequence[Token]) -> list[int]:
+    """Whole numbers, for an option that can be given without a value.
+
+    Raises:
+        ValueError: a text is none.
+    """
+    return [whole(kind, [token]) for token in tokens]
+
+
 def place(kind: Any, tokens: Sequence[Token]) -> Path:
     """A path that is not empty; an empty one, as of an unset variable of the shell, would be this folder.
 
@@ -81,7 +91,8 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
     """Give a command, whose first keyword is ``config``, options for settings.
 
     The command accepts the short options ``names``, a recipe (``-c``), and every setting as ``--section.name
-    VALUE``. It is called with the resulting `Config`. Its own parameters stay options.
+    VALUE``. It is called with the resulting `Config`. Its own parameters stay options; one that is called
+    ``full`` is a run whose settings replace the recipe.
 
     Args:
         names: keys of `SHORT`, ``"teacher"`` and ``"teacher_weights"``.
@@ -105,8 +116,8 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
             positional = [p for p in own if p.kind is POSITIONAL]
             given, overrides = args[: len(positional)], args[len(positional) :]
             chosen = {name: values.pop(name, None) for name in names} | fixed
-            resume = bool(values.get("resume"))
-            config = config_of(values.pop("recipe", None), chosen, overrides, resume=resume)
+            resume, full = bool(values.get("resume")), values.get("full")
+            config = config_of(values.pop("recipe", None), chosen, overrides, resume=resume, full=full)
             function(*given, config=config, **values)
 
         positional = [p for p in own if p.kind is POSITIONAL]
@@ -134,15 +145,22 @@ def evaluating(function: Command) -> Command:
 
 
 def config_of(
-    recipe: Path | None, options: Mapping[str, Any], overrides: Iterable[str], *, resume: bool = False
+    recipe: Path | None,
+    options: Mapping[str, Any],
+    overrides: Iterable[str],
+    *,
+    resume: bool = False,
+    full: Path | None = None,
 ) -> Config:
     """Settings from a recipe, short options and dotted options; later ones win.
 
-    With ``resume``, the settings of the run to resume are the recipe if none is given.
+    With ``resume``, the settings of the run to resume are the recipe if none is given. The settings of a
+    full teacher's run ``full`` take the place of a recipe.
 
     Raises:
-        ConfigError: a setting that does not exist, a value that it does not take, or checkpoints that cannot
-            be assigned to teachers.
+        ConfigError: a setting that does not exist, a value that it does not take, checkpoints that cannot
+            be assigned to teachers, or both ``recipe`` and ``full``.
+        CheckpointError: ``full`` is no finished run.
 
     Example:
         >>> options = {"data": "photos", "student": "resnet18", "epochs": 3}
@@ -154,6 +172,14 @@ def config_of(
     settings |= {SHORT[option]: str(v) if isinstance(v, Path) else v for option, v in given.items()}
     names = [option.replace("_", "-") for option in (*options, "config")]
     settings |= dotted_overrides(list(overrides), names)
+    if full is not None and recipe is not None:
+        raise ConfigError(
+            "The settings come from --from or from --config, not from both",
+            got=f"--from {full} and --config {recipe}",
+            fix="give what differs from the run as options.",
+        )
+    if full is not None:
+        return recipe_of(full, settings)
     return resumed_config(recipe, settings) if resume else load_config(recipe, settings)
 
 

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, whole
+from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, place, wholes
+from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.output import lasting
+
+NumberOfFolds = Annotated[
+    list[int] | None,
+    Parameter(
+        help=f"train this many teachers (default: {FOLDS}), each without one fold of the images",
+        converter=wholes,
+        consume_multiple=(0, 1),
+    ),
+]
+FullTeacher = Annotated[
+    Path | None,
+    Parameter(
+        name="--from",
+        help="train teachers of folds with the settings of this finished run, the full teacher",
+        converter=place,
+    ),
+]
 
 
 @configured(
@@ -51,34 +70,37 @@ def distill(
 def teach(
     *,
     config: Config,
-    folds: Annotated[
-        int | None,
-        Parameter(help="train this many teachers, each without one fold of the images", converter=whole),
-    ] = None,
+    folds: NumberOfFolds = None,
+    full: FullTeacher = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     accept_changed_images: AcceptChangedImages = False,
 ) -> None:
     """Train a teacher from labels: the same loop with cross-entropy only.
 
-    Use the result as --teacher local-dir:OUT/student. With --folds K, use it as --teacher folds:OUT; each
-    training image then gets its target from the teacher that was not trained on it. Settings of the model
-    are --student.*.
+    Use the result as --teacher local-dir:OUT/student. With --folds, use it as --teacher folds:OUT; each
+    training image then gets its target from the teacher that was not trained on it. --from RUN repeats a
+    finished teacher in this way; --teachers.1.fold_share blends both targets. Settings of the model are
+    --student.*.
 
     For example:
 
     richkd teach --data photos/ --model resnet50 --student.pretrained true --out runs/teacher
+
+    richkd teach --from runs/teacher --out runs/folds
     """
+    count = None if folds is None and full is None else (folds or [FOLDS])[-1]
     _train(
         config,
-        folds=folds,
+        folds=count,
+        full=full,
         resume=resume,
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
 
 
-def _train(config: Config, folds: int | None = None, **how: bool) -> None:
+def _train(config: Config, folds: int | None = None, full: Path | None = None, **how: bool) -> None:
     from richkd.core.interrupt import Interrupted
     from richkd.training.run import distill as run_distill
     from richkd.training.run import teach_folds
@@ -89,7 +111,7 @@ def _train(config: Config, folds: int | None = None, **how: bool) -> None:
             if folds is None:
                 run_distill(config, **how)
             else:
-                teach_folds(config, folds, **how)
+                teach_folds(config, folds, full=full, **how)
         except Interrupted:
             print("\nstopped and saved; continue with the same command and --resume")
             sys.exit(130)

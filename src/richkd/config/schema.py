@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
+from richkd.config.folds import FOLDS, one_of_default
 from richkd.config.marks import WhenResumed
 from richkd.config.model_name import with_prefix
 from richkd.core.registry import OneOf
@@ -67,7 +68,9 @@ class DataConfig(Section):
         lt=1,
         description="fraction of test on which fusion is fitted instead; excluded from every evaluation",
     )
-    exclude_fold: tuple[int, int] | None = Field(None, description="(J, K): leave fold J of K out of train")
+    exclude_fold: Annotated[tuple[int, int] | None, BeforeValidator(one_of_default)] = Field(
+        None, description=f"(J, K): leave fold J of K out of train; J alone means K = {FOLDS}"
+    )
     labels_per_class: int | None = Field(
         None,
         ge=1,
@@ -179,6 +182,15 @@ class ModelConfig(Section):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = Field(
         None,
         description="evaluation: how images are resized (default: as for crop_pct)",
+    )
+    # None is not written to config.yaml, so runs without this setting have the records that they always had.
+    fold_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="teacher folds:FOLDER: weight of the logits of the network that was not trained on a "
+        "labeled training image; the rest is that of the full teacher of `richkd teach --from`, else of the "
+        "mean of the other networks (default: 1)",
     )
 
 

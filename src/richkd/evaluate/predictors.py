@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -193,24 +194,26 @@ class TeachersPredictor:
         """A predictor that reads outputs for clean images from the cache and adds missing ones."""
         if self.cache is None:
             return self
-        cached = []
-        for teacher, framing in zip(self.teachers, self.framings, strict=True):
-            store = stores[framing]
-            name = store.split.name
-            images, views = {name: store}, {name: store.clean}
-            cached.append(
-                with_cache(
-                    teacher,
-                    self.cache,
-                    images,
-                    views,
-                    self.class_names,
-                    seed=0,
-                    features=True,
-                    log=lambda message: None,
-                )
-            )
+        cached = [
+            teacher.with_members(partial(self._with_cache, store=stores[framing]))
+            for teacher, framing in zip(self.teachers, self.framings, strict=True)
+        ]
         return replace(self, teachers=tuple(cached))
+
+    def _with_cache(self, teacher: Teacher, store: CleanStore) -> Teacher:
+        name = store.split.name
+        if self.cache is None or name not in (teacher.only_splits or [name]):
+            return teacher
+        return with_cache(
+            teacher,
+            self.cache,
+            {name: store},
+            {name: store.clean},
+            self.class_names,
+            seed=0,
+            features=True,
+            log=lambda message: None,
+        )
 
     def flush(self) -> None:
         """Write new cached outputs to disk."""

@@ -176,6 +176,27 @@ def measure(
     return {name: max(0.0, first[name] - each[name]) for name in each}, each
 
 
+def seconds_of_step(network: Network, batch_size: int, device: torch.device, precision: str) -> float | None:
+    """Seconds of a training step on random images, without the optimizer; None if the step fails.
+
+    Args:
+        network: the network, which is not changed.
+        batch_size: images of the step.
+        device: where the step is computed.
+        precision: ``"auto"`` (the first one that the device has), ``"bf16"`` or ``"fp32"``.
+
+    Example:
+        >>> from richkd.models.cifar import cifar_resnet8
+        >>> model = cifar_resnet8(num_classes=3)
+        >>> network = Network(model, "cifar_resnet8", size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> 0 < seconds_of_step(network, 4, torch.device("cpu"), "fp32") < 10
+        True
+    """
+    speed = Speed(precisions_of(device)[0] if precision == "auto" else precision)
+    _, each = measure({"step": _step(speed, network, batch_size, device, trained=True)}, device)
+    return each.get("step")
+
+
 def read_speeds(path: Path) -> dict[str, dict[str, Any]]:
     """The recorded choices of precision; none if the file does not exist or is damaged.
 

@@ -6,6 +6,7 @@ Everything that can be found wrong before the first step is found here, for trai
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +34,7 @@ from richkd.methods.objective import (
     read_objective,
     reads_teachers_only,
 )
-from richkd.methods.term import NetworkShapes
+from richkd.methods.term import Need, NetworkShapes
 from richkd.models.build import Network, build_network
 from richkd.models.map_classifier import map_classifier
 from richkd.models.speed import Speed, SpeedChooser
@@ -142,8 +143,8 @@ class Parts:
         sizes = [self.student.size]
         for teacher in self.teachers:
             stored = bool(teacher.caches) and teacher not in self.mapped_teachers
-            if teacher.framing and not (stored and not teacher.lacks("train", index_B, views)):
-                sizes.append(teacher.framing.size)
+            if not (stored and not teacher.lacks("train", index_B, views)):
+                sizes += _sizes_of(teacher)
         return tuple(dict.fromkeys(sizes))
 
     def build_objective(self) -> Objective:
@@ -200,10 +201,10 @@ def assemble(
     chooser = _speed_chooser(config, data, device, log, speeds)
     precision, compiling = config.train.precision, config.train.compile
     speed = chooser.choose("student", student, precision, compiling, trained=True)
-    opening = Opening(config, data, device, features, log, chooser)
+    opening = Opening(config, data, device, features, log, chooser, _read_of(specs, roles, "features"))
     networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
     student = with_reused_classifier(student, specs, roles, networks.vision, config.train.seed, log)
-    sizes = [teacher.framing.size for teacher in networks if teacher is not None and teacher.framing]
+    sizes = [size for teacher in networks if teacher is not None for size in _sizes_of(teacher)]
     stores, training = open_stores(
         data.splits,
         config.data,
@@ -244,7 +245,7 @@ def _open_sources(
 ) -> dict[str, TargetSource]:
     config, log = opening.config, opening.log
     fitter = Fitter(config, stores, opening.device, opening.features, log)
-    mapped = {p for name, places in roles.vision.items() if "maps" in needs_of(specs, name) for p in places}
+    mapped = _read_of(specs, roles, "maps")
     vision: list[Teacher] = []
     for position, teacher in enumerate(with_imported(networks.vision, opening, stores, augmentation)):
         if position in mapped:
@@ -306,11 +307,27 @@ def _refuse_temperature_control(config: Config, specs: Sequence[TermSpec], targe
         )
 
 
+def _read_of(specs: Sequence[TermSpec], roles: Roles, need: Need) -> frozenset[int]:
+    """Positions of the vision teachers of which a term reads features, or maps."""
+    places = (places for name, places in roles.vision.items() if need in needs_of(specs, name))
+    return frozenset(itertools.chain.from_iterable(places))
+
+
+def _sizes_of(teacher: Teacher) -> list[int]:
+    """The input sizes of a teacher's networks."""
+    return [member.framing.size for member in teacher.members if member.framing]
+
+
 def _cached(teacher: Teacher, opening: Opening, stores: Stores, training: Augmentation) -> Teacher:
+    """A teacher with caches; each member of a blend has its own, so another share needs no new outputs."""
+    return teacher.with_members(lambda member: _member_cached(member, opening, stores, training))
+
+
+def _member_cached(teacher: Teacher, opening: Opening, stores: Stores, training: Augmentation) -> Teacher:
     config = opening.config
     images: dict[str, Store] = {}
     augmentations: dict[str, Augmentation] = {}
-    for name in stores.names:
+    for name in stores.names if teacher.only_splits is None else teacher.only_splits:
         if name == "train" and stores.training is not None:
             images[name], augmentations[name] = stores.training, training
         else:

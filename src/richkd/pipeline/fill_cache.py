@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -115,7 +116,7 @@ def verify_caches(config: Config, *, sample: int = 256, quiet: bool = False) -> 
     parts = _assemble_with_cache_dir(config, PartialState().device, Progress(quiet=quiet))
     seed = config.train.seed
     verified = []
-    for teacher in parts.teachers:
+    for teacher in itertools.chain.from_iterable(teacher.members for teacher in parts.teachers):
         for (split, augmentation), cache in teacher.caches.items():
             index_N, number_N = cache.sample(sample)
             stored, computed = [], []

@@ -84,7 +84,8 @@ class Fitter:
             self.log(
                 "unlabeled images count in full: without held-out images, unusual ones cannot be detected"
             )
-        if self.features and config.features != "raw":
+        # Teachers of folds have no features; their target is then not one whose features are read.
+        if self.features and config.features != "raw" and all(t.feature_width for t in teachers):
             fused = replace(fused, features=self._feature_scales(teachers))
         self.log(f"fusion: {describe(fused, teachers)}")
         return fused

@@ -7,6 +7,7 @@ name would mix two teachers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +16,9 @@ from richkd.config.marks import flattened
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, hash_file
-from richkd.core.errors import CheckpointError
+from richkd.core.errors import CheckpointError, ModelError
 from richkd.teachers.cache.store import MANIFEST
+from richkd.teachers.fold_record import full_teacher
 from richkd.teachers.precomputed.vision import imported_manifests
 
 # SHA-256 of each file, by the setting that names it and its path.
@@ -108,7 +110,14 @@ def _depth(setting: str, settings: Mapping[str, object]) -> int:
 
 def _by_place(files: Mapping[str, str], depth: int) -> dict[str, tuple[str, str]]:
     """Path and hash of each file, by the last parts of its path."""
-    return {"/".join(Path(path).parts[-depth:] if depth else ()): (path, h) for path, h in files.items()}
+    return {_place(Path(path), depth): (path, digest) for path, digest in files.items()}
+
+
+def _place(path: Path, depth: int) -> str:
+    parts = path.parts[-depth:] if depth else ()
+    # The run of the full teacher may have another name.
+    beside_folds = depth == DEPTHS["folds"] and not parts[0].startswith("fold-")
+    return "/".join(parts[1:] if beside_folds else parts)
 
 
 def _named(config: Config) -> Iterator[tuple[str, list[Path]]]:
@@ -138,15 +147,23 @@ def _of_model(section: str, model: ModelConfig, config: Config) -> Iterator[tupl
     name = parse_model_name(model.name)
     files: dict[str, Callable[[], list[Path]]] = {
         "local-dir": lambda: _in_folder(name.path),
-        "folds": lambda: [
-            f for folder in sorted(name.path.glob("fold-*/student")) for f in _in_folder(folder)
-        ],
+        "folds": lambda: _of_folds(name.path, blended=model.fold_share not in (None, 1)),
         "cache": lambda: _imported(name.value, config.cache.dir),
     }
     if name.kind in files:
         yield f"{section}.name", files[name.kind]()
     if model.weights is not None:
         yield f"{section}.weights", [model.weights.expanduser()]
+
+
+def _of_folds(folder: Path, *, blended: bool) -> list[Path]:
+    """The files of the teachers of folds, and of the full teacher if it is read, too."""
+    students = sorted(folder.glob("fold-*/student"))
+    # A full teacher that is gone or has other weights is refused when it is opened.
+    with suppress(ModelError):
+        full = full_teacher(folder) if blended else None
+        students += [full] if full else []
+    return [file for student in students for file in _in_folder(student)]
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from richkd.core.errors import ConfigError, ModelError
 from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked
+from richkd.core.types import UNLABELED
 from richkd.data.batches import CleanStore, Resident, Streamed, open_store
 from richkd.data.classes import check_same_classes
 from richkd.data.framing import Framing
@@ -31,6 +32,8 @@ from richkd.models.build import Network, build_network
 from richkd.models.create import unknown_model
 from richkd.models.speed import SPEED, Speed, SpeedChooser, read_speeds, sealed
 from richkd.teachers.base import Teacher
+from richkd.teachers.fold_blend import TRAINING, FoldBlend, InFold
+from richkd.teachers.fold_record import full_teacher
 from richkd.teachers.folds import open_folds
 from richkd.teachers.precomputed.vision import open_imported
 from richkd.teachers.vision import VisionTeacher
@@ -44,6 +47,7 @@ class Opening:
 
     Attributes:
         features: whether a loss term reads features.
+        featured: positions of the vision teachers whose features a loss term reads.
         log: receives a line for everything worth knowing.
         chooser: chooses the precision of networks.
     """
@@ -54,6 +58,7 @@ class Opening:
     features: bool
     log: Log
     chooser: SpeedChooser
+    featured: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -175,19 +180,38 @@ def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher |
     config, name = opening.config, parse_model_name(model.name)
     if name.kind == "cache":
         return None
+    if name.kind != "folds":
+        return _open_network(model, f"teacher-{number}", opening)
+    if number - 1 in opening.featured:
+        raise ConfigError(
+            "Out-of-fold teachers are several networks, whose features cannot be compared: each network has "
+            "a feature space of its own",
+            got=f"{model.name} and a loss term that reads its features",
+            fix="use terms on logits only, such as --variant l, or give these terms the target clip or a "
+            "single teacher.",
+        )
     choose = partial(_autocast_of, opening, f"teacher-{number}")
     compiled = config.train.compile_teacher
-    if name.kind != "folds":
-        network = build_teacher(model, opening.data)
-        log_resizing(network, "teacher", opening.log)
-        return VisionTeacher(network, opening.device, choose(network), compiled=compiled)
-    if opening.features:
-        raise ConfigError(
-            "Out-of-fold teachers are several networks, whose features cannot be compared",
-            got=f"{model.name} and a loss term that reads features",
-            fix="use terms on logits only, such as --variant l.",
-        )
-    return open_folds(name.path, opening.data, opening.device, choose, compiled=compiled)
+    folds = open_folds(name.path, opening.data, opening.device, choose, compiled=compiled)
+    share = 1.0 if model.fold_share is None else model.fold_share
+    if share == 1 or TRAINING not in opening.data.splits:
+        return folds
+    training, full = opening.data.splits[TRAINING], full_teacher(name.path)
+    in_fold: Teacher = InFold(folds, training)
+    if full is not None:
+        in_fold = _open_network(ModelConfig(name=f"local-dir:{full}"), f"teacher-{number}-full", opening)
+        in_fold.only_splits = (TRAINING,)
+    opening.log(
+        f"teacher {folds.name}: {share:g} of it, and {1 - share:g} of {in_fold.name}, for labeled images"
+    )
+    return FoldBlend(folds, in_fold, share, training.labels_N != UNLABELED)
+
+
+def _open_network(model: ModelConfig, name: str, opening: Opening) -> VisionTeacher:
+    network = build_teacher(model, opening.data)
+    log_resizing(network, "teacher", opening.log)
+    autocast = _autocast_of(opening, name, network)
+    return VisionTeacher(network, opening.device, autocast, compiled=opening.config.train.compile_teacher)
 
 
 def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype | None:

@@ -21,6 +21,7 @@ NO_NETWORK = {
     "cache": "imported outputs have no network",
     "folds": "the networks of folds are built as they were saved",
 }
+FOLD_SHARE, FOLDS_ONLY = ("fold_share",), "it needs a teacher folds:FOLDER"
 
 
 def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> None:
@@ -64,6 +65,9 @@ def _teachers(config: Config) -> Iterator[tuple[str, str]]:
         reason = NO_NETWORK.get(parse_model_name(teacher.name).kind)
         if reason is not None:
             yield from _changed(f"teachers.{number}", teacher, reason, NETWORK)
+        if parse_model_name(teacher.name).kind != "folds":
+            yield from _changed(f"teachers.{number}", teacher, FOLDS_ONLY, FOLD_SHARE)
+    yield from _changed("student", config.student, FOLDS_ONLY, FOLD_SHARE)
 
 
 def _value(config: Config, name: str) -> Any:

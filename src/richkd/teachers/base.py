@@ -86,6 +86,7 @@ class Teacher(ABC):
         caches: the caches of its outputs, by split and augmentation; empty for a teacher without a cache.
         role: kind of the teacher, for messages and tables.
         framing: the part of a picture that its network sees in evaluation; None for stored outputs.
+        only_splits: names of the splits whose outputs it is asked for; None for all.
 
     Example:
         >>> class Constant(Teacher):
@@ -105,6 +106,7 @@ class Teacher(ABC):
     caches: Mapping[tuple[str, Augmentation], OutputCache] = MappingProxyType({})
     role: str = "teacher"
     framing: Framing | None = None
+    only_splits: tuple[str, ...] | None = None
 
     @abstractmethod
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
@@ -114,6 +116,15 @@ class Teacher(ABC):
     def uncached(self) -> Teacher:
         """The teacher that computes the outputs: the wrapped teacher of a cache, else this teacher."""
         return self
+
+    @property
+    def members(self) -> tuple[Teacher, ...]:
+        """The teachers whose outputs are stored: those behind a blend, else this teacher."""
+        return (self,)
+
+    def with_members(self, change: Callable[[Teacher], Teacher]) -> Teacher:
+        """The same teacher whose members were replaced, for example by members with a cache."""
+        return change(self)
 
     @property
     def zero_shot(self) -> ZeroShot | None:

@@ -2,13 +2,13 @@
 
 A classifier is correct on nearly all of its training images, so its outputs there contain little more than
 the label. If it was trained without a fold of the images, its outputs on this fold are like those on new
-images.
+images. `fold_blend` mixes them with the outputs of classifiers that were trained on the image.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ class FoldTeachers(Teacher):
     """Several classifiers as one teacher: the output of an image comes from one that was not trained on it.
 
     Images that no classifier was trained on, such as validation images, are assigned to the classifiers in
-    turn; so outputs have the same quality on all splits. Features of different networks are not comparable,
-    so this teacher has no features.
+    turn; so outputs have the same quality on all splits. Each network has a feature space of its own, in
+    which a direction means something else, so this teacher has no features.
 
     Args:
         teachers: one classifier per fold.
         folds: for each split, the position in ``teachers`` that each image is assigned to (N, int64).
+        left_out: for each classifier, the keys of the images that it was trained without.
+
+    Attributes:
+        computed: number of images that went through a network for this teacher. Other teachers can use the
+            same networks.
 
     Example:
         >>> from richkd.models.build import Network, build_network
@@ -52,19 +57,21 @@ class FoldTeachers(Teacher):
 
     feature_width = 0
 
-    def __init__(self, teachers: Sequence[VisionTeacher], folds: Mapping[str, Tensor]) -> None:
-        self.teachers, self.folds = tuple(teachers), dict(folds)
+    def __init__(
+        self,
+        teachers: Sequence[VisionTeacher],
+        folds: Mapping[str, Tensor],
+        left_out: Sequence[Container[str]] = (),
+    ) -> None:
+        self.teachers, self.folds, self.left_out = tuple(teachers), dict(folds), tuple(left_out)
         self.name = f"{len(teachers)} × {teachers[0].name}, out of fold"
         self.framing = teachers[0].framing
-
-    @property
-    def computed(self) -> int:  # type: ignore[override]
-        return sum(teacher.computed for teacher in self.teachers)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         assert not maps, "maps of different networks are not comparable"
         assert batch.split is not None, "out-of-fold teachers need the split of each image"
         fold_B = self.folds[batch.split][batch.index_B]
+        self.computed += len(fold_B)
         logits_BC: Tensor | None = None
         for fold, teacher in enumerate(self.teachers):
             places = (fold_B == fold).nonzero()[:, 0]
@@ -119,19 +126,12 @@ def open_folds(
         raise ModelError(
             f"{folder} must contain at least two teachers of folds",
             got=f"{len(students)}",
-            fix="train them with `richkd teach --folds 5 --out FOLDER`.",
+            fix="train them with `richkd teach --folds --out FOLDER`.",
         )
     fold_of_key: dict[str, int] = {}
     teachers: list[VisionTeacher] = []
-    for fold, path in enumerate(students):
-        check_saved(path.parent)
-        left_out = _left_out(path)
-        if not left_out:
-            raise ModelError(
-                f"{path} must list the images that the teacher was trained without",
-                got="no list of images",
-                fix="train the teachers with `richkd teach --folds 5 --out FOLDER`.",
-            )
+    all_left_out = [_left_out_of(path) for path in students]
+    for fold, (path, left_out) in enumerate(zip(students, all_left_out, strict=True)):
         fold_of_key |= dict.fromkeys(left_out, fold)
         name = f"local-dir:{path.parent}"
         network = build_network(ModelConfig(name=name), len(data.class_names), role="teacher")
@@ -142,16 +142,27 @@ def open_folds(
     folds = {
         name: _folds_of(split, fold_of_key, len(teachers), folder) for name, split in data.splits.items()
     }
-    return FoldTeachers(teachers, folds)
+    return FoldTeachers(teachers, folds, all_left_out)
 
 
-def _left_out(path: Path) -> list[str]:
-    """The keys of the images that a teacher was trained without, from its configuration."""
+def _left_out_of(path: Path) -> frozenset[str]:
+    """The keys of the images that a teacher was trained without, from its configuration.
+
+    Raises:
+        ModelError: the configuration is damaged or has no such keys.
+    """
+    check_saved(path.parent)
     try:
         keys = read_json(path)["richkd"]["left_out"]
     except (OSError, ValueError, LookupError, TypeError):
-        return []
-    return keys if isinstance(keys, list) and all(isinstance(key, str) for key in keys) else []
+        keys = None
+    if not (keys and isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+        raise ModelError(
+            f"{path} must list the images that the teacher was trained without",
+            got="no list of images",
+            fix="train the teachers with `richkd teach --folds --out FOLDER`.",
+        )
+    return frozenset(keys)
 
 
 def _folds_of(split: Split, fold_of_key: Mapping[str, int], folds: int, folder: Path) -> Tensor:

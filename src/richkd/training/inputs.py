@@ -45,7 +45,7 @@ def read_inputs(config: Config, data: Data, recorded: Mapping[str, Any] | None =
     splits = {
         name: {
             "images": len(split),
-            "labels": _labels_of(split),
+            "labels": labels_digest(split),
             "digests": _encoded(digests_of(split, hashed=hashed, contents=contents)),
         }
         for name, split in data.splits.items()
@@ -105,7 +105,7 @@ def _compared(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> Ch
         before, after = then["splits"].get(name), now["splits"].get(name)
         if before is None or after is None:
             differences.append(f"{'no' if after is None else 'a'} split {name}")
-        elif text := changed_images(data.splits[name], _digests(before), _digests(after)):
+        elif text := changed_images(data.splits[name], decoded(before), decoded(after)):
             differences.append(text)
         elif before["labels"] != after["labels"]:
             differences.append(f"labels of {name}")
@@ -119,9 +119,16 @@ def _encoded(digest_N: NDArray[np.uint64]) -> str:
     return base64.b64encode(digest_N.tobytes()).decode()
 
 
-def _digests(split: Mapping[str, Any]) -> NDArray[np.uint64]:
+def decoded(split: Mapping[str, Any]) -> NDArray[np.uint64]:
+    """The digests of the images of a split (N,) in a record of `read_inputs`.
+
+    Example:
+        >>> decoded({"digests": "AQAAAAAAAAA="}).tolist()
+        [1]
+    """
     return np.frombuffer(base64.b64decode(split["digests"]), dtype="<u8")
 
 
-def _labels_of(split: Split) -> str:
+def labels_digest(split: Split) -> str:
+    """The SHA-256 of the labels of a split, in the order of its images."""
     return hashlib.sha256(split.labels_N.numpy().tobytes()).hexdigest()

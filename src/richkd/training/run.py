@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
@@ -22,6 +23,7 @@ from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
 from richkd.training.environment import recorded_environment, threads_of
 from richkd.training.finalize import finish
+from richkd.training.fold_folder import prepare_folds
 from richkd.training.inputs import ACCEPT
 from richkd.training.plan import described
 from richkd.training.run_folder import RunFolder
@@ -50,8 +52,9 @@ class Run:
 
 def teach_folds(
     config: Config,
-    folds: int,
+    folds: int = FOLDS,
     *,
+    full: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -59,25 +62,33 @@ def teach_folds(
 ) -> list[Run]:
     """Train one teacher per fold, each without the images of its fold, in ``out/fold-J``.
 
+    The cost is printed before the first teacher is trained.
+
     Args:
-        config: the settings of every teacher; see :mod:`richkd.config.schema`.
+        config: the settings of every teacher; :func:`~richkd.config.teacher_run.recipe_of` reads a run's.
         folds: number of folds, at least 2.
+        full: the run folder of the full teacher. It is recorded, so that ``fold_share`` can blend with it.
         resume: keep teachers that are finished, and go on with the others wherever they were stopped.
         overwrite: replace existing runs.
         quiet: print nothing.
         accept_changed_images: resume the teacher that was stopped although images were replaced.
 
     Raises:
-        ConfigError: fewer than two folds.
-        RichKDError: see `distill`.
+        ConfigError: fewer than two folds, a fold that is already left out, or starting weights that were
+            trained on the images of a fold.
+        RichKDError: the full teacher was trained on other images or classes, or see `distill`.
     """
     if folds < 2:
-        raise ConfigError("Out-of-fold teachers need two folds or more", got=str(folds), fix="use --folds 5.")
+        raise ConfigError(
+            "Out-of-fold teachers need two folds or more", got=str(folds), fix=f"use --folds {FOLDS}."
+        )
     accelerator = Accelerator(cpu=pick_device(config.train.device).type == "cpu")
     how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     how["accept_changed_images"] = accept_changed_images
     # The folder of all folds is locked, too: another command must not begin with the next fold.
     with RunFolder(config.out).locked() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            prepare_folds(config, folds, full, resume=resume, overwrite=overwrite, quiet=quiet)
         return [_teach_fold(config, fold, folds, **how) for fold in range(folds)]
 
 
