@@ -65,11 +65,8 @@ def setting_of(fusion: FusionConfig, kind: str, name: str) -> str:
     """
     group = LABELED if kind == ALL else kind
     given = getattr(fusion, group)
-    return (
-        f"fusion.{group}.{name}"
-        if given is not None and getattr(given, name) is not None
-        else f"fusion.{name}"
-    )
+    own = given is not None and getattr(given, name) is not None
+    return f"fusion.{group}.{name}" if own else f"fusion.{name}"
 
 
 def replaced(fusion: FusionConfig, group: MixingConfig | None) -> FusionConfig:
