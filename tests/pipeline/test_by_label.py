@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import CheckpointError, ConfigError, DataError
 from richkd.core.interrupt import Interrupted
 from richkd.core.types import UNLABELED
@@ -19,7 +21,9 @@ from richkd.fusion.fusion import measure_target_shift
 from richkd.pipeline import fuse, sharpen
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.sharpen import FACTORS, read_factors
-from richkd.pipeline.signal import measure_signal, training_outputs
+from richkd.pipeline.signal import measure_signal, sampling_of, training_outputs
+from richkd.reporting.report.collect import collect
+from richkd.reporting.report.page import write_report
 from richkd.training.run import distill
 from tests.fixtures import World, refusal
 from tests.fusion.test_entropy import slow_entropy
@@ -257,6 +261,11 @@ def test_an_evaluation_has_both_fusions_of_the_run(
     assert parts.main_source.fusion.multipliers == (1.0, 40.0)
     factor = read_factors(run.folder)["fused"]["labeled"]
     assert parts.main_source.labeled.multipliers == pytest.approx((0.5 * factor, 20 * factor))
+    page = write_report(collect([run.folder], EvaluateConfig()), tmp_path / "page").read_text()
+    assert "fusion of images without labels</dt><dd>given multipliers</dd>" in page
+    assert "fusion of images with labels</dt><dd>given multipliers; factor " in page
+    assert "entropy of target fused, labeled images</dt><dd>0.500 nats on training views" in page
+    assert "fused, labeled images" in page
     plain = distill(world.config(tmp_path / "plain", **L, **PAPER), quiet=True)
     assert open_teachers(plain.folder, str(world.images), CPU)[0].names[-1] == "fused"
 
@@ -306,6 +315,24 @@ def test_an_entropy_of_images_that_are_in_no_view_is_refused(
     if error is not None:
         assert isinstance(error, DataError)
         assert "'fusion.unlabeled.entropy' is fitted on the first" in error.rule
+
+
+def test_training_views_need_training_images(world: World) -> None:
+    parts = parts_of(world)
+    stores: Any = SimpleNamespace(training=None, names=("test",))
+    sampling = sampling_of(stores, parts.augmentation, parts.order, CPU)
+    error = refusal(sampling, parts.main_source)
+    assert (error.rule, error.got) == ("There is no training split", "test")
+
+
+def test_multipliers_of_another_number_name_their_setting(world: World, more: dict[str, Any]) -> None:
+    for changes, name in [
+        ({"fusion__weights": (1.0,)}, "fusion.weights"),
+        ({"fusion__labeled__weights": (1.0,)}, "fusion.labeled.weights"),
+        (more | {"fusion__labeled__weights": (1.0,)}, "fusion.labeled.weights"),
+        (more | {"fusion__unlabeled__weights": (1.0,)}, "fusion.unlabeled.weights"),
+    ]:
+        assert refusal(parts_of, world, **changes).rule.startswith(f"{name} must hold one multiplier"), name
 
 
 @pytest.mark.parametrize("text", ["[]", '{"fused": {"all": -1}}', '{"fused": 3}', "{"])

@@ -143,8 +143,8 @@ class Progress:
             for kind, entropy in kinds.items():
                 teacher = "" if entropy["teacher"] is None else f", vision teacher {entropy['teacher']:.4g}"
                 self.log(
-                    f"entropy of target {target}, {kind} images: {entropy['before']:.4g} nats, with the "
-                    f"factor {entropy['after']:.4g}{teacher} (temperature {entropy['temperature']:g}, "
+                    f"entropy of target {target}, {kind} images: {entropy['after']:.4g} nats, before the "
+                    f"factor {entropy['before']:.4g}{teacher} (temperature {entropy['temperature']:g}, "
                     f"{entropy['views']:,} training views)"
                 )
         self.log(f"student: {summary['student_folder']} ({summary['seconds']:,} s)")

@@ -227,7 +227,7 @@ def assemble(
         device=device,
     )
     fitted: Factors = {}
-    sampling = sampling_of(stores, training, _order(config, data), device)
+    sampling = sampling_of(stores, training, lambda: _order(config, data), device)
     sharpener = Sharpener(config, settings, specs, sampling, log, factors, fitted)
     sources = _open_sources(opening, networks, stores, training, roles, sharpener)
     for name, source in sources.items():

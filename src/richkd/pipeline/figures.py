@@ -47,7 +47,7 @@ def describe_target(parts: Parts) -> dict[str, Any]:
     if source is None:
         return {"fusion": None}
     fusions = {f"fusion{SUFFIX[kind]}": fusion.to_dict() for kind, fusion in source.fusions.items()}
-    sampling = sampling_of(parts.stores, parts.augmentation, parts.order(), parts.device)
+    sampling = sampling_of(parts.stores, parts.augmentation, parts.order, parts.device)
     shift = {} if len(source.teachers) < 2 else _shift(parts, source, sampling(source))
     entropies = {
         name: {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from richkd.core.errors import ConfigError
 from richkd.core.types import Output, Target
 from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
@@ -91,15 +92,25 @@ def training_outputs(
 
 
 def sampling_of(
-    stores: Stores, augmentation: Augmentation, order: TrainingOrder, device: torch.device
+    stores: Stores, augmentation: Augmentation, order: Callable[[], TrainingOrder], device: torch.device
 ) -> Sampling:
-    """Outputs for the first training views; those of the same teachers are computed once."""
+    """Outputs for the first training views; those of the same teachers are computed once.
+
+    Args:
+        order: gives the images of each step; called only if outputs are needed.
+
+    Raises:
+        ConfigError: when outputs are needed, and there are no training images.
+    """
     samples: dict[tuple[int, ...], Sample] = {}
 
     def sampling(source: TargetSource) -> Sample:
         teachers = tuple(map(id, source.teachers))
         if teachers not in samples:
-            samples[teachers] = Sample(*training_outputs(source, stores, augmentation, order, device))
+            if stores.training is None:
+                names = ", ".join(stores.names)
+                raise ConfigError("There is no training split", got=names, fix="check --data.")
+            samples[teachers] = Sample(*training_outputs(source, stores, augmentation, order(), device))
         return samples[teachers]
 
     return sampling
