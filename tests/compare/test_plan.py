@@ -183,3 +183,16 @@ def test_a_control_may_not_have_the_name_of_a_method(world: World, tmp_path: Pat
 
 def test_every_part_of_a_plan_has_a_help_text() -> None:
     assert [name for name, field in Plan.model_fields.items() if not field.description] == []
+
+
+def test_a_plan_has_the_fusion_of_some_images(world: World, tmp_path: Path) -> None:
+    both = content(world)  # methods kd and richkd
+    both["base"]["fusion"] = {"labeled": {"preset": "paper"}}
+    runs = runs_of(write(tmp_path, both))
+    groups = {run.method: run.config.fusion.labeled for run in runs}
+    assert groups["richkd"] is not None
+    assert groups["richkd"].preset == "paper"
+    assert groups["kd"] is None  # it has a single teacher, so it drops the shared setting
+    both["base"]["fusion"] = {"labeled": {"preset": "paper", "presett": 1}}
+    error = refusal(runs_of, write(tmp_path, both))
+    assert "There is no setting 'fusion.labeled.presett' (plan.yaml, line" in str(error)

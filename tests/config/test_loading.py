@@ -470,3 +470,49 @@ def test_an_option_with_a_key_twice_is_refused_and_a_long_value_is_shortened() -
     assert "'depth' appears twice" in str(error)
     error = other_refusal(load_config, None, settings | {"optim.lr": "a" * 100_000})
     assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("form", ["recipe", "options", "dotted recipe"])
+def test_settings_of_some_images_are_given_like_others(tmp_path: Path, form: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    words = ["--fusion.labeled.preset", "paper", "--fusion.labeled.weights=[1, 30]"]
+    words += ["--fusion.labeled.entropy", "0.5", "--fusion.unlabeled.entropy", "match-teacher"]
+    labeled = "{preset: paper, weights: [1, 30], entropy: 0.5}"
+    recipe.write_text(f"fusion: {{labeled: {labeled}, unlabeled: {{entropy: match-teacher}}}}")
+    given = dotted_overrides(words) if form == "options" else {}
+    config = load_config(None if form == "options" else recipe, NEEDED | given)
+    assert config.fusion.labeled is not None
+    assert config.fusion.labeled.model_dump(exclude_none=True) == {
+        "preset": "paper",
+        "weights": (1.0, 30.0),
+        "entropy": 0.5,
+    }
+    assert config.fusion.unlabeled is not None
+    assert (config.fusion.unlabeled.entropy, config.fusion.entropy) == ("match-teacher", "own")
+    # The settings of a run give the same settings again, and lack what was not given.
+    written = tmp_path / "config.yaml"
+    written.write_text(config.to_yaml())
+    assert load_config(written) == config
+    assert "labeled" not in load_config(None, NEEDED).to_yaml()
+
+
+@pytest.mark.parametrize("name", ["fusion.entropy", "fusion.labeled.entropy", "fusion.unlabeled.entropy"])
+@pytest.mark.parametrize(
+    "value", ["0", "-1", ".nan", ".inf", "true", "[1]", "sharp", "1e400", "{a: 1}", "''"]
+)
+def test_an_entropy_is_one_of_two_words_or_a_positive_number(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, NEEDED | {name: value})
+    assert (
+        f"Setting '{name}' does not take this value: it must be own, match-teacher, or a positive number"
+        in (caught.value.rule)
+    )
+
+
+def test_mistyped_settings_of_some_images_name_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        dotted_overrides(["--fusion.labeled.presett", "paper"])
+    assert "fusion.labeled.preset" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, NEEDED | {"fusion.labeled.features": "phi-s"})
+    assert "no setting 'fusion.labeled.features'" in caught.value.rule

@@ -27,6 +27,17 @@ CPU = torch.device("cpu")
 CE: dict[str, Any] = {"method__name": "ce"}
 KD: dict[str, Any] = {"method__name": "kd"}
 L: dict[str, Any] = {"method__variant": "l"}
+F: dict[str, Any] = {"method__variant": "f"}
+TEACHER: dict[str, Any] = {"teachers__1__name": "resnet18"}
+# A value of each setting of the fusion of some images.
+GROUP: dict[str, Any] = {
+    "preset": "paper",
+    "scale": "raw",
+    "mixing": "gate",
+    "alpha": 0.5,
+    "weights": (1.0, 30.0),
+    "entropy": 0.5,
+}
 CLIP: dict[str, Any] = {"method__name": "kd", "objective__kd__target": "clip"}
 CLIP_FEATURES: dict[str, Any] = {
     "objective": [{"contrastive": {"target": "clip", "num_negatives": 32, "embed_dim": 8}}]
@@ -121,6 +132,64 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"fusion__weights": (1.0, 30.0)}, {"fusion__scale": "raw"}, "fusion.weights replaces it"),
     ({"fusion__weights": (1.0, 30.0)}, {"fusion__mixing": "gate"}, "fusion.weights replaces it"),
     ({"fusion__mixing": "log-pool"}, {"fusion__alpha": 0.5}, "fusion.mixing is log-pool"),
+    # entropy of the fused target
+    (CE, {"fusion__entropy": 0.5}, "no loss term reads a teacher"),
+    (KD, {"fusion__entropy": 0.5}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__entropy": "match-teacher"}, "there is only one teacher, so nothing is fused"),
+    (CLIP, {"fusion__entropy": 0.5}, "there is only one teacher, so nothing is fused"),
+    (F, {"fusion__entropy": 0.5}, "no loss term reads fused logits, except for their z-scores"),
+    (
+        L | {"objective__kd__standardize": True},
+        {"fusion__entropy": 0.5},
+        "no loss term reads fused logits, except for their z-scores",
+    ),
+    (L | {"fusion__labeled__entropy": 0.5}, {"fusion__entropy": 0.4}, "fusion.labeled.entropy replaces it"),
+    # fusions of images with and without labels
+    *((L, {f"fusion__unlabeled__{name}": value}, "it needs data.unlabeled") for name, value in GROUP.items()),
+    (CE, {"fusion__labeled__preset": "paper"}, "no loss term reads a teacher"),
+    (KD, {"fusion__labeled__preset": "paper"}, "there is only one teacher, so nothing is fused"),
+    (KD, {"fusion__labeled__entropy": 0.5}, "there is only one teacher, so nothing is fused"),
+    (CLIP, {"fusion__labeled__mixing": "gate"}, "there is only one teacher, so nothing is fused"),
+    *(
+        (F, {f"fusion__labeled__{name}": value}, "no loss term reads fused logits")
+        for name, value in GROUP.items()
+    ),
+    (
+        L | {"objective__kd__standardize": True},
+        {"fusion__labeled__entropy": 0.5},
+        "no loss term reads fused logits, except for their z-scores",
+    ),
+    (
+        {"objective": [{"kd": {"target": "teacher"}}, {"aver": {"target": "fused"}}], **TEACHER},
+        {"fusion__labeled__alpha": 0.5},
+        "terms read each teacher by itself, so nothing is fused",
+    ),
+    (
+        L | {"fusion__labeled__preset": "paper"},
+        {"fusion__preset": "as-released"},
+        "fusion.labeled.preset replaces",
+    ),
+    (L | {"fusion__labeled__mixing": "gate"}, {"fusion__alpha": 0.5}, "fusion.labeled.mixing is gate"),
+    (
+        L | {"fusion__labeled__mixing": "gate"},
+        {"fusion__labeled__alpha": 0.5},
+        "fusion.labeled.mixing is gate",
+    ),
+    (L | {"fusion__mixing": "gate"}, {"fusion__labeled__alpha": 0.5}, "fusion.mixing is gate"),
+    *(
+        (
+            L | {"fusion__weights": (1.0, 30.0)},
+            {f"fusion__labeled__{name}": value},
+            "fusion.weights replaces it",
+        )
+        for name, value in GROUP.items()
+        if name not in ("weights", "entropy")
+    ),
+    (
+        L | {"fusion__labeled__weights": (1.0, 30.0)},
+        {"fusion__scale": "raw"},
+        "fusion.labeled.weights replaces it",
+    ),
     # cache and teachers
     (CE, {"cache__dir": Path("cache")}, "no loss term reads a teacher"),
     (CE, {"cache__top_k": 2}, "no loss term reads a teacher"),
@@ -204,6 +273,13 @@ def test_a_share_of_vision_teachers_beside_no_clip_is_refused(
         L | {"fusion__weights": (1.0, 30.0)},
         L | {"fusion__control": "shuffled"},
         {"fusion__feature_alpha": 0.5, "fusion__features": "standardized"},
+        L | {"fusion__entropy": 0.5},
+        L | {"fusion__entropy": "own", "fusion__labeled__entropy": "match-teacher"},
+        L | {"fusion__weights": (1.0, 30.0), "fusion__labeled__entropy": 0.5},
+        L | {"fusion__alpha": 0.5, "fusion__labeled__preset": "paper"},
+        CLIP | {"fusion__labeled__scale": "raw"},
+        KD | {"fusion__labeled__weights": (0.7,)},
+        *(L | {f"fusion__labeled__{name}": value} for name, value in GROUP.items()),
     ],
 )
 def test_a_setting_with_an_effect_is_accepted(world: World, changes: dict[str, Any]) -> None:
@@ -218,6 +294,19 @@ def test_settings_of_unlabeled_images_and_of_several_teachers_are_accepted(
     check(world, **KD, **second, fusion__mixing="gate", fusion__scale="zscore")
     check(world, **KD, **second, fusion__control="teacher-only")
     check(world, **second, fusion__alpha=0.5, fusion__feature_alpha=0.5)
+
+
+def test_settings_of_images_without_labels_need_such_images_and_others_of_theirs(
+    world: World, unlabeled: dict[str, Any]
+) -> None:
+    for name, value in GROUP.items():
+        check(world, **L, **unlabeled, **{f"fusion__unlabeled__{name}": value})
+        check(world, **L, **unlabeled, **{f"fusion__labeled__{name}": value})
+    one = unlabeled | L | {"fusion__alpha": 0.5, "fusion__labeled__alpha": 0.6}
+    check(world, **one)
+    error = refusal(check, world, **one, fusion__unlabeled__alpha=0.7)
+    assert "'fusion.alpha' has no effect" in error.rule
+    assert "fusion.labeled.alpha replaces it and fusion.unlabeled.alpha replaces it" in error.rule
 
 
 def target_logits(parts: Parts) -> torch.Tensor:

@@ -16,7 +16,7 @@ from richkd.compare.plan import Settings, Source
 from richkd.compare.plan_file import place_of
 from richkd.config.listing import section_type
 from richkd.config.loading import OBJECTIVE, TEACHERS, nearest_setting, read_recipe, setting_names
-from richkd.config.schema import Config
+from richkd.config.schema import Config, Section
 from richkd.core.errors import ConfigError, Problems
 from richkd.core.structured import lines_of
 from richkd.methods.presets import method_names
@@ -128,8 +128,7 @@ def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]
     """Every setting of nested or dotted settings: its dotted name, its value, and its path in the text."""
     for key, value in tree.items():
         name = str(key)
-        field = Config.model_fields.get(name)
-        is_section = field is not None and section_type(field) is not None
+        section = _section_of(name)
         if name == OBJECTIVE and isinstance(value, Mapping):
             for label, settings in value.items():
                 if not isinstance(settings, Mapping) or not settings:
@@ -137,11 +136,31 @@ def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]
                 else:
                     for leaf, inner in settings.items():
                         yield f"{name}.{label}.{leaf}", inner, (name, str(label), str(leaf))
-        elif is_section and isinstance(value, Mapping):
-            for leaf, inner in value.items():
-                yield f"{name}.{leaf}", inner, (name, str(leaf))
+        elif section is not None and isinstance(value, Mapping):
+            yield from _leaves_of_section(section, name, value, (name,))
         else:
             yield name, value, (name,)
+
+
+def _section_of(dotted: str) -> type[Section] | None:
+    """The section of settings with this dotted name; None if there is none."""
+    section: type[Section] | None = Config
+    for name in dotted.split("."):
+        field = None if section is None else section.model_fields.get(name)
+        section = None if field is None else section_type(field)
+    return section
+
+
+def _leaves_of_section(
+    section: type[Section], name: str, settings: Mapping[str, Any], path: tuple[str, ...]
+) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    for leaf, value in settings.items():
+        field = section.model_fields.get(str(leaf))
+        inner = None if field is None else section_type(field)
+        if inner is not None and isinstance(value, Mapping):
+            yield from _leaves_of_section(inner, f"{name}.{leaf}", value, (*path, str(leaf)))
+        else:
+            yield f"{name}.{leaf}", value, (*path, str(leaf))
 
 
 def check_setting(dotted: str, setting: Given, *, budgets: bool) -> None:

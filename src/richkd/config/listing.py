@@ -76,14 +76,24 @@ def section_type(field: FieldInfo, *, items: bool = False) -> type[Section] | No
     return None
 
 
-def _all(*, experimental: bool) -> Iterator[Setting]:
-    for name, field in Config.model_fields.items():
-        section = section_type(field)
-        if section is None:
-            yield _setting(name, field, experimental)
+def fields_of(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The dotted name and the field of every setting of a section, also of sections in it.
+
+    Example:
+        >>> [name for name, _ in fields_of(Config) if name.endswith("alpha")][:3]
+        ['augment.mixup_alpha', 'augment.cutmix_alpha', 'fusion.alpha']
+    """
+    for name, field in section.model_fields.items():
+        inner = section_type(field)
+        if inner is None:
+            yield f"{prefix}{name}", field
         else:
-            for inner, inner_field in section.model_fields.items():
-                yield _setting(f"{name}.{inner}", inner_field, experimental)
+            yield from fields_of(inner, f"{prefix}{name}.")
+
+
+def _all(*, experimental: bool) -> Iterator[Setting]:
+    for name, field in fields_of(Config):
+        yield _setting(name, field, experimental)
         if name == "objective":
             yield from _terms(experimental)
 

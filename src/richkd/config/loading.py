@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from richkd.config.listing import choices_of, section_type
+from richkd.config.listing import choices_of, fields_of, section_type
 from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, check_hashes
@@ -68,9 +68,7 @@ def setting_names() -> Iterator[str]:
         >>> "optim.lr" in set(setting_names())
         True
     """
-    for name, field in Config.model_fields.items():
-        section = section_type(field)
-        yield from [name] if section is None else (f"{name}.{inner}" for inner in section.model_fields)
+    yield from (name for name, _ in fields_of(Config))
 
 
 def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict[str, str]:
@@ -124,6 +122,8 @@ def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") 
         return f"It is called '{prefix}{name}' since version 0.2."
     known = list(setting_names())
     same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    # A setting comes before those of the same name that replace it for some images.
+    same = [name for name in same if name.count(".") == 1] or same
     if same:
         hint = " or ".join(f"'{prefix}{name}'" for name in same[:NAMED])
         return f"Did you mean {hint}?{f' {LISTING}' if len(same) > NAMED else ''}"
@@ -279,14 +279,14 @@ def _read_text(dotted: str, text: str) -> Any:
 
 def _takes_text(dotted: str) -> bool:
     section, _, leaf = dotted.rpartition(".")
-    section = section.partition(".")[0] if section.startswith(TEACHERS) else section
-    fields = Config.model_fields
-    model = (
-        Config if not section else section_type(fields[section], items=True) if section in fields else None
-    )
-    if model is None or leaf not in model.model_fields:
+    fields = dict(fields_of(Config))
+    if section.startswith(TEACHERS):
+        teacher = section_type(Config.model_fields[TEACHERS], items=True)
+        assert teacher is not None
+        fields, dotted = dict(fields_of(teacher)), leaf
+    if dotted not in fields:
         return False
-    annotation = model.model_fields[leaf].annotation
+    annotation = fields[dotted].annotation
     # A mapping has texts as keys, but is written as YAML.
     kinds = get_args(annotation) if get_origin(annotation) is not dict else ()
     return bool({str, Path} & {annotation, *kinds})

@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+)
 
 from richkd.config.choices import AUGMENTATIONS, MIXINGS, SCALES
+from richkd.config.entropy import read_entropy
 from richkd.config.folds import FOLDS, one_of_default
 from richkd.config.marks import WhenResumed
 from richkd.config.model_name import with_prefix
@@ -23,6 +31,8 @@ Triple = tuple[float, float, float]
 # The path of a saved model may be written without local-dir:.
 NameOfModel = Annotated[str, AfterValidator(with_prefix)]
 Positive = Annotated[float, Field(gt=0)]
+Preset = Literal["default", "paper", "as-released"]
+Entropy = Annotated[Literal["own", "match-teacher"] | float, BeforeValidator(read_entropy)]
 Precision = Literal["auto", "bf16", "fp32"]
 FREE, FILES = WhenResumed.FREE, WhenResumed.FILES
 IMAGES, LENGTH = WhenResumed.IMAGES, WhenResumed.LENGTH
@@ -227,10 +237,31 @@ class CacheConfig(Section):
     )
 
 
+class MixingConfig(Section):
+    """The fusion of training images with labels, or without; what is not given is that of ``fusion``."""
+
+    preset: Preset | None = Field(None, description="preset of these images")
+    scale: Annotated[str | None, OneOf(SCALES)] = Field(
+        None, description="how logits of teachers are brought to one scale for these images"
+    )
+    mixing: Annotated[str | None, OneOf(MIXINGS)] = Field(
+        None, description="how scaled teachers are mixed for these images"
+    )
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="weight of the vision teachers' logits for these images"
+    )
+    weights: tuple[float, ...] | None = Field(
+        None, description="multiplier of each teacher's logits for these images; replaces alpha and scale"
+    )
+    entropy: Entropy | None = Field(
+        None, description="own, match-teacher, or mean entropy in nats of the target of these images"
+    )
+
+
 class FusionConfig(Section):
     """How several teachers become one target."""
 
-    preset: Literal["default", "paper", "as-released"] = Field(
+    preset: Preset = Field(
         "default",
         description="default: fitted on held-out images; paper: CLIP logits × 100 with alpha 0.7; "
         "as-released: raw cosines with alpha 0.7",
@@ -265,6 +296,17 @@ class FusionConfig(Section):
         None,
         description="multiplier of each teacher's logits (vision teachers, then CLIP); "
         "replaces alpha and scale",
+    )
+    entropy: Entropy = Field(
+        "own",
+        description="mean entropy of the softened target on training views: as the fusion gives it (own), "
+        "that of the vision teacher alone (match-teacher), or a number of nats",
+    )
+    labeled: MixingConfig | None = Field(
+        None, description="other settings of the fusion for training images with labels"
+    )
+    unlabeled: MixingConfig | None = Field(
+        None, description="other settings of the fusion for training images without labels"
     )
 
 

@@ -139,6 +139,14 @@ class Progress:
                 f"{name}: top-1 {figures['top1']:.2%}  NLL {figures['nll']:.4f}  ECE {figures['ece']:.4f}"
                 f"  ({figures['n']:,} images)"
             )
+        for target, kinds in summary.get("target_entropy_nats", {}).items():
+            for kind, entropy in kinds.items():
+                teacher = "" if entropy["teacher"] is None else f", vision teacher {entropy['teacher']:.4g}"
+                self.log(
+                    f"entropy of target {target}, {kind} images: {entropy['after']:.4g} nats, before the "
+                    f"factor {entropy['before']:.4g}{teacher} (temperature {entropy['temperature']:g}, "
+                    f"{entropy['views']:,} training views)"
+                )
         self.log(f"student: {summary['student_folder']} ({summary['seconds']:,} s)")
 
 

@@ -28,15 +28,19 @@ from richkd.data.split import Data, Split
 from richkd.data.views import Views, render_batch
 from richkd.export.from_checkpoint import FOLDER, SUFFIX, Which
 from richkd.export.student import load_student
+from richkd.fusion.by_label import by_label
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import method_label
 from richkd.models.build import Network, build_network
 from richkd.pipeline.assemble import Parts, assemble
+from richkd.pipeline.sharpen import read_factors
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.cached import with_cache
 from richkd.teachers.predict import BATCH
 
 FUSED = "fused"
+# If images with labels had another fusion than those without, each is evaluated.
+FUSED_WITHOUT, FUSED_LABELED = "fused, unlabeled images", "fused, labeled images"
 # Images per forward pass on a CPU. The activations of a small batch fit in the processor's cache: ResNet-20
 # takes 5 s for 10,000 images of 32 pixels in batches of 64, and 8 s in batches of 250.
 CPU_BATCH = 64
@@ -152,6 +156,7 @@ class TeachersPredictor:
     Attributes:
         teachers: the teachers.
         fusion: the fusion of all teachers; None if it is not evaluated.
+        labeled: the fusion of images with labels, if it is another one.
         framing: for teachers whose outputs are stored, any source images.
         cache: settings of the teacher cache, which is read and filled; None for no cache.
         class_names: class names of the data, which are part of the key of cached outputs.
@@ -162,11 +167,19 @@ class TeachersPredictor:
     framing: Framing
     cache: CacheConfig | None = None
     class_names: tuple[str, ...] = ()
+    labeled: Fusion | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        names = tuple(teacher.name for teacher in self.teachers)
-        return names if self.fusion is None else (*names, FUSED)
+        return (*(teacher.name for teacher in self.teachers), *self._fusions)
+
+    @property
+    def _fusions(self) -> dict[str, Fusion]:
+        if self.fusion is None:
+            return {}
+        if self.labeled is None:
+            return {FUSED: self.fusion}
+        return {FUSED_WITHOUT: self.fusion, FUSED_LABELED: self.labeled}
 
     @property
     def temperatures(self) -> tuple[float, ...]:
@@ -184,11 +197,10 @@ class TeachersPredictor:
             Output(output.logits_BC * teacher.logit_scale, output.feats_BF)
             for teacher, output in zip(self.teachers, raw, strict=True)
         ]
-        if self.fusion is None:
-            return scaled
-        fused_BC = self.fusion.logits([output.logits_BC for output in raw]).float()
-        # Features of different teachers have no common space, so the fusion has none.
-        return [*scaled, Output(fused_BC, fused_BC[:, :0])]
+        logits = [output.logits_BC for output in raw]
+        fused = [fusion.logits(logits).float() for fusion in self._fusions.values()]
+        # Features of different teachers have no common space, so a fusion has none.
+        return [*scaled, *(Output(fused_BC, fused_BC[:, :0]) for fused_BC in fused)]
 
     def with_cache_of(self, stores: Stores) -> TeachersPredictor:
         """A predictor that reads outputs for clean images from the cache and adds missing ones."""
@@ -226,7 +238,7 @@ class TeachersPredictor:
         if not networks:
             return None
         fusion = self.fusion if len(networks) == len(self.teachers) else None
-        return TeachersPredictor(networks, fusion, self.framing)
+        return TeachersPredictor(networks, fusion, self.framing, labeled=self.labeled)
 
 
 def open_stores(predictors: Sequence[Predictor], split: Split, *, in_memory_gb: float = 4.0) -> Stores:
@@ -349,7 +361,10 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
             fix="give a run folder as the first model.",
         )
     config = load_config(run / "config.yaml")
-    parts = assemble(_without_training_settings(config), device)
+    # Held-out images are evaluated with the fusions that the run made for its training images.
+    parts = assemble(
+        _without_training_settings(config), device, factors=read_factors(run), fusions=by_label(config)
+    )
     if parts.fusion is None:
         raise ConfigError(
             f"The run {run} has no teachers",
@@ -359,7 +374,8 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
     source = parts.main_source
     # Loss terms can have different targets; the fusion is evaluated only if it includes all teachers.
     fusion = source.fusion if source and len(source.teachers) == len(parts.teachers) > 1 else None
-    predictor = TeachersPredictor(parts.teachers, fusion, parts.student.framing)
+    labeled = source.labeled if source and fusion else None
+    predictor = TeachersPredictor(parts.teachers, fusion, parts.student.framing, labeled=labeled)
     if Path(config.data.path).resolve() == Path(data).resolve():
         # A cache of the top-k logits does not have the complete outputs that the metrics need.
         complete = config.cache.dir is not None and config.cache.top_k is None
@@ -389,5 +405,6 @@ def _without_training_settings(config: Config) -> Config:
     dropped = {} if config.data.unlabeled == REST else {"unlabeled": None, "unlabeled_fraction": None}
     data = config.data.model_copy(update={**dropped, "in_memory_gb": 0.0})
     # Settings of unlabeled images and of the cache would be rejected as unused without them.
-    fusion = config.fusion.model_copy(update={"ood_quantile": FusionConfig().ood_quantile})
+    groups = {"labeled": None, "unlabeled": None}
+    fusion = config.fusion.model_copy(update={"ood_quantile": FusionConfig().ood_quantile} | groups)
     return config.model_copy(update={"data": data, "train": train, "fusion": fusion, "cache": CacheConfig()})

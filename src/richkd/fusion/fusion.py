@@ -39,6 +39,7 @@ class Fusion:
         origin: how the values were determined, for the log and the summary.
         ood_weights: reduces the weight of teachers on unusual unlabeled images; None: full weight.
         features: brings each teacher's features to a common scale; None: they are not changed.
+        factor: multiplies the fused logits, so that the target has a given entropy (`fit_factor`).
 
     Example:
         >>> fusion = fuse(FusionConfig(weights=(0.5, 50.0)), [1.0, 100.0], None)
@@ -57,6 +58,7 @@ class Fusion:
     origin: str
     ood_weights: OodWeights | None = None
     features: tuple[FeatureScale, ...] | None = None
+    factor: float = 1.0
 
     def __call__(self, teachers: Sequence[Output], labels_B: Tensor) -> Target:
         """The target of a batch; images with label `UNLABELED` get the out-of-distribution weights."""
@@ -73,18 +75,23 @@ class Fusion:
             for weight_B, log_BC in zip(weights, on_scales(self.scales, logits), strict=True)
         ]
         image_weight_B = torch.stack(weights).amax(dim=0)
-        return Target(self.mixing(logs), tuple(teachers), self.feature_weights, image_weight_B)
+        return Target(self._mixed(logs), tuple(teachers), self.feature_weights, image_weight_B)
 
     def logits(self, logits: Sequence[Tensor]) -> Tensor:
         """Fused logits (B, C) from the logits of each teacher."""
         assert len(logits) == len(self.scales)
-        return self.mixing(on_scales(self.scales, logits))
+        return self._mixed(on_scales(self.scales, logits))
+
+    def _mixed(self, logs: Sequence[Tensor]) -> Tensor:
+        mixed_BC = self.mixing(logs)
+        return mixed_BC if self.factor == 1 else self.factor * mixed_BC
 
     @property
     def multipliers(self) -> tuple[float, ...] | None:
         """Factor of each teacher's logits if the fusion is a weighted sum of logits; otherwise None."""
         if isinstance(self.mixing, LogPool) and not any(scale.standardized for scale in self.scales):
-            return tuple(w * s.multiplier for w, s in zip(self.mixing.weights, self.scales, strict=True))
+            weights = [self.factor * weight for weight in self.mixing.weights]
+            return tuple(w * s.multiplier for w, s in zip(weights, self.scales, strict=True))
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +102,7 @@ class Fusion:
             "mixing": mixing,
             "feature_weights": self.feature_weights,
             "origin": self.origin,
+            "factor": self.factor,
         }
         plain: dict[str, Any] = json.loads(json.dumps(described))
         return plain
@@ -196,13 +204,18 @@ def needs_held_out(config: FusionConfig) -> bool:
         >>> needs_held_out(FusionConfig()), needs_held_out(FusionConfig(preset="paper"))
         (True, False)
     """
-    scale, mixing = _scale_and_mixing(config)
+    scale, mixing = scale_and_mixing(config)
     fitted = SCALES[scale].fitted is not None or MIXINGS[mixing].fixed is None
     return fitted and config.weights is None
 
 
 def fuse(
-    config: FusionConfig, logit_scales: Sequence[float], held_out: HeldOut | None, *, clip: bool = True
+    config: FusionConfig,
+    logit_scales: Sequence[float],
+    held_out: HeldOut | None,
+    *,
+    clip: bool = True,
+    weights: str = "fusion.weights",
 ) -> Fusion:
     """The fusion that the settings describe, fitted where they ask for it.
 
@@ -216,6 +229,7 @@ def fuse(
         logit_scales: factor that turns each teacher's logits into those of its own probabilities.
         held_out: required if `needs_held_out`.
         clip: whether the last teacher is a CLIP, whose share is 1 − alpha; otherwise all shares are equal.
+        weights: name of the setting of given multipliers, for the error.
 
     Raises:
         ConfigError: the number of weights is not the number of teachers.
@@ -230,12 +244,12 @@ def fuse(
     if config.weights is not None:
         if len(config.weights) != teachers:
             raise ConfigError(
-                "fusion.weights must hold one multiplier for each teacher (vision teachers, then CLIP)",
+                f"{weights} must hold one multiplier for each teacher (vision teachers, then CLIP)",
                 got=f"{len(config.weights)} for {teachers} teachers",
                 fix="give as many numbers as there are teachers.",
             )
         return Fusion((Scale(),) * teachers, LogPool(config.weights), features, "given multipliers")
-    scale, mixing = _scale_and_mixing(config)
+    scale, mixing = scale_and_mixing(config)
     logits, labels_N = (None, None) if held_out is None else (held_out.logits, held_out.labels_N)
     scales = SCALES[scale].scales(logit_scales, logits, labels_N)
     if teachers == 1:
@@ -263,7 +277,13 @@ _PRESETS = {
 }
 
 
-def _scale_and_mixing(config: FusionConfig) -> tuple[str, str]:
+def scale_and_mixing(config: FusionConfig) -> tuple[str, str]:
+    """The names of the scale and of the mixing: those of the preset where no others are given.
+
+    Example:
+        >>> scale_and_mixing(FusionConfig(preset="paper", scale="raw"))
+        ('raw', 'alpha')
+    """
     scale, mixing = _PRESETS[config.preset]
     # A given alpha selects the mixing that reads it.
     mixing = ALPHA if config.alpha is not None else mixing
@@ -345,6 +365,7 @@ def _part(
         feature_weights=shares,
         ood_weights=None if fusion.ood_weights is None else fusion.ood_weights.only(teachers),
         features=None if fusion.features is None else fusion.features[teachers],
+        factor=1.0,
     )
 
 

@@ -166,6 +166,21 @@ def reads_teachers_only(specs: Sequence[TermSpec], target: str) -> bool:
     return "teacher-logits" in needs and "logits" not in needs
 
 
+def softening_terms(specs: Sequence[TermSpec], target: str) -> tuple[TermSpec, ...]:
+    """The terms that read the fused logits of a target on their own scale, so not as z-scores.
+
+    Example:
+        >>> config = Config.model_validate({"data": {"path": "."}, "student": {"name": "resnet18"}})
+        >>> [spec.label for spec in softening_terms(read_objective(config), "fused")]
+        ['kd']
+    """
+    return tuple(
+        spec
+        for spec in specs
+        if spec.target == target and "logits" in spec.term.needs and not spec.standardized
+    )
+
+
 def logit_temperature(specs: Sequence[TermSpec], default: float = 1.0) -> float:
     """The temperature of the first term that softens a target's logits, or ``default`` without such a term.
 

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from richkd.data.split import Data
 from richkd.data.stores import Stores, open_stores
 from richkd.data.views import Augmentation, Views, render_batch
 from richkd.data.workers import Lazy
+from richkd.fusion.by_label import ByLabel, by_label
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import (
     Objective,
@@ -40,10 +42,12 @@ from richkd.models.map_classifier import map_classifier
 from richkd.models.speed import Speed, SpeedChooser
 from richkd.models.stage_ends import stage_ends
 from richkd.pipeline.controls import controlled
-from richkd.pipeline.fuse import Fitter, describe
+from richkd.pipeline.fuse import FUSION_OF, Fitter, describe
 from richkd.pipeline.reuse import with_reused_classifier
 from richkd.pipeline.roles import FUSED, Roles, assign_roles
 from richkd.pipeline.run_data import open_run_data, order_of
+from richkd.pipeline.sharpen import Factors, Sharpener, refuse_ambiguous
+from richkd.pipeline.signal import sampling_of
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
 from richkd.pipeline.teachers import Log, Networks, Opening, log_resizing, open_networks, with_imported
 from richkd.pipeline.unused import refuse_unused
@@ -62,6 +66,7 @@ class Parts:
         augmentation: how training images are augmented.
         speed: precision of the student, and whether it is compiled.
         speeds: the same for all networks, as the run folder records it.
+        factors: factors of fused targets that give them an entropy, as the run folder records them.
     """
 
     config: Config
@@ -74,6 +79,7 @@ class Parts:
     device: torch.device
     speed: Speed
     speeds: Mapping[str, dict[str, Any]]
+    factors: Factors
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -175,6 +181,8 @@ def assemble(
     device: torch.device,
     log: Log = lambda message: None,
     speeds: Mapping[str, dict[str, Any]] | None = None,
+    factors: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    fusions: ByLabel | None = None,
 ) -> Parts:
     """Open and build everything that a run needs.
 
@@ -184,6 +192,8 @@ def assemble(
         log: receives what was found and fitted, a line at a time.
         speeds: measure how networks are computed fastest, except for these, whose choice is known. None
             measures nothing, for callers that do not train.
+        factors: those of the run that is resumed or evaluated, which are not fitted again.
+        fusions: settings of the fusions, if they are not those of ``config``.
 
     Raises:
         RichKDError: whatever does not exist, cannot be read or does not fit, by name.
@@ -191,6 +201,8 @@ def assemble(
     specs = read_objective(config)
     roles = assign_roles(config, specs)
     refuse_unused(config, specs, roles)
+    settings = fusions or by_label(config)
+    refuse_ambiguous(settings, specs, [n for n in roles.targets if len(roles.vision[n]) + roles.clip[n] > 1])
     read_effects(config.augment)  # refuses a policy that timm does not know, before data are opened
     data = open_run_data(config, log)
     student = build_student(config, data)
@@ -214,10 +226,15 @@ def assemble(
         workers=config.train.workers,
         device=device,
     )
-    sources = _open_sources(opening, networks, stores, training, roles, specs)
+    fitted: Factors = {}
+    sampling = sampling_of(stores, training, lambda: order_of(config, data), device)
+    sharpener = Sharpener(config, settings, specs, sampling, log, factors, fitted)
+    sources = _open_sources(opening, networks, stores, training, roles, sharpener)
     for name, source in sources.items():
         _shapes_of(source, specs, name)  # refuses maps that a teacher does not have
-    return Parts(config, data, stores, student, specs, sources, training, device, speed, chooser.chosen)
+    return Parts(
+        config, data, stores, student, specs, sources, training, device, speed, chooser.chosen, fitted
+    )
 
 
 def _speed_chooser(
@@ -241,10 +258,10 @@ def _open_sources(
     stores: Stores,
     augmentation: Augmentation,
     roles: Roles,
-    specs: Sequence[TermSpec],
+    sharpener: Sharpener,
 ) -> dict[str, TargetSource]:
-    config, log = opening.config, opening.log
-    fitter = Fitter(config, stores, opening.device, opening.features, log)
+    config, log, specs = opening.config, opening.log, sharpener.specs
+    fitter = Fitter(config, sharpener.settings, stores, opening.device, opening.features, log)
     mapped = _read_of(specs, roles, "maps")
     vision: list[Teacher] = []
     for position, teacher in enumerate(with_imported(networks.vision, opening, stores, augmentation)):
@@ -263,24 +280,17 @@ def _open_sources(
         with_clip = clip if roles.clip[name] else None
         members = (*(vision[place] for place in roles.vision[name]), *([with_clip] if with_clip else []))
         alone = reads_teachers_only(specs, name)
-        sources[name] = TargetSource(
-            members, fitter.fusion(members, clip=with_clip is not None, averaged=alone)
-        )
+        source = fitter.source(members, clip=with_clip is not None, averaged=alone)
+        sources[name] = sharpener.sharpened(name, source)
     if config.fusion.control is not None:
         name = FUSED if FUSED in sources else roles.targets[0]
         _refuse_clip_besides(name, roles)
         _refuse_temperature_control(config, specs, name)
-        source = controlled(
-            config,
-            sources[name],
-            stores,
-            augmentation,
-            order_of(config, opening.data),
-            opening.device,
-            logit_temperature(specs),
-        )
+        source = controlled(config, name, sources[name], stores, sharpener, logit_temperature(specs))
         sources[name] = source
-        log(f"control: {config.fusion.control} ({describe(source.fusion, source.teachers)})")
+        for kind, fusion in source.fusions.items():
+            images = FUSION_OF[kind].removeprefix("fusion")
+            log(f"control{images}: {config.fusion.control} ({describe(fusion, source.teachers)})")
     return sources
 
 

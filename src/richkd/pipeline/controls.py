@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
+from richkd.config.entropy import OWN
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
-from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
-from richkd.data.views import Augmentation
-from richkd.fusion.fusion import TargetShift, first_alone, last_alone
-from richkd.pipeline.signal import measure_signal
+from richkd.fusion.fusion import Fusion, TargetShift, first_alone, last_alone
+from richkd.pipeline.sharpen import Sharpener
+from richkd.pipeline.signal import shifts_of
 from richkd.pipeline.targets import TargetSource
 from richkd.teachers.base import Teacher
 from richkd.teachers.controls import Shuffled, TextOnly
@@ -23,11 +21,10 @@ from richkd.teachers.controls import Shuffled, TextOnly
 
 def controlled(
     config: Config,
+    name: str,
     source: TargetSource,
     stores: Stores,
-    augmentation: Augmentation,
-    order: TrainingOrder,
-    device: torch.device,
+    sharpener: Sharpener,
     temperature: float,
 ) -> TargetSource:
     """The target of the control that ``fusion.control`` names, or the given one.
@@ -39,11 +36,13 @@ def controlled(
       the same;
     - ``text-only``: the similarity of class names instead of the CLIP's outputs.
 
-    Everything else is that of the fused run, such as the scale of features.
+    Everything else is that of the fused run, such as the scale of features. Images with labels and those
+    without have a control of their fusion each. If ``fusion.entropy`` is set, the first two have the entropy
+    of the fused target instead of the nearest temperature and of the scale of the CLIP.
 
     Args:
-        augmentation: how training images are augmented.
-        order: the images of each step, for a single process.
+        name: name of the target.
+        sharpener: gives the control the entropy of the target.
         temperature: temperature of the logit loss.
 
     Raises:
@@ -60,10 +59,13 @@ def controlled(
         )
     *others, clip = teachers
     if control == "teacher-only":
-        return _teacher_only(source, measure_signal(source, stores, augmentation, order, device, temperature))
+        return sharpener.matched(name, _teacher_only(source, sharpener, temperature), source)
     if control == "clip-only":
-        alone = replace(last_alone(source.fusion), origin=f"CLIP alone, {source.fusion.origin}")
-        return TargetSource((clip,), alone)
+        fusions = {
+            kind: replace(last_alone(fusion), origin=f"CLIP alone, {fusion.origin}")
+            for kind, fusion in source.fusions.items()
+        }
+        return sharpener.matched(name, source.with_fusions(fusions, (clip,)), source)
     return replace(source, teachers=(*others, _stand_in(control, clip, stores, config.train.seed)))
 
 
@@ -75,10 +77,25 @@ def _stand_in(control: str, clip: Teacher, stores: Stores, seed: int) -> Teacher
     return Shuffled(clip, stores.training, seed, within_class=control == "shuffled-in-class")
 
 
-def _teacher_only(source: TargetSource, shift: TargetShift) -> TargetSource:
-    """The first teachers alone, at the multiplier that brings them closest to the fused target."""
+def _teacher_only(source: TargetSource, sharpener: Sharpener, temperature: float) -> TargetSource:
+    """The first teachers alone, at the multiplier that brings them closest to the fused target.
+
+    Where the target has a given entropy, the sharpener finds the factor, so they have their own temperature.
+    """
     teachers = source.teachers[: source.standing_alone]
+    wanted, shifts = sharpener.wanted(source), {}
+    if OWN in wanted.values():
+        shifts = shifts_of(source, sharpener.sampling(source), temperature)
+    fusions = {
+        kind: _first_alone(fusion, teachers, shifts[kind] if wanted[kind] == OWN else None)
+        for kind, fusion in source.fusions.items()
+    }
+    return source.with_fusions(fusions, teachers)
+
+
+def _first_alone(fusion: Fusion, teachers: tuple[Teacher, ...], shift: TargetShift | None) -> Fusion:
     names = ", ".join(teacher.name for teacher in teachers)
-    origin = f"{names} alone, nearest to: {source.fusion.origin}; {shift.nats:.3g} nats away"
-    alone = first_alone(source.fusion, len(teachers), shift.multiplier)
-    return TargetSource(teachers, replace(alone, origin=origin))
+    if shift is None:
+        return replace(first_alone(fusion, len(teachers)), origin=f"{names} alone, for: {fusion.origin}")
+    origin = f"{names} alone, nearest to: {fusion.origin}; {shift.nats:.3g} nats away"
+    return replace(first_alone(fusion, len(teachers), shift.multiplier), origin=origin)

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from richkd.config.schema import Config
+from richkd.config.schema import Config, FusionConfig
 from richkd.core.errors import ClipError, DataError
 from richkd.core.types import UNLABELED
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
 from richkd.data.stores import Stores
+from richkd.fusion.by_label import ALL, LABELED, WITHOUT, ByLabel, setting_of
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
 from richkd.fusion.fusion import (
     Fusion,
@@ -25,12 +26,19 @@ from richkd.fusion.fusion import (
     needs_held_out,
 )
 from richkd.fusion.ood import fit_ood_weights
+from richkd.pipeline.targets import TargetSource
 from richkd.teachers.base import Teacher
 from richkd.teachers.clip.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights
 from richkd.teachers.predict import outputs_of
 
 # Training images on which the scale of features is fitted.
 FEATURE_IMAGES = 4096
+# What a log line calls the fusion of each kind of training images.
+FUSION_OF = {
+    ALL: "fusion",
+    LABELED: "fusion of images with labels",
+    WITHOUT: "fusion of images without labels",
+}
 GIVE_HELD_OUT = "give --data.calibration DIR, --data.val_fraction 0.1 or --data.test_calibration_fraction 0.2"
 
 
@@ -39,19 +47,21 @@ class Fitter:
     """Fits fusions of a run's teachers. Each teacher's held-out outputs are computed once.
 
     Attributes:
+        settings: those of the fusions, by kind of training images.
         features: whether a loss term reads features.
         log: receives a line for everything that was fitted.
     """
 
     config: Config
+    settings: ByLabel
     stores: Stores
     device: torch.device
     features: bool
     log: Callable[[str], None]
     _held_out: dict[int, Tensor] = field(default_factory=dict)
 
-    def fusion(self, teachers: Sequence[Teacher], *, clip: bool, averaged: bool = False) -> Fusion:
-        """The fusion of some teachers that the settings describe.
+    def source(self, teachers: Sequence[Teacher], *, clip: bool, averaged: bool = False) -> TargetSource:
+        """The target of some teachers: the fusions that the settings describe, each fitted once.
 
         Args:
             clip: whether the last teacher is the CLIP, with which the others share by alpha.
@@ -60,7 +70,26 @@ class Fitter:
         Raises:
             DataError: it has to be fitted, and there are no held-out images.
         """
-        config = self.config.fusion
+        other = self.settings.labeled
+        kind = ALL if other is None else WITHOUT
+        main = self._fusion(teachers, self.settings.main, kind, clip=clip, averaged=averaged)
+        source = TargetSource(tuple(teachers), main)
+        # Teachers of folds have no features; their target is then not one whose features are read.
+        scaled = self.features and self.config.fusion.features != "raw" and main != identity_fusion()
+        if scaled and all(teacher.feature_width for teacher in teachers):
+            source = replace(source, fusion=replace(main, features=self._feature_scales(teachers)))
+        if other is not None and not averaged:
+            alike = self.settings.one_mixing
+            labeled = main if alike else self._fusion(teachers, other, LABELED, clip=clip, averaged=False)
+            source = replace(source, labeled=labeled)
+        for kind, fusion in source.fusions.items():
+            if fusion != identity_fusion():
+                self.log(f"{FUSION_OF[kind]}: {describe(fusion, teachers)}")
+        return source
+
+    def _fusion(
+        self, teachers: Sequence[Teacher], config: FusionConfig, kind: str, *, clip: bool, averaged: bool
+    ) -> Fusion:
         scales = [teacher.logit_scale for teacher in teachers]
         if len(teachers) == 1 and config.weights is None and not clip:
             return identity_fusion()
@@ -76,7 +105,8 @@ class Fitter:
         if averaged:
             fused = average_fusion(scales, settings.feature_alpha, clip=clip)
         else:
-            fused = fuse(settings, scales, held_out, clip=clip)
+            weights_setting = setting_of(self.config.fusion, kind, "weights")
+            fused = fuse(settings, scales, held_out, clip=clip, weights=weights_setting)
         if weighs_ood and held_out is not None:
             weights = fit_ood_weights(fused.scales, held_out.logits, config.ood_quantile)
             fused = replace(fused, ood_weights=weights)
@@ -84,10 +114,6 @@ class Fitter:
             self.log(
                 "unlabeled images count in full: without held-out images, unusual ones cannot be detected"
             )
-        # Teachers of folds have no features; their target is then not one whose features are read.
-        if self.features and config.features != "raw" and all(t.feature_width for t in teachers):
-            fused = replace(fused, features=self._feature_scales(teachers))
-        self.log(f"fusion: {describe(fused, teachers)}")
         return fused
 
     def weigh_prompts(self, clip: Teacher) -> Teacher:

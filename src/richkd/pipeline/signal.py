@@ -1,4 +1,4 @@
-"""How much the student's target differs from that of the vision teachers, on views of training images.
+"""What the student's target is like on views of training images: how far from the teachers, and how sharp.
 
 On images that a vision teacher was trained on, it is nearly always right and confident. So a fused target
 differs less from it there than on held-out images, and only training views show what the student learns from.
@@ -6,18 +6,63 @@ differs less from it there than on held-out images, and only training views show
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
-from richkd.core.types import Output
+from richkd.core.errors import ConfigError
+from richkd.core.types import Output, Target
 from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
-from richkd.fusion.fusion import TargetShift, first_alone, measure_target_shift
-from richkd.pipeline.targets import TargetSource
+from richkd.fusion.entropy import mean_entropy
+from richkd.fusion.fusion import Fusion, TargetShift, first_alone, measure_target_shift
+from richkd.pipeline.targets import TargetSource, of_kind
 
 # Images of the first steps of epoch 0. A run shows them to its teachers, so their outputs may be stored.
 SAMPLE = 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Outputs of each teacher of a target for the first training views, and the labels of the images."""
+
+    outputs: list[Output]
+    labels_N: Tensor
+
+    def target(self, source: TargetSource) -> Target:
+        """The target of these views."""
+        return source.target(self.outputs[: len(source.teachers)], self.labels_N)
+
+    def alone(self, source: TargetSource, fusion: Fusion) -> Tensor:
+        """Logits (N, C) of the vision teachers alone, as a control has them."""
+        count = source.standing_alone
+        return first_alone(fusion, count)(self.outputs[:count], self.labels_N).logits_BC
+
+
+# The first training views of the teachers of a target.
+Sampling = Callable[[TargetSource], Sample]
+
+
+@dataclass(frozen=True)
+class TargetEntropy:
+    """Mean entropy of a target on training views, in nats, at the temperature of the term that reads it.
+
+    Attributes:
+        temperature: that temperature.
+        views: number of views.
+        before: without the factor of the fusion.
+        after: of the target.
+        teacher: of the logits of the vision teacher alone; None for a target without one.
+    """
+
+    temperature: float
+    views: int
+    before: float
+    after: float
+    teacher: float | None
 
 
 def training_outputs(
@@ -46,6 +91,31 @@ def training_outputs(
     return [Output.cat(collected) for collected in outputs], labels_N
 
 
+def sampling_of(
+    stores: Stores, augmentation: Augmentation, order: Callable[[], TrainingOrder], device: torch.device
+) -> Sampling:
+    """Outputs for the first training views; those of the same teachers are computed once.
+
+    Args:
+        order: gives the images of each step; called only if outputs are needed.
+
+    Raises:
+        ConfigError: when outputs are needed, and there are no training images.
+    """
+    samples: dict[tuple[int, ...], Sample] = {}
+
+    def sampling(source: TargetSource) -> Sample:
+        teachers = tuple(map(id, source.teachers))
+        if teachers not in samples:
+            if stores.training is None:
+                names = ", ".join(stores.names)
+                raise ConfigError("There is no training split", got=names, fix="check --data.")
+            samples[teachers] = Sample(*training_outputs(source, stores, augmentation, order(), device))
+        return samples[teachers]
+
+    return sampling
+
+
 def measure_signal(
     source: TargetSource,
     stores: Stores,
@@ -56,14 +126,73 @@ def measure_signal(
 ) -> TargetShift:
     """The target shift of training views, and the multiplier of the control without CLIP.
 
-    The summary of a run and the control ``teacher-only`` use this function, so that they have the same
-    multiplier.
+    With two fusions, it is the mean shift, and the multiplier for images without labels.
 
     Args:
         temperature: temperature of the logit loss.
     """
-    outputs, labels_N = training_outputs(source, stores, augmentation, order, device)
-    alone, count = first_alone(source.fusion, source.standing_alone), source.standing_alone
-    return measure_target_shift(
-        source.fusion(outputs, labels_N).logits_BC, alone(outputs[:count], labels_N).logits_BC, temperature
-    )
+    sample = Sample(*training_outputs(source, stores, augmentation, order, device))
+    shifts = shifts_of(source, sample, temperature)
+    return TargetShift(mean_shift(shifts, sample), list(shifts.values())[-1].multiplier)
+
+
+def shifts_of(source: TargetSource, sample: Sample, temperature: float) -> dict[str, TargetShift]:
+    """The target shift of each kind of training images, and the multipliers of the control without CLIP.
+
+    The summary of a run and the control ``teacher-only`` use this function, so that they have the same
+    multipliers.
+
+    Args:
+        sample: outputs for training views.
+        temperature: temperature of the logit loss.
+
+    Returns:
+        The shift of each kind of training images. A kind that is not in the sample has that of all views.
+    """
+    target_NC = sample.target(source).logits_BC
+    shifts = {}
+    for kind, fusion in source.fusions.items():
+        among_N = of_kind(kind, sample.labels_N)
+        among_N = among_N if bool(among_N.any()) else torch.ones_like(among_N)
+        alone_NC = sample.alone(source, fusion)
+        shifts[kind] = measure_target_shift(target_NC[among_N], alone_NC[among_N], temperature)
+    return shifts
+
+
+def mean_shift(shifts: dict[str, TargetShift], sample: Sample) -> float:
+    """The mean target shift of all views in nats, from that of each kind of images."""
+    counts = {kind: int(of_kind(kind, sample.labels_N).sum()) for kind in shifts}
+    return sum(shifts[kind].nats * counts[kind] for kind in shifts) / sum(counts.values())
+
+
+def measure_entropies(source: TargetSource, sample: Sample, temperature: float) -> dict[str, TargetEntropy]:
+    """How sharp a target is for each kind of training images that is in the sample."""
+    entropies = {}
+    after_NC = sample.target(source).logits_BC
+    plain = {kind: replace(fusion, factor=1.0) for kind, fusion in source.fusions.items()}
+    before_NC = sample.target(source.with_fusions(plain, source.teachers)).logits_BC
+    for kind in source.fusions:
+        among_N = of_kind(kind, sample.labels_N)
+        if not bool(among_N.any()):
+            continue
+        entropies[kind] = TargetEntropy(
+            temperature,
+            int(among_N.sum()),
+            mean_entropy(before_NC[among_N], temperature),
+            mean_entropy(after_NC[among_N], temperature),
+            teacher_entropy(source, sample, kind, temperature),
+        )
+    return entropies
+
+
+def teacher_entropy(source: TargetSource, sample: Sample, kind: str, temperature: float) -> float | None:
+    """Mean entropy in nats of the vision teacher alone on the views of a kind of images; None without one.
+
+    One teacher has its own logits, several have the mean of their scaled log-probabilities.
+    """
+    if source.teachers[0].zero_shot is not None:
+        return None
+    count = source.standing_alone
+    alone = replace(first_alone(source.fusions[kind], count), ood_weights=None)
+    logits_NC = alone.logits([output.logits_BC for output in sample.outputs[:count]])
+    return mean_entropy(logits_NC[of_kind(kind, sample.labels_N)], temperature)

@@ -1,31 +1,63 @@
-"""What loss terms compare the student with: one teacher, or several and their fusion."""
+"""What loss terms compare the student with: one teacher, or several and their fusion.
+
+Images with labels can have another fusion than those without. The target of a batch then has rows of both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from richkd.core.numerics import at_least_fp32
-from richkd.core.types import Batch, Output, Target
+from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.data.views import Views
+from richkd.fusion.by_label import ALL, LABELED, WITHOUT
 from richkd.fusion.fusion import Fusion
 from richkd.teachers.base import Teacher
 
 
 @dataclass(frozen=True)
 class TargetSource:
-    """The teachers of a target, in the order of their fusion: vision teachers, then the CLIP."""
+    """The teachers of a target, in the order of their fusion: vision teachers, then the CLIP.
+
+    Attributes:
+        fusion: the fusion of images without labels if there are any, else of all images.
+        labeled: the fusion of images with labels, if it is another one; else None.
+    """
 
     teachers: tuple[Teacher, ...]
     fusion: Fusion
+    labeled: Fusion | None = None
 
     @property
     def standing_alone(self) -> int:
         """How many of the first teachers are the fusion's baseline: all but the CLIP, or else the first."""
         has_clip = len(self.teachers) > 1 and self.teachers[-1].zero_shot is not None
         return len(self.teachers) - 1 if has_clip else 1
+
+    @property
+    def fusions(self) -> dict[str, Fusion]:
+        """The fusion of each kind of training images, the one for images with labels first."""
+        if self.labeled is None:
+            return {ALL: self.fusion}
+        return {LABELED: self.labeled, WITHOUT: self.fusion}
+
+    def with_fusions(self, fusions: Mapping[str, Fusion], teachers: tuple[Teacher, ...]) -> TargetSource:
+        """The target of these teachers with another fusion for each kind of training images."""
+        first, *rest = fusions.values()
+        return TargetSource(teachers, rest[0], first) if rest else TargetSource(teachers, first)
+
+    def target(self, outputs: Sequence[Output], labels_B: Tensor) -> Target:
+        """The target of a batch from the outputs of each teacher; labels tell the fusion of each image."""
+        target = self.fusion(outputs, labels_B)
+        if self.labeled is None:
+            return target
+        labeled_BC = self.labeled(outputs, labels_B).logits_BC
+        known_B1 = (labels_B != UNLABELED)[:, None]
+        return replace(target, logits_BC=torch.where(known_B1, labeled_BC, target.logits_BC))
 
 
 def distinct_teachers(sources: Mapping[str, TargetSource]) -> tuple[Teacher, ...]:
@@ -53,13 +85,25 @@ def teach(
         for teacher in distinct_teachers(sources)
     }
     targets = {
-        name: source.fusion([outputs[id(teacher)] for teacher in source.teachers], batch.labels_B)
+        name: source.target([outputs[id(teacher)] for teacher in source.teachers], batch.labels_B)
         for name, source in sources.items()
     }
     return {
         name: replace(target, logs=_logs(sources[name], outputs)) if name in logs_of else target
         for name, target in targets.items()
     }
+
+
+def of_kind(kind: str, labels_N: Tensor) -> Tensor:
+    """Which images belong to a kind of training images, shape (N).
+
+    Example:
+        >>> of_kind(LABELED, torch.tensor([2, UNLABELED])).tolist()
+        [True, False]
+    """
+    if kind == ALL:
+        return torch.ones_like(labels_N, dtype=torch.bool)
+    return (labels_N != UNLABELED) == (kind == LABELED)
 
 
 def _logs(source: TargetSource, outputs: Mapping[int, Output]) -> tuple[Tensor, ...]:

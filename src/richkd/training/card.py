@@ -18,6 +18,7 @@ from richkd.core.visible import visible
 from richkd.models.build import Network
 from richkd.models.saved import CARD
 from richkd.pipeline.assemble import Parts
+from richkd.pipeline.figures import TARGET, TARGET_LABELED
 
 
 def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, Any]) -> None:
@@ -62,6 +63,7 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
                 for path, digest in files.items()
             ],
             fusion=fusion["origin"] if fusion and len(parts.teachers) > 1 else None,
+            fusion_labeled=summary["fusion_labeled"]["origin"] if "fusion_labeled" in summary else None,
         )
     )
     card = ModelCard(f"---\n{_metadata(parts, student, summary).to_yaml()}\n---\n\n{text.strip()}\n")
@@ -114,7 +116,9 @@ def _lesson(parts: Parts) -> str:
 
 def _short(name: str) -> str:
     """A teacher's name without the path of its folder, which is private; "fused teacher" for the target."""
-    if name == "target":
+    if name == TARGET:
         return "fused teacher"
+    if name == TARGET_LABELED:
+        return "fused teacher, for images with labels"
     local = parse_model_name(name).kind == "local-dir"
     return "/".join(Path(name).parts[-2:]) if local else name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from richkd.data.held_out import held_out_split
 from richkd.data.sources import LEFT_OUT
 from richkd.export.student import save_student
@@ -12,7 +14,7 @@ from richkd.metrics.accuracy import agreement, measure
 from richkd.metrics.calibration import fit_temperature
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts
-from richkd.pipeline.signal import measure_signal
+from richkd.pipeline.figures import describe_target, target_logits
 from richkd.teachers.predict import logits_of, outputs_of
 from richkd.training.card import write_card
 from richkd.training.run_folder import RunFolder
@@ -47,8 +49,9 @@ def finish(
     if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
         # A teacher's pass over a split costs more than the student's, so one split has to do.
         name = [name for name in evaluated if name != LEFT_OUT][-1]
-        teachers[name] = _teachers(parts, name)
-        splits[name]["agreement_with_target"] = agreement(logits[name], teachers[name].pop("logits"))
+        teachers[name], targets = _teachers(parts, name)
+        for target, target_NC in targets.items():
+            splits[name][f"agreement_with_{target}"] = agreement(logits[name], target_NC)
     summary: dict[str, Any] = {
         "method": method_label(parts.config),
         "objective": {spec.label: _described(spec) for spec in parts.specs},
@@ -60,8 +63,7 @@ def finish(
         "test_calibration_fraction": parts.config.data.test_calibration_fraction,
         "splits": splits,
         "teachers": teachers,
-        **_signal(parts),
-        "fusion": parts.fusion.to_dict() if parts.fusion else None,
+        **describe_target(parts),
         "student_folder": str(folder.student),
         # Outputs that were read from a cache or a file went through no network.
         "images_through_teachers": {teacher.name: teacher.computed for teacher in parts.teachers},
@@ -84,31 +86,13 @@ def _described(spec: TermSpec) -> dict[str, Any]:
     return {"term": spec.name, **spec.config.model_dump(mode="json")}
 
 
-def _signal(parts: Parts) -> dict[str, Any]:
-    """How far the main target of training views is from that of the vision teachers at any temperature."""
-    source = parts.main_source
-    if source is None or len(source.teachers) < 2:
-        return {}
-    shift = measure_signal(
-        source, parts.stores, parts.augmentation, parts.order(), parts.device, parts.temperature
-    )
-    return {"target_shift_nats": shift.nats, "control_multiplier": shift.multiplier}
-
-
-def _teachers(parts: Parts, split: str) -> dict[str, Any]:
-    """Metrics of each teacher at its own scale and of the main target."""
-    source, labels_N = parts.main_source, parts.data.splits[split].labels_N
-    assert source is not None
+def _teachers(parts: Parts, split: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metrics of each teacher at its own scale and of the main target, and the logits of the target."""
+    labels_N = parts.data.splits[split].labels_N
     logits = {
         teacher.name: outputs_of(teacher, parts.stores.clean(split, teacher.framing), parts.device).logits_BC
         for teacher in parts.teachers
     }
-    figures: dict[str, Any] = {
-        teacher.name: measure(logits[teacher.name] * teacher.logit_scale, labels_N).to_dict()
-        for teacher in parts.teachers
-    }
-    members = [logits[teacher.name] for teacher in source.teachers]
-    target_NC = source.fusion.logits(members)
-    figures["target"] = measure(target_NC, labels_N).to_dict()
-    figures["logits"] = target_NC
-    return figures
+    scaled = {teacher.name: logits[teacher.name] * teacher.logit_scale for teacher in parts.teachers}
+    targets = target_logits(parts, logits)
+    return {name: measure(z_NC, labels_N).to_dict() for name, z_NC in (scaled | targets).items()}, targets

@@ -8,6 +8,7 @@ from richkd.config.resumed import INPUTS, SETTINGS
 from richkd.core.checksums import SUMS
 from richkd.export.from_checkpoint import DESCRIPTION
 from richkd.models.speed import SPEED
+from richkd.pipeline.sharpen import FACTORS
 from richkd.training.environment import ENVIRONMENT
 
 # They are removed in this order: a kill in between must leave no summary without its checkpoint, and no
@@ -17,7 +18,7 @@ WRITTEN = (
     *(*RESULTS, f"student/{SUMS}"),
     *("checkpoints/last*.ckpt", "checkpoints/best*.ckpt", f"checkpoints/{DESCRIPTION}"),
     *("events/**/events.out.tfevents.*", "events/**/hparams.yml"),
-    *("metrics.jsonl", "timing.jsonl", SPEED, INPUTS, ENVIRONMENT, SUMS, SETTINGS),
+    *("metrics.jsonl", "timing.jsonl", SPEED, FACTORS, INPUTS, ENVIRONMENT, SUMS, SETTINGS),
 )
 FOLDERS = ("checkpoints", "student", "events")
 

@@ -192,11 +192,11 @@ def _run(
     accept_changed_images: bool,
 ) -> Run:
     device = pick_device(config.train.device) if accelerator.num_processes == 1 else accelerator.device
-    speeds = folder.speeds() if resume else {}
+    speeds, factors = (folder.speeds(), folder.factors()) if resume else ({}, {})
     again = resume and not folder.has_checkpoint
     if again:
         progress.log(f"{folder.path} has no checkpoint yet: the run starts from the beginning")
-    parts = assemble(config, device, progress.log, speeds)
+    parts = assemble(config, device, progress.log, speeds, factors)
     if parts.stores.training is None:
         raise ConfigError(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
@@ -225,6 +225,7 @@ def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
             overwrite=overwrite,
             session=session.environment,
             inputs=session.inputs,
+            factors=parts.factors,
         )
         network = describe_network(trainer.task.student, parts.data.class_names, trainer.order.steps)
         folder.write_json(f"{folder.last.parent.name}/{DESCRIPTION}", network)

@@ -7,6 +7,7 @@
     environment.json   versions, hardware and number of threads, also of sessions that resumed the run
     inputs.json        digests of images, and SHA-256 of every file that the settings name, such as weights
     speed.json         precision and compiling of each network, and measured times
+    factors.json       factors of fused targets, if fusion.entropy is set
     metrics.jsonl      one line per epoch, without times, so that equal runs give equal bytes
     timing.jsonl       seconds and images/s of each epoch
     events/            TensorBoard curves
@@ -38,12 +39,13 @@ from richkd.core.structured import parse_json, read_json
 from richkd.core.temporary import PATTERN, remove_abandoned
 from richkd.models.speed import SPEED, read_speeds
 from richkd.pipeline.named_files import hash_named_files
+from richkd.pipeline.sharpen import FACTORS, Factors, read_factors
 from richkd.training.environment import ENVIRONMENT, environment
 from richkd.training.remove_run import RESULTS, remove_run
 from richkd.training.same_settings import refuse_other_settings
 
 # Records of a run that a resumed run reads or keeps.
-RECORDS = (SETTINGS, ENVIRONMENT, INPUTS, SPEED)
+RECORDS = (SETTINGS, ENVIRONMENT, INPUTS, SPEED, FACTORS)
 
 
 class RunFolder:
@@ -165,6 +167,10 @@ class RunFolder:
         """Precision and compiling of each network, as they were measured when the run began."""
         return read_speeds(self.path / SPEED)
 
+    def factors(self) -> Factors:
+        """The factors of fused targets, as they were fitted when the run began."""
+        return read_factors(self.path)
+
     def inputs(self) -> dict[str, Any]:
         """The record of what the run reads; empty if there is none, as in runs of version 0.1."""
         return recorded_inputs(self.path)
@@ -177,8 +183,9 @@ class RunFolder:
         overwrite: bool,
         session: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
+        factors: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Create the folder and write settings, environment, inputs and speeds.
+        """Create the folder and write settings, environment, inputs, speeds and factors.
 
         Args:
             config: the settings of the run.
@@ -186,6 +193,7 @@ class RunFolder:
             overwrite: first remove the files of an earlier run.
             session: content of ``environment.json``; by default, the environment of this process.
             inputs: content of ``inputs.json``; by default, without images.
+            factors: factors of fused targets.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -204,6 +212,8 @@ class RunFolder:
         self.write_json(ENVIRONMENT, session or environment(config.train.device))
         self.write_json(INPUTS, inputs or {"files": hash_named_files(config)})
         self.write_json(SPEED, dict(speeds))
+        if factors:
+            self.write_json(FACTORS, factors)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically, and record its hash."""

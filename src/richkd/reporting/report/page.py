@@ -10,6 +10,7 @@ from typing import Any
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.evaluate.model_report import CERTAIN, ModelReport
+from richkd.evaluate.predictors import FUSED, FUSED_LABELED, FUSED_WITHOUT
 from richkd.metrics.confidence import COVERAGES
 from richkd.metrics.semantics import Semantics
 from richkd.reporting.probe.page import alpha_curves, bins_of, teacher_rows
@@ -152,7 +153,7 @@ def kinds_of(report: Report) -> dict[str, str]:
         name = model_report.name
         if name in report.students:
             kinds[name] = next(students, "other")
-        elif name == "fused":
+        elif name in (FUSED, FUSED_WITHOUT, FUSED_LABELED):
             kinds[name] = "fused"
         else:
             kinds[name] = "clip" if name == report.clip else "teacher"
