@@ -50,6 +50,11 @@ class Plan(Section):
         "name of `--method` needs none",
     )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="seeds of training, the same for all methods")
+    first: dict[str, Settings | str | None] = Field(
+        default_factory=dict,
+        description="name: settings of a run that is done before all others, such as a teacher from labels; "
+        "`run:NAME` is its student, as a teacher of other runs; `folds: 5` makes out-of-fold teachers",
+    )
     pairs: dict[str, Settings] = Field(
         default_factory=dict, description="name: settings of student and teachers (default: those of base)"
     )
@@ -160,7 +165,7 @@ def _explained(error: ValidationError, name: str, lines: dict[tuple[str, ...], i
     deepest: dict[tuple[str, ...], ErrorDetails] = {}
     for one in error.errors():
         path = tuple(str(part) for part in one["loc"])
-        key = path[: 2 if path[0] in ("methods", "pairs", "data") else 1]
+        key = path[: 2 if path[0] in ("first", "methods", "pairs", "data") else 1]
         if key not in deepest or len(one["loc"]) > len(deepest[key]["loc"]):
             deepest[key] = one
     for key, one in deepest.items():
@@ -205,7 +210,7 @@ def _refuse(error: ErrorDetails, key: str, place: str) -> None:
 def _check_names(source: Source) -> None:
     """Refuse names that cannot be names of folders, values that occur twice, and an unknown baseline."""
     plan, problems = source.plan, Problems(ConfigError)
-    for part in ("methods", "pairs", "data"):
+    for part in ("first", "methods", "pairs", "data"):
         for name in getattr(plan, part):
             problems.attempt(_check_name, part, name, source.place(part, name))
     for part in ("base", "cache", "out"):

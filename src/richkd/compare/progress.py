@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from richkd.compare.runs import PlannedRun
+from richkd.compare.runs import AnyRun
 from richkd.compare.worker import Job, Outcome
 from richkd.core.errors import RichKDError
 from richkd.core.terminal import Terminal
@@ -19,12 +19,12 @@ class QueueProgress:
     """Prints how far a queue is.
 
     Args:
-        runs: all runs of the plan.
+        runs: all runs of the plan, with first runs.
         finished: names of those that are finished already.
         console: where to print.
     """
 
-    def __init__(self, runs: Sequence[PlannedRun], finished: Sequence[str], console: Terminal) -> None:
+    def __init__(self, runs: Sequence[AnyRun], finished: Sequence[str], console: Terminal) -> None:
         self.runs = {run.name: run for run in runs}
         self.console = console
         self._ended = set(finished)
@@ -45,6 +45,11 @@ class QueueProgress:
         self._ended.add(job.name)
         result = f"failed: {outcome.reason}" if outcome.state == "failed" else self._result(job)
         self._say(f"[{len(self._ended)}/{len(self.runs)}] {job.name}: {result}{self._left()}")
+
+    def given_up(self, name: str, reason: str) -> None:
+        """A run cannot begin."""
+        self._ended.add(name)
+        self._say(f"[{len(self._ended)}/{len(self.runs)}] {name}: failed: {reason}{self._left()}")
 
     def look(self) -> None:
         """Print a line about running jobs now and then."""

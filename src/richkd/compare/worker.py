@@ -28,14 +28,14 @@ class Job:
     Attributes:
         name: name of the run.
         config: its settings.
-        logits: the file of its test logits.
+        logits: the file of its test logits; None for a run that is only a model of other runs.
         log: the file of its messages.
         threads: number of threads; None for PyTorch's own choice.
     """
 
     name: str
     config: Config
-    logits: Path
+    logits: Path | None
     log: Path
     threads: int | None = None
 
@@ -115,7 +115,8 @@ def do(job: Job) -> None:
                 raise
             print("the run is still in use by another process: waiting", flush=True)
             time.sleep(PAUSE)
-    store_logits(job.config, job.logits)
+    if job.logits is not None:
+        store_logits(job.config, job.logits)
 
 
 def is_disk_full(reason: str) -> bool:
