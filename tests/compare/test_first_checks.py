@@ -98,3 +98,11 @@ def test_a_teacher_that_was_trained_on_test_images_is_refused(world: World, tmp_
     plan["base"]["data"] = {"path": str(tmp_path / "images"), "val_fraction": 0, "test_fraction": 0.3}
     error = str(refusal(checked, write(tmp_path, plan)))
     assert "must not be trained on test images of the runs that have its model (run:teacher)" in error
+
+
+def test_a_teacher_that_was_trained_on_more_labels_is_a_warning(world: World, tmp_path: Path) -> None:
+    methods = {"kd": {"data.exclude_fold": [0, 2]}}
+    (warning,) = checked(write(tmp_path, with_first(world, methods=methods, clip=False))).warnings
+    assert warning.startswith("run:teacher is trained on labels that runs of seed 0 do not have")
+    first = {"teacher": TEACHER | {"data.exclude_fold": [0, 2]}}
+    assert checked(write(tmp_path, with_first(world, first, methods={"kd": None}, clip=False))).warnings == ()

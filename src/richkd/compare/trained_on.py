@@ -29,9 +29,11 @@ def check_trained_on(runs: Sequence[PlannedRun], opened: OpenedData, problems: R
             not have all training images of a run.
 
     Returns:
-        A warning for each first run that is trained on images on which other runs fit the fusion.
+        A warning for each first run that is trained on images on which other runs fit the fusion, and for
+        each that is trained on labels that other runs do not have.
     """
-    compared, fitted = set[tuple[str, ...]](), dict[str, dict[str, None]]()
+    compared = set[tuple[str, ...]]()
+    fitted, taught = dict[str, dict[str, None]](), dict[str, dict[str, None]]()
     for run in runs:
         for one in first_of(run.needs):
             key = (one.name, str(run.seed), run.config.data.model_dump_json())
@@ -41,11 +43,17 @@ def check_trained_on(runs: Sequence[PlannedRun], opened: OpenedData, problems: R
             problems.attempt(one.label, _refuse_tested, one, run, opened)
             if one.fold is None and _share(one, run, opened):
                 fitted.setdefault(one.label, {})[str(run.seed)] = None
+            elif _more_labels(one, run, opened):
+                taught.setdefault(one.label, {})[str(run.seed)] = None
         problems.attempt(run.label, _refuse_images_without_fold, run, opened)
     return [
         f"{label} is trained on images on which runs of seed {', '.join(seeds)} fit, because the seed divides"
         f" the data; {FIX}."
         for label, seeds in fitted.items()
+    ] + [
+        f"{label} is trained on labels that runs of seed {', '.join(seeds)} do not have; give settings of the"
+        " data in base or in data, and choose data whose labels do not depend on the seed."
+        for label, seeds in taught.items()
     ]
 
 
@@ -69,6 +77,12 @@ def _share(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
     splits = opened.of(run.config).splits
     name = held_out_split(splits)
     return name is not None and bool(_trained(first, opened).intersection(splits[name].keys()))
+
+
+def _more_labels(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
+    """Whether a first run is trained on labels that another run does not have."""
+    theirs, own = (opened.of(config).splits["train"] for config in (first.config, run.config))
+    return bool(_labeled(theirs) - _labeled(own))
 
 
 def _refuse_images_without_fold(run: PlannedRun, opened: OpenedData) -> None:
