@@ -56,6 +56,24 @@ def test_a_first_run_that_cannot_run_is_one_problem(world: World, tmp_path: Path
     assert not error.problems
 
 
+def test_runs_of_a_first_run_that_cannot_run_are_no_problems_of_their_own(
+    world: World, tmp_path: Path
+) -> None:
+    first = {"teacher": TEACHER | {"folds": 400}}
+    error = refusal(checked, write(tmp_path, with_first(world, first, methods={"kd": None}, clip=False)))
+    assert "(run:teacher)" in str(error)
+    assert not error.problems
+
+
+def test_models_beside_imported_outputs_are_checked_later(world: World, tmp_path: Path) -> None:
+    lines: list[str] = []
+    both = [{"name": "run:teacher"}, {"name": "cache:stored"}]
+    changes = {"cache": str(tmp_path / "cache"), "methods": {"kd": {"teachers": both}, "ce": None}}
+    checked(write(tmp_path, with_first(world, clip=False, **changes)), lines)
+    assert lines[-1] == "models that are checked when their runs start: kd"
+    assert not (tmp_path / "cache").exists()
+
+
 def test_features_of_folds_are_refused_before_the_folds_are_trained(world: World, tmp_path: Path) -> None:
     methods = {"kd": None, "richkd": None}
     plan = with_first(world, {"teacher": TEACHER | {"folds": 2}}, methods=methods, controls=False)

@@ -164,10 +164,23 @@ def test_other_settings_of_a_first_run_are_refused(world: World, tmp_path: Path)
     error = str(refusal(run, path, tmp_path / "out"))
     assert "optim.lr 0.5 where the run has 0.02" in error
     assert "run:teacher" in error
-    # Another teacher in the place of the first one is found when it is finished.
+    # Another teacher in the place of the first one is found as soon as it is finished.
     shutil.rmtree(tmp_path / "out" / "first")
     error = str(refusal(run, path, tmp_path / "out"))
     assert "teachers.1.name names" in error
+    assert "another file by content" in error
+
+
+def test_another_teacher_of_a_finished_first_run_is_refused(world: World, tmp_path: Path) -> None:
+    methods = {"kd": {"teachers": [{"name": "run:second"}]}}
+    first = {name: FIRST[name] for name in ("teacher", "second")}
+    run(write(tmp_path, with_first(world, first, methods=methods, clip=False)), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "first" / "teacher")
+    first["teacher"] = TEACHER | {"optim.lr": 0.5}
+    path = write(tmp_path, with_first(world, first, methods=methods, clip=False))
+    error = str(refusal(run, path, tmp_path / "out"))
+    assert "teachers.1.name names" in error
+    assert str(Path("first", "second", "inputs.json")) in error
     assert "another file by content" in error
 
 

@@ -128,8 +128,7 @@ def _do(
         console.print(f"{len(left)} runs to do, {min(at_once, len(left))} at once")
     failed: dict[str, str] = {}
     for stage in stages_of(first, runs):
-        if stage and not isinstance(stage[0], FirstRun):
-            refuse_other_teachers([run for run in runs if not _broken(run, failed)], checked)
+        refuse_other_teachers([run for run in stage if not _broken(run, failed)], checked)
         waiting = [run for run in stage if run.name not in done]
         for run in waiting:
             if reason := _broken(run, failed):

@@ -88,7 +88,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log) -> Checked:
     return Checked(budgets, frozenset(finished), frozenset(provisional), tuple(warnings))
 
 
-def refuse_other_teachers(runs: Iterable[PlannedRun], checked: Checked) -> None:
+def refuse_other_teachers(runs: Iterable[AnyRun], checked: Checked) -> None:
     """Refuse runs that began with other models of first runs than there are now that these are finished.
 
     Raises:
@@ -109,23 +109,22 @@ def _check_all_models(
 ) -> list[str]:
     """Check the models of each method once; returns the labels of those that cannot be checked yet."""
     known = {_models_of(run) for run in begun if run.name not in missing}
-    unchecked: list[str] = []
+    absent: dict[str, str] = {}
     with StandIns() as stand_ins:
         for run in runs:
-            if _models_of(run) in known or run.name not in budgets:
+            if _models_of(run) in known:
                 continue
             known.add(_models_of(run))
-            config = stand_ins.in_place(run.config)
-            if config is None or any(one.label in unchecked for one in run.needs):
-                unchecked.append(run.label)
+            config = stand_ins.in_place(run.config) if run.name in budgets else None
+            if config is None or any(one.name in absent for one in run.needs):
+                absent[run.name] = run.label
                 continue
             student = problems.attempt(run.label, _check_models, config)
-            if isinstance(run, FirstRun) and run.name in missing:
-                if student is None:
-                    unchecked.append(run.label)
-                else:
-                    problems.attempt(run.label, stand_ins.add, run, student, opened.of(run.config))
-    return unchecked
+            if student is None:
+                absent[run.name] = run.label
+            elif isinstance(run, FirstRun) and run.name in missing:
+                problems.attempt(run.label, stand_ins.add, run, student, opened.of(run.config))
+    return list(dict.fromkeys(absent.values()))
 
 
 def _say_what_is_missing(first: list[FirstRun], missing: set[str], unchecked: list[str], log: Log) -> None:
