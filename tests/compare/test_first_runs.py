@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from richkd.compare.first_figures import FIRST_HEADS
 from richkd.training.run_folder import RunFolder
 from tests.compare.first_plans import TEACHER, with_first
 from tests.compare.plans import in_child, run, runs_of, write
@@ -87,6 +88,8 @@ def test_the_figures_of_first_runs_are_in_the_table(whole: Path) -> None:
         text = (whole / "out" / name).read_text()
         assert "Teachers" in text
         assert "run:second" in text
+    lines = [line for line in text.splitlines() if "run:" in line or line.startswith("| run ")]
+    assert [line.count(" | ") for line in lines] == [len(FIRST_HEADS) - 1] * 4
     # They are no methods, and nothing is compared with them.
     assert [method["name"] for method in table["cells"][0]["methods"]] == ["kd", "later", "folds", "on"]
 
