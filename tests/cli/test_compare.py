@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 
 from richkd.cli import main
-from richkd.compare import run as compare_run
-from richkd.compare.queue import run_queue
 from tests.compare.plans import content, run, write
 from tests.fixtures import World
-
-
-@pytest.fixture(autouse=True)
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are forked from this one, which is faster."""
-    monkeypatch.setattr(compare_run, "run_queue", lambda *a, **k: run_queue(*a, **{**k, "start": "fork"}))
 
 
 def test_the_command_checks_runs_and_reports_failures(

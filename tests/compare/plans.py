@@ -7,6 +7,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from richkd.compare.layers import read_layers
@@ -69,6 +70,8 @@ def in_child(path: Path, out: Path, *, jobs: int = 2) -> BaseProcess:
 
 
 def _command(path: Path, out: Path, jobs: int) -> None:
+    # A process that is forked after several threads computed waits for them for ever.
+    torch.set_num_threads(1)
     try:
         compare(path, out=out, jobs=jobs, console=Terminal(quiet=True), start="fork")
     except Interrupted:

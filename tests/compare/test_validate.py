@@ -65,6 +65,21 @@ def test_unequal_budgets_are_refused_unless_they_are_allowed(
     assert len(set(checked(write(tmp_path, plan)).budgets.values())) == 2
 
 
+def test_images_that_an_epoch_repeats_count_in_budgets(world: World, tmp_path: Path) -> None:
+    base = content(world)["base"]
+    base["data"] |= {"labels_per_class": 2, "unlabeled": "rest"}
+    plan = content(world, base=base)
+    # All 36 training images, 30 of them without labels.
+    assert set(checked(write(tmp_path, plan)).budgets.values()) == {"1 epochs of 36 images in batches of 8"}
+    methods = {"kd": None, "richkd": {"method.variant": "l", "data.unlabeled_fraction": 0.25}}
+    error = str(refusal(checked, write(tmp_path, content(world, base=base, methods=methods))))
+    # 15 steps with 2 of the 30 images without labels, and with all 6 labeled ones.
+    assert "1 epochs of 120 images in batches of 8: richkd" in error
+    methods = {"kd": None, "richkd": {"method.variant": "l", "data.unlabeled": None}}
+    error = str(refusal(checked, write(tmp_path, content(world, base=base, methods=methods))))
+    assert "1 epochs of 6 images in batches of 8: richkd" in error
+
+
 def test_methods_with_other_test_images_are_refused(world: World, tmp_path: Path) -> None:
     methods = {"kd": None, "richkd": {"method.variant": "l", "data.test_calibration_fraction": 0.5}}
     error = str(refusal(checked, write(tmp_path, content(world, methods=methods))))

@@ -89,5 +89,19 @@ def test_paths_follow_the_run_folder_only_if_they_do_not_exist(
     assert resumed_config(None, {"out": "new/runs/a"}).data.path == f"{base}photos"
 
 
+def test_a_value_that_is_no_path_does_not_follow_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "a"
+    make_run(run, str(run), data=str(tmp_path))
+    data = {"path": str(tmp_path), "labels_per_class": 5, "unlabeled": "rest"}
+    (run / "config.yaml").write_text(Config(data=data, student={"name": "resnet18"}, out=run).to_yaml())
+    # A folder of this name beside the recipe is none of the run's.
+    (run / "rest").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resumed_config(None, {"out": str(run)}).data.unlabeled == "rest"
+    assert mark_of("data.labels_per_class") is None
+
+
 def test_marks_have_an_explanation() -> None:
     assert all(mark.value for mark in WhenResumed)

@@ -80,6 +80,22 @@ def test_unlabeled_images_have_their_share_of_each_batch(
     assert order.steps == max(labeled // of_each[0], unlabeled // of_each[1])
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(range(12)), st.integers(1, 11), seeds)
+def test_unlabeled_images_may_be_anywhere(places: list[int], labeled: int, seed: int) -> None:
+    by_kind_N = torch.tensor(places)
+    behind = TrainingOrder(12, 4, seed, unlabeled=12 - labeled, share=0.5)
+    among = TrainingOrder(12, 4, seed, unlabeled=12 - labeled, share=0.5, by_kind_N=by_kind_N)
+    assert among.steps == behind.steps
+    assert among.images_of_epoch == behind.images_of_epoch == sum(map(len, behind.epoch(3)))
+    for one, other in zip(behind.epoch(3, 1), among.epoch(3, 1), strict=True):
+        assert other.tolist() == [places[place] for place in one.tolist()]
+    # Without a share, kinds do not matter.
+    plain, mixed = TrainingOrder(12, 5, seed), TrainingOrder(12, 5, seed, by_kind_N=by_kind_N)
+    assert all(torch.equal(a, b) for a, b in zip(plain.epoch(1), mixed.epoch(1), strict=True))
+    assert mixed.images_of_epoch == 12
+
+
 def test_without_a_share_all_images_are_permuted_together() -> None:
     plain, mixed = TrainingOrder(30, 8, 3).epoch(1), TrainingOrder(30, 8, 3, unlabeled=20).epoch(1)
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))

@@ -40,6 +40,7 @@ LIBRARY = (
     "richkd.evaluate.run.evaluate_models",
     "richkd.reporting.report.collect.collect",
     "richkd.compare.run.compare",
+    "richkd.tune.run.tune",
     "richkd.export.student.load_student",
     "richkd.pipeline.fill_cache.fill_caches",
     "richkd.pipeline.fill_cache.verify_caches",

@@ -137,6 +137,7 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (FOLDS, {"teachers__1__pretrained": True}, "the networks of folds are built as they were saved"),
     # data
     ({}, {"data__unlabeled_fraction": 0.5}, "it needs data.unlabeled"),
+    ({}, {"data__unlabeled": "rest"}, "rest needs data.labels_per_class"),
 ]
 
 

@@ -20,6 +20,7 @@ from richkd.cli.probe import probe
 from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
+from richkd.cli.tune import tune
 from richkd.core.errors import RichKDError
 from richkd.core.output import discard, flushed, lasting
 from richkd.core.terminal import Terminal
@@ -31,7 +32,20 @@ app = App(
     version_flags=["--version"],
     default_parameter=Parameter(negative=(), show_default=False),
 )
-for command in (distill, teach, check, probe, evaluate, compare, report, predict, cache, settings, demo):
+for command in (
+    distill,
+    teach,
+    check,
+    probe,
+    evaluate,
+    compare,
+    tune,
+    report,
+    predict,
+    cache,
+    settings,
+    demo,
+):
     app.command(command)
 
 

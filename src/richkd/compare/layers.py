@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from richkd.compare.named_runs import refuse_unknown_run
-from richkd.compare.plan import Settings, Source, place_of
+from richkd.compare.plan import Settings, Source
+from richkd.compare.plan_file import place_of
 from richkd.config.listing import section_type
 from richkd.config.loading import OBJECTIVE, TEACHERS, nearest_setting, read_recipe, setting_names
 from richkd.config.schema import Config
@@ -40,8 +41,8 @@ class Given:
     Attributes:
         value: its value.
         place: where it is written, for messages.
-        part: the part: "base", "data", "pairs", "first", "methods", or "plan" for what the plan itself
-            gives.
+        part: the part: "base", "data", "pairs", "first", "methods", "space" for what a search tries, or
+            "plan" for what the plan itself gives.
     """
 
     value: Any
@@ -90,7 +91,7 @@ def read_layers(source: Source) -> Layers:
         methods[name] = _layer(source, "methods", name, named or {})
     for layer in (base, *data.values(), *pairs.values(), *first.values(), *methods.values()):
         for dotted, setting in layer.items():
-            problems.attempt(_check, dotted, setting, budgets=bool(plan.budgets))
+            problems.attempt(check_setting, dotted, setting, budgets=bool(plan.budgets))
             problems.attempt(refuse_unknown_run, dotted, setting.value, setting.place, plan, folds)
     problems.refuse_all()
     known = {name: number for name, number in folds.items() if number is not None}
@@ -106,7 +107,7 @@ def _base(source: Source) -> Layer:
     lines = lines_of(base.read_text(encoding="utf-8-sig"))
     return {
         dotted: Given(value, place_of(base.name, lines, path), "base")
-        for dotted, value, path in _leaves(content)
+        for dotted, value, path in leaves(content)
     }
 
 
@@ -114,7 +115,7 @@ def _layer(source: Source, part: str, name: str | None, settings: Settings) -> L
     above = (part,) if name is None else (part, name)
     return {
         dotted: Given(copy.deepcopy(value), source.place(*above, *path), part)
-        for dotted, value, path in _leaves(settings)
+        for dotted, value, path in leaves(settings)
     }
 
 
@@ -169,7 +170,7 @@ def _of_method(name: str, given: Settings | str | None, place: str) -> Settings:
     return {"method.name": name, **settings}
 
 
-def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
     """Every setting of nested or dotted settings: its dotted name, its value, and its path in the text."""
     for key, value in tree.items():
         name = str(key)
@@ -189,8 +190,15 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]
             yield name, value, (name,)
 
 
-def _check(dotted: str, setting: Given, *, budgets: bool) -> None:
-    """Refuse a setting that does not exist, or that is written in the wrong part."""
+def check_setting(dotted: str, setting: Given, *, budgets: bool) -> None:
+    """Refuse a setting that does not exist, or that is written in the wrong part.
+
+    Args:
+        budgets: whether the plan gives the numbers of epochs.
+
+    Raises:
+        ConfigError: what is wrong, where it is written, and where it belongs.
+    """
     if not _is_known(dotted):
         raise ConfigError(f"There is no setting '{dotted}' ({setting.place})", fix=nearest_setting(dotted))
     section = dotted.partition(".")[0]
@@ -201,7 +209,7 @@ def _check(dotted: str, setting: Given, *, budgets: bool) -> None:
         reason = OF_METHODS
     if setting.part not in OWN and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
         reason = f"{OF_METHODS}; a mapping of terms may be shared"
-    elsewhere = ("data", "pairs", "base") if budgets else ("data", "pairs")
+    elsewhere = ("data", "pairs", "base", "space") if budgets else ("data", "pairs")
     if dotted == "train.epochs" and setting.part in elsewhere:
         reason = "write the numbers of epochs under budgets:"
     if reason is not None:

@@ -16,7 +16,7 @@ from richkd.pipeline.roles import CLIP, FUSED, assign_roles
 from richkd.pipeline.unused import refuse_unused, unused
 
 # The parts whose settings a method need not read.
-SHARED = ("base", "data", "pairs", "plan")
+SHARED = ("base", "data", "pairs", "plan", "space")
 
 
 def merge(layers: Iterable[Layer], place: str) -> tuple[Config, Layer]:

@@ -14,9 +14,14 @@ EVALUATED = "test"
 
 
 class OpenedData:
-    """Data sets that were opened, and the records of their images."""
+    """Data sets that were opened, and the records of their images.
 
-    def __init__(self) -> None:
+    Args:
+        evaluated: the split that runs are compared on, which the data must have.
+    """
+
+    def __init__(self, evaluated: str) -> None:
+        self.evaluated = evaluated
         self._data: dict[str, Data | RichKDError] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
 
@@ -25,7 +30,7 @@ class OpenedData:
         key = self._key(config)
         if key not in self._data:
             try:
-                self._data[key] = _with_splits(open_data(config.data, config.train.seed))
+                self._data[key] = _with_splits(open_data(config.data, config.train.seed), self.evaluated)
             except RichKDError as error:
                 # The hub, for example, is asked once and not for every run.
                 self._data[key] = error
@@ -45,12 +50,12 @@ class OpenedData:
         return f"{config.train.seed} {config.data.model_dump_json(exclude={'in_memory_gb'})}"
 
 
-def _with_splits(data: Data) -> Data:
-    for name in ("train", EVALUATED):
+def _with_splits(data: Data, evaluated: str) -> Data:
+    for name in ("train", evaluated):
         if name not in data.splits:
             raise DataError(
                 f"A comparison needs a split '{name}' of {data.path}",
                 got=f"splits {', '.join(data.splits)}",
-                fix="check data.path, and data.test_fraction if the data have no splits.",
+                fix=f"check data.path, and give data.{evaluated}_fraction if the data have no such split.",
             )
     return data

@@ -6,23 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
-from richkd.config.loading import RECIPE_LIMIT
+from richkd.compare.plan_file import place_of, read_plan_file
 from richkd.config.schema import Section
 from richkd.core.errors import ConfigError, Problems, nearest
-from richkd.core.regular_files import read_regular
-from richkd.core.structured import lines_of, parse_yaml
-from richkd.core.visible import one_line
 
 Control = Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"]
 CONTROLS: tuple[Control, ...] = ("teacher-only", "clip-only", "shuffled")
 DEFAULT_BASELINE = "kd"
-# How pydantic calls the place of a key.
-KEY = "[key]"
-# How many characters of a wrong value a message shows.
-SHOWN = 200
+# Parts whose entries have names of their own.
+NAMED_PARTS = ("first", "methods", "pairs", "data")
 EXAMPLE = "write `methods: {kd: {}, richkd: {}}` and `seeds: [0, 1, 2]`, for example."
 
 # Settings of a part of the plan: nested as in a recipe, or by dotted name.
@@ -121,102 +115,22 @@ def read_plan(path: Path) -> Source:
         ConfigError: the file cannot be read, a name or a value is wrong (all of them are listed, each with
             its line), or a key occurs twice.
     """
-    text = _text_of(path)
-    try:
-        content = parse_yaml(text)
-        lines = lines_of(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"The plan {path} cannot be read as YAML", got=one_line(error), fix="correct the file."
-        ) from None
-    if not isinstance(content, dict):
-        got = repr(content)[:SHOWN]
-        raise ConfigError(f"The plan {path} must have methods: and seeds:", got=got, fix=EXAMPLE)
-    try:
-        plan = Plan.model_validate(content)
-    except ValidationError as error:
-        raise _explained(error, path.name, lines) from None
+    plan, lines = read_plan_file(path, Plan, NAMED_PARTS, EXAMPLE)
     source = Source(plan, path.name, lines)
     _check_names(source)
     return source
 
 
-def place_of(name: str, lines: dict[tuple[str, ...], int], path: tuple[str, ...]) -> str:
-    """A part of a file for messages: the line of the part, or of the next one around it."""
-    while path and path not in lines:
-        path = path[:-1]
-    return f"{name}, line {lines[path]}" if path else name
-
-
-def _text_of(path: Path) -> str:
-    fix = "check the path: richkd compare PLAN.yaml"
-    try:
-        return read_regular(path, RECIPE_LIMIT).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"The plan {path} does not exist", got="no such file", fix=fix) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The plan {path} cannot be read", got=one_line(error), fix=fix) from None
-
-
-def _explained(error: ValidationError, name: str, lines: dict[tuple[str, ...], int]) -> ConfigError:
-    """All errors of a validation, each with its line."""
-    problems = Problems(ConfigError)
-    # A value that may have several types has an error for each; the one that goes deepest says most.
-    deepest: dict[tuple[str, ...], ErrorDetails] = {}
-    for one in error.errors():
-        path = tuple(str(part) for part in one["loc"])
-        key = path[: 2 if path[0] in ("first", "methods", "pairs", "data") else 1]
-        if key not in deepest or len(one["loc"]) > len(deepest[key]["loc"]):
-            deepest[key] = one
-    for key, one in deepest.items():
-        path = tuple(str(part) for part in one["loc"])
-        if path[-1] == KEY:
-            path = next(p for p in lines if len(p) == 2 and p[0] == path[0] and _is(p[1], one["input"]))
-            key = key[:1]
-        place = place_of(name, lines, path)
-        problems.attempt(_refuse, one, ".".join(key), place)
-    try:
-        problems.refuse_all()
-    except ConfigError as refused:
-        return refused
-    raise AssertionError("a validation failed without an error")
-
-
-def _is(key: str, value: object) -> bool:
-    """Whether YAML reads the text of a key as this value."""
-    return repr(parse_yaml(key)) == repr(value)
-
-
-def _refuse(error: ErrorDetails, key: str, place: str) -> None:
-    field = Plan.model_fields.get(key.split(".")[0])
-    if error["type"] == "extra_forbidden":
-        hint = nearest(key, Plan.model_fields, f"They are {', '.join(Plan.model_fields)}.")
-        raise ConfigError(f"A plan has no part '{key}' ({place})", fix=hint)
-    if error["type"] == "missing":
-        raise ConfigError(f"A plan must have the part '{key}' ({place})", got="none", fix=EXAMPLE)
-    if error["type"] == "invalid_key" or error["loc"][-1] == KEY:
-        fix = "put it into quotes; YAML reads on, off, yes and no as true and false."
-        rule = f"A name in '{key}' must be text ({place})"
-        raise ConfigError(rule, got=repr(error["input"])[:SHOWN], fix=fix)
-    meaning = "" if field is None else f"it is: {field.description}."
-    message = error["msg"].removeprefix("Value error, ")
-    raise ConfigError(
-        f"'{key}' of the plan does not take this value: {message} ({place})",
-        got=repr(error["input"])[:SHOWN],
-        fix=meaning,
-    )
-
-
 def _check_names(source: Source) -> None:
     """Refuse names that cannot be names of folders, values that occur twice, and an unknown baseline."""
     plan, problems = source.plan, Problems(ConfigError)
-    for part in ("first", "methods", "pairs", "data"):
+    for part in NAMED_PARTS:
         for name in getattr(plan, part):
-            problems.attempt(_check_name, part, name, source.place(part, name))
+            problems.attempt(check_name, part, name, source.place(part, name))
     for part in ("base", "cache", "out"):
         path = getattr(plan, part)
         if isinstance(path, Path):
-            problems.attempt(_check_path, part, path, source.place(part))
+            problems.attempt(check_path, part, path, source.place(part))
     for part in ("seeds", "budgets"):
         values = getattr(plan, part)
         if len(set(values)) < len(values):
@@ -226,7 +140,12 @@ def _check_names(source: Source) -> None:
     problems.refuse_all()
 
 
-def _check_name(part: str, name: str, place: str) -> None:
+def check_name(part: str, name: str, place: str) -> None:
+    """Refuse a name that cannot be part of the name of a folder.
+
+    Raises:
+        ConfigError: what is wrong with it, and where it is written.
+    """
     wrong = not name.strip() or name != name.strip() or name.startswith(".") or len(name.encode()) > 60
     if wrong or any(sign in "/\\" or not sign.isprintable() for sign in name):
         raise ConfigError(
@@ -236,7 +155,12 @@ def _check_name(part: str, name: str, place: str) -> None:
         )
 
 
-def _check_path(part: str, path: Path, place: str) -> None:
+def check_path(part: str, path: Path, place: str) -> None:
+    """Refuse a path without a name, or with characters that are not seen.
+
+    Raises:
+        ConfigError: what is wrong with it, and where it is written.
+    """
     if (part == "base" and not path.name) or not str(path).isprintable():
         example = "{data: {path: photos/}}`, or `base: recipe.yaml" if part == "base" else "folder/"
         raise ConfigError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from richkd.compare.runs import AnyRun
 from richkd.compare.worker import Job, Outcome
@@ -22,9 +23,13 @@ class QueueProgress:
         runs: all runs of the plan, with first runs.
         finished: names of those that are finished already.
         console: where to print.
+        split: the split whose accuracy is printed.
     """
 
-    def __init__(self, runs: Sequence[AnyRun], finished: Sequence[str], console: Terminal) -> None:
+    def __init__(
+        self, runs: Sequence[AnyRun], finished: Sequence[str], console: Terminal, split: str = "test"
+    ) -> None:
+        self.split = split
         self.runs = {run.name: run for run in runs}
         self.console = console
         self._ended = set(finished)
@@ -66,7 +71,7 @@ class QueueProgress:
             summary = RunFolder(job.config.out).summary()
         except RichKDError:
             summary = None
-        return "finished" if summary is None else f"test top-1 {summary['splits']['test']['top1']:.2%}"
+        return "finished" if summary is None else f"{self.split} top-1 {top1_of(summary, self.split)}"
 
     def _epoch(self, name: str) -> str:
         config = self.runs[name].config
@@ -89,6 +94,11 @@ class QueueProgress:
         seconds = time.monotonic() - self._began
         rate = (done - self._epochs_before) / seconds if seconds else 0.0
         return f", {clock((total - done) / rate)} left" if rate > 0 else ""
+
+
+def top1_of(summary: Mapping[str, Any], split: str) -> str:
+    """The accuracy on a split in percent, for people."""
+    return f"{summary['splits'][split]['top1']:.2%}"
 
 
 def clock(seconds: float) -> str:

@@ -135,7 +135,7 @@ def budget_of(config: Config, images: int) -> str:
     """The budget of a run in words; methods of a comparison must have equal ones.
 
     Args:
-        images: number of training images.
+        images: number of training images of an epoch.
     """
     train = config.train
     return f"{train.epochs:,} epochs of {images:,} images in batches of {train.batch_size:,}"
@@ -153,15 +153,20 @@ def _merged(
     source: Source, cell: Cell, layers: tuple[Layer, ...], method: str, models: Mapping[str, str]
 ) -> tuple[Config, Layer]:
     """The settings of all seeds, with the models of first runs, and where they were given."""
-    plan = source.plan
     layers = tuple(resolved(layer, models) for layer in layers)
-    own: Layer = {}
-    if plan.budgets:
-        own["train.epochs"] = Given(cell.epochs, source.place("budgets"), "plan")
-    if plan.cache is not None:
-        own["cache.dir"] = Given(str(plan.cache), source.place("cache"), "plan")
+    own = own_layer(source, cell.epochs if source.plan.budgets else None)
     # The method is the last one, so it may set a number of epochs of its own.
     return merge((*layers[:-1], own, layers[-1]), source.place("methods", method))
+
+
+def own_layer(source: Source, epochs: int | None) -> Layer:
+    """The settings that the plan itself gives to its runs: the cache and, if it has one, the length."""
+    own: Layer = {}
+    if epochs is not None:
+        own["train.epochs"] = Given(epochs, source.place("budgets"), "plan")
+    if source.plan.cache is not None:
+        own["cache.dir"] = Given(str(source.plan.cache), source.place("cache"), "plan")
+    return own
 
 
 def _needs_controls(config: Config) -> bool:

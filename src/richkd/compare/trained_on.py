@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from richkd.compare.first import FirstRun, first_of
-from richkd.compare.opened import EVALUATED, OpenedData
+from richkd.compare.opened import OpenedData
 from richkd.compare.problems import RunProblems
 from richkd.compare.runs import PlannedRun
 from richkd.core.errors import ConfigError
@@ -51,8 +51,8 @@ def check_trained_on(runs: Sequence[PlannedRun], opened: OpenedData, problems: R
         f" the data; {FIX}."
         for label, seeds in fitted.items()
     ] + [
-        f"{label} is trained on labels that runs of seed {', '.join(seeds)} do not have; give settings of the"
-        " data in base or in data, and choose data whose labels do not depend on the seed."
+        f"{label} is trained on labels that runs of seed {', '.join(seeds)} do not have; give settings of the "
+        "data in base or in data."
         for label, seeds in taught.items()
     ]
 
@@ -62,7 +62,7 @@ def _trained(run: FirstRun, opened: OpenedData) -> set[str]:
 
 
 def _refuse_tested(first: FirstRun, run: PlannedRun, opened: OpenedData) -> None:
-    tested = opened.of(run.config).splits[EVALUATED].keys()
+    tested = opened.of(run.config).splits[opened.evaluated].keys()
     shared = sorted(_trained(first, opened).intersection(tested))
     if shared:
         raise ConfigError(

@@ -19,9 +19,9 @@ from richkd.config.resumed import SETTINGS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, ConfigError
-from richkd.data.split import Data
 from richkd.models.build import Network
 from richkd.pipeline.assemble import assemble
+from richkd.pipeline.run_data import order_of
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.inputs import changed_data
 from richkd.training.optimizer import build_optimizer
@@ -49,24 +49,32 @@ class Checked:
     warnings: tuple[str, ...] = ()
 
 
-def check_runs(plan: Plan, runs: list[PlannedRun], log: Log) -> Checked:
+def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EVALUATED) -> Checked:
     """Check all runs and the first runs that they need, as ``richkd check`` does before it decodes images.
 
     Data are opened once. Models are opened once for each method, pair and data, unless runs of theirs have
     begun. Where first runs are not finished, untrained networks take the places of their models. Runs that
     have begun must have the settings, files and images of the plan.
 
+    Args:
+        plan: the plan.
+        runs: its runs.
+        log: where to say how many there are.
+        evaluated: the split that the runs are compared on.
+
     Raises:
         RichKDError: everything that is wrong, together.
     """
-    problems, opened = RunProblems(), OpenedData()
+    problems, opened = RunProblems(), OpenedData(evaluated)
     first = first_runs_of(runs)
     every: list[AnyRun] = [*first, *runs]
     budgets: dict[str, str] = {}
     for run in every:
         data = problems.attempt(run.label, opened.of, run.config)
         if data is not None:
-            budgets[run.name] = budget_of(run.config, len(data.splits["train"]))
+            order = problems.attempt(run.label, order_of, run.config, data)
+            if order is not None:
+                budgets[run.name] = budget_of(run.config, order.images_of_epoch)
     warnings: list[str] = []
     if len(budgets) == len(every):
         for _, members in by_cell(runs):
@@ -80,7 +88,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log) -> Checked:
     provisional = {run.name for run in every if any(one.name in missing for one in run.needs)}
     for run in begun:
         if run.name in budgets:
-            problems.attempt(run.label, _same_as_before, run, opened, run.name not in provisional)
+            problems.attempt(run.label, refuse_changed, run, opened, run.name not in provisional)
     unchecked = _check_all_models(every, begun, missing, budgets, opened, problems)
     problems.refuse_all()
     log(f"checked: {len(every)} runs, of which {len(finished)} are finished")
@@ -151,18 +159,19 @@ def is_finished(config: Config) -> bool:
 def _refuse_other_tests(members: list[PlannedRun], opened: OpenedData) -> None:
     """Refuse methods that are evaluated on other images than the first one."""
     first = members[0]
-    expected = _test_of(opened.of(first.config))
+    expected = _evaluated_of(opened, first.config)
     for run in members:
-        if _test_of(opened.of(run.config)) != expected:
+        if _evaluated_of(opened, run.config) != expected:
             raise ConfigError(
                 f"All methods of a comparison must be evaluated on the same images ({run.cell.title})",
-                got=f"another test split for {run.method} than for {first.method}",
+                got=f"another {opened.evaluated} split for {run.method} than for {first.method}",
                 fix="give settings that divide the data in base or in data.",
             )
 
 
-def _test_of(data: Data) -> tuple[Any, ...]:
-    split = data.splits[EVALUATED]
+def _evaluated_of(opened: OpenedData, config: Config) -> tuple[Any, ...]:
+    data = opened.of(config)
+    split = data.splits[opened.evaluated]
     return (data.class_names, split.keys(), split.labels_N.tolist())
 
 
@@ -179,8 +188,17 @@ def _refuse_unequal(members: list[PlannedRun], budgets: dict[str, str]) -> None:
         )
 
 
-def _same_as_before(run: AnyRun, opened: OpenedData, same_files: bool) -> None:
-    """Refuse a run that began with other settings, files or images."""
+def refuse_changed(run: AnyRun, opened: OpenedData, same_files: bool = True) -> None:
+    """Refuse a run that began with other settings, files or images; do nothing if it did not begin.
+
+    Args:
+        run: the run.
+        opened: the data sets.
+        same_files: also compare the files that settings name; not if first runs are still to make them.
+
+    Raises:
+        RichKDError: what differs.
+    """
     folder = RunFolder(run.config.out)
     if not (folder.path / SETTINGS).exists():
         return

@@ -1,10 +1,11 @@
-"""One run of a comparison in a process of its own: train or resume it, then store its test logits."""
+"""One run of a queue in a process of its own: train or resume it, then store its test logits."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -28,9 +29,10 @@ class Job:
     Attributes:
         name: name of the run.
         config: its settings.
-        logits: the file of its test logits; None for a run that is only a model of other runs.
+        logits: the file of its test logits; None to store none.
         log: the file of its messages.
         threads: number of threads; None for PyTorch's own choice.
+        keep_checkpoints: whether the checkpoints of the finished run are kept.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Job:
     logits: Path | None
     log: Path
     threads: int | None = None
+    keep_checkpoints: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def do(job: Job) -> None:
             time.sleep(PAUSE)
     if job.logits is not None:
         store_logits(job.config, job.logits)
+    if not job.keep_checkpoints:
+        shutil.rmtree(RunFolder(job.config.out).last.parent, ignore_errors=True)
 
 
 def is_disk_full(reason: str) -> bool:

@@ -11,7 +11,7 @@ from richkd.config.listing import section_type
 from richkd.config.loading import load_config
 from richkd.config.marks import WhenResumed, flattened, without_numbers
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import Config
+from richkd.config.schema import REST, Config
 from richkd.core.errors import CheckpointError
 from richkd.core.structured import read_json, read_yaml
 
@@ -19,6 +19,8 @@ SETTINGS, INPUTS = "config.yaml", "inputs.json"
 CHECKPOINTS = "checkpoints"
 # Kinds of model names that hold a path.
 PATH_KINDS = ("local-dir", "folds", "outputs")
+# The setting whose value can be `REST`, which is no path.
+UNLABELED_SOURCE = "data.unlabeled"
 # Folders that a run writes to, besides its own.
 CACHES = ("cache.dir", "clip.cache")
 
@@ -39,10 +41,10 @@ def path_of(dotted: str, value: object) -> tuple[str, Path] | None:
     Example:
         >>> path_of("teachers.1.name", "local-dir:runs/teacher/student")
         ('local-dir:', PosixPath('runs/teacher/student'))
-        >>> path_of("student.name", "resnet18") is None
-        True
+        >>> path_of("student.name", "resnet18") is None, path_of("data.unlabeled", "rest") is None
+        (True, True)
     """
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or (dotted == UNLABELED_SOURCE and value == REST):
         return None
     if not dotted.endswith(".name"):
         return "", Path(value)

@@ -25,6 +25,8 @@ Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["auto", "bf16", "fp32"]
 FREE, FILES = WhenResumed.FREE, WhenResumed.FILES
 IMAGES, LENGTH = WhenResumed.IMAGES, WhenResumed.LENGTH
+# The value of data.unlabeled that names no source.
+REST = "rest"
 
 
 class Section(BaseModel):
@@ -66,8 +68,16 @@ class DataConfig(Section):
         description="fraction of test on which fusion is fitted instead; excluded from every evaluation",
     )
     exclude_fold: tuple[int, int] | None = Field(None, description="(J, K): leave fold J of K out of train")
+    labels_per_class: int | None = Field(
+        None,
+        ge=1,
+        description="use the labels of only this many training images of each class, drawn without "
+        "train.seed; others are left out, or are unlabeled images with data.unlabeled rest",
+    )
     unlabeled: Annotated[str | None, IMAGES] = Field(
-        None, description="folder of additional training images without labels"
+        None,
+        description="folder of additional training images without labels; rest: the training images whose "
+        "labels data.labels_per_class does not use",
     )
     unlabeled_fraction: float | None = Field(
         None, gt=0, lt=1, description="fraction of unlabeled images in each batch (default: as in the data)"

@@ -32,8 +32,10 @@ class TrainingOrder:
         seed: seed of all permutations.
         rank: position of this process.
         world: number of processes.
-        unlabeled: number of unlabeled images, which are the last of the split.
+        unlabeled: number of unlabeled images.
         share: share of unlabeled images in each batch, in (0, 1); None treats all images alike.
+        by_kind_N: positions of the labeled images, then those of the unlabeled ones; read with ``share``.
+            None if the unlabeled images are the last of the split.
 
     Raises:
         DataError: fewer than two images.
@@ -53,6 +55,7 @@ class TrainingOrder:
     world: int = 1
     unlabeled: int = 0
     share: float | None = None
+    by_kind_N: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images < 2:
@@ -75,6 +78,11 @@ class TrainingOrder:
         """Number of steps in an epoch, at least one."""
         return max(count // size for _, count, size in self._kinds)
 
+    @property
+    def images_of_epoch(self) -> int:
+        """Images that an epoch shows: the split; with ``share``, those of all steps, some of them again."""
+        return self.images if len(self._kinds) == 1 else self.steps * self.images_of_step
+
     def epoch(self, epoch: int, first_step: int = 0) -> list[Tensor]:
         """Image indices for this process: one tensor (B, int64) for each step, starting at ``first_step``."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
@@ -86,6 +94,8 @@ class TrainingOrder:
                 groups += torch.split(permuted_N[: count // size * size], size)
             kinds.append(groups[: self.steps])
         whole = [torch.cat(parts) for parts in zip(*kinds, strict=True)]
+        if len(kinds) > 1 and self.by_kind_N is not None:
+            whole = [self.by_kind_N[group] for group in whole]
         return [group[self.rank :: self.world] for group in whole[first_step:]]
 
     @property

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from richkd.config.schema import DataConfig
+from richkd.config.schema import REST, DataConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.logs import logger_of
+from richkd.core.types import UNLABELED
 from richkd.data.classes import check_names, positions_of, read_names
 from richkd.data.columns import Columns, as_split, is_unlabeled, log_absent
 from richkd.data.formats.hub import quiet
 from richkd.data.formats.scan import WHOLE
+from richkd.data.labels import refuse_rest_of_all, with_few_labels
 from richkd.data.split import Data, Split, folds_of, held_out
 from richkd.data.tables import open_tables
 from richkd.data.unlabeled import with_unlabeled
@@ -40,8 +42,10 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
     2. A source without a validation split gives ``val_fraction`` of each class of "train" to "val".
     3. ``test_calibration_fraction`` of each class of "test" is moved to "calibration". Alternatively,
        "calibration" is opened from ``calibration``, a source with the same classes in any order.
-    4. ``exclude_fold`` (j, k) moves fold j of k of "train" to "left-out".
-    5. The images of ``unlabeled`` are added at the end of "train".
+    4. ``labels_per_class`` images of each class of "train" keep their labels. The others are left out, or
+       lose their labels with ``unlabeled`` "rest"; see :func:`~richkd.data.labels.labeled_images`.
+    5. ``exclude_fold`` (j, k) moves fold j of k of the labeled images of "train" to "left-out".
+    6. The images of another ``unlabeled`` are added at the end of "train".
 
     A held-out split may lack classes of train, and a held-out split without labels is left out; both are
     logged. Files and folders given by ``calibration`` and ``unlabeled`` may be inside the data folder.
@@ -52,7 +56,8 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         seed: seed of steps 1 and 2; see :func:`~richkd.data.split.held_out`.
 
     Raises:
-        ConfigError: both ``calibration`` and ``test_calibration_fraction``, or a fold that does not exist.
+        ConfigError: both ``calibration`` and ``test_calibration_fraction``, a fold that does not exist, or
+            ``unlabeled`` "rest" without ``labels_per_class``.
         DataError: a source that cannot be opened, has no images or labels, or has several columns that could
             be meant; a setting that needs a split that does not exist.
         ClassError: a split with a class that train lacks, or two classes with the same name.
@@ -69,6 +74,7 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         >>> data.class_names, {name: len(split) for name, split in data.splits.items()}
         (('ant', 'bee'), {'train': 6, 'val': 2, 'test': 2})
     """
+    refuse_rest_of_all(config)
     with quiet():
         splits = _source_splits(config)
         source_names = next(iter(splits.values())).class_names
@@ -79,11 +85,13 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         _hold_out(splits, config, seed)
         if config.calibration is not None:
             splits["calibration"] = _open_calibration(config, source_names, class_names)
+    named = {name: replace(split, class_names=class_names) for name, split in splits.items()}
+    if config.labels_per_class is not None:
+        named["train"] = with_few_labels(named, config)
     if config.exclude_fold is not None:
-        _leave_out_fold(splits, *config.exclude_fold, config.path)
-    named = {name: replace(splits[name], class_names=class_names) for name in ORDER if name in splits}
-    data = Data(named, class_names, config.path)
-    if config.unlabeled is None:
+        _leave_out_fold(named, *config.exclude_fold, config.path)
+    data = Data({name: named[name] for name in ORDER if name in named}, class_names, config.path)
+    if config.unlabeled is None or config.unlabeled == REST:
         return data
     return with_unlabeled(
         data, config.unlabeled, image_column=config.image_column, key_column=config.key_column
@@ -92,7 +100,8 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
 
 def _source_splits(config: DataConfig) -> dict[str, Split]:
     """The splits of the source; training data come first, so that errors compare other splits with them."""
-    others = [Path(other) for other in (config.calibration, config.unlabeled) if other is not None]
+    unlabeled = None if config.unlabeled == REST else config.unlabeled
+    others = [Path(other) for other in (config.calibration, unlabeled) if other is not None]
     columns = Columns(config.image_column, config.label_column, config.key_column)
     tables = open_tables(config.path, exclude=others, columns=columns, nested=config.nested_classes)
     splits: dict[str, Split] = {}
@@ -131,13 +140,15 @@ def _leave_out_fold(splits: dict[str, Split], fold: int, folds: int, path: str) 
             got=f"only {', '.join(splits)}",
             fix="remove this setting, or set data.path to a source with training images.",
         )
-    if folds > len(splits["train"]):
+    labels_N = splits["train"].labels_N
+    labeled_N = (labels_N != UNLABELED).nonzero()[:, 0]
+    if folds > len(labeled_N):
         raise ConfigError(
-            f"data.exclude_fold must not have more folds than {path} has training images",
-            got=f"{folds:,} folds of {len(splits['train']):,} images",
+            f"data.exclude_fold must not have more folds than {path} has training images with labels",
+            got=f"{folds:,} folds of {len(labeled_N):,} images",
             fix="use 5 folds.",
         )
-    members_N = (folds_of(splits["train"].labels_N, folds) == fold).nonzero()[:, 0]
+    members_N = labeled_N[folds_of(labels_N[labeled_N], folds) == fold]
     _divide(splits, "train", LEFT_OUT, members_N.numpy())
 
 

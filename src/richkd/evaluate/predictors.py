@@ -15,7 +15,7 @@ import torch
 
 from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import CacheConfig, Config, FusionConfig, ModelConfig
+from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.types import Batch, Output
@@ -382,7 +382,9 @@ def _without_training_settings(config: Config) -> Config:
     if any(parse_model_name(teacher.name).kind == "cache" for teacher in config.teachers):
         # Imported outputs exist only in the cache, for the images exactly as training opened them.
         return config.model_copy(update={"train": train})
-    data = config.data.model_copy(update={"unlabeled": None, "unlabeled_fraction": None, "in_memory_gb": 0.0})
+    # A source of unlabeled images may be gone. Training images without labels belong to the data themselves.
+    dropped = {} if config.data.unlabeled == REST else {"unlabeled": None, "unlabeled_fraction": None}
+    data = config.data.model_copy(update={**dropped, "in_memory_gb": 0.0})
     # Settings of unlabeled images and of the cache would be rejected as unused without them.
     fusion = config.fusion.model_copy(update={"ood_quantile": FusionConfig().ood_quantile})
     return config.model_copy(update={"data": data, "train": train, "fusion": fusion, "cache": CacheConfig()})

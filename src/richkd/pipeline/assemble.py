@@ -16,14 +16,12 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
-from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.core.types import Batch, Output, Target
 from richkd.data.batches import Store
 from richkd.data.effects import read_effects
 from richkd.data.order import TrainingOrder
-from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.data.stores import Stores, open_stores
-from richkd.data.unlabeled import refuse_tested
 from richkd.data.views import Augmentation, Views, render_batch
 from richkd.data.workers import Lazy
 from richkd.fusion.fusion import Fusion
@@ -44,6 +42,7 @@ from richkd.pipeline.controls import controlled
 from richkd.pipeline.fuse import Fitter, describe
 from richkd.pipeline.reuse import with_reused_classifier
 from richkd.pipeline.roles import FUSED, Roles, assign_roles
+from richkd.pipeline.run_data import open_run_data, order_of
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
 from richkd.pipeline.teachers import Log, Networks, Opening, log_resizing, open_networks, with_imported
 from richkd.pipeline.unused import refuse_unused
@@ -162,7 +161,7 @@ class Parts:
 
     def order(self, rank: int = 0, world: int = 1) -> TrainingOrder:
         """Which images make up each step, for one of ``world`` processes."""
-        return _order(self.config, self.data, rank, world)
+        return order_of(self.config, self.data, rank, world)
 
     def flush_caches(self) -> None:
         """Write outputs that are not yet in the teacher cache on disk."""
@@ -192,7 +191,7 @@ def assemble(
     roles = assign_roles(config, specs)
     refuse_unused(config, specs, roles)
     read_effects(config.augment)  # refuses a policy that timm does not know, before data are opened
-    data = _open_data(config, log)
+    data = open_run_data(config, log)
     student = build_student(config, data)
     log_resizing(student, "student", log)
     if student.loaded is not None:
@@ -220,16 +219,10 @@ def assemble(
     return Parts(config, data, stores, student, specs, sources, training, device, speed, chooser.chosen)
 
 
-def _order(config: Config, data: Data, rank: int = 0, world: int = 1) -> TrainingOrder:
-    labels_N, settings = data.splits["train"].labels_N, config.train
-    unlabeled, share = int((labels_N == UNLABELED).sum()), config.data.unlabeled_fraction
-    return TrainingOrder(len(labels_N), settings.batch_size, settings.seed, rank, world, unlabeled, share)
-
-
 def _speed_chooser(
     config: Config, data: Data, device: torch.device, log: Log, known: Mapping[str, dict[str, Any]] | None
 ) -> SpeedChooser:
-    steps = _order(config, data).steps * config.train.epochs if "train" in data.splits else 0
+    steps = order_of(config, data).steps * config.train.epochs if "train" in data.splits else 0
     size = config.train.batch_size
     return SpeedChooser(steps, size, device, known is not None, dict(known or {}), log)
 
@@ -239,17 +232,6 @@ def build_student(config: Config, data: Data) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return build_network(config.student, len(data.class_names), role="student", new_classifier=True)
-
-
-def _open_data(config: Config, log: Log) -> Data:
-    data = open_data(config.data, config.train.seed)
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    log(f"data: {data.path}, {len(data.class_names)} classes, {sizes}")
-    if config.data.unlabeled is not None:
-        refuse_tested(data, config.train.workers)
-        count = int((data.splits["train"].labels_N == UNLABELED).sum())
-        log(f"unlabeled: {count:,} of the training images, from {config.data.unlabeled}")
-    return data
 
 
 def _open_sources(
@@ -292,7 +274,7 @@ def _open_sources(
             sources[name],
             stores,
             augmentation,
-            _order(config, opening.data),
+            order_of(config, opening.data),
             opening.device,
             logit_temperature(specs),
         )

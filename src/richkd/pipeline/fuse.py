@@ -11,6 +11,7 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import ClipError, DataError
+from richkd.core.types import UNLABELED
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
 from richkd.data.stores import Stores
@@ -67,7 +68,7 @@ class Fitter:
         # Alpha says how vision teachers and a CLIP share; without a CLIP all share alike.
         settings = config if shared else config.model_copy(update={"alpha": None, "feature_alpha": None})
         split = held_out_split(self.stores.names)
-        weighs_ood = self.config.data.unlabeled is not None and config.ood_quantile > 0
+        weighs_ood = config.ood_quantile > 0 and self._has_unlabeled()
         held_out = None
         fitted = needs_held_out(settings) and not averaged
         if fitted or (weighs_ood and split is not None):
@@ -133,6 +134,11 @@ class Fitter:
         self.log(f"prompts: {', '.join(largest)}, …")
         embeddings_CD = prompts.class_embeddings(weights_P).float()
         return zero_shot.reweighted(embeddings_CD.to(zero_shot.class_embeddings_CD))
+
+    def _has_unlabeled(self) -> bool:
+        """Whether some training images have no labels; with ``data.unlabeled: rest``, there may be none."""
+        train = self.stores.splits.get("train")
+        return train is not None and bool((train.labels_N == UNLABELED).any())
 
     def _held_out_of(self, teachers: Sequence[Teacher], split: str | None, preset: str) -> HeldOut:
         if split is None:

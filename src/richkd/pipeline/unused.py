@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import Config, Section
+from richkd.config.schema import REST, Config, Section
 from richkd.core.errors import ConfigError
 from richkd.fusion.mixings import ALPHA
 from richkd.methods.objective import TermSpec, needs_of, reads_teachers_only
@@ -54,6 +54,9 @@ def unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[
     yield from _teachers(config)
     if config.data.unlabeled is None:
         yield from _changed("data", config.data, "it needs data.unlabeled", ("unlabeled_fraction",))
+    elif config.data.unlabeled == REST and config.data.labels_per_class is None:
+        reason = f"{REST} needs data.labels_per_class; a folder with this name is ./{REST}"
+        yield from _changed("data", config.data, reason, ("unlabeled",))
 
 
 def _teachers(config: Config) -> Iterator[tuple[str, str]]:

@@ -164,6 +164,7 @@ def _folds_of(split: Split, fold_of_key: Mapping[str, int], folds: int, folder: 
         raise ModelError(
             f"For each labeled training image, a teacher in {folder} must have been trained without it",
             got=f"{len(labeled) - known} of {len(labeled)} images without such a teacher, first {missing}",
-            fix="train the teachers on the same --data, with the same seed and data.val_fraction.",
+            fix="train the teachers on the same --data, with the same seed, data.val_fraction and "
+            "data.labels_per_class.",
         )
     return torch.tensor(result)

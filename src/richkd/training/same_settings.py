@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from richkd.config.marks import WhenResumed, flattened
-from richkd.config.resumed import INPUTS, SETTINGS, damaged_inputs, mark_of, recorded_inputs
-from richkd.config.schema import Config
+from richkd.config.resumed import (
+    INPUTS,
+    SETTINGS,
+    UNLABELED_SOURCE,
+    damaged_inputs,
+    mark_of,
+    recorded_inputs,
+)
+from richkd.config.schema import REST, Config
 from richkd.core.errors import CheckpointError
 from richkd.core.structured import parse_yaml, read_yaml
 from richkd.core.visible import one_line
@@ -47,7 +54,7 @@ def refuse_other_settings(
         f"{name} {now.get(name)} where the run has {was.get(name)}"
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name)
-        and mark_of(name) in by_text
+        and (mark_of(name) in by_text or _names_no_source(name, was.get(name), now.get(name)))
         and not (name in files and _prefix(name, was.get(name)) == _prefix(name, now.get(name)))
     ]
     if others:
@@ -59,6 +66,11 @@ def refuse_other_settings(
         )
     if same_files:
         refuse_changed_files(files, config, run / INPUTS, was)
+
+
+def _names_no_source(name: str, *values: object) -> bool:
+    """Whether a value says which images have no labels, instead of where images are."""
+    return name == UNLABELED_SOURCE and REST in values
 
 
 def _files_of(recorded: Mapping[str, Any]) -> Hashes:

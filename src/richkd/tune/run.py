@@ -1,0 +1,262 @@
+"""A search from its plan to its recipes: rounds of runs in the queue, until the budget is used."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from richkd.compare.layers import read_layers
+from richkd.compare.machine import default_jobs, threads_of_runs
+from richkd.compare.opened import OpenedData
+from richkd.compare.problems import RunProblems
+from richkd.compare.progress import QueueProgress
+from richkd.compare.queue import Start, run_queue
+from richkd.compare.runs import PlannedRun
+from richkd.compare.validate import check_runs, is_finished, refuse_changed
+from richkd.compare.worker import Job
+from richkd.config.schema import Config
+from richkd.core.files import refuse_unwritable
+from richkd.core.folder_lock import folder_lock
+from richkd.core.temporary import remove_abandoned
+from richkd.core.terminal import Terminal
+from richkd.data.sources import open_data
+from richkd.training.run_folder import RunFolder
+from richkd.tune.budget import halvings
+from richkd.tune.halving import Halving
+from richkd.tune.pages import write_pages
+from richkd.tune.plan import TuneSource, read_tune_plan
+from richkd.tune.results import SearchResult, figures_of
+from richkd.tune.study import MethodStudy, TrialRecord
+from richkd.tune.trials import SearchedMethod, Trials
+
+SPLIT = "val"
+LOGS, STUDIES = "logs", "studies"
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished search; made by `tune`.
+
+    Attributes:
+        out: its folder.
+        metric: the figure that was searched for.
+        methods: what was found for each method.
+    """
+
+    out: Path
+    metric: str
+    methods: tuple[SearchResult, ...]
+
+
+@dataclass
+class _Search:
+    """The search of one method."""
+
+    method: SearchedMethod
+    halving: Halving
+    study: MethodStudy
+
+    def rounds(self) -> Iterator[tuple[int, int]]:
+        """All brackets and rungs, in order."""
+        return itertools.product(range(self.halving.brackets), range(len(self.halving.rungs)))
+
+
+def tune(
+    path: Path,
+    *,
+    out: Path | None = None,
+    jobs: int | None = None,
+    check_only: bool = False,
+    console: Terminal | None = None,
+    start: Start | None = None,
+) -> TuneResult | None:
+    """Search the settings of each method of a plan; see `search`.
+
+    Args:
+        path: the plan.
+        out: folder of the search; by default that of the plan, else ``runs/NAME-OF-THE-PLAN``.
+        jobs: number of runs at once; by default that of the plan, else what the machine allows.
+        check_only: check the plan, and do no run.
+        console: where to print; by default standard output.
+        start: how processes start; see `run_queue`.
+
+    Raises:
+        RichKDError: the plan is wrong, the folder cannot be written, or the disk is full.
+        Interrupted: a signal came; the same command goes on.
+    """
+    source = read_tune_plan(path)
+    folder = out or source.plan.out or Path("runs") / path.stem
+    return search(source, folder, jobs=jobs, check_only=check_only, console=console, start=start)
+
+
+def search(
+    source: TuneSource,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    check_only: bool = False,
+    console: Terminal | None = None,
+    start: Start | None = None,
+) -> TuneResult | None:
+    """Search the settings of each method by successive halving on the validation split.
+
+    All methods have the same budget. Trials are drawn by Optuna (TPE). Runs are those of ``richkd distill``,
+    in processes of their own; finished ones are not repeated, and stopped ones go on.
+
+    Args:
+        source: the plan.
+        out: folder of the search.
+        jobs, check_only, console, start: see `tune`.
+
+    Returns:
+        What was found for each method; None with ``check_only``. Recipes and pages were written.
+
+    Raises:
+        RichKDError, Interrupted: see `tune`.
+    """
+    console = console or Terminal()
+    trials = Trials(source, read_layers(source.source), out)
+    methods = trials.methods()
+    refuse_unwritable(out)
+    own = [trials.of_length(method.config, method.name, "own", source.plan.epochs) for method in methods]
+    if check_only:
+        check_runs(source.source.plan, own, _silent, SPLIT)
+        _print_space(methods, console)
+        return None
+    with folder_lock(out, f"--out {out}"):
+        remove_abandoned(out)
+        check_runs(source.source.plan, own, _silent, SPLIT)
+        _print_space(methods, console)
+        at_once = jobs or source.plan.jobs or default_jobs(own * len(own))
+        runner = _Runner(out, at_once, threads_of_runs(out, at_once), console, start)
+        ladders = halvings(source.plan, methods, trials, at_once, runner.do)
+        searches = [_open(source, out, method, ladders[method.name]) for method in methods]
+        runner.refuse_changed(_done(searches, trials))
+        for one in searches:
+            console.print(_described(one), soft_wrap=True)
+        for steps in itertools.zip_longest(*(one.rounds() for one in searches)):
+            active = [(one, step) for one, step in zip(searches, steps, strict=True) if step is not None]
+            _round(active, trials, runner, source.plan.metric)
+        results = tuple(_result(one, trials) for one in searches)
+        images = _images(methods[0].config)
+        write_pages(source.source.name, results, source.plan.metric, images, out)
+        return TuneResult(out, source.plan.metric, results)
+
+
+class _Runner:
+    """Does runs in the queue."""
+
+    def __init__(self, out: Path, jobs: int, threads: int, console: Terminal, start: Start | None) -> None:
+        self.out, self.jobs, self.threads = out, jobs, threads
+        self.console, self.start = console, start
+        self.opened = OpenedData(SPLIT)
+
+    def refuse_changed(self, runs: Sequence[PlannedRun]) -> None:
+        """Refuse runs that began with other settings or images.
+
+        Raises:
+            RichKDError: what differs.
+        """
+        problems = RunProblems()
+        for run in runs:
+            problems.attempt(run.method, refuse_changed, run, self.opened)
+        problems.refuse_all()
+
+    def do(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
+        """Do runs that are not finished; returns why those that failed did."""
+        self.refuse_changed(runs)
+        left = [run for run in runs if not is_finished(run.config)]
+        if not left:
+            return {}
+        progress = QueueProgress(left, [], self.console, SPLIT)
+        jobs = [
+            Job(run.name, run.config, None, self.out / LOGS / f"{run.name}.txt", self.threads, False)
+            for run in left
+        ]
+        outcomes = run_queue(
+            jobs, self.jobs, began=progress.began, ended=progress.ended, look=progress.look, start=self.start
+        )
+        return {name: outcome.reason for name, outcome in outcomes.items() if outcome.state == "failed"}
+
+
+def _open(source: TuneSource, out: Path, method: SearchedMethod, halving: Halving) -> _Search:
+    study = MethodStudy(
+        out / STUDIES / f"{method.name}.jsonl",
+        method.entries,
+        method.first,
+        halving,
+        maximize=source.plan.metric == "top1",
+        seed=source.plan.seed,
+    )
+    return _Search(method, halving, study)
+
+
+def _round(
+    active: Sequence[tuple[_Search, tuple[int, int]]], trials: Trials, runner: _Runner, metric: str
+) -> None:
+    """One rung of one bracket of each method, all in one queue."""
+    planned: list[tuple[_Search, TrialRecord, PlannedRun]] = []
+    for one, (bracket, rung) in active:
+        epochs = one.halving.rungs[rung]
+        for record in one.study.bracket(bracket):
+            if record.state == "running" and epochs not in record.values:
+                planned.append((one, record, trials.run(one.method, record, epochs)))
+    failed = runner.do(list({run.name: run for _, _, run in planned}.values()))
+    for one, record, run in planned:
+        reason, value = failed.get(run.name), math.nan
+        if reason is None:
+            value = figures_of(run.config).value(metric)
+            reason = "" if math.isfinite(value) else f"its {metric} is {value}"
+        if reason:
+            one.study.fail(record.index, reason)
+        else:
+            one.study.report(record.index, run.config.train.epochs, value)
+    for one, (bracket, rung) in active:
+        one.study.halve(bracket, rung)
+
+
+def _done(searches: Sequence[_Search], trials: Trials) -> list[PlannedRun]:
+    """The runs of all figures that are known."""
+    return [
+        trials.run(one.method, record, epochs)
+        for one in searches
+        for record in one.study.records()
+        for epochs in record.values
+    ]
+
+
+def _result(one: _Search, trials: Trials) -> SearchResult:
+    records = one.study.records()
+    best = one.study.best()
+    config = None if best is None else trials.config(one.method.name, one.method.entries, best.point)
+    figures = {}
+    for record in records:
+        for epochs in record.values:
+            run = trials.run(one.method, record, epochs)
+            if RunFolder(run.config.out).summary() is not None:
+                figures[record.index, epochs] = figures_of(run.config)
+    return SearchResult(one.method, one.halving, tuple(records), best, config, figures)
+
+
+def _print_space(methods: Sequence[SearchedMethod], console: Terminal) -> None:
+    for method in methods:
+        names = ", ".join(entry.name for entry in method.entries)
+        console.print(f"{method.name}: {names}", soft_wrap=True)
+
+
+def _described(one: _Search) -> str:
+    halving = one.halving
+    rungs = ", ".join(f"{w} of {e} epochs" for w, e in zip(halving.widths, halving.rungs, strict=True))
+    return f"{one.method.name}: {halving.brackets} times {rungs}; {halving.epochs:,} epochs in all"
+
+
+def _images(config: Config) -> int:
+    """Number of validation images."""
+    return len(open_data(config.data, config.train.seed).splits[SPLIT])
+
+
+def _silent(text: str) -> None:
+    pass

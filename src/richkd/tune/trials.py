@@ -1,0 +1,155 @@
+"""Trials as runs: the settings of a method at a point of the space, and which entries a method reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from richkd.compare.layers import Layer, Layers
+from richkd.compare.merging import merge
+from richkd.compare.problems import RunProblems
+from richkd.compare.runs import RUNS, Cell, PlannedRun, own_layer
+from richkd.config.schema import Config
+from richkd.core.errors import ConfigError
+from richkd.methods.objective import read_objective
+from richkd.tune.defaults import default_space
+from richkd.tune.plan import TuneSource
+from richkd.tune.space import Entry, Point, layer_of, read_space
+from richkd.tune.study import TrialRecord
+
+
+@dataclass(frozen=True)
+class SearchedMethod:
+    """A method of a search.
+
+    Attributes:
+        name: its name.
+        entries: the entries of the space that it reads.
+        first: the point of its own settings, as far as the space has it.
+        config: its own settings.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    first: dict[str, Any]
+    config: Config
+
+
+class Trials:
+    """The runs of a search.
+
+    Args:
+        source: the plan.
+        layers: its settings.
+        out: folder of the search.
+    """
+
+    def __init__(self, source: TuneSource, layers: Layers, out: Path) -> None:
+        self.source = source
+        self.layers = layers
+        self.out = out
+
+    def methods(self) -> list[SearchedMethod]:
+        """All methods, with what is searched for each.
+
+        Raises:
+            RichKDError: settings that cannot be combined, entries of the space that no method reads, and
+                methods that read none; all of them are listed.
+        """
+        space, source = self.source.plan.space, self.source.source
+        given = None if space is None else read_space(space, lambda name: source.place("space", name))
+        problems = RunProblems()
+        found = [problems.attempt(name, self._method, name, given) for name in self.layers.methods]
+        problems.refuse_all()
+        methods = [method for method in found if method is not None]
+        read = {entry.name for method in methods for entry in method.entries}
+        for entry in given or ():
+            if entry.name not in read:
+                problems.attempt("", _refuse_unread, entry)
+        for method in methods:
+            problems.attempt(method.name, _refuse_without_space, method)
+        problems.refuse_all()
+        return methods
+
+    def config(self, method: str, entries: Sequence[Entry], point: Point) -> Config:
+        """The settings of a method at a point, with the number of epochs of the plan."""
+        return self._merged(method, entries, point)[0]
+
+    def run(self, method: SearchedMethod, record: TrialRecord, epochs: int) -> PlannedRun:
+        """The run of a trial with a number of epochs; trials with equal settings share their runs."""
+        config = self.config(method.name, method.entries, record.point)
+        return self.of_length(config, method.name, f"t{record.first:03}", epochs)
+
+    def of_length(self, config: Config, method: str, trial: str, epochs: int) -> PlannedRun:
+        """A run of some settings with another number of epochs."""
+        name = f"{method.replace(' ', '-')}-{trial}-e{epochs}"
+        train = config.train.model_copy(update={"epochs": epochs, "seed": self.source.plan.seed})
+        own = config.model_copy(update={"train": train, "out": self.out / RUNS / name})
+        return PlannedRun(name, method, None, Cell("", "", epochs), self.source.plan.seed, own)
+
+    def _method(self, name: str, given: list[Entry] | None) -> SearchedMethod:
+        config, _ = self._merged(name, (), {})
+        entries = given
+        if entries is None:
+            entries = read_space(default_space(config), lambda _: self.source.source.place("methods", name))
+        read = tuple(entry for entry in entries if self._reads(name, entry, entries))
+        settings = settings_of(config)
+        first = {entry.name: value for entry in read if (value := entry.value_of(settings)) is not None}
+        return SearchedMethod(name, read, first, config)
+
+    def _reads(self, method: str, entry: Entry, entries: Sequence[Entry]) -> bool:
+        """Whether the values of an entry make a difference, alone or with a value of another entry."""
+        others: list[dict[str, Any]] = [{}]
+        others += [{other.name: v} for other in entries if other is not entry for v in other.samples()]
+        read = False
+        for other in others:
+            points = [other | {entry.name: value} for value in entry.samples()]
+            configs = [self.config(method, entries, point) for point in points]
+            read |= any(config != configs[0] for config in configs)
+        return read
+
+    def _merged(self, method: str, entries: Sequence[Entry], point: Point) -> tuple[Config, Layer]:
+        source, plan = self.source.source, self.source.plan
+        own = own_layer(source, plan.epochs)
+        searched = layer_of(list(entries), point)
+        layers = (self.layers.base, own, searched, self.layers.methods[method])
+        return merge(layers, source.place("methods", method))
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings of a run by dotted name, those of its terms included.
+
+    Example:
+        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}, "method": {"name": "kd"}}
+        >>> settings = settings_of(Config.model_validate(base))
+        >>> settings["optim.lr"], settings["objective.kd.temperature"]
+        (0.05, 3.0)
+    """
+    found: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        found[name] = value
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{leaf}": inner for leaf, inner in value.items()}
+    for spec in read_objective(config):
+        terms = spec.config.model_dump(mode="json")
+        found |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}
+    return found
+
+
+def _refuse_unread(entry: Entry) -> None:
+    raise ConfigError(
+        f"An entry of the space must have an effect for some method ({entry.place})",
+        got=f"{entry.name}, which no method reads, or which all methods give themselves",
+        fix="remove it from the space, or from the settings of a method.",
+    )
+
+
+def _refuse_without_space(method: SearchedMethod) -> None:
+    if not method.entries:
+        raise ConfigError(
+            "A method must read a setting of the space",
+            got=f"'{method.name}', which reads none",
+            fix="add an entry such as optim.lr to the space, or remove the method.",
+        )

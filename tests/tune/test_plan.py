@@ -1,0 +1,114 @@
+"""Plans of searches: defaults, and mistakes that are found before the first run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from richkd.compare.layers import read_layers
+from richkd.tune.plan import read_tune_plan
+from richkd.tune.study import TrialRecord
+from richkd.tune.trials import SearchedMethod, Trials
+from tests.fixtures import World, refusal
+from tests.tune.plans import content, write
+
+
+def methods_of(path: Path) -> dict[str, SearchedMethod]:
+    source = read_tune_plan(path)
+    trials = Trials(source, read_layers(source.source), path.parent / "out")
+    return {method.name: method for method in trials.methods()}
+
+
+def searched(method: SearchedMethod) -> list[str]:
+    return [entry.name for entry in method.entries]
+
+
+def test_methods_search_what_they_read(world: World, tmp_path: Path) -> None:
+    space = {
+        "optim.lr": {"low": 0.01, "high": 0.1},
+        "objective.kd.temperature": [1, 3],
+        "objective.dkd.beta": [2, 8],
+        "fusion.preset": ["default", "paper"],
+        "fusion.alpha": {"low": 0.1, "high": 0.9},
+    }
+    methods = {
+        "kd": None,
+        "dkd": None,
+        "richkd": {"method.variant": "l"},
+        "fixed": {"method": "kd", "optim.lr": 0.5},
+    }
+    found = methods_of(write(tmp_path, content(world, space=space, methods=methods)))
+    assert searched(found["kd"]) == ["optim.lr", "objective.kd.temperature"]
+    assert searched(found["dkd"]) == ["optim.lr", "objective.dkd.beta"]
+    assert searched(found["richkd"]) == [
+        "optim.lr",
+        "objective.kd.temperature",
+        "fusion.preset",
+        "fusion.alpha",
+    ]
+    # A setting that the method gives itself is fixed.
+    assert searched(found["fixed"]) == ["objective.kd.temperature"]
+    assert found["kd"].first == {"optim.lr": 0.02, "objective.kd.temperature": "3"}
+    assert found["richkd"].first["fusion.preset"] == "default"
+
+
+def test_a_plan_without_a_space_searches_the_usual_settings(world: World, tmp_path: Path) -> None:
+    methods = {"kd": None, "ce": None, "richkd": {"method.variant": "l"}}
+    found = methods_of(write(tmp_path, content(world, space=None, methods=methods)))
+    terms = ["objective.kd.weight", "objective.kd.temperature"]
+    assert searched(found["ce"]) == ["optim.lr", "augment.mixup_alpha"]
+    assert searched(found["kd"]) == ["optim.lr", "augment.mixup_alpha", *terms]
+    assert searched(found["richkd"]) == ["optim.lr", "augment.mixup_alpha", *terms, "fusion"]
+    for method in found.values():
+        assert set(method.first) == set(searched(method)), "the settings of the plan are the first trial"
+
+
+def test_points_become_settings(world: World, tmp_path: Path) -> None:
+    path = write(tmp_path, content(world))
+    source = read_tune_plan(path)
+    trials = Trials(source, read_layers(source.source), tmp_path / "out")
+    (method,) = trials.methods()
+    run = trials.run(method, TrialRecord(5, 4, {"optim.lr": 0.0123456, "objective.kd.temperature": "4"}), 2)
+    assert run.name == "richkd-t004-e2"
+    assert (run.config.optim.lr, run.config.train.epochs) == (0.0123, 2)
+    assert run.config.objective == {"kd": {"temperature": 4}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budget": {}}, ["budget must be a number of epochs or of minutes", "none"]),
+        ({"budget": {"epochs": 3, "minutes": 2}}, ["budget must be", "both"]),
+        ({"budget": {"minutes": 0}}, ["budget"]),
+        ({"budget": {"minutes": float("nan")}}, ["budget"]),
+        ({"budget": {"hours": 1}}, ["budget.hours"]),
+        ({"budget": None}, ["must have the part 'budget'"]),
+        ({"epochs": 0}, ["'epochs'"]),
+        ({"epochs": 2.5}, ["'epochs'"]),
+        ({"metric": "top5"}, ["'metric'"]),
+        ({"methods": {}}, ["'methods'"]),
+        ({"methods": {"kdd": None}}, ["'kdd'"]),
+        ({"methods": {"a/b": {"method": "kd"}}}, ["a/b"]),
+        ({"seeds": [0]}, ["no part 'seeds'"]),
+        (
+            {"space": {"optim.lr": [0.1, 0.2], "objective.dkd.beta": [1, 2]}},
+            ["objective.dkd.beta", "no method reads"],
+        ),
+        ({"space": {"objective.dkd.beta": [1, 2]}}, ["reads none", "'richkd'"]),
+        ({"space": {"optim.lr": [0.1, -1]}}, ["optim.lr", "greater than 0"]),
+        ({"space": {"fusion.preset": ["default", "papr"]}}, ["papr"]),
+        ({"base": {"train": {"epochs": 3}}}, ["train.epochs"]),
+        ({"base": Path("nowhere.yaml")}, ["nowhere.yaml"]),
+    ],
+)
+def test_mistakes_are_named_with_their_place(
+    world: World, tmp_path: Path, change: dict[str, Any], words: list[str]
+) -> None:
+    plan = content(world) | {k: str(v) if isinstance(v, Path) else v for k, v in change.items()}
+    plan = {name: value for name, value in plan.items() if value is not None}
+    error = str(refusal(methods_of, write(tmp_path, plan)))
+    assert "plan.yaml" in error or "nowhere" in error
+    for word in words:
+        assert word in error
