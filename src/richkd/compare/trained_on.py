@@ -51,8 +51,8 @@ def check_trained_on(runs: Sequence[PlannedRun], opened: OpenedData, problems: R
         f" the data; {FIX}."
         for label, seeds in fitted.items()
     ] + [
-        f"{label} is trained on labels that runs of seed {', '.join(seeds)} do not have; give settings of the "
-        "data in base or in data."
+        f"{label} is trained on labels that runs of seed {', '.join(seeds)} do not have; give settings of "
+        "the data in base or in data."
         for label, seeds in taught.items()
     ]
 
