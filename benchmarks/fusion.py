@@ -1,10 +1,10 @@
 """Fused teachers of Caltech-101 under every scale and way of mixing, fitted on validation, judged on test.
 
-    python benchmarks/fusion.py --data DATA --teacher runs/caltech101/teacher/student
+    python benchmarks/fusion.py --data DATA --teacher runs/caltech101/first/teacher/student
 
 DATA holds ``caltech101/`` (parquet) and ``clip-vitb32/caltech101_clip_vitb32.npz``; the teacher is the one
-that ``benchmarks/caltech101.py`` trains. Nothing else is trained; half a minute. Prints a table, and writes
-``fusion.json`` for the pictures of ``benchmarks/fusion_plots.py``.
+that ``recipes/plans/caltech101.yaml`` trains first. Nothing else is trained; half a minute. Prints a table,
+and writes ``fusion.json`` for the pictures of ``benchmarks/fusion_plots.py``.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def compare(
             sys.exit(130)
         if result is None:
             return
-        print_tables(result.cells, result.costs, console)
+        print_tables(result.cells, result.costs, console, result.first)
         for warning in result.warnings:
             console.print(f"warning: {warning}", soft_wrap=True)
         console.print(f"page: {result.out / 'compare.html'}", soft_wrap=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from richkd.compare.named_runs import refuse_unknown_run
 from richkd.compare.plan import Settings, Source
 from richkd.compare.plan_file import place_of
 from richkd.config.listing import section_type
@@ -27,6 +28,9 @@ RESERVED = {
     "out": "write it as out: of the plan, or give --out",
     "cache.dir": "write the folder as cache: of the plan",
 }
+# The parts that belong to a single run or method.
+OWN = ("first", "methods")
+FOLDS, FROM_LABELS = "folds", "ce"
 OF_METHODS = "write it in methods:, because it is what is compared"
 
 
@@ -37,8 +41,8 @@ class Given:
     Attributes:
         value: its value.
         place: where it is written, for messages.
-        part: the part: "base", "data", "pairs", "methods", "space" for what a search tries, or "plan" for
-            what the plan itself gives.
+        part: the part: "base", "data", "pairs", "first", "methods", "space" for what a search tries, or
+            "plan" for what the plan itself gives.
     """
 
     value: Any
@@ -52,9 +56,15 @@ Layer = dict[str, Given]
 
 @dataclass(frozen=True)
 class Layers:
-    """All parts of a plan as settings by dotted name."""
+    """All parts of a plan as settings by dotted name.
+
+    Attributes:
+        folds: number of folds of the first runs that are out-of-fold teachers.
+    """
 
     base: Layer
+    first: dict[str, Layer]
+    folds: dict[str, int]
     data: dict[str, Layer]
     pairs: dict[str, Layer]
     methods: dict[str, Layer]
@@ -70,16 +80,23 @@ def read_layers(source: Source) -> Layers:
     base = _base(source)
     data = {name: _layer(source, "data", name, _of_data(given)) for name, given in plan.data.items()}
     pairs = {name: _layer(source, "pairs", name, given) for name, given in plan.pairs.items()}
-    methods = {}
+    first, methods, folds = {}, {}, {}
+    for name, given in plan.first.items():
+        settings = problems.attempt(_of_first, name, given, source.place("first", name))
+        first[name] = _layer(source, "first", name, settings or {})
+        if FOLDS in first[name]:
+            folds[name] = problems.attempt(_number_of_folds, first[name].pop(FOLDS))
     for name, given in plan.methods.items():
         named = problems.attempt(_of_method, name, given, source.place("methods", name))
         methods[name] = _layer(source, "methods", name, named or {})
-    for layer in (base, *data.values(), *pairs.values(), *methods.values()):
+    for layer in (base, *data.values(), *pairs.values(), *first.values(), *methods.values()):
         for dotted, setting in layer.items():
             problems.attempt(check_setting, dotted, setting, budgets=bool(plan.budgets))
+            problems.attempt(refuse_unknown_run, dotted, setting.value, setting.place, plan, folds)
     problems.refuse_all()
+    known = {name: number for name, number in folds.items() if number is not None}
     # A part that is not in the plan has one choice without settings.
-    return Layers(base, data or {"": {}}, pairs or {"": {}}, methods)
+    return Layers(base, first, known, data or {"": {}}, pairs or {"": {}}, methods)
 
 
 def _base(source: Source) -> Layer:
@@ -106,14 +123,43 @@ def _of_data(given: Settings | str) -> Settings:
     return {"data.path": given} if isinstance(given, str) else given
 
 
+def _of_first(name: str, given: Settings | str | None, place: str) -> Settings:
+    """The settings of a first run; without a method or a list of terms, it is trained from labels."""
+    settings = dict(given) if isinstance(given, dict) else given
+    if isinstance(settings, str) or _says_method(settings or {}):
+        return _of_method(name, settings, place)
+    if name in method_names() and name != FROM_LABELS:
+        raise ConfigError(
+            f"A first run with the name of a method must say its method ({place})",
+            got=f"'{name}' without a method",
+            fix=f"add `method: {name}`, or `method: {FROM_LABELS}` for a run from labels.",
+        )
+    return {"method.name": FROM_LABELS, **(settings or {})}
+
+
+def _number_of_folds(given: Given) -> int:
+    if type(given.value) is not int or given.value < 2:
+        raise ConfigError(
+            f"'{FOLDS}' of a first run must be a number of folds, 2 or more ({given.place})",
+            got=repr(given.value),
+            fix="write `folds: 5`, or remove it for a single teacher.",
+        )
+    return given.value
+
+
+def _says_method(settings: Settings) -> bool:
+    method = settings.get("method")
+    named = "method.name" in settings or isinstance(method, str)
+    in_section = isinstance(method, Mapping) and "name" in method
+    return named or in_section or isinstance(settings.get(OBJECTIVE), list)
+
+
 def _of_method(name: str, given: Settings | str | None, place: str) -> Settings:
     """The settings of a method; without a method or a list of terms, it is the method of its name."""
     settings = {"method.name": given} if isinstance(given, str) else dict(given or {})
     if isinstance(settings.get("method"), str):
         settings = {"method.name": settings.pop("method"), **settings}
-    method = settings.get("method")
-    named = "method.name" in settings or (isinstance(method, Mapping) and "name" in method)
-    if named or isinstance(settings.get(OBJECTIVE), list):
+    if _says_method(settings):
         return settings
     if name not in method_names():
         raise ConfigError(
@@ -176,9 +222,11 @@ def check_setting(dotted: str, setting: Given, *, budgets: bool) -> None:
         raise ConfigError(f"There is no setting '{dotted}' ({setting.place})", fix=nearest_setting(dotted))
     section = dotted.partition(".")[0]
     reason = RESERVED.get(dotted)
-    if setting.part != "methods" and section == "method":
+    if setting.part == "first" and dotted == "train.seed":
+        reason = None
+    if setting.part not in OWN and section == "method":
         reason = OF_METHODS
-    if setting.part != "methods" and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
+    if setting.part not in OWN and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
         reason = f"{OF_METHODS}; a mapping of terms may be shared"
     elsewhere = ("data", "pairs", "base", "space") if budgets else ("data", "pairs")
     if dotted == "train.epochs" and setting.part in elsewhere:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from richkd.compare.runs import PlannedRun
+from richkd.compare.runs import AnyRun
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
@@ -18,7 +18,7 @@ CORES_A_RUN = 2
 THREADS_FILE = "threads.json"
 
 
-def default_jobs(runs: Sequence[PlannedRun]) -> int:
+def default_jobs(runs: Sequence[AnyRun]) -> int:
     """The number of runs at once: one on a GPU, else what the cores and the free memory allow.
 
     Each run is expected to need 3 GB and the memory of its images (``data.in_memory_gb``).

@@ -82,6 +82,16 @@ def is_fused(config: Config) -> bool:
     return FUSED in targets and bool(config.teachers) and config.clip is not None
 
 
+def is_in(dotted: str, kept: Layer) -> bool:
+    """Whether a setting, or the section that replaced it, is one of those of a run.
+
+    Example:
+        >>> is_in("teachers.1.size", {"teachers": Given([], "plan.yaml, line 3", "base")})
+        True
+    """
+    return any(name == dotted or dotted.startswith(f"{name}.") for name in kept)
+
+
 def _put(merged: Layer, dotted: str, given: Given) -> None:
     """Set a setting; a whole section replaces what was set in it, except for shared settings of terms."""
     within = [name for name in merged if name.startswith(f"{dotted}.")] if dotted != OBJECTIVE else []

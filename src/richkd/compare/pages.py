@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from richkd.compare.costs import RunCost
+from richkd.compare.first_figures import FIRST_HEADS, FirstFigures, first_failures, first_rows
 from richkd.compare.pareto import Chart, charts_of
 from richkd.compare.results import CellFigures, results_file
 from richkd.compare.table import HEADS, NUMBERS, failures_of, numbers_of, rows_of
@@ -38,6 +39,7 @@ def write_pages(
     costs: Mapping[str, RunCost],
     out: Path,
     warnings: Sequence[str] = (),
+    first: Sequence[FirstFigures] = (),
 ) -> Path:
     """Write ``compare.html``, ``.md``, ``.tex``, ``.csv`` and ``.json``; returns the page.
 
@@ -46,34 +48,52 @@ def write_pages(
     Raises:
         CheckpointError: a file cannot be written.
     """
-    values = _context(plan, cells, costs, warnings)
+    values = _context(plan, cells, costs, warnings, first)
     templates = environment("richkd.reporting")
     for name in ("compare.html", "compare.md"):
         write_atomically(out / name, templates.get_template(name).render(**values).encode())
     write_atomically(out / "compare.tex", _latex(cells, costs).encode())
     table = csv_table(NUMBERS, numbers_of(cells, costs))
     write_atomically(out / "compare.csv", table.encode())
-    write_atomically(results_file(out), (to_json(_json(plan, cells, costs), indent=1) + "\n").encode())
+    write_atomically(results_file(out), (to_json(_json(plan, cells, costs, first), indent=1) + "\n").encode())
     return out / "compare.html"
 
 
-def print_tables(cells: Sequence[CellFigures], costs: Mapping[str, RunCost], console: Terminal) -> None:
-    """Print the table of each cell, and the runs without a result."""
+def print_tables(
+    cells: Sequence[CellFigures],
+    costs: Mapping[str, RunCost],
+    console: Terminal,
+    first: Sequence[FirstFigures] = (),
+) -> None:
+    """Print the table of the first runs and that of each cell, and the runs without a result."""
+    if first:
+        console.print(_table("Teachers", FIRST_HEADS, first_rows(first)))
+        console.print()
     for cell in cells:
         title = f"{cell.cell.title}, {cell.images:,} test images, differences to {cell.baseline}"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for place, head in enumerate(HEADS):
-            table.add_column(head, justify="right" if place else "left", overflow="fold")
-        for row in rows_of(cell, costs):
-            table.add_row(*row)
-        console.print(table)
+        console.print(_table(title, HEADS, rows_of(cell, costs)))
         console.print()
+    for name, reason in first_failures(first):
+        console.print(f"no result: {name}: {reason}", soft_wrap=True)
     for title, method, seed, reason in failures_of(cells):
         console.print(f"no result: {method}, seed {seed} ({title}): {reason}", soft_wrap=True)
 
 
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _context(
-    plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost], warnings: Sequence[str]
+    plan: str,
+    cells: Sequence[CellFigures],
+    costs: Mapping[str, RunCost],
+    warnings: Sequence[str],
+    first: Sequence[FirstFigures],
 ) -> dict[str, Any]:
     pairs = list(dict.fromkeys(cell.cell.pair for cell in cells))
     return {
@@ -85,6 +105,9 @@ def _context(
         "sort_key": sort_key,
         "notes": [NOTE.format(baseline=cell.baseline) for cell in cells],
         "failures": failures_of(cells),
+        "first_heads": FIRST_HEADS,
+        "first_rows": first_rows(first),
+        "first_failures": first_failures(first),
         "warnings": warnings,
         "charts": [_drawn(chart, pairs) for chart in charts_of(cells, costs)],
         "pairs": [(_kind(pairs, pair), pair) for pair in pairs],
@@ -162,7 +185,9 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(texts) + r" \\"
 
 
-def _json(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> dict[str, Any]:
+def _json(
+    plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost], first: Sequence[FirstFigures]
+) -> dict[str, Any]:
     content = []
     for cell in cells:
         entry = cell.to_dict()
@@ -171,4 +196,4 @@ def _json(plan: str, cells: Sequence[CellFigures], costs: Mapping[str, RunCost])
                 cost = costs[run["name"]]
                 run |= {"parameters": cost.parameters, "flops": cost.flops}
         content.append(entry)
-    return {"plan": plan, "cells": content}
+    return {"plan": plan, "first": [one.to_dict() for one in first], "cells": content}

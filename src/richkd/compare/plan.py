@@ -16,7 +16,7 @@ Control = Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", 
 CONTROLS: tuple[Control, ...] = ("teacher-only", "clip-only", "shuffled")
 DEFAULT_BASELINE = "kd"
 # Parts whose entries have names of their own.
-NAMED_PARTS = ("methods", "pairs", "data")
+NAMED_PARTS = ("first", "methods", "pairs", "data")
 EXAMPLE = "write `methods: {kd: {}, richkd: {}}` and `seeds: [0, 1, 2]`, for example."
 
 # Settings of a part of the plan: nested as in a recipe, or by dotted name.
@@ -44,6 +44,11 @@ class Plan(Section):
         "name of `--method` needs none",
     )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="seeds of training, the same for all methods")
+    first: dict[str, Settings | str | None] = Field(
+        default_factory=dict,
+        description="name: settings of a run that is done before all others, such as a teacher from labels; "
+        "`run:NAME` is its student, as a teacher of other runs; `folds: 5` makes out-of-fold teachers",
+    )
     pairs: dict[str, Settings] = Field(
         default_factory=dict, description="name: settings of student and teachers (default: those of base)"
     )

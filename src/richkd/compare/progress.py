@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from richkd.compare.runs import PlannedRun
+from richkd.compare.runs import AnyRun
 from richkd.compare.worker import Job, Outcome
 from richkd.core.errors import RichKDError
 from richkd.core.terminal import Terminal
@@ -20,14 +20,14 @@ class QueueProgress:
     """Prints how far a queue is.
 
     Args:
-        runs: all runs of the plan.
+        runs: all runs of the plan, with first runs.
         finished: names of those that are finished already.
         console: where to print.
         split: the split whose accuracy is printed.
     """
 
     def __init__(
-        self, runs: Sequence[PlannedRun], finished: Sequence[str], console: Terminal, split: str = "test"
+        self, runs: Sequence[AnyRun], finished: Sequence[str], console: Terminal, split: str = "test"
     ) -> None:
         self.split = split
         self.runs = {run.name: run for run in runs}
@@ -50,6 +50,11 @@ class QueueProgress:
         self._ended.add(job.name)
         result = f"failed: {outcome.reason}" if outcome.state == "failed" else self._result(job)
         self._say(f"[{len(self._ended)}/{len(self.runs)}] {job.name}: {result}{self._left()}")
+
+    def given_up(self, name: str, reason: str) -> None:
+        """A run cannot begin."""
+        self._ended.add(name)
+        self._say(f"[{len(self._ended)}/{len(self.runs)}] {name}: failed: {reason}{self._left()}")
 
     def look(self) -> None:
         """Print a line about running jobs now and then."""

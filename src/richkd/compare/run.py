@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richkd.compare.costs import RunCost, costs_of
+from richkd.compare.first import FirstRun, stages_of
+from richkd.compare.first_figures import FirstFigures, first_figures
 from richkd.compare.layers import read_layers
 from richkd.compare.logits import StoredLogits, are_stored, read_logits
 from richkd.compare.machine import default_jobs, threads_of_runs
@@ -16,8 +18,8 @@ from richkd.compare.precisions import precision_warnings
 from richkd.compare.progress import QueueProgress
 from richkd.compare.queue import Start, run_queue
 from richkd.compare.results import CellFigures, figures_of
-from richkd.compare.runs import PlannedRun, planned_runs
-from richkd.compare.validate import Checked, check_runs
+from richkd.compare.runs import AnyRun, PlannedRun, first_runs_of, planned_runs
+from richkd.compare.validate import Checked, check_runs, refuse_other_teachers
 from richkd.compare.worker import Job
 from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
@@ -37,6 +39,7 @@ class Comparison:
         costs: the cost of each finished run, by name.
         failed: reason by name, of the runs that have no result.
         warnings: what makes the comparison doubtful.
+        first: figures of the first runs.
     """
 
     out: Path
@@ -44,6 +47,7 @@ class Comparison:
     costs: dict[str, RunCost]
     failed: dict[str, str]
     warnings: tuple[str, ...]
+    first: tuple[FirstFigures, ...] = ()
 
 
 def compare(
@@ -75,27 +79,32 @@ def compare(
     """
     console = console or Terminal()
     source = read_plan(path)
-    out = out or source.plan.out or Path("runs") / path.stem
+    # First runs are models in it, and the names of models expand ~.
+    out = (out or source.plan.out or Path("runs") / path.stem).expanduser()
     runs = planned_runs(source, read_layers(source), out)
     refuse_unwritable(out)
     if check_only:
-        _print_budgets(check_runs(source.plan, runs, console.print), runs, console)
+        _print_checked(check_runs(source.plan, runs, console.print), runs, console)
         return None
     with folder_lock(out, f"--out {out}"):
         for folder in (out, out / LOGITS):
             remove_abandoned(folder)
         checked = check_runs(source.plan, runs, console.print)
-        _print_budgets(checked, runs, console)
+        _print_checked(checked, runs, console)
         failed = _do(source, runs, checked, out, jobs, console, start)
         return _write(source, runs, checked, failed, out)
 
 
-def _print_budgets(checked: Checked, runs: Sequence[PlannedRun], console: Terminal) -> None:
+def _print_checked(checked: Checked, runs: Sequence[PlannedRun], console: Terminal) -> None:
     by_budget: dict[str, list[str]] = {}
+    for one in first_runs_of(runs):
+        console.print(f"{one.name}: {checked.budgets[one.name]}", soft_wrap=True)
     for run in runs:
         by_budget.setdefault(checked.budgets[run.name], []).append(run.method)
     for budget, methods in by_budget.items():
         console.print(f"budget: {budget}: {', '.join(dict.fromkeys(methods))}", soft_wrap=True)
+    for warning in checked.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _do(
@@ -107,27 +116,51 @@ def _do(
     console: Terminal,
     start: Start | None,
 ) -> dict[str, str]:
-    """Do the runs that are left; returns the reasons of those that failed."""
-    finished = [run for run in runs if run.name in checked.finished]
-    done = [run for run in finished if are_stored(run.config, logits_file(out, run))]
-    left = [run for run in runs if run not in done]
+    """Do the runs that are left, first runs before all others; returns the reasons of those that failed."""
+    first = first_runs_of(runs)
+    every: list[AnyRun] = [*first, *runs]
+    done = [run.name for run in every if run.name in checked.finished and _is_complete(run, out)]
+    left = [run for run in every if run.name not in done]
     at_once = jobs or source.plan.jobs or default_jobs(left)
     threads = threads_of_runs(out, at_once)
-    progress = QueueProgress(runs, [run.name for run in done], console)
+    progress = QueueProgress(every, done, console)
     if left:
         console.print(f"{len(left)} runs to do, {min(at_once, len(left))} at once")
-    outcomes = run_queue(
-        [
-            Job(run.name, run.config, logits_file(out, run), out / LOGS / f"{run.name}.txt", threads)
-            for run in left
-        ],
-        at_once,
-        began=progress.began,
-        ended=progress.ended,
-        look=progress.look,
-        start=start,
-    )
-    return {name: outcome.reason for name, outcome in outcomes.items() if outcome.state == "failed"}
+    failed: dict[str, str] = {}
+    for stage in stages_of(first, runs):
+        refuse_other_teachers([run for run in stage if not _broken(run, failed)], checked)
+        waiting = [run for run in stage if run.name not in done]
+        for run in waiting:
+            if reason := _broken(run, failed):
+                failed[run.name] = reason
+                progress.given_up(run.name, reason)
+        ready = [_job(run, out, threads) for run in waiting if run.name not in failed]
+        outcomes = run_queue(
+            ready,
+            at_once,
+            began=progress.began,
+            ended=progress.ended,
+            look=progress.look,
+            start=start,
+        )
+        failed |= {name: one.reason for name, one in outcomes.items() if one.state == "failed"}
+    return failed
+
+
+def _is_complete(run: AnyRun, out: Path) -> bool:
+    """Whether everything that belongs to a finished run is there."""
+    return isinstance(run, FirstRun) or are_stored(run.config, logits_file(out, run))
+
+
+def _broken(run: AnyRun, failed: Mapping[str, str]) -> str:
+    """Why a run cannot begin; empty if all first runs that it needs are finished."""
+    reasons = [f"{one.label} failed: {failed[one.name]}" for one in run.needs if one.name in failed]
+    return reasons[0] if reasons else ""
+
+
+def _job(run: AnyRun, out: Path, threads: int) -> Job:
+    logits = None if isinstance(run, FirstRun) else logits_file(out, run)
+    return Job(run.name, run.config, logits, out / LOGS / f"{run.name}.txt", threads)
 
 
 def logits_file(out: Path, run: PlannedRun) -> Path:
@@ -141,7 +174,8 @@ def _write(
     done = [run for run in runs if run.name not in failed]
     logits: dict[str, StoredLogits] = {run.name: read_logits(logits_file(out, run)) for run in done}
     cells = figures_of(runs, logits, failed, source.plan.reference, checked.budgets)
-    warnings = precision_warnings(done)
-    comparison = Comparison(out, cells, costs_of(done, out), dict(failed), tuple(warnings))
-    write_pages(source.name, cells, comparison.costs, out, warnings)
+    teachers = first_figures(first_runs_of(runs), failed)
+    warnings = (*checked.warnings, *precision_warnings(done))
+    comparison = Comparison(out, cells, costs_of(done, out), dict(failed), warnings, teachers)
+    write_pages(source.name, cells, comparison.costs, out, warnings, teachers)
     return comparison

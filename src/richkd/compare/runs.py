@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain, product
 from pathlib import Path
 
+from richkd.compare.first import (
+    ByName,
+    FirstRun,
+    first_of,
+    first_runs,
+    models_of,
+    refuse_never_needed,
+    resolved,
+)
 from richkd.compare.layers import Given, Layer, Layers
-from richkd.compare.merging import is_fused, merge, refuse_never_read
+from richkd.compare.merging import is_fused, is_in, merge, refuse_never_read
+from richkd.compare.named_runs import runs_named_in
 from richkd.compare.plan import Source
 from richkd.compare.problems import RunProblems
 from richkd.config.schema import Config
@@ -54,6 +64,7 @@ class PlannedRun:
         cell: what it is compared in.
         seed: the seed of training.
         config: its settings.
+        needs: the first runs whose models it has.
     """
 
     name: str
@@ -62,11 +73,15 @@ class PlannedRun:
     cell: Cell
     seed: int
     config: Config
+    needs: tuple[FirstRun, ...] = ()
 
     @property
     def label(self) -> str:
         """The method with pair and data, where there are several."""
         return ", ".join(part for part in (self.method, self.cell.pair, self.cell.data) if part)
+
+
+AnyRun = PlannedRun | FirstRun
 
 
 def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
@@ -83,31 +98,37 @@ def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
     """
     problems = RunProblems()
     read: set[int] = set()
+    first = {data: first_runs(source, layers, data, out, problems, read) for data in layers.data}
     runs: list[PlannedRun] = []
-    for pair, data, epochs in itertools.product(layers.pairs, layers.data, _budgets(source, layers)):
+    for pair, data, epochs in product(layers.pairs, layers.data, _budgets(source, layers)):
         cell = Cell(pair, data, epochs)
         shared = (layers.base, layers.data[data], layers.pairs[pair])
+        models = models_of(layers, data, out)
         for name, method in layers.methods.items():
             label = ", ".join(part for part in (name, pair, data) if part)
-            merged = problems.attempt(label, _merged, source, cell, (*shared, method), name)
-            if merged is None:
-                continue
-            config, kept = merged
-            read |= {id(given) for layer in shared for dotted, given in layer.items() if _is_in(dotted, kept)}
-            for seed in source.plan.seeds:
-                runs.append(_run(source, out, cell, name, None, seed, config))
-                for control in source.plan.added_controls if _needs_controls(config) else ():
-                    fusion = config.fusion.model_copy(update={"control": control})
-                    controlled = config.model_copy(update={"fusion": fusion})
-                    runs.append(_run(source, out, cell, f"{name} {control}", name, seed, controlled))
+            merged = problems.attempt(label, _merged, source, cell, (*shared, method), name, models)
+            if merged is not None:
+                config, kept = merged
+                read |= {id(g) for layer in shared for dotted, g in layer.items() if is_in(dotted, kept)}
+                needs = _needs(config, models, first[data])
+                runs += _runs_of_method(source, out, cell, name, config, needs)
     if not problems.errors:
         shared_parts = (layers.base, *layers.data.values(), *layers.pairs.values())
         problems.attempt("", refuse_never_read, shared_parts, read)
+        problems.attempt("", refuse_never_needed, source, [one for run in runs for one in run.needs])
     problems.attempt("", _refuse_equal_names, runs)
+    problems.attempt(
+        "", _refuse_equal_folders, [one for named in first.values() for one in chain(*named.values())]
+    )
     problems.refuse_all()
     order = {name: place for place, name in enumerate(dict.fromkeys(run.method for run in runs))}
     cells = {cell: place for place, cell in enumerate(dict.fromkeys(run.cell for run in runs))}
     return sorted(runs, key=lambda run: (cells[run.cell], run.seed, order[run.method]))
+
+
+def first_runs_of(runs: Iterable[PlannedRun]) -> list[FirstRun]:
+    """The runs that come before these, each after those that it needs itself."""
+    return first_of(one for run in runs for one in run.needs)
 
 
 def budget_of(config: Config, images: int) -> str:
@@ -128,8 +149,11 @@ def _budgets(source: Source, layers: Layers) -> tuple[int, ...]:
     return (given.value if given is not None and isinstance(given.value, int) else default,)
 
 
-def _merged(source: Source, cell: Cell, layers: tuple[Layer, ...], method: str) -> tuple[Config, Layer]:
-    """The settings of all seeds, and where they were given."""
+def _merged(
+    source: Source, cell: Cell, layers: tuple[Layer, ...], method: str, models: Mapping[str, str]
+) -> tuple[Config, Layer]:
+    """The settings of all seeds, with the models of first runs, and where they were given."""
+    layers = tuple(resolved(layer, models) for layer in layers)
     own = own_layer(source, cell.epochs if source.plan.budgets else None)
     # The method is the last one, so it may set a number of epochs of its own.
     return merge((*layers[:-1], own, layers[-1]), source.place("methods", method))
@@ -145,23 +169,36 @@ def own_layer(source: Source, epochs: int | None) -> Layer:
     return own
 
 
-def _is_in(dotted: str, kept: Layer) -> bool:
-    """Whether a setting, or the section that replaced it, is one of those of a run."""
-    return any(name == dotted or dotted.startswith(f"{name}.") for name in kept)
-
-
 def _needs_controls(config: Config) -> bool:
     return is_fused(config) and config.fusion.control is None
 
 
-def _run(
-    source: Source, out: Path, cell: Cell, method: str, control_of: str | None, seed: int, config: Config
-) -> PlannedRun:
-    parts = [method.replace(" ", "-"), cell.pair, cell.data, f"e{cell.epochs}", f"s{seed}"]
+def _needs(config: Config, models: Mapping[str, str], first: ByName) -> tuple[FirstRun, ...]:
+    # The settings of a first run that is missing here are wrong, which is an error already.
+    return tuple(run for name in runs_named_in(config, models) for run in first.get(name, ()))
+
+
+def _runs_of_method(
+    source: Source, out: Path, cell: Cell, method: str, config: Config, needs: tuple[FirstRun, ...]
+) -> Iterator[PlannedRun]:
+    """The runs of a method and of its controls in a cell, with all seeds."""
+    for seed in source.plan.seeds:
+        yield _run(out, PlannedRun("", method, None, cell, seed, config, needs))
+        for control in source.plan.added_controls if _needs_controls(config) else ():
+            fusion = config.fusion.model_copy(update={"control": control})
+            controlled = config.model_copy(update={"fusion": fusion})
+            yield _run(out, PlannedRun("", f"{method} {control}", method, cell, seed, controlled, needs))
+
+
+def _run(out: Path, run: PlannedRun) -> PlannedRun:
+    """The run with its name, its seed and its folder."""
+    cell = run.cell
+    parts = [run.method.replace(" ", "-"), cell.pair, cell.data, f"e{cell.epochs}", f"s{run.seed}"]
     name = "-".join(part for part in parts if part)
-    train = config.train.model_copy(update={"seed": seed})
-    own = config.model_copy(update={"train": train, "out": out / RUNS / name})
-    return PlannedRun(name, method, control_of, cell, seed, own)
+    train = run.config.train.model_copy(update={"seed": run.seed})
+    return replace(
+        run, name=name, config=run.config.model_copy(update={"train": train, "out": out / RUNS / name})
+    )
 
 
 def _refuse_equal_names(runs: list[PlannedRun]) -> None:
@@ -176,6 +213,18 @@ def _refuse_equal_names(runs: list[PlannedRun]) -> None:
             f"'{second.name}' of method {second.method} ({second.cell.title})",
             fix="rename a method, a pair or a data set, or leave out the controls (controls: false).",
         )
+
+
+def _refuse_equal_folders(first: list[FirstRun]) -> None:
+    named: dict[str, FirstRun] = {}
+    for run in first:
+        other = named.setdefault(run.name.casefold(), run)
+        if (other.first, other.data) != (run.first, run.data):
+            raise ConfigError(
+                "No two first runs may have the same folder",
+                got=f"'{other.name}' of {other.label} and '{run.name}' of {run.label}",
+                fix="rename one of them, or a data set.",
+            )
 
 
 def by_cell(runs: list[PlannedRun]) -> Iterator[tuple[Cell, list[PlannedRun]]]:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from richkd.compare.first import FirstRun
+from richkd.compare.opened import EVALUATED, OpenedData
 from richkd.compare.plan import Plan
 from richkd.compare.problems import RunProblems
-from richkd.compare.runs import PlannedRun, budget_of, by_cell
+from richkd.compare.runs import AnyRun, PlannedRun, budget_of, by_cell, first_runs_of
+from richkd.compare.stand_ins import StandIns, unfinished
+from richkd.compare.trained_on import check_trained_on
+from richkd.config.resumed import SETTINGS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
-from richkd.core.errors import CheckpointError, ConfigError, DataError, RichKDError
-from richkd.data.sources import open_data
-from richkd.data.split import Data
+from richkd.core.errors import CheckpointError, ConfigError
+from richkd.models.build import Network
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.run_data import order_of
 from richkd.training.batch_parts import refuse_small_parts
-from richkd.training.inputs import changed_data, read_inputs
+from richkd.training.inputs import changed_data
 from richkd.training.optimizer import build_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
 from richkd.training.trainer import Task
 
 Log = Callable[[str], None]
-
-EVALUATED = "test"
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,22 @@ class Checked:
     Attributes:
         budgets: the budget of each run, by its name.
         finished: names of the runs that are finished.
+        provisional: names of the runs whose teachers or student are still to be made by first runs.
+        warnings: what makes the comparison doubtful.
     """
 
     budgets: dict[str, str]
     finished: frozenset[str]
+    provisional: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
 
 
 def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EVALUATED) -> Checked:
-    """Check all runs, as ``richkd check`` does before it decodes images.
+    """Check all runs and the first runs that they need, as ``richkd check`` does before it decodes images.
 
     Data are opened once. Models are opened once for each method, pair and data, unless runs of theirs have
-    begun. Runs that have begun must have the settings, files and images of the plan.
+    begun. Where first runs are not finished, untrained networks take the places of their models. Runs that
+    have begun must have the settings, files and images of the plan.
 
     Args:
         plan: the plan.
@@ -59,31 +66,84 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
         RichKDError: everything that is wrong, together.
     """
     problems, opened = RunProblems(), OpenedData(evaluated)
+    first = first_runs_of(runs)
+    every: list[AnyRun] = [*first, *runs]
     budgets: dict[str, str] = {}
-    for run in runs:
+    for run in every:
         data = problems.attempt(run.label, opened.of, run.config)
         if data is not None:
             order = problems.attempt(run.label, order_of, run.config, data)
             if order is not None:
                 budgets[run.name] = budget_of(run.config, order.images_of_epoch)
-    if len(budgets) == len(runs):
+    warnings: list[str] = []
+    if len(budgets) == len(every):
         for _, members in by_cell(runs):
             problems.attempt("", _refuse_other_tests, members, opened)
             if not plan.allow_unequal_budgets:
                 problems.attempt("", _refuse_unequal, members, budgets)
-    begun = [run for run in runs if RunFolder(run.config.out).entries()]
+        warnings = check_trained_on(runs, opened, problems)
+    begun = [run for run in every if RunFolder(run.config.out).entries()]
     finished = {run.name for run in begun if problems.attempt(run.label, is_finished, run.config)}
+    missing = unfinished(first, finished)
+    provisional = {run.name for run in every if any(one.name in missing for one in run.needs)}
     for run in begun:
         if run.name in budgets:
-            problems.attempt(run.label, refuse_changed, run, opened)
-    known = {_models_of(run) for run in begun}
-    for run in runs:
-        if _models_of(run) not in known and run.name in budgets:
-            known.add(_models_of(run))
-            problems.attempt(run.label, _check_models, run.config)
+            problems.attempt(run.label, refuse_changed, run, opened, run.name not in provisional)
+    unchecked = _check_all_models(every, begun, missing, budgets, opened, problems)
     problems.refuse_all()
-    log(f"checked: {len(runs)} runs, of which {len(finished)} are finished")
-    return Checked(budgets, frozenset(finished))
+    log(f"checked: {len(every)} runs, of which {len(finished)} are finished")
+    _say_what_is_missing(first, missing, unchecked, log)
+    return Checked(budgets, frozenset(finished), frozenset(provisional), tuple(warnings))
+
+
+def refuse_other_teachers(runs: Iterable[AnyRun], checked: Checked) -> None:
+    """Refuse runs that began with other models of first runs than there are now that these are finished.
+
+    Raises:
+        CheckpointError: names a file that differs.
+    """
+    for run in runs:
+        if run.name in checked.provisional and (run.config.out / SETTINGS).exists():
+            refuse_other_settings(run.config.out, run.config, same_length=True)
+
+
+def _check_all_models(
+    runs: list[AnyRun],
+    begun: list[AnyRun],
+    missing: set[str],
+    budgets: dict[str, str],
+    opened: OpenedData,
+    problems: RunProblems,
+) -> list[str]:
+    """Check the models of each method once; returns the labels of those that cannot be checked yet."""
+    known = {_models_of(run) for run in begun if run.name not in missing}
+    absent: dict[str, str] = {}
+    with StandIns() as stand_ins:
+        for run in runs:
+            if _models_of(run) in known:
+                continue
+            known.add(_models_of(run))
+            config = stand_ins.in_place(run.config) if run.name in budgets else None
+            if config is None or any(one.name in absent for one in run.needs):
+                absent[run.name] = run.label
+                continue
+            student = problems.attempt(run.label, _check_models, config)
+            if student is None:
+                absent[run.name] = run.label
+            elif isinstance(run, FirstRun) and run.name in missing:
+                problems.attempt(run.label, stand_ins.add, run, student, opened.of(run.config))
+    return list(dict.fromkeys(absent.values()))
+
+
+def _say_what_is_missing(first: list[FirstRun], missing: set[str], unchecked: list[str], log: Log) -> None:
+    names = list(dict.fromkeys(run.label for run in first if run.name in missing))
+    if names:
+        log(
+            f"first runs to do: {'; '.join(names)}. Runs that need their models were checked with untrained "
+            "networks of the same architecture."
+        )
+    if unchecked:
+        log(f"models that are checked when their runs start: {'; '.join(unchecked)}")
 
 
 def is_finished(config: Config) -> bool:
@@ -94,54 +154,6 @@ def is_finished(config: Config) -> bool:
     """
     summary = RunFolder(config.out).summary()
     return summary is not None and summary["epochs"] == config.train.epochs
-
-
-class OpenedData:
-    """Data sets that were opened, and the records of their images.
-
-    Args:
-        evaluated: the split that runs are compared on, which the data must have.
-    """
-
-    def __init__(self, evaluated: str) -> None:
-        self.evaluated = evaluated
-        self._data: dict[str, Data | RichKDError] = {}
-        self._inputs: dict[str, dict[str, Any]] = {}
-
-    def of(self, config: Config) -> Data:
-        """The data of a run."""
-        key = self._key(config)
-        if key not in self._data:
-            try:
-                self._data[key] = _with_splits(open_data(config.data, config.train.seed), self.evaluated)
-            except RichKDError as error:
-                # The hub, for example, is asked once and not for every run.
-                self._data[key] = error
-        data = self._data[key]
-        if isinstance(data, RichKDError):
-            raise data
-        return data
-
-    def inputs(self, config: Config, recorded: dict[str, Any]) -> dict[str, Any]:
-        """The record of the images, made in the way of another record."""
-        key = f"{recorded.get('hashed')} {self._key(config)}"
-        if key not in self._inputs:
-            self._inputs[key] = read_inputs(config, self.of(config), recorded)
-        return self._inputs[key]
-
-    def _key(self, config: Config) -> str:
-        return f"{config.train.seed} {config.data.model_dump_json(exclude={'in_memory_gb'})}"
-
-
-def _with_splits(data: Data, evaluated: str) -> Data:
-    for name in ("train", evaluated):
-        if name not in data.splits:
-            raise DataError(
-                f"A comparison needs a split '{name}' of {data.path}",
-                got=f"splits {', '.join(data.splits)}",
-                fix=f"check data.path, and give data.{evaluated}_fraction if the data have no such split.",
-            )
-    return data
 
 
 def _refuse_other_tests(members: list[PlannedRun], opened: OpenedData) -> None:
@@ -176,16 +188,21 @@ def _refuse_unequal(members: list[PlannedRun], budgets: dict[str, str]) -> None:
         )
 
 
-def refuse_changed(run: PlannedRun, opened: OpenedData) -> None:
+def refuse_changed(run: AnyRun, opened: OpenedData, same_files: bool = True) -> None:
     """Refuse a run that began with other settings, files or images; do nothing if it did not begin.
+
+    Args:
+        run: the run.
+        opened: the data sets.
+        same_files: also compare the files that settings name; not if first runs are still to make them.
 
     Raises:
         RichKDError: what differs.
     """
     folder = RunFolder(run.config.out)
-    if not (folder.path / "config.yaml").exists():
+    if not (folder.path / SETTINGS).exists():
         return
-    refuse_other_settings(folder.path, run.config, same_length=True)
+    refuse_other_settings(folder.path, run.config, same_length=True, same_files=same_files)
     recorded = folder.inputs()
     data = opened.of(run.config)
     changed = changed_data(data, recorded, opened.inputs(run.config, recorded))
@@ -198,11 +215,14 @@ def refuse_changed(run: PlannedRun, opened: OpenedData) -> None:
         )
 
 
-def _models_of(run: PlannedRun) -> tuple[str, str, str]:
+def _models_of(run: AnyRun) -> tuple[str, ...]:
+    if isinstance(run, FirstRun):
+        # Folds need a stand-in each.
+        return run.name, run.data
     return run.control_of or run.method, run.cell.pair, run.cell.data
 
 
-def _check_models(config: Config) -> None:
+def _check_models(config: Config) -> Network:
     """Open the teachers and the student of a run, and build its loss terms and its optimizer."""
     # Images are read where they are needed, so that a check does not decode all of them.
     data = config.data.model_copy(update={"in_memory_gb": 0.0})
@@ -211,6 +231,8 @@ def _check_models(config: Config) -> None:
     refuse_small_parts(parts)
     build_optimizer(Task(parts), config.optim)
     parts.flush_caches()
+    student = parts.student.cpu()
     if device.type == "cuda":
         del parts
         torch.cuda.empty_cache()  # for the processes of the runs
+    return student

@@ -92,6 +92,19 @@ def teach_folds(
         return [_teach_fold(config, fold, folds, **how) for fold in range(folds)]
 
 
+def of_fold(config: Config, fold: int, folds: int) -> Config:
+    """The settings of the teacher of one fold, from those of all.
+
+    Example:
+        >>> config = Config(data={"path": "photos"}, student={"name": "resnet18"}, out="runs/teachers")
+        >>> fold = of_fold(config, 1, 5)
+        >>> fold.data.exclude_fold, fold.out.as_posix()
+        ((1, 5), 'runs/teachers/fold-1')
+    """
+    data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
+    return config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
+
+
 def _teach_fold(
     config: Config,
     fold: int,
@@ -103,8 +116,7 @@ def _teach_fold(
     accept_changed_images: bool,
 ) -> Run:
     """Train the teacher of one fold; with ``resume``, keep a finished one and go on with one that began."""
-    data = config.data.model_copy(update={"exclude_fold": (fold, folds)})
-    config = config.model_copy(update={"data": data, "out": config.out / f"fold-{fold}"})
+    config = of_fold(config, fold, folds)
     folder = RunFolder(config.out)
     summary = folder.summary() if resume else None
     if summary and summary["epochs"] == config.train.epochs:

@@ -29,7 +29,9 @@ from richkd.pipeline.named_files import Hashes, refuse_changed_files
 NAMED = 3
 
 
-def refuse_other_settings(run: Path, config: Config, *, same_length: bool = False) -> None:
+def refuse_other_settings(
+    run: Path, config: Config, *, same_length: bool = False, same_files: bool = True
+) -> None:
     """Refuse to resume a run with other settings or other files than it was started with.
 
     Images are compared later, when the data are open, and ``train.epochs`` with the checkpoint.
@@ -38,6 +40,7 @@ def refuse_other_settings(run: Path, config: Config, *, same_length: bool = Fals
         run: the run folder.
         config: the settings.
         same_length: also compare ``train.epochs``, for a run that has no checkpoint yet.
+        same_files: also compare the files that settings name; not if some of them are to be made first.
 
     Raises:
         CheckpointError: a setting differs, or the files that it names do; or ``config.yaml`` cannot be read.
@@ -61,7 +64,8 @@ def refuse_other_settings(run: Path, config: Config, *, same_length: bool = Fals
             got="; ".join(others[:NAMED]) + more,
             fix=f"repeat the first command with the same files, or `-c {run / SETTINGS} --resume`.",
         )
-    refuse_changed_files(files, config, run / INPUTS, was)
+    if same_files:
+        refuse_changed_files(files, config, run / INPUTS, was)
 
 
 def _names_no_source(name: str, *values: object) -> bool:

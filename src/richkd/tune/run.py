@@ -10,11 +10,12 @@ from pathlib import Path
 
 from richkd.compare.layers import read_layers
 from richkd.compare.machine import default_jobs, threads_of_runs
+from richkd.compare.opened import OpenedData
 from richkd.compare.problems import RunProblems
 from richkd.compare.progress import QueueProgress
 from richkd.compare.queue import Start, run_queue
 from richkd.compare.runs import PlannedRun
-from richkd.compare.validate import OpenedData, check_runs, is_finished, refuse_changed
+from richkd.compare.validate import check_runs, is_finished, refuse_changed
 from richkd.compare.worker import Job
 from richkd.config.schema import Config
 from richkd.core.files import refuse_unwritable
