@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
-from richkd.config.listing import section_type
-from richkd.config.marks import WhenResumed
-from richkd.config.resumed import mark_of, resumed_config
+from richkd.config.listing import fields_of, section_type
+from richkd.config.marks import WhenResumed, flattened
+from richkd.config.resumed import default_of, mark_of, resumed_config
 from richkd.config.schema import Config
 
 
@@ -101,6 +103,23 @@ def test_a_value_that_is_no_path_does_not_follow_the_run_folder(
     monkeypatch.chdir(tmp_path)
     assert resumed_config(None, {"out": str(run)}).data.unlabeled == "rest"
     assert mark_of("data.labels_per_class") is None
+
+
+def test_a_default_is_what_a_recipe_without_the_setting_means() -> None:
+    config = Config.model_validate({"data": {"path": "."}, "student": {"name": "resnet18"}})
+    written = dict(flattened(yaml.safe_load(config.to_yaml())))
+    for name, value in written.items():
+        if name not in ("data.path", "student.name"):
+            assert default_of(name) == value, name
+    assert default_of("no.such.setting") is None
+    assert default_of("objective.kd.weight") is None
+
+
+def test_no_setting_with_a_default_can_be_none() -> None:
+    # Settings that are None are not written, so such a setting would be taken for its default.
+    for name, field in fields_of(Config):
+        default = field.get_default(call_default_factory=True)
+        assert default is None or type(None) not in get_args(field.annotation), name
 
 
 def test_marks_have_an_explanation() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from richkd.config.loading import load_config
@@ -105,6 +106,19 @@ def test_files_may_have_other_names(world: World, whole: Path, tmp_path: Path) -
     assert_same(run, whole)
     assert list(summary["inputs"]["clip.name"]) == [str(clip)]
     assert str(teacher / "model.safetensors") in summary["inputs"]["teachers.1.name"]
+
+
+def test_a_run_of_a_version_with_fewer_settings_goes_on(world: World, whole: Path, tmp_path: Path) -> None:
+    folder = stopped(world, tmp_path / "run")
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    assert settings["fusion"].pop("entropy") == "own"
+    path.write_text(yaml.safe_dump(settings))
+    (folder / "SHA256SUMS").unlink()
+    error = refusal(distill, world.config(folder, fusion__entropy="match-teacher", **CHANGES), resume=True)
+    assert "fusion.entropy match-teacher where the run has" in str(error)
+    distill(world.config(folder, **CHANGES), resume=True, quiet=True)
+    assert_same(folder, whole)
 
 
 @pytest.mark.parametrize("how", ["out", "inside", "settings", "recipe"])

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from richkd.config.listing import section_type
 from richkd.config.loading import load_config
 from richkd.config.marks import WhenResumed, flattened, without_numbers
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import REST, Config
+from richkd.config.schema import REST, Config, Section
 from richkd.core.errors import CheckpointError
 from richkd.core.structured import read_json, read_yaml
 
@@ -33,6 +35,24 @@ def mark_of(dotted: str) -> WhenResumed | None:
         ('FREE', 'FILES', None)
     """
     return dict(_marks()).get(without_numbers(dotted))
+
+
+def default_of(dotted: str) -> object:
+    """The default of a setting, as it is written in a recipe; None if it has none.
+
+    Example:
+        >>> default_of("train.batch_size"), default_of("fusion.entropy"), default_of("teachers.2.pretrained")
+        (64, 'own', False)
+    """
+    section: type[Section] | None = Config
+    default: object = None
+    for part in without_numbers(dotted).split("."):
+        field = None if section is None else section.model_fields.get(part)
+        if field is None:
+            return None
+        section = section_type(field, items=True)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+    return to_jsonable_python(default)
 
 
 def path_of(dotted: str, value: object) -> tuple[str, Path] | None:

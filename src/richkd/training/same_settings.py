@@ -16,6 +16,7 @@ from richkd.config.resumed import (
     SETTINGS,
     UNLABELED_SOURCE,
     damaged_inputs,
+    default_of,
     mark_of,
     recorded_inputs,
 )
@@ -53,7 +54,8 @@ def refuse_other_settings(
     others = [
         f"{name} {now.get(name)} where the run has {was.get(name)}"
         for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
+        # A run of a version that did not know a setting acted by its default.
+        if was.get(name, default_of(name)) != now.get(name)
         and (mark_of(name) in by_text or _names_no_source(name, was.get(name), now.get(name)))
         and not (name in files and _prefix(name, was.get(name)) == _prefix(name, now.get(name)))
     ]
