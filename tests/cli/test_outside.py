@@ -29,9 +29,15 @@ LONG = ALONE | {"train__epochs": 500, "train__save_every": 1, "train__eval_every
 Capture = pytest.CaptureFixture[str]
 
 
+def hears_the_end_of_its_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def started(*words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A command in a process of its own, which is killed at the end at the latest."""
+    # The tests themselves may run under nohup, and a process starts with the ignored signals of its parent.
+    options = {"preexec_fn": hears_the_end_of_its_terminal} | options
     with subprocess.Popen(command(*words), env=one_thread(), **options) as process:
         try:
             yield process
@@ -110,8 +116,7 @@ def test_a_terminal_that_closes(world: World, tmp_path: Path, ignored: bool) -> 
     def own_terminal() -> None:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        if ignored:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     with started("distill", *world.options(out, **changes), preexec_fn=own_terminal, **streams) as process:

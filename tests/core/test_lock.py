@@ -161,6 +161,22 @@ def test_of_many_that_try_at_once_one_has_the_lock(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("mode", ["content"], indirect=True)
+def test_a_claim_of_a_process_that_waits_is_left_alone_and_that_of_a_killed_one_is_not(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "PAUSE", 0.001)
+    path, claim = tmp_path / "lock", tmp_path / "lock.claim"
+    claim.touch()
+    os.utime(claim, (time.time() - 5, time.time() - 5))
+    with pytest.raises(Locked):
+        FileLock(path).acquire()
+    assert claim.exists()
+    os.utime(claim, (time.time() - 11, time.time() - 11))
+    with FileLock(path):
+        assert not claim.exists()
+
+
 def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock")
     lock.acquire()

@@ -177,7 +177,7 @@ def test_every_page_has_the_policy_in_its_head(package: str) -> None:
     sources = {name: loader.get_source(environment(package), name)[0] for name in loader.list_templates()}
     pages = {name for name, source in sources.items() if "<html" in source}
     assert pages == (
-        {"compare.html", "probe.html", "report.html"} if package == "richkd.reporting" else set()
+        {"compare.html", "probe.html", "report.html", "tune.html"} if package == "richkd.reporting" else set()
     )
     for name in pages:
         head = sources[name].partition("<title>")[0]

@@ -34,6 +34,8 @@ except ImportError:  # Windows
 SECONDS_BETWEEN_TOUCHES = 15.0
 # A holder that is just opening or closing its lock is waited for.
 ATTEMPTS, PAUSE = 20, 0.05
+# A process that reads and writes a lock file for so long was killed. On a busy machine it may take seconds.
+SECONDS_OF_CLAIM = 10.0
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 BINARY = getattr(os, "O_BINARY", 0)
 
@@ -225,7 +227,7 @@ def _claim(path: Path) -> Iterator[bool]:
     except FileExistsError:
         with contextlib.suppress(OSError):
             # The file exists for milliseconds, unless its process was killed.
-            if time.time() - claim.stat().st_mtime > ATTEMPTS * PAUSE:
+            if time.time() - claim.stat().st_mtime > SECONDS_OF_CLAIM:
                 claim.unlink()
         yield False
         return
