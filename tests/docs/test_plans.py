@@ -1,4 +1,4 @@
-"""Every plan in recipes/plans is valid, and its first lines have its command."""
+"""Every plan in recipes/plans and recipes/tune is valid, and its first lines have its command."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 from richkd.compare.layers import read_layers
 from richkd.compare.plan import Source, read_plan
 from richkd.compare.runs import first_runs_of, planned_runs
+from richkd.tune.plan import read_tune_plan
+from richkd.tune.trials import Trials
 from tests.docs.blocks import ROOT
 from tests.docs.test_code_blocks import command_lines, head_of
 
+SEARCHES = sorted((ROOT / "recipes" / "tune").glob("*.yaml"))
 PLANS = sorted((ROOT / "recipes" / "plans").glob("*.yaml"))
 
 
@@ -41,3 +44,14 @@ def test_the_head_has_the_command_and_the_folder_has_the_name(plan: Path) -> Non
     content = plan.read_text(encoding="utf-8")
     assert ("DATA" in head_of(plan)) == ("data/" in content), "who reads data says where they are"
     assert max(map(len, content.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("plan", SEARCHES, ids=lambda file: file.stem)
+def test_searches_read_all_of_their_space(plan: Path) -> None:
+    source = read_tune_plan(plan)
+    trials = Trials(source, read_layers(source.source), Path("runs"))
+    assert {entry.name for method in trials.methods() for entry in method.entries} == set(
+        source.plan.space or {}
+    )
+    assert source.plan.out == Path("runs") / f"tune-{plan.stem}"
+    assert command_lines(head_of(plan)) == f"richkd tune recipes/tune/{plan.name}"

@@ -100,6 +100,10 @@ def test_points_become_settings(world: World, tmp_path: Path) -> None:
         ({"space": {"optim.lr": [0.1, -1]}}, ["optim.lr", "greater than 0"]),
         ({"space": {"fusion.preset": ["default", "papr"]}}, ["papr"]),
         ({"base": {"train": {"epochs": 3}}}, ["train.epochs"]),
+        (
+            {"methods": {"ce": None}, "space": {"optim.lr": [0.1, 0.2]}},
+            ["'teachers'", "no effect in any run"],
+        ),
         ({"base": Path("nowhere.yaml")}, ["nowhere.yaml"]),
     ],
 )

@@ -130,10 +130,10 @@ def test_minutes_become_epochs_once(world: World, tmp_path: Path) -> None:
     )
     run(path, tmp_path / "out")
     record = tmp_path / "out" / "budget.json"
-    epochs = yaml.safe_load(record.read_text())["epochs"]["ce"]
+    epochs = yaml.safe_load(record.read_text())["epochs"]
     seconds = seconds_of(tmp_path / "out" / "runs" / "ce-timed-e1")
     assert epochs == int(0.05 * 60 * 2 / seconds)
-    record.write_text('{"epochs": {"ce": 2}}')
+    record.write_text('{"minutes": 0.05, "epochs": 2}')
     (method,) = run(path, tmp_path / "fresh").methods
     assert method.halving.epochs > 2
     (tmp_path / "out" / "studies" / "ce.jsonl").unlink()

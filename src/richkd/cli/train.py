@@ -21,6 +21,13 @@ NumberOfFolds = Annotated[
         consume_multiple=(0, 1),
     ),
 ]
+Tune = Annotated[
+    str | None,
+    Parameter(
+        help="first search settings for so long, such as 10m, for this method, plain KD and the control "
+        "each; the best on validation images is trained",
+    ),
+]
 FullTeacher = Annotated[
     Path | None,
     Parameter(
@@ -50,6 +57,7 @@ FullTeacher = Annotated[
 def distill(
     *,
     config: Config,
+    tune: Tune = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     accept_changed_images: AcceptChangedImages = False,
@@ -63,7 +71,7 @@ def distill(
     richkd distill --data photos/ --student mobilenetv3_small_100 --student.size 128
     --teacher local-dir:runs/teacher/student --clip ViT-B-32:datacomp_xl_s13b_b90k --out runs/small
     """
-    _train(config, resume=resume, overwrite=overwrite, accept_changed_images=accept_changed_images)
+    _train(config, tune=tune, resume=resume, overwrite=overwrite, accept_changed_images=accept_changed_images)
 
 
 @configured("data", "model", "weights", "epochs", "seed", "device", "out", method="ce")
@@ -100,7 +108,9 @@ def teach(
     )
 
 
-def _train(config: Config, folds: int | None = None, full: Path | None = None, **how: bool) -> None:
+def _train(
+    config: Config, folds: int | None = None, full: Path | None = None, tune: str | None = None, **how: bool
+) -> None:
     from richkd.core.interrupt import Interrupted
     from richkd.training.run import distill as run_distill
     from richkd.training.run import teach_folds
@@ -108,6 +118,8 @@ def _train(config: Config, folds: int | None = None, full: Path | None = None, *
     # The result of a run is its folder, so the run does not end with the reader of its messages.
     with lasting("stdout"):
         try:
+            if tune is not None:
+                config = _tuned(config, tune, **how)
             if folds is None:
                 run_distill(config, **how)
             else:
@@ -115,3 +127,11 @@ def _train(config: Config, folds: int | None = None, full: Path | None = None, *
         except Interrupted:
             print("\nstopped and saved; continue with the same command and --resume")
             sys.exit(130)
+
+
+def _tuned(
+    config: Config, tune: str, *, resume: bool, overwrite: bool, accept_changed_images: bool
+) -> Config:
+    from richkd.tune.before import minutes_of, tuned
+
+    return tuned(config, minutes_of(tune), resume=resume, overwrite=overwrite)

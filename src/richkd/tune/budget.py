@@ -22,13 +22,14 @@ MINUTE = 60.0
 DoRuns = Callable[[Sequence[PlannedRun]], Mapping[str, str]]
 
 
-def halvings(
+def ladder(
     plan: TunePlan, methods: Sequence[SearchedMethod], trials: Trials, jobs: int, do: DoRuns
-) -> dict[str, Halving]:
-    """The ladder of each method.
+) -> Halving:
+    """The ladder of all methods.
 
-    With minutes, one epoch of each method is timed. The numbers of epochs that follow are recorded, so that a
-    search that was stopped goes on with the same ladder.
+    With minutes, one epoch of each method is timed, and all methods get the number of epochs that the slowest
+    one can do, so that their longest runs can be compared. It is recorded, so that a search that was stopped
+    goes on with the same ladder.
 
     Args:
         plan: the plan.
@@ -41,23 +42,22 @@ def halvings(
         ConfigError: a run that is timed fails, or an epoch takes longer than the budget.
         CheckpointError: the record cannot be written.
     """
-    if plan.budget.epochs is not None:
-        return {method.name: plan_halving(plan.budget.epochs, plan.epochs) for method in methods}
-    path = trials.out / FILE
-    epochs = _recorded(path)
-    if set(epochs) != {method.name for method in methods}:
-        epochs = _timed(plan, methods, trials, jobs, do)
-        write_atomically(path, (to_json({"epochs": epochs}) + "\n").encode())
-    return {method.name: plan_halving(epochs[method.name], plan.epochs) for method in methods}
+    epochs = plan.budget.epochs
+    if epochs is None:
+        path = trials.out / FILE
+        epochs = _recorded(path, plan.budget.minutes)
+        if epochs is None:
+            epochs = _timed(plan, methods, trials, jobs, do)
+            record = {"minutes": plan.budget.minutes, "epochs": epochs}
+            write_atomically(path, (to_json(record) + "\n").encode())
+    return plan_halving(epochs, plan.epochs)
 
 
-def _timed(
-    plan: TunePlan, methods: Sequence[SearchedMethod], trials: Trials, jobs: int, do: DoRuns
-) -> dict[str, int]:
+def _timed(plan: TunePlan, methods: Sequence[SearchedMethod], trials: Trials, jobs: int, do: DoRuns) -> int:
     runs = {method.name: trials.of_length(method.config, method.name, "timed", 1) for method in methods}
     failed = do(list(runs.values()))
     assert plan.budget.minutes is not None
-    epochs = {}
+    fewest = 0
     for name, run in runs.items():
         if run.name in failed:
             raise ConfigError(
@@ -66,19 +66,21 @@ def _timed(
                 fix=f"see {trials.out / 'logs' / run.name}.txt.",
             )
         seconds = seconds_of(run.config.out)
-        epochs[name] = int(plan.budget.minutes * MINUTE * jobs / max(seconds, 1e-3))
-        if epochs[name] < 1:
+        epochs = int(plan.budget.minutes * MINUTE * jobs / max(seconds, 1e-3))
+        if epochs < 1:
             raise ConfigError(
                 f"The budget must be long enough for an epoch of method '{name}'",
                 got=f"{plan.budget.minutes:g} minutes, and {seconds / MINUTE:.1f} minutes for an epoch",
                 fix="give more minutes, fewer training images, or a teacher cache.",
             )
-    return epochs
+        fewest = min(fewest or epochs, epochs)
+    return fewest
 
 
-def _recorded(path: Path) -> dict[str, int]:
+def _recorded(path: Path, minutes: float | None) -> int | None:
+    """The number of epochs that was found before for these minutes."""
     try:
-        recorded = read_json(path)["epochs"]
-        return {str(name): int(epochs) for name, epochs in recorded.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        recorded = read_json(path)
+        return int(recorded["epochs"]) if recorded["minutes"] == minutes else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -75,6 +75,12 @@ class SearchResult:
     config: Config | None
     figures: dict[tuple[int, int], Figures]
 
+    @property
+    def best_value(self) -> float:
+        """The figure of the trial that was found."""
+        assert self.best is not None
+        return self.best.values[self.halving.rungs[-1]]
+
     def worth(self, entry: Entry, *, maximize: bool) -> list[Worth]:
         """What the choices of an entry were worth in the shortest runs, which all trials have."""
         shortest = self.halving.rungs[0]

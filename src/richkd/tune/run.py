@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
 from richkd.data.sources import open_data
 from richkd.training.run_folder import RunFolder
-from richkd.tune.budget import halvings
+from richkd.tune.budget import ladder
 from richkd.tune.halving import Halving
 from richkd.tune.pages import write_pages
 from richkd.tune.plan import TuneSource, read_tune_plan
@@ -58,10 +58,6 @@ class _Search:
     method: SearchedMethod
     halving: Halving
     study: MethodStudy
-
-    def rounds(self) -> Iterator[tuple[int, int]]:
-        """All brackets and rungs, in order."""
-        return itertools.product(range(self.halving.brackets), range(len(self.halving.rungs)))
 
 
 def tune(
@@ -132,14 +128,12 @@ def search(
         _print_space(methods, console)
         at_once = jobs or source.plan.jobs or default_jobs(own * len(own))
         runner = _Runner(out, at_once, threads_of_runs(out, at_once), console, start)
-        ladders = halvings(source.plan, methods, trials, at_once, runner.do)
-        searches = [_open(source, out, method, ladders[method.name]) for method in methods]
+        halving = ladder(source.plan, methods, trials, at_once, runner.do)
+        searches = [_open(source, out, method, halving) for method in methods]
         runner.refuse_changed(_done(searches, trials))
-        for one in searches:
-            console.print(_described(one), soft_wrap=True)
-        for steps in itertools.zip_longest(*(one.rounds() for one in searches)):
-            active = [(one, step) for one, step in zip(searches, steps, strict=True) if step is not None]
-            _round(active, trials, runner, source.plan.metric)
+        console.print(_described(halving), soft_wrap=True)
+        for bracket, rung in itertools.product(range(halving.brackets), range(len(halving.rungs))):
+            _round(searches, bracket, rung, trials, runner, source.plan.metric)
         results = tuple(_result(one, trials) for one in searches)
         images = _images(methods[0].config)
         write_pages(source.source.name, results, source.plan.metric, images, out)
@@ -195,11 +189,11 @@ def _open(source: TuneSource, out: Path, method: SearchedMethod, halving: Halvin
 
 
 def _round(
-    active: Sequence[tuple[_Search, tuple[int, int]]], trials: Trials, runner: _Runner, metric: str
+    searches: Sequence[_Search], bracket: int, rung: int, trials: Trials, runner: _Runner, metric: str
 ) -> None:
-    """One rung of one bracket of each method, all in one queue."""
+    """One rung of one bracket of all methods, in one queue."""
     planned: list[tuple[_Search, TrialRecord, PlannedRun]] = []
-    for one, (bracket, rung) in active:
+    for one in searches:
         epochs = one.halving.rungs[rung]
         for record in one.study.bracket(bracket):
             if record.state == "running" and epochs not in record.values:
@@ -214,7 +208,7 @@ def _round(
             one.study.fail(record.index, reason)
         else:
             one.study.report(record.index, run.config.train.epochs, value)
-    for one, (bracket, rung) in active:
+    for one in searches:
         one.study.halve(bracket, rung)
 
 
@@ -247,10 +241,9 @@ def _print_space(methods: Sequence[SearchedMethod], console: Terminal) -> None:
         console.print(f"{method.name}: {names}", soft_wrap=True)
 
 
-def _described(one: _Search) -> str:
-    halving = one.halving
+def _described(halving: Halving) -> str:
     rungs = ", ".join(f"{w} of {e} epochs" for w, e in zip(halving.widths, halving.rungs, strict=True))
-    return f"{one.method.name}: {halving.brackets} times {rungs}; {halving.epochs:,} epochs in all"
+    return f"for each method: {halving.brackets} times {rungs}; {halving.epochs:,} epochs in all"
 
 
 def _images(config: Config) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from richkd.compare.layers import Layer, Layers
-from richkd.compare.merging import merge
+from richkd.compare.merging import is_in, merge, refuse_never_read
 from richkd.compare.problems import RunProblems
 from richkd.compare.runs import RUNS, Cell, PlannedRun, own_layer
 from richkd.config.schema import Config
@@ -50,6 +50,8 @@ class Trials:
         self.source = source
         self.layers = layers
         self.out = out
+        # Identities of the settings of ``base`` that some method reads at some point.
+        self._read: set[int] = set()
 
     def methods(self) -> list[SearchedMethod]:
         """All methods, with what is searched for each.
@@ -70,6 +72,7 @@ class Trials:
                 problems.attempt("", _refuse_unread, entry)
         for method in methods:
             problems.attempt(method.name, _refuse_without_space, method)
+        problems.attempt("", refuse_never_read, (self.layers.base,), self._read)
         problems.refuse_all()
         return methods
 
@@ -85,7 +88,7 @@ class Trials:
     def of_length(self, config: Config, method: str, trial: str, epochs: int) -> PlannedRun:
         """A run of some settings with another number of epochs."""
         name = f"{method.replace(' ', '-')}-{trial}-e{epochs}"
-        train = config.train.model_copy(update={"epochs": epochs, "seed": self.source.plan.seed})
+        train = config.train.model_copy(update={"epochs": epochs})
         own = config.model_copy(update={"train": train, "out": self.out / RUNS / name})
         return PlannedRun(name, method, None, Cell("", "", epochs), self.source.plan.seed, own)
 
@@ -115,7 +118,10 @@ class Trials:
         own = own_layer(source, plan.epochs)
         searched = layer_of(list(entries), point)
         layers = (self.layers.base, own, searched, self.layers.methods[method])
-        return merge(layers, source.place("methods", method))
+        config, kept = merge(layers, source.place("methods", method))
+        train = config.train.model_copy(update={"seed": self.source.plan.seed})
+        self._read |= {id(given) for dotted, given in self.layers.base.items() if is_in(dotted, kept)}
+        return config.model_copy(update={"train": train}), kept
 
 
 def settings_of(config: Config) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""A search before a run: its candidates, its choice, and what a repeated command does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from richkd.cli import main
+from richkd.compare.layers import read_layers
+from richkd.config.schema import Config
+from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.terminal import Terminal
+from richkd.training.run_folder import RunFolder
+from richkd.tune import before
+from richkd.tune.before import candidates, minutes_of, tuned
+from richkd.tune.plan import Budget, TunePlan, of_plan
+from richkd.tune.trials import Trials
+from tests.fixtures import World, refusal
+
+
+def plan_of(config: Config) -> dict[str, Any]:
+    plan = TunePlan(
+        base=before._shared(config), methods=candidates(config), epochs=9, budget=Budget(epochs=9), seed=3
+    )
+    source = of_plan(plan, "search", {})
+    return {
+        method.name: method for method in Trials(source, read_layers(source.source), Path("out")).methods()
+    }
+
+
+def test_the_first_trial_of_the_runs_method_is_the_run_itself(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "run", train__seed=3, train__epochs=9, objective__kd__weight=2.5)
+    methods = plan_of(config)
+    assert list(methods) == ["kd", "control", "richkd"]
+    own = methods["richkd"]
+    named = config.method.model_copy(update={"name": "richkd"})
+    assert own.config.model_copy(update={"out": config.out}) == config.model_copy(update={"method": named})
+    assert set(own.first) == {entry.name for entry in own.entries}
+    assert methods["control"].config.fusion.control == "teacher-only"
+    assert methods["kd"].config.clip is None
+
+
+def test_a_list_of_terms_is_a_candidate_of_its_own(world: World, tmp_path: Path) -> None:
+    objective = [{"ce": {}}, {"kd": {"target": "clip", "weight": 2}}]
+    config = world.config(
+        tmp_path / "run",
+        train__seed=3,
+        train__epochs=9,
+        objective=objective,
+        clip__name=f"outputs:{world.clip}",
+    )
+    assert list(candidates(config)) == ["own"]
+    assert plan_of(config)["own"].config.objective == objective
+
+
+@pytest.mark.parametrize("name", ["ce", "kd"])
+def test_baselines_are_their_only_candidate(world: World, tmp_path: Path, name: str) -> None:
+    assert list(candidates(world.config(tmp_path / "run", method__name=name))) == [name]
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-1m", "10 min", "1e3", "nan", "10mm", "m", "1" * 9])
+def test_other_times_are_refused(text: str) -> None:
+    assert isinstance(refusal(minutes_of, text), ConfigError)
+
+
+def test_the_best_candidate_is_trained_and_the_command_can_be_repeated(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = world.options(out, train__epochs=2, method__variant="l", train__seed=1)
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", *options, "--tune", "4s"])
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    summary = RunFolder(out).summary()
+    assert summary is not None
+    assert summary["epochs"] == 2
+    assert (tmp_path / "run-tune" / "tune.html").exists()
+    assert "the run trains " in text
+    with pytest.raises(SystemExit):
+        main(["distill", *options, "--tune", "4s"])
+    assert "not empty" in capsys.readouterr().err
+    config = world.config(out, train__epochs=2, method__variant="l", train__seed=1)
+    assert tuned(config, 1, resume=True, console=Terminal(quiet=True)) == config
+
+
+def test_a_full_folder_is_refused_before_the_search(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "notes.txt").touch()
+    error = refusal(tuned, world.config(out), 1.0, console=Terminal(quiet=True))
+    assert isinstance(error, CheckpointError)
+    assert not (tmp_path / "run-tune").exists()
