@@ -42,6 +42,7 @@ LIBRARY = (
     "richkd.reporting.report.collect.collect",
     "richkd.compare.run.compare",
     "richkd.tune.run.tune",
+    "richkd.tune.before.tuned",
     "richkd.export.student.load_student",
     "richkd.pipeline.fill_cache.fill_caches",
     "richkd.pipeline.fill_cache.verify_caches",
