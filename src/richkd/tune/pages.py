@@ -76,12 +76,18 @@ def print_table(results: Sequence[SearchResult], metric: str, out: Path, console
 
 def settings_text(result: SearchResult, record: TrialRecord) -> str:
     """The searched settings of a trial in a line, such as ``optim.lr 0.02, objective.kd.temperature 4``."""
-    parts = []
+    names = [entry.name for entry in result.method.entries]
+    return ", ".join(f"{name} {value}" for name, value in zip(names, _values(result, record), strict=True))
+
+
+def _values(result: SearchResult, record: TrialRecord) -> list[str]:
+    """The searched settings of a trial, each as text."""
+    values = []
     for entry in result.method.entries:
-        value = record.point[entry.name]
-        shown = entry.settings(value).get(entry.name, value)
-        parts.append(f"{entry.name} {shown:g}" if isinstance(shown, float) else f"{entry.name} {shown}")
-    return ", ".join(parts)
+        chosen = record.point[entry.name]
+        value = entry.settings(chosen).get(entry.name, chosen)
+        values.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return values
 
 
 def _shown(result: SearchResult, record: TrialRecord | None, epochs: int, metric: str) -> str:
@@ -128,6 +134,7 @@ def _tables(results: Sequence[SearchResult], metric: str) -> list[dict[str, Any]
     return [
         {
             "name": result.method.name,
+            "settings": [entry.name for entry in result.method.entries],
             "epochs": result.halving.epochs,
             "rungs": result.halving.rungs,
             "widths": result.halving.widths,
@@ -160,7 +167,7 @@ def _row(result: SearchResult, record: TrialRecord, metric: str) -> dict[str, An
     words = {"finished": "", "stopped": "others were better", "failed": record.reason, "running": ""}
     return {
         "index": record.index,
-        "settings": settings_text(result, record),
+        "settings": _values(result, record),
         "figures": [_figure(record.values.get(epochs), metric) for epochs in result.halving.rungs],
         "note": words[record.state],
         "is_best": result.best is not None and record.index == result.best.index,
