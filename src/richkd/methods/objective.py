@@ -17,6 +17,7 @@ from richkd.core.errors import ConfigError
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, LossTerms, Output, Targets
 from richkd.data.mixup import Mix
+from richkd.methods.annealing import annealed
 from richkd.methods.presets import DEFAULT_VARIANT, preset_of
 from richkd.methods.standardize import (
     SETTING,
@@ -261,10 +262,11 @@ class Objective(nn.Module):
                 assert target is not None
                 seen, target = standardized_output(student), standardized_target(target)
             loss = term(seen, target, batch, context)
-            value = spec.config.weight * loss.value
+            weight = annealed(spec.config.weight, spec.config.annealing, context.progress)
+            value = weight * loss.value
             if mix is not None and spec.term.linear:
                 partner = term(seen, mix.partners(target), mix.batch(batch), context)
-                value = torch.lerp(spec.config.weight * partner.value, value, mix.share)
+                value = torch.lerp(weight * partner.value, value, mix.share)
             values[label] = value
             if loss.memory:
                 memory[label] = dict(loss.memory)

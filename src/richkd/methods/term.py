@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from richkd.config.schema import Section
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, Output, Target
+from richkd.methods.annealing import Annealing
 
 # "logits" are those of the fused target, "teacher-logits" those of each of its teachers.
 Need = Literal["logits", "teacher-logits", "features", "maps"]
@@ -25,6 +26,9 @@ class TermConfig(Section):
     """Settings that every term has. A term's own settings are a subclass."""
 
     weight: float = Field(1.0, ge=0, description="weight of the term in the sum that is minimized")
+    annealing: Annealing = Field(
+        "none", description="how the weight falls to zero during the run: none, linear or cosine"
+    )
 
 
 class TargetConfig(TermConfig):
