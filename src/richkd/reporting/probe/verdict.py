@@ -143,7 +143,7 @@ def _saturation_warning(train_top1: float, held_out_top1: float, split: str) -> 
     return [
         f"the accuracy of the teacher is {train_top1:.1%} on its training images and {held_out_top1:.1%} on "
         f"{split}: its outputs for training images contain little more than the labels. Outputs of "
-        "out-of-fold teachers contain more: richkd teach --folds 5."
+        "out-of-fold teachers contain more: richkd teach --from RUN."
     ]
 
 
@@ -159,6 +159,7 @@ def _student_expectation(result: Probe) -> str:
     return (
         f"This does not imply a better student: {result.labeled:,} of "
         f"{result.labeled + result.unlabeled:,} training images are labeled, and on labeled images a softer "
-        "target alone helps a student as much as CLIP does. Train the control, too "
-        "(--fusion.control teacher-only), or add unlabeled images (--unlabeled DIR)."
+        "target alone can help a student as much as CLIP does. A short trial says more than a rule: add "
+        "--tune 5m to richkd distill. Plain KD, the control and this method then get five minutes each, and "
+        "the best on validation images is trained. Unlabeled images (--unlabeled DIR) help more."
     )
