@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,13 @@ def _command(path: Path, out: Path, jobs: int) -> None:
         compare(path, out=out, jobs=jobs, console=Terminal(quiet=True), start="fork")
     except Interrupted:
         raise SystemExit(130) from None
+
+
+def leftovers(folder: Path, seconds: float = 60.0) -> list[Path]:
+    """Locks and temporary files that remain; a process of a killed comparison may still be about to end."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = [file for file in folder.rglob("*") if file.suffix == ".tmp" or file.name == "richkd.lock"]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)

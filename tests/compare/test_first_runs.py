@@ -13,7 +13,7 @@ import pytest
 from richkd.compare.first_figures import FIRST_HEADS
 from richkd.training.run_folder import RunFolder
 from tests.compare.first_plans import TEACHER, with_first
-from tests.compare.plans import in_child, run, runs_of, write
+from tests.compare.plans import in_child, leftovers, run, runs_of, write
 from tests.fixtures import World, refusal
 
 # A teacher from labels, one from this teacher, and teachers of folds.
@@ -113,7 +113,7 @@ def test_a_comparison_with_first_runs_that_was_killed_ends_as_if_nothing_had_hap
     assert len(names) == len(NAMES) + len(METHODS)
     for name in names:
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
-    assert not [file for file in tmp_path.rglob("*") if file.suffix == ".tmp" or file.name == "richkd.lock"]
+    assert not leftovers(tmp_path)
 
 
 def test_nothing_runs_again(whole: Path) -> None:

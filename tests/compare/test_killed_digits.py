@@ -14,7 +14,7 @@ from richkd.config.loading import load_config
 from richkd.demo.digits import write_digits
 from richkd.demo.run import LABELS, NEGATIVES, SETTINGS, SIZE, STUDENT, TEACHER, TINY_CLIP
 from richkd.training.run import distill
-from tests.compare.plans import in_child, run, write
+from tests.compare.plans import in_child, leftovers, run, write
 
 KILLS = 10
 
@@ -69,4 +69,4 @@ def test_ten_kills_change_no_figure(plan: dict[str, Any], tmp_path: Path) -> Non
         "richkd teacher-only",
         "richkd shuffled",
     ]
-    assert not [file for file in tmp_path.rglob("*") if file.suffix == ".tmp" or file.name == "richkd.lock"]
+    assert not leftovers(tmp_path)

@@ -20,7 +20,7 @@ from richkd.compare.worker import Job, Outcome, is_disk_full
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError
 from richkd.training.run_folder import RunFolder
-from tests.compare.plans import content, in_child, run, runs_of, write
+from tests.compare.plans import content, in_child, leftovers, run, runs_of, write
 from tests.fixtures import World, refusal
 
 CONFIG = Config.model_validate({"data": {"path": "."}, "student": {"name": "resnet18"}})
@@ -53,7 +53,7 @@ def test_a_comparison_that_was_killed_ten_times_ends_as_if_nothing_had_happened(
     assert len(names) == 6
     for name in names:
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
-    assert not [file for file in tmp_path.rglob("*") if file.suffix == ".tmp" or file.name == "richkd.lock"]
+    assert not leftovers(tmp_path)
 
 
 def test_nothing_runs_again_in_a_finished_comparison(whole: Path) -> None:

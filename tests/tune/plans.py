@@ -32,6 +32,15 @@ def content(world: World, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (plan | changes).items() if value is not None}
 
 
+def of_labels(world: World, **changes: Any) -> dict[str, Any]:
+    """A plan of the method ``ce``, which reads no teacher."""
+    base = comparison(world)["base"]
+    for name in ("teachers", "clip"):
+        del base[name]
+    del base["train"]["teacher_precision"]
+    return content(world, **{"base": base, "methods": {"ce": None}} | changes)
+
+
 def write(folder: Path, plan: dict[str, Any]) -> Path:
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")

@@ -13,7 +13,7 @@ from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.terminal import Terminal
 from richkd.training.run_folder import RunFolder
-from richkd.tune import before
+from richkd.tune import before, budget
 from richkd.tune.before import candidates, minutes_of, tuned
 from richkd.tune.plan import Budget, TunePlan, of_plan
 from richkd.tune.trials import Trials
@@ -66,8 +66,9 @@ def test_other_times_are_refused(text: str) -> None:
 
 
 def test_the_best_candidate_is_trained_and_the_command_can_be_repeated(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(budget, "seconds_of", lambda folder: 1.0)
     out = tmp_path / "run"
     options = world.options(out, train__epochs=2, method__variant="l", train__seed=1)
     with pytest.raises(SystemExit) as ended:

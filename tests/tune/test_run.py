@@ -9,16 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
-from richkd.compare.costs import seconds_of
 from richkd.config.loading import load_config
 from richkd.core.terminal import Terminal
 from richkd.training.run_folder import RunFolder
+from richkd.tune import budget
 from richkd.tune.run import tune
 from tests.fixtures import World, refusal
-from tests.tune.plans import content, in_child, run, write
+from tests.tune.plans import content, in_child, of_labels, run, write
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +94,9 @@ def test_nothing_runs_again_and_a_lost_study_is_made_again(whole: Path) -> None:
 def test_a_search_on_changed_images_or_settings_is_refused(world: World, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(world.images, images)
-    base = content(world)["base"]
+    plan = of_labels(world, space={"optim.lr": [0.02, 0.01]})
+    base = plan["base"]
     base["data"]["path"] = str(images)
-    plan = content(world, base=base, methods={"ce": None}, space={"optim.lr": [0.02, 0.01]})
     run(write(tmp_path, plan), tmp_path / "out")
     base["optim"] = {"lr": 0.02, "momentum": 0.5}
     assert "optim.momentum" in str(refusal(run, write(tmp_path, plan), tmp_path / "out"))
@@ -110,7 +109,7 @@ def test_a_search_on_changed_images_or_settings_is_refused(world: World, tmp_pat
 
 def test_trials_that_diverge_are_named_and_the_search_goes_on(world: World, tmp_path: Path) -> None:
     space = {"optim.lr": [0.02, 1e30]}
-    result = run(write(tmp_path, content(world, space=space, methods={"ce": None})), tmp_path / "out")
+    result = run(write(tmp_path, of_labels(world, space=space)), tmp_path / "out")
     (method,) = result.methods
     failed = [record for record in method.records if record.state == "failed"]
     assert failed
@@ -123,22 +122,27 @@ def test_trials_that_diverge_are_named_and_the_search_goes_on(world: World, tmp_
     assert len(list((tmp_path / "out" / "runs").glob("ce-*-e1"))) == 2
 
 
-def test_minutes_become_epochs_once(world: World, tmp_path: Path) -> None:
-    path = write(
-        tmp_path,
-        content(world, methods={"ce": None}, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.05}),
-    )
+def test_minutes_become_epochs_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "seconds_of", lambda folder: 2.0)
+    path = write(tmp_path, of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4}))
     run(path, tmp_path / "out")
     record = tmp_path / "out" / "budget.json"
-    epochs = yaml.safe_load(record.read_text())["epochs"]
-    seconds = seconds_of(tmp_path / "out" / "runs" / "ce-timed-e1")
-    assert epochs == int(0.05 * 60 * 2 / seconds)
-    record.write_text('{"minutes": 0.05, "epochs": 2}')
+    # 24 seconds for two runs at once, and 2 seconds for an epoch.
+    assert json.loads(record.read_text()) == {"minutes": 0.4, "epochs": 24}
+    record.write_text('{"minutes": 0.4, "epochs": 2}')
     (method,) = run(path, tmp_path / "fresh").methods
     assert method.halving.epochs > 2
     (tmp_path / "out" / "studies" / "ce.jsonl").unlink()
     (method,) = run(path, tmp_path / "out").methods
     assert method.halving.epochs == 2
+
+
+def test_an_epoch_must_fit_into_the_minutes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "seconds_of", lambda folder: 100.0)
+    path = write(tmp_path, of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4}))
+    assert "1.7 minutes for an epoch" in str(refusal(run, path, tmp_path / "out"))
 
 
 def test_a_check_starts_nothing(world: World, tmp_path: Path) -> None:
