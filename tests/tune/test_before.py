@@ -9,15 +9,19 @@ import pytest
 
 from richkd.cli import main
 from richkd.compare.layers import read_layers
+from richkd.config.loading import load_config
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.interrupt import Interrupted
 from richkd.core.terminal import Terminal
+from richkd.training.run import distill
 from richkd.training.run_folder import RunFolder
 from richkd.tune import before, budget
 from richkd.tune.before import candidates, minutes_of, tuned
 from richkd.tune.plan import Budget, TunePlan, of_plan
 from richkd.tune.trials import Trials
-from tests.fixtures import World, refusal
+from tests.fixtures import STEPS, World, refusal
+from tests.training.test_resume import stop_after
 
 
 def plan_of(config: Config) -> dict[str, Any]:
@@ -83,8 +87,30 @@ def test_the_best_candidate_is_trained_and_the_command_can_be_repeated(
     with pytest.raises(SystemExit):
         main(["distill", *options, "--tune", "4s"])
     assert "not empty" in capsys.readouterr().err
-    config = world.config(out, train__epochs=2, method__variant="l", train__seed=1)
-    assert tuned(config, 1, resume=True, console=Terminal(quiet=True)) == config
+
+
+def test_a_run_that_has_begun_goes_on_with_its_settings_and_not_those_of_the_command(
+    world: World, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    chosen = world.config(out, train__epochs=3, method__name="kd", optim__lr=0.011)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, STEPS + 1)
+        with pytest.raises(Interrupted):
+            distill(chosen, quiet=True)
+    options = world.options(out, train__epochs=3, method__variant="l")
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", *options, "--tune", "1m", "--resume"])
+    assert not ended.value.code
+    assert load_config(out / "config.yaml").optim.lr == 0.011
+    assert RunFolder(out).summary() is not None
+    assert not (tmp_path / "run-tune").exists()
+
+
+def test_nothing_to_resume_is_said_before_the_search(world: World, tmp_path: Path) -> None:
+    error = refusal(tuned, world.config(tmp_path / "run"), 1.0, resume=True, console=Terminal(quiet=True))
+    assert "no checkpoint" in error.rule
+    assert not (tmp_path / "run-tune").exists()
 
 
 def test_a_full_folder_is_refused_before_the_search(world: World, tmp_path: Path) -> None:

@@ -101,6 +101,10 @@ def test_points_become_settings(world: World, tmp_path: Path) -> None:
         ({"space": {"fusion.preset": ["default", "papr"]}}, ["papr"]),
         ({"base": {"train": {"epochs": 3}}}, ["train.epochs"]),
         (
+            {"methods": {"a b": {"method": "kd"}, "A-b": {"method": "richkd"}}},
+            ["same name", "'a b'", "'A-b'"],
+        ),
+        (
             {"methods": {"ce": None}, "space": {"optim.lr": [0.1, 0.2]}},
             ["'teachers'", "no effect in any run"],
         ),
@@ -113,6 +117,6 @@ def test_mistakes_are_named_with_their_place(
     plan = content(world) | {k: str(v) if isinstance(v, Path) else v for k, v in change.items()}
     plan = {name: value for name, value in plan.items() if value is not None}
     error = str(refusal(methods_of, write(tmp_path, plan)))
-    assert "plan.yaml" in error or "nowhere" in error
+    assert "plan.yaml" in error or "nowhere" in error or "same name" in error
     for word in words:
         assert word in error

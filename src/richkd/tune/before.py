@@ -9,6 +9,7 @@ from typing import Any
 
 from richkd.compare.merging import is_fused
 from richkd.compare.queue import Start
+from richkd.config.resumed import SETTINGS, resumed_config
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.core.structured import parse_yaml
@@ -55,10 +56,10 @@ def tuned(
     """
     console = console or Terminal()
     folder = RunFolder(config.out)
-    if resume and folder.entries():
+    if resume and (config.out / SETTINGS).exists():
         console.print(f"the run in {config.out} has begun, and keeps its settings", soft_wrap=True)
-        return config
-    folder.accept(config, resume=False, overwrite=overwrite)
+        return resumed_config(None, {"out": str(config.out)})
+    folder.accept(config, resume=resume, overwrite=overwrite)
     out = config.out.with_name(f"{config.out.name}-tune")
     plan = TunePlan(
         base=_shared(config),

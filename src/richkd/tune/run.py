@@ -17,15 +17,13 @@ from richkd.compare.queue import Start, run_queue
 from richkd.compare.runs import PlannedRun
 from richkd.compare.validate import check_runs, is_finished, refuse_changed
 from richkd.compare.worker import Job
-from richkd.config.schema import Config
 from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
-from richkd.data.sources import open_data
 from richkd.training.run_folder import RunFolder
 from richkd.tune.budget import ladder
-from richkd.tune.halving import Halving
+from richkd.tune.halving import ETA, Halving
 from richkd.tune.pages import write_pages
 from richkd.tune.plan import TuneSource, read_tune_plan
 from richkd.tune.results import SearchResult, figures_of
@@ -126,7 +124,8 @@ def search(
         remove_abandoned(out)
         check_runs(source.source.plan, own, _silent, SPLIT)
         _print_space(methods, console)
-        at_once = jobs or source.plan.jobs or default_jobs(own * len(own))
+        # The first rung has several runs of each method.
+        at_once = jobs or source.plan.jobs or default_jobs(own * ETA)
         runner = _Runner(out, at_once, threads_of_runs(out, at_once), console, start)
         halving = ladder(source.plan, methods, trials, at_once, runner.do)
         searches = [_open(source, out, method, halving) for method in methods]
@@ -135,7 +134,7 @@ def search(
         for bracket, rung in itertools.product(range(halving.brackets), range(len(halving.rungs))):
             _round(searches, bracket, rung, trials, runner, source.plan.metric)
         results = tuple(_result(one, trials) for one in searches)
-        images = _images(methods[0].config)
+        images = len(runner.opened.of(methods[0].config).splits[SPLIT])
         write_pages(source.source.name, results, source.plan.metric, images, out)
         return TuneResult(out, source.plan.metric, results)
 
@@ -244,11 +243,6 @@ def _print_space(methods: Sequence[SearchedMethod], console: Terminal) -> None:
 def _described(halving: Halving) -> str:
     rungs = ", ".join(f"{w} of {e} epochs" for w, e in zip(halving.widths, halving.rungs, strict=True))
     return f"for each method: {halving.brackets} times {rungs}; {halving.epochs:,} epochs in all"
-
-
-def _images(config: Config) -> int:
-    """Number of validation images."""
-    return len(open_data(config.data, config.train.seed).splits[SPLIT])
 
 
 def _silent(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ class Choices:
 Entry = Range | Choices
 
 
-def read_space(space: Mapping[str, Any], place_of: Any) -> list[Entry]:
+def read_space(space: Mapping[str, Any], place_of: Callable[[str], str]) -> list[Entry]:
     """The entries of a space.
 
     Args:

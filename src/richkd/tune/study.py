@@ -143,14 +143,17 @@ class MethodStudy:
         """Refuse a file that was begun with another space, seed or ladder; more brackets may be added."""
         entries = [(entry.name, repr(entry.distribution)) for entry in self.entries]
         asked = {"space": entries, "first": self.first, "rungs": self.halving.rungs, "seed": self.seed}
-        text = json.dumps(asked | {"maximize": self.maximize}, sort_keys=True)
+        asked = json.loads(json.dumps(asked | {"maximize": self.maximize}))
         known = self._study.user_attrs.get(ASKED)
         if known is None:
-            self._guard(self._study.set_user_attr, ASKED, text)
-        elif known != text:
+            self._guard(self._study.set_user_attr, ASKED, asked)
+        elif known != asked:
+            changed = [name for name, value in asked.items() if known.get(name) != value]
             raise CheckpointError(
                 f"A search that goes on must have the same space, lengths, metric and seed ({self.path})",
-                got=f"{text}, and before {known}",
+                got="; ".join(
+                    f"{name} {asked[name]} where it began with {known.get(name)}" for name in changed
+                ),
                 fix="give another --out, or the plan as it was; a larger budget is possible if the lengths "
                 "of the runs stay.",
             )

@@ -73,6 +73,7 @@ class Trials:
         for method in methods:
             problems.attempt(method.name, _refuse_without_space, method)
         problems.attempt("", refuse_never_read, (self.layers.base,), self._read)
+        problems.attempt("", _refuse_equal_folders, [method.name for method in methods])
         problems.refuse_all()
         return methods
 
@@ -87,7 +88,7 @@ class Trials:
 
     def of_length(self, config: Config, method: str, trial: str, epochs: int) -> PlannedRun:
         """A run of some settings with another number of epochs."""
-        name = f"{method.replace(' ', '-')}-{trial}-e{epochs}"
+        name = f"{folder_name(method)}-{trial}-e{epochs}"
         train = config.train.model_copy(update={"epochs": epochs})
         own = config.model_copy(update={"train": train, "out": self.out / RUNS / name})
         return PlannedRun(name, method, None, Cell("", "", epochs), self.source.plan.seed, own)
@@ -124,6 +125,16 @@ class Trials:
         return config.model_copy(update={"train": train}), kept
 
 
+def folder_name(method: str) -> str:
+    """A method's part of the names of its runs.
+
+    Example:
+        >>> folder_name("richkd shuffled")
+        'richkd-shuffled'
+    """
+    return method.replace(" ", "-")
+
+
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings of a run by dotted name, those of its terms included.
 
@@ -142,6 +153,19 @@ def settings_of(config: Config) -> dict[str, Any]:
         terms = spec.config.model_dump(mode="json")
         found |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}
     return found
+
+
+def _refuse_equal_folders(methods: Sequence[str]) -> None:
+    # Some file systems do not distinguish letter cases.
+    known: dict[str, str] = {}
+    for method in methods:
+        other = known.setdefault(folder_name(method).casefold(), method)
+        if other != method:
+            raise ConfigError(
+                "No two runs may have the same name",
+                got=f"methods '{other}' and '{method}'",
+                fix="rename one of them.",
+            )
 
 
 def _refuse_unread(entry: Entry) -> None:
