@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import place, whole
+from richkd.cli.options import place
+from richkd.cli.queues import Jobs, queue_console
 
 
 def compare(
@@ -18,7 +19,7 @@ def compare(
     out: Annotated[
         Path | None, Parameter(help="folder of the comparison (default: runs/PLAN)", converter=place)
     ] = None,
-    jobs: Annotated[int | None, Parameter(help="number of runs at once", converter=whole)] = None,
+    jobs: Jobs = None,
     check: Annotated[bool, Parameter(help="check all runs without starting one", negative="")] = False,
 ) -> None:
     """Compare methods over seeds, students, data and budgets, with controls; repeat it to go on after a stop.
@@ -32,22 +33,9 @@ def compare(
     """
     from richkd.compare.pages import print_tables
     from richkd.compare.run import compare as run_compare
-    from richkd.core.errors import ConfigError
-    from richkd.core.interrupt import Interrupted
-    from richkd.core.output import lasting
-    from richkd.core.terminal import Terminal
 
-    if jobs is not None and jobs < 1:
-        raise ConfigError("Option --jobs must be at least 1", got=str(jobs), fix="use --jobs 1.")
-    # The result is a folder, so the comparison does not end with the reader of its messages.
-    with lasting("stdout"):
-        # Tables are wide; where the output is no terminal, they are not wrapped.
-        console = Terminal(width=None if sys.stdout.isatty() else 250)
-        try:
-            result = run_compare(plan, out=out, jobs=jobs, check_only=check, console=console)
-        except Interrupted:
-            print("\nstopped and saved; repeat the command to go on")
-            sys.exit(130)
+    with queue_console(jobs) as console:
+        result = run_compare(plan, out=out, jobs=jobs, check_only=check, console=console)
         if result is None:
             return
         print_tables(result.cells, result.costs, console, result.first)

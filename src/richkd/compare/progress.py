@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from richkd.compare.runs import AnyRun
+from richkd.compare.time_left import TimeLeft
 from richkd.compare.worker import Job, Outcome
 from richkd.core.errors import RichKDError
 from richkd.core.terminal import Terminal
@@ -35,7 +36,7 @@ class QueueProgress:
         self._ended = set(finished)
         self._running: list[str] = []
         self._began = self._reported = time.monotonic()
-        self._epochs_before = self._epochs()
+        self._time_left = TimeLeft(runs)
 
     def began(self, job: Job) -> None:
         """A run began."""
@@ -77,23 +78,9 @@ class QueueProgress:
         config = self.runs[name].config
         return f"{len(read_lines(RunFolder(config.out).timing))}/{config.train.epochs}"
 
-    def _epochs(self) -> int:
-        """Epochs of all runs that are done."""
-        return sum(
-            run.config.train.epochs
-            if name in self._ended
-            else min(len(read_lines(RunFolder(run.config.out).timing)), run.config.train.epochs)
-            for name, run in self.runs.items()
-        )
-
     def _left(self) -> str:
-        """The time that is left, if epochs take as long as those of this session on average."""
-        done, total = self._epochs(), sum(run.config.train.epochs for run in self.runs.values())
-        if done == total:
-            return ""
-        seconds = time.monotonic() - self._began
-        rate = (done - self._epochs_before) / seconds if seconds else 0.0
-        return f", {clock((total - done) / rate)} left" if rate > 0 else ""
+        seconds = self._time_left.seconds(self._ended, time.monotonic() - self._began)
+        return f", {clock(seconds)} left" if seconds else ""
 
 
 def top1_of(summary: Mapping[str, Any], split: str) -> str:

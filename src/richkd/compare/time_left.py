@@ -1,0 +1,60 @@
+"""How long a queue will take, from the epochs that were timed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from statistics import median
+
+from richkd.compare.first import FirstRun
+from richkd.compare.runs import AnyRun
+from richkd.training.run_folder import RunFolder, read_lines
+
+
+class TimeLeft:
+    """The time that a queue still needs.
+
+    An epoch that is left takes as long as those of the same run, else as those of the same method, else as
+    those of all methods. First runs train other networks, so they are estimated separately. How many epochs
+    are computed at once, and the time between them, follow from the seconds of epochs per second of this
+    session.
+
+    Args:
+        runs: all runs of the queue.
+    """
+
+    def __init__(self, runs: Sequence[AnyRun]) -> None:
+        self._runs = runs
+        self._before = sum(sum(seconds_of(run)) for run in runs)
+
+    def seconds(self, ended: Collection[str], elapsed: float) -> float | None:
+        """Seconds until all runs have ended; None as long as nothing says how long they take.
+
+        Args:
+            ended: names of runs that ended, also of failed ones.
+            elapsed: seconds since the queue began in this session.
+        """
+        timed = {run.name: seconds_of(run) for run in self._runs}
+        done = sum(map(sum, timed.values())) - self._before
+        if done <= 0 or elapsed <= 0:
+            return None
+        left = 0.0
+        for run in self._runs:
+            epochs = 0 if run.name in ended else run.config.train.epochs - len(timed[run.name])
+            if epochs > 0:
+                similar = ([s for one in runs for s in timed[one.name]] for runs in _similar(run, self._runs))
+                seconds = next(filter(None, similar), None)
+                if seconds is None:
+                    return None
+                left += epochs * median(seconds)
+        return left / (done / elapsed)
+
+
+def seconds_of(run: AnyRun) -> list[float]:
+    """The seconds of each epoch that a run has done."""
+    return [float(line["seconds"]) for line in read_lines(RunFolder(run.config.out).timing)]
+
+
+def _similar(run: AnyRun, runs: Sequence[AnyRun]) -> tuple[Sequence[AnyRun], ...]:
+    """Runs whose epochs are as long as this one's, the most similar ones first."""
+    of_kind = [other for other in runs if isinstance(other, FirstRun) == isinstance(run, FirstRun)]
+    return [run], [other for other in of_kind if other.label == run.label], of_kind

@@ -1,0 +1,73 @@
+"""How long a queue will take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from richkd.compare.first import FirstRun
+from richkd.compare.runs import AnyRun, Cell, PlannedRun
+from richkd.compare.time_left import TimeLeft
+from richkd.config.schema import Config
+from richkd.core.json_text import to_json
+
+EPOCHS = 4
+
+
+def planned(out: Path, method: str, seed: int) -> PlannedRun:
+    return PlannedRun(
+        f"{method}-s{seed}", method, None, Cell("", "", EPOCHS), seed, config(out, f"{method}-s{seed}")
+    )
+
+
+def first(out: Path) -> FirstRun:
+    return FirstRun("first/teacher", "teacher", "", config(out, "teacher"))
+
+
+def config(out: Path, name: str) -> Config:
+    settings = {"data": {"path": "."}, "student": {"name": "resnet18"}, "train": {"epochs": EPOCHS}}
+    return Config.model_validate(settings | {"out": str(out / name)})
+
+
+def time(run: AnyRun, seconds: Sequence[float]) -> None:
+    folder = Path(run.config.out)
+    folder.mkdir(exist_ok=True)
+    (folder / "timing.jsonl").write_text("".join(to_json({"epoch": 0, "seconds": s}) + "\n" for s in seconds))
+
+
+def test_epochs_of_a_method_take_as_long_as_those_of_its_other_seeds(tmp_path: Path) -> None:
+    runs = [planned(tmp_path, method, seed) for method in ("kd", "crd") for seed in (0, 1)]
+    left = TimeLeft(runs)
+    time(runs[0], [10, 10, 10, 10])
+    time(runs[2], [30, 30])
+    # kd-s1: 4 x 10, crd-s0: 2 x 30, crd-s1: 4 x 30. 100 seconds of epochs took 50: two runs at once.
+    assert left.seconds({"kd-s0"}, 50.0) == pytest.approx((40 + 60 + 120) / 2)
+
+
+def test_another_method_is_estimated_by_all_methods_but_not_by_a_first_run(tmp_path: Path) -> None:
+    runs: list[AnyRun] = [first(tmp_path), planned(tmp_path, "kd", 0), planned(tmp_path, "crd", 0)]
+    left = TimeLeft(runs)
+    time(runs[0], [1000, 1000])
+    assert left.seconds(set(), 2000.0) is None
+    time(runs[0], [1000] * EPOCHS)
+    time(runs[1], [10, 10])
+    assert left.seconds({"first/teacher"}, 4020.0) == pytest.approx(2 * 10 + 4 * 10)
+
+
+def test_a_failed_run_takes_no_more_time(tmp_path: Path) -> None:
+    runs = [planned(tmp_path, "kd", seed) for seed in (0, 1, 2)]
+    left = TimeLeft(runs)
+    time(runs[0], [10])
+    time(runs[1], [10] * EPOCHS)
+    assert left.seconds({"kd-s0", "kd-s1"}, 50.0) == pytest.approx(40)
+
+
+def test_epochs_of_an_earlier_session_do_not_count_for_the_rate(tmp_path: Path) -> None:
+    runs = [planned(tmp_path, "kd", seed) for seed in (0, 1)]
+    time(runs[0], [10] * EPOCHS)
+    left = TimeLeft(runs)
+    assert left.seconds({"kd-s0"}, 1.0) is None
+    time(runs[1], [10])
+    assert left.seconds({"kd-s0"}, 20.0) == pytest.approx(3 * 10 / (10 / 20))
