@@ -26,7 +26,7 @@ def source_of(plan: Path) -> Source:
 
 def test_there_are_plans() -> None:
     names = {plan.stem for plan in PLANS}
-    assert {"caltech101-five", "caltech101-sixteen", "caltech101-all", "caltech101-lite0"} <= names
+    assert {"caltech101-five", "caltech101-lite0", "cifar10-resnet20-ten", "whurs19-all"} <= names
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda file: file.stem)
