@@ -4,7 +4,7 @@ DATA ?= ../shared/data
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow faults check bench clean
+.PHONY: install demo test test-slow faults check bench site clean
 
 install: $(STAMP)
 
@@ -40,5 +40,9 @@ bench: install
 	PYTHONPATH=. $(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/plots.py
 
+# The documentation as a site, in build/site/.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis
