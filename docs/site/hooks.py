@@ -71,7 +71,7 @@ def settings_page() -> str:
     for setting in settings():
         sections.setdefault(setting.name.split(".")[0], []).append(setting)
     head = (
-        "# Settings\n\nThe names are those of recipes, and of options: `--section.name VALUE`. The same list, "
+        "# Settings\n\nThe names are those of recipes and of options, `--section.name VALUE`. The same list, "
         "for the installed version: `richkd settings`.\n"
     )
     return head + "".join(f"\n## {name}\n\n{_table(rows)}" for name, rows in sections.items())
