@@ -44,6 +44,7 @@ LIBRARY = (
     "richkd.tune.run.tune",
     "richkd.tune.before.tuned",
     "richkd.export.student.load_student",
+    "richkd.export.hub.plan_upload",
     "richkd.pipeline.fill_cache.fill_caches",
     "richkd.pipeline.fill_cache.verify_caches",
     "richkd.pipeline.fill_cache.contents",

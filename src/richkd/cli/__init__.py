@@ -17,6 +17,7 @@ from richkd.cli.demo import demo
 from richkd.cli.evaluate import evaluate
 from richkd.cli.predict import predict
 from richkd.cli.probe import probe
+from richkd.cli.push import push
 from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
@@ -42,6 +43,7 @@ for command in (
     tune,
     report,
     predict,
+    push,
     cache,
     settings,
     demo,

@@ -39,6 +39,17 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sums_of(hashes: Mapping[str, str]) -> bytes:
+    """The content of a ``SHA256SUMS`` for these hashes (hexadecimal) of files.
+
+    Example:
+        >>> sums_of({"empty": hashlib.sha256(b"").hexdigest()}).splitlines()[1][-9:]
+        b'55  empty'
+    """
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items())).encode()
+    return HEAD + hashlib.sha256(lines).hexdigest().encode() + b"\n" + lines
+
+
 def record_hashes(folder: Path, names: Iterable[str]) -> None:
     """Store the hashes of files in ``SHA256SUMS`` of their folder; other entries remain.
 
@@ -181,8 +192,7 @@ def _read(folder: Path, refusal: type[RichKDError], fix: str) -> dict[str, str]:
 
 
 def _write(folder: Path, sums: Mapping[str, str]) -> None:
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
-    write_atomically(folder / SUMS, HEAD + hashlib.sha256(lines).hexdigest().encode() + b"\n" + lines)
+    write_atomically(folder / SUMS, sums_of(sums))
 
 
 def _again(folder: Path) -> str:

@@ -200,7 +200,7 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
 
     Args:
         path: the run folder, its folder ``student/``, or a checkpoint in its folder ``checkpoints/``;
-            ``local-dir:`` may precede it.
+            ``local-dir:`` may precede it. ``hf-hub:OWNER/REPO`` is a student on the Hugging Face hub.
         checkpoint: load the student of the ``"best"`` or ``"last"`` checkpoint of the run. The last one is
             also used for a run that has no student yet. `Student.note` then says which one it is.
 
@@ -219,7 +219,13 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
         (('ant', 'bee'), 1.5)
     """
     name = parse_model_name(str(path))
-    folder = name.path if name.kind == "local-dir" else Path(path)
+    if name.kind == "hf-hub":
+        # Imported here, because only this needs the client of the hub.
+        from richkd.export.hub import fetch_student
+
+        folder = fetch_student(name.value)
+    else:
+        folder = name.path if name.kind == "local-dir" else Path(path)
     if (file := find_checkpoint(folder, checkpoint)) is not None:
         return _from_checkpoint(file)
     if (folder / "student" / CONFIG).is_file():
