@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from richkd.core.errors import RichKDError
     from richkd.export.student import Student, load_student, save_student
     from richkd.fusion.fusion import Fusion
+    from richkd.loops.callbacks import Callback
+    from richkd.loops.distiller import Distiller
     from richkd.losses.contrast import contrast_loss
     from richkd.losses.features import fuse_features
     from richkd.losses.logits import cross_entropy, kd_divergence
-    from richkd.training.run import Run, distill
+    from richkd.training.distill import distill
+    from richkd.training.run import Run
 
 _HOMES = {
     "Config": "config.schema",
@@ -44,12 +47,16 @@ _HOMES = {
     "fuse_features": "losses.features",
     "cross_entropy": "losses.logits",
     "kd_divergence": "losses.logits",
+    "Callback": "loops.callbacks",
+    "Distiller": "loops.distiller",
     "Run": "training.run",
-    "distill": "training.run",
+    "distill": "training.distill",
 }
 
 __all__ = [
+    "Callback",
     "Config",
+    "Distiller",
     "Fusion",
     "RichKDError",
     "Run",

@@ -42,6 +42,7 @@ class Contrastive(Term):
 
     Config: ClassVar[type[ContrastConfig]] = ContrastiveConfig
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
+    keeps_rows: ClassVar[bool] = True
     stream: ClassVar[str | None] = "memory"
 
     def __init__(self, config: Any, setup: Setup) -> None:

@@ -144,6 +144,7 @@ class Term(nn.Module, ABC):
             the target is mixed instead.
         least_images: fewest images that a process must have at a time, because the loss compares them with
             each other or normalizes over them; 1 for a loss of single images.
+        keeps_rows: the state has a row for each training image, so labels and positions of all are needed.
         reuses_classifier: the student gets the classifier of the target's teacher, behind a projector.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
@@ -153,6 +154,7 @@ class Term(nn.Module, ABC):
     one_teacher: ClassVar[bool] = False
     linear: ClassVar[bool] = True
     least_images: ClassVar[int] = 1
+    keeps_rows: ClassVar[bool] = False
     reuses_classifier: ClassVar[bool] = False
     stream: ClassVar[str | None] = None
 

@@ -1,0 +1,1 @@
+"""Distillation in a training loop of the user's own."""
