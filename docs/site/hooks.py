@@ -30,7 +30,7 @@ PAGES = {
     "LICENSE": "license.md",
 }
 # Files that pages show or link to.
-COPIED = ("benchmarks/results/*.svg", "recipes/**/*.yaml")
+COPIED = ("benchmarks/results/*.svg", "recipes/**/*.yaml", "notebooks/*.ipynb")
 LINK = re.compile(r"(\]\()([^)#:\s]+)(#[^)\s]*)?(\))")
 
 
