@@ -117,6 +117,17 @@ def test_every_stage_reviews_all_deeper_ones() -> None:
         assert value == pytest.approx(slow.context(levels, weights), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("width", "features", "expected"), [(None, 6, 6), (None, 1280, 512), (256, 1280, 256), (9, 6, 9)]
+)
+def test_stages_are_fused_in_the_width_of_the_setting(
+    width: int | None, features: int, expected: int
+) -> None:
+    shapes = NetworkShapes(features, ((2, 4, 4),)), (NetworkShapes(7, ((4, 8, 8),)),)
+    term = Review(ReviewConfig(width=width), Setup(*shapes, torch.tensor([0, 1]), 2, 0))
+    assert {fusion.reduce[0].out_channels for fusion in (*term.fusions, term.last)} == {expected}
+
+
 def test_the_warm_up_is_a_share_of_the_run() -> None:
     term, student, teacher = review()
     values = [loss_of(term, student, teacher, progress) for progress in (0.0, 1 / 24, 0.5)]

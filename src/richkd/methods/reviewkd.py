@@ -23,7 +23,7 @@ from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
 # Sides of the pooled levels of the hierarchical context loss.
 LEVELS = (4, 2, 1)
-# Most channels in which stages are fused.
+# Most channels in which stages are fused unless a width is set.
 MOST_CHANNELS = 512
 
 
@@ -36,6 +36,11 @@ class ReviewConfig(TargetConfig):
         ge=0,
         le=1,
         description="fraction of the run in which the weight rises linearly (20 of 240 epochs)",
+    )
+    width: int | None = Field(
+        None,
+        ge=1,
+        description="channels in which stages are fused (default: those of the feature, at most 512)",
     )
 
 
@@ -58,7 +63,7 @@ class Review(Term):
         super().__init__(config, setup)
         student, (teacher,) = setup.student, setup.teachers
         self.pairs = pair_stages(student.maps, teacher.maps)
-        middle = min(MOST_CHANNELS, student.features)
+        middle = config.width or min(MOST_CHANNELS, student.features)
         widths = [(student.maps[own][0], teacher.maps[other][0]) for own, other in self.pairs]
         self.fusions = nn.ModuleList(AttentionFusion(own, middle, other, fuse=True) for own, other in widths)
         self.last = AttentionFusion(student.features, middle, teacher.features, fuse=False)
