@@ -144,13 +144,6 @@ def test_connectors_start_as_published() -> None:
     assert float(term.connectors[0][0].weight.std()) == pytest.approx(math.sqrt(2 / 512), rel=0.02)
 
 
-def test_a_part_of_one_image_is_refused(world: World, tmp_path: Path) -> None:
-    settings = {"method__name": "ofd", "train__batch_size": 8, "train__grad_accum_steps": 8}
-    parts = assemble(world.config(tmp_path / "run", **settings), torch.device("cpu"))
-    error = refusal(refuse_small_parts, parts)
-    assert "because term objective.ofd computes over several images" in error.rule
-
-
 def test_several_teachers_are_refused(world: World, tmp_path: Path) -> None:
     make_teacher(tmp_path / "second", seed=9)
     config = world.config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -75,6 +76,8 @@ def _call(argv: Iterable[str] | None) -> None:
         console.print(Panel(Text(message), title="Error", title_align="left", style="red"))
         sys.exit(2)
     except RichKDError as error:
+        if _said_elsewhere(str(error)):
+            sys.exit(1)
         console.print(Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold")))
         for line in str(error).split("\n"):
             console.print(line, soft_wrap=True)
@@ -92,3 +95,15 @@ def _call(argv: Iterable[str] | None) -> None:
     except KeyboardInterrupt:
         console.print("stopped.")
         sys.exit(130)
+
+
+def _said_elsewhere(message: str) -> bool:
+    """Whether another process of the same run prints this message."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from richkd.core.processes import unsaid, world
+
+    if world() > 1:
+        return not unsaid(message)
+    # Before they are joined, the processes of a machine make the same mistake.
+    return os.environ.get("LOCAL_RANK", "0") != "0"

@@ -166,9 +166,9 @@ class Parts:
             self.config.train.seed,
         )
 
-    def order(self, rank: int = 0, world: int = 1) -> TrainingOrder:
-        """Which images make up each step, for one of ``world`` processes."""
-        return order_of(self.config, self.data, rank, world)
+    def order(self) -> TrainingOrder:
+        """Which images make up each step, over all processes."""
+        return order_of(self.config, self.data)
 
     def flush_caches(self) -> None:
         """Write outputs that are not yet in the teacher cache on disk."""

@@ -76,7 +76,7 @@ def training_outputs(
 
     Args:
         augmentation: how training images are augmented.
-        order: the images of each step, for a single process.
+        order: the images of each step.
     """
     training = stores.training
     assert training is not None
