@@ -17,7 +17,6 @@ from richkd.core.types import Batch, Output, Target
 from richkd.methods.ofd import Overhaul, OverhaulConfig, margin_of_norm, overhaul_loss
 from richkd.methods.term import Context, NetworkShapes, Setup
 from richkd.pipeline.assemble import assemble
-from richkd.training.batch_parts import refuse_small_parts
 from tests.fixtures import World, make_teacher, refusal
 from tests.reference import feature_maps as slow
 

@@ -254,6 +254,12 @@ def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
     accelerator.init_trackers("events")
 
 
+def _close_trackers(accelerator: Accelerator) -> None:
+    """Write what trackers hold. Accelerate would also part the processes, which evaluate together next."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
     """Train the remaining epochs, evaluate and save the student; returns the summary."""
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
@@ -261,7 +267,7 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
     began, meter = time.perf_counter(), EnergyMeter()
     with ExitStack() as end, stop_request(once=world() == 1) as stop, progress:
         # Also flush curves and caches to disk if the run ends with an error.
-        end.callback(accelerator.end_training)
+        end.callback(_close_trackers, accelerator)
         end.callback(parts.flush_caches)
         for epoch in range(trainer.epoch, epochs):
             done = trainer.step - epoch * trainer.order.steps
