@@ -70,7 +70,9 @@ def test_a_term_that_compares_images_needs_enough(
     because = f"{refused}, because term objective.{method} computes over several images"
     assert because in error.rule
     if accumulated > 1:
-        assert f"a batch of 8 images, train.grad_accum_steps {accumulated}: parts of 2, 2, 2, 2" in str(error.got)
+        assert f"a batch of 8 images, train.grad_accum_steps {accumulated}: parts of 2, 2, 2, 2" in str(
+            error.got
+        )
         assert "set train.grad_accum_steps to 2" in str(error.fix)
         assert "train.batch_size, such as 16" in str(error.fix)
 

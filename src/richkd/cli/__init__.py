@@ -22,10 +22,13 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
-from richkd.core.errors import RichKDError
+from richkd.core.errors import ConfigError, RichKDError
 from richkd.core.output import discard, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.visible import visible
+
+# Commands whose work several processes can divide.
+TOGETHER = ("distill", "teach", "cache")
 
 app = App(
     name="richkd",
@@ -64,6 +67,8 @@ def main(argv: Iterable[str] | None = None) -> None:
 def _call(argv: Iterable[str] | None) -> None:
     console = Terminal(stderr=True)
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            _refuse_copies(sys.argv[1:] if argv is None else argv)
         app(argv, exit_on_error=False, print_error=False)
         if not flushed(sys.stdout):
             sys.exit(1)
@@ -107,3 +112,14 @@ def _said_elsewhere(message: str) -> bool:
         return not unsaid(message)
     # Before they are joined, the processes of a machine make the same mistake.
     return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _refuse_copies(argv: Iterable[str]) -> None:
+    """Most commands would do the same in every process, and write the same files."""
+    name = next(iter(argv), "")
+    if name in [word for word in app if not word.startswith("-")] and name not in TOGETHER:
+        raise ConfigError(
+            f"Command {name} is one process; several can be started for {', '.join(TOGETHER)}",
+            got=f"a start of {os.environ['WORLD_SIZE']} processes",
+            fix=f"start it as: richkd {name} …",
+        )

@@ -106,8 +106,8 @@ def _lost(error: RuntimeError) -> ProcessError:
     return ProcessError(
         "All processes of a run must go on until its end",
         got=got,
-        fix="read the messages of that process; after a kill, repeat the command with --resume. Processes that "
-        "do not answer within --train.process_timeout seconds are lost, too.",
+        fix="read the messages of that process; after a kill, repeat the command with --resume. A process that "
+        "does not answer within --train.process_timeout seconds is lost, too.",
     )
 
 
@@ -131,7 +131,7 @@ def asked_for(environment: Mapping[str, str]) -> int:
     started_alone = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if "WORLD_SIZE" not in environment and started_alone and environment.get("MASTER_ADDR"):
         raise _refusal(
-            "`accelerate launch` asked for several processes on the CPU, and started one (it needs --multi_gpu)"
+            "`accelerate launch` was to start several processes on the CPU, and started one"
         )
     if count < 1 or (count > 1 and missing):
         lacking = f", and no {', '.join(missing)}" if missing else ""

@@ -1,4 +1,4 @@
-"""The processes of a run that is started with several of them: who this one is, and what they tell each other.
+"""The processes of a run that was started with several: who this one is, and what they tell each other.
 
 Every process calls the same functions in the same order. With a single process none of them communicates.
 """
@@ -6,6 +6,7 @@ Every process calls the same functions in the same order. With a single process 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import pickle
 import time
@@ -220,6 +221,32 @@ def gather_rows(rows_BX: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)]).view(own.dtype)
 
 
+def gather_in_place(rows_NX: Tensor, sizes: Sequence[int]) -> None:
+    """Give all processes the rows of each, without a copy: process r has filled ``sizes[r]`` rows in order.
+
+    Args:
+        rows_NX: the tensor of all rows, on the CPU.
+        sizes: number of rows of each process.
+
+    Example:
+        >>> gather_in_place(torch.zeros(2, 3), [2])
+    """
+    if world() == 1:
+        return
+    for source, rows in enumerate(torch.split(rows_NX, list(sizes))):
+        send_from(source, rows)
+
+
+def send_from(source: int, content: Tensor) -> None:
+    """Overwrite a tensor with that of one process.
+
+    Example:
+        >>> send_from(0, torch.zeros(3))
+    """
+    if world() > 1 and content.numel():
+        dist.broadcast(content, src=source)
+
+
 def share_of(count: int) -> tuple[slice, list[int]]:
     """This process's part of ``count`` rows, and the number of rows of each process.
 
@@ -228,7 +255,7 @@ def share_of(count: int) -> tuple[slice, list[int]]:
         (slice(0, 5, None), [5])
     """
     ends = [count * number // world() for number in range(world() + 1)]
-    sizes = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    sizes = [end - start for start, end in itertools.pairwise(ends)]
     return slice(ends[rank()], ends[rank() + 1]), sizes
 
 

@@ -1,7 +1,7 @@
 """Mixup and CutMix: pairs of images are mixed, and their targets are mixed with the same weight.
 
 Mixup averages the two images pixel by pixel; CutMix puts a box of one into the other (`richkd.data.cutmix`).
-The images of a pair are neighbors in the batch, whose order is random. All pairs of a step have the same share.
+The images of a pair are neighbors in the batch, whose order is random. All pairs of a step have one share.
 
 Cross-entropy and, up to a constant, KL divergence are linear in the target. For such a loss, the loss of a
 mix is the mix of two losses: with the first image's target, and with its partner's. Other losses get a mixed
@@ -96,7 +96,8 @@ class Mix:
 
 
 def partners_of(images: int) -> Tensor:
-    """The position of each image's partner: 2k and 2k + 1 are a pair, the last three of an odd number a cycle.
+    """The position of each image's partner: 2k and 2k + 1 are a pair, the last three of an odd number
+    a cycle.
 
     A batch may be divided wherever an even number of images lies before the cut and no single image behind it
     (`richkd.data.shares.cut`). No pair is divided then.

@@ -23,8 +23,8 @@ class TrainingOrder:
     batch, are not used in that epoch. How several processes divide a batch is in `richkd.data.shares`.
 
     With ``share``, labeled and unlabeled images are permuted and cut separately, and each batch has the same
-    number of unlabeled images, at random places. The epoch ends with the kind that gives more batches; the other kind continues
-    with new permutations.
+    number of unlabeled images, at random places. The epoch ends with the kind that gives more batches; the
+    other kind continues with new permutations.
 
     Args:
         images: number of images in the split, labeled and unlabeled.

@@ -240,9 +240,7 @@ class Queues(nn.Module):
         # Raises for data of a single class, which has no negatives.
         rows_by_class(labels_N, classes)
 
-    def forward(
-        self, student_BD: Tensor, target_BD: Tensor, batch: Batch, *place: int | None
-    ) -> Scores:
+    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, *place: int | None) -> Scores:
         excluded_BK = self.labels_K == self.labels_N[batch.index_B, None]
         scores = (
             shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),

@@ -23,13 +23,28 @@ Call = Callable[..., Any]
 
 MASKED: set[Call] = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
 # Functions of the batch that also draw numbers, but do not only multiply by them.
-DRAWING: set[Call] = {F.alpha_dropout, F.feature_alpha_dropout, F.rrelu, torch.bernoulli, torch.Tensor.bernoulli}
+DRAWING: set[Call] = {
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    F.rrelu,
+    torch.bernoulli,
+    torch.Tensor.bernoulli,
+}
 DRAWING |= {torch.poisson, F.gumbel_softmax}
 LIKE: set[Call] = {torch.rand_like, torch.randn_like, torch.randint_like}
 SHAPED: set[Call] = {torch.rand, torch.randn}
 IN_PLACE: set[Call] = {
     getattr(torch.Tensor, f"{name}_")
-    for name in ("bernoulli", "uniform", "normal", "random", "exponential", "log_normal", "geometric", "cauchy")
+    for name in (
+        "bernoulli",
+        "uniform",
+        "normal",
+        "random",
+        "exponential",
+        "log_normal",
+        "geometric",
+        "cauchy",
+    )
 }
 
 
@@ -63,10 +78,18 @@ class JointBatch(TorchFunctionMode):
         super().__init__()
         self.share = share
         last = share.of_step - share.computed
-        self.first, self.rows, self.total = min(share.start + share.first, last), share.computed, share.of_step
+        self.first, self.rows, self.total = (
+            min(share.start + share.first, last),
+            share.computed,
+            share.of_step,
+        )
 
     def __torch_function__(
-        self, func: Call, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Call,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         replaced = REPLACED.get(func)
         if replaced is None:
@@ -83,7 +106,14 @@ class JointBatch(TorchFunctionMode):
         times = self.times(x.shape)
         before, behind = self.first * times, (self.total - self.first - self.rows) * times
         parts = [x.new_zeros((before, *x.shape[1:])), x, x.new_zeros((behind, *x.shape[1:]))]
-        return torch.cat(parts)
+        # Numbers are drawn in the order of memory.
+        return self.empty(x).copy_(torch.cat(parts))
+
+    def empty(self, x: Tensor) -> Tensor:
+        """An uninitialized tensor for all images of the step, with the order of dimensions in memory of ``x``."""
+        shape = (self.times(x.shape) * self.total, *x.shape[1:])
+        layout = sorted(range(x.ndim), key=lambda dim: (-x.stride(dim), dim))
+        return torch.empty_permuted(shape, layout, dtype=x.dtype, device=x.device)
 
     def own(self, whole: Tensor) -> Tensor:
         """The rows of this share, copied, so that those of other images take no memory."""
@@ -117,7 +147,7 @@ def _masked(
     if not training or not p or not times:
         result: Tensor = func(input, p, training)
         return result
-    mask = joint.own(func(input.new_ones((times * joint.total, *input.shape[1:])), p, True))
+    mask = joint.own(func(joint.empty(input).fill_(1), p, True))
     return input.mul_(mask) if inplace else input * mask
 
 
@@ -133,7 +163,7 @@ def _like(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs: An
     if not times:
         result: Tensor = func(input, *args, **kwargs)
         return result
-    return joint.own(func(input.new_empty((times * joint.total, *input.shape[1:])), *args, **kwargs))
+    return joint.own(func(joint.empty(input), *args, **kwargs))
 
 
 def _shaped(joint: JointBatch, func: Call, *size: Any, **kwargs: Any) -> Tensor:
@@ -151,7 +181,7 @@ def _in_place(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs
     if not times:
         result: Tensor = func(input, *args, **kwargs)
         return result
-    drawn = func(input.new_empty((times * joint.total, *input.shape[1:])), *args, **kwargs)
+    drawn = func(joint.empty(input), *args, **kwargs)
     return input.copy_(joint.own(drawn))
 
 

@@ -43,7 +43,8 @@ def divided(row_N: Tensor, compute: Callable[[list[Tensor]], T]) -> list[T]:
 def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tensor:
     """Logits (N, C) of a network for all images of a split, without augmentation, in evaluation mode.
 
-    Several processes divide the images, and all get the result. It is float32 on the CPU. Afterwards the network is in its previous mode again.
+    Several processes divide the images, and all get the result. It is float32 on the CPU. Afterwards the
+    network is in its previous mode again.
 
     Raises:
         NonFiniteError: a logit is NaN or infinite; names the network and the images.

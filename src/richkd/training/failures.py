@@ -96,32 +96,37 @@ class NonFiniteDetector:
         numbers, self._sums = self._sums if world() > 1 else [one.numbers() for one in unread], []
         if not numbers or bool(torch.cat(numbers).isfinite().all()):
             return
-        raise_first(gather_objects(self._error_of(unread)))
+        errors = gather_objects(self._error_of(unread))
+        # What compares images, or normalizes over them, becomes NaN in all processes; a teacher does in one.
+        raise_first([error for error, of_teacher in errors if of_teacher])
+        raise_first([error for error, _ in errors])
         raise NonFiniteError(
             "The sum of the losses of all processes became infinite", got="finite losses", fix=SMALLER_STEPS
         )
 
-    def _error_of(self, unread: list[_Recorded]) -> NonFiniteError | None:
-        """The error of this process; None if all of its numbers are finite."""
+    def _error_of(self, unread: list[_Recorded]) -> tuple[NonFiniteError | None, bool]:
+        """The error of this process, and whether it is that of a teacher; none if all numbers are finite."""
         first = next((one for one in unread if not bool(one.numbers().isfinite().all())), None)
         if first is None:
-            return None
+            return None, False
         step = f"step {first.step} (epoch {first.step // self.steps_in_epoch})"
         images = ", ".join(self.split.key(int(i)) for i in first.index_B[:5])
         got = f"images {images} and {max(0, len(first.index_B) - 5)} more"
         got += f", of process {rank()} of {world()}" if world() > 1 else ""
         if names := first.bad_teachers():
-            return NonFiniteError(
+            error = NonFiniteError(
                 f"The outputs of {', '.join(names)} must be finite, but are not at {step}",
                 got=got,
                 fix="check the teacher: its weights are finite, but its outputs are not, or are larger than "
                 f"65,504; try --train.teacher_precision fp32{valid_checkpoint(self.checkpoint)}.",
             )
-        return NonFiniteError(
+            return error, True
+        error = NonFiniteError(
             f"The loss became NaN or infinite at {step} in: {', '.join(first.bad_terms())}",
             got=got,
             fix=f"{SMALLER_STEPS}, or check these images{valid_checkpoint(self.checkpoint)}.",
         )
+        return error, False
 
 
 @dataclass

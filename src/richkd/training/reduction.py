@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from richkd.core.processes import world
 
-# Bytes that are sent together. Fewer, larger messages cost less; the copy should stay small beside the network.
+# Bytes that are sent together. Few, large messages cost less, but their copies need memory.
 BUCKET = 128 << 20
 
 

@@ -179,6 +179,7 @@ def distill(
     if accept_changed_images and not resume:
         raise ConfigError(f"{ACCEPT} needs --resume", got="a new run", fix="remove it, or add --resume.")
     device = join(config.train.device, config.train.process_timeout)
+    _refuse_compiling(config)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         log_with=list(config.train.trackers) or None,
@@ -194,6 +195,15 @@ def distill(
         recorded = on_first(lambda: recorded_environment(config.out)) if resume else {}
         end.enter_context(threads_of(recorded, progress.log))
         return _run(config, accelerator, device, folder, progress, **how)
+
+
+def _refuse_compiling(config: Config) -> None:
+    if world() > 1 and config.train.compile == "always":
+        raise ConfigError(
+            "The student of a run of several processes is not compiled",
+            got="train.compile always",
+            fix="remove the setting, or start a single process.",
+        )
 
 
 def _keep_locked(folder: RunFolder, end: ExitStack) -> None:

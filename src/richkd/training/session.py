@@ -73,6 +73,7 @@ def _inputs(
     trainer: Trainer, *, accept_changed_images: bool, compare: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Content of ``inputs.json``, and how the images differ from those of the run if that is accepted."""
+
     def read() -> tuple[dict[str, Any], tuple[str, ...]]:
         data = trainer.parts.data
         then = recorded_inputs(trainer.folder.path) if compare else {}

@@ -12,9 +12,9 @@ from richkd.core.types import Batch, LossTerms, Output, Targets
 from richkd.data.mixup import Mix
 from richkd.data.shares import Share
 from richkd.methods.term import Context
+from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed
 from richkd.models.joint_batch import JointBatch
-from richkd.models.build import Network
 from richkd.models.probe import pixels_for, unchanged
 from richkd.pipeline.assemble import Parts
 

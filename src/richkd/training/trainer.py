@@ -202,6 +202,7 @@ class Trainer:
         # Outputs of a student with bad weights would be blamed on validation images.
         self.detector.check()
         self._refuse_bad_state(self._state())
+        self.parts.exchange_caches()
         if validate:
             store = self.parts.stores.clean("val")
             try:
