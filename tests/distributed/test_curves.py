@@ -67,7 +67,11 @@ def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["two processes", "three processes"])
+@pytest.fixture(
+    scope="module",
+    params=[2, 3, pytest.param(4, marks=pytest.mark.slow)],
+    ids=["two processes", "three processes", "four processes"],
+)
 def together(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same runs of several processes, which are started once."""
     folder = tmp_path_factory.mktemp("together")

@@ -133,7 +133,8 @@ def _train(
             else:
                 teach_folds(config, folds, full=full, **how)
         except Interrupted:
-            print("\nstopped and saved; continue with the same command and --resume")
+            if os.environ.get("RANK", "0") == "0":
+                print("\nstopped and saved; continue with the same command and --resume")
             sys.exit(130)
 
 

@@ -64,8 +64,13 @@ def stop_request(*, once: bool = True) -> Iterator[StopRequest]:
             signal.signal(s, request)
     except ValueError:  # not the main thread
         previous = {}
+    after = previous
     try:
         yield stop
+    except Interrupted:
+        # Each process of a launcher gets its own signal, maybe while it is ending because of another's.
+        after = previous if once else dict.fromkeys(previous, signal.SIG_IGN)
+        raise
     finally:
-        for s, handler in previous.items():
+        for s, handler in after.items():
             signal.signal(s, handler)

@@ -14,7 +14,7 @@ from richkd.core.checkpoint_file import Checkpoint
 from richkd.core.errors import NonFiniteError, RichKDError
 from richkd.core.finite import non_finite
 from richkd.core.interrupt import Interrupted, StopRequest
-from richkd.core.processes import agreed, rank, sent, world
+from richkd.core.processes import agreed, meet, rank, sent, world
 from richkd.core.progress import Progress
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, LossTerms, Target, Targets
@@ -119,6 +119,8 @@ class Trainer:
             if stopping or (every and self.step % every == 0):
                 self.save()
             if stopping:
+                # A launcher ends all processes as soon as one has ended.
+                meet()
                 raise Interrupted
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
