@@ -76,7 +76,9 @@ def _disturbed(function: Any, wanted: dict[str, Any], seen: dict[str, Any]) -> A
 
 
 def _nan(function: Any, wanted: dict[str, Any]) -> Any:
-    def forward(self: Task, pixels: Tensor, targets: Any, batch: Batch, context: Any, *rest: Any) -> LossTerms:
+    def forward(
+        self: Task, pixels: Tensor, targets: Any, batch: Batch, context: Any, *rest: Any
+    ) -> LossTerms:
         if _at(wanted, "nan", context.step):
             pixels = torch.full_like(pixels, torch.nan)
         terms: LossTerms = function(self, pixels, targets, batch, context, *rest)

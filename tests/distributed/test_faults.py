@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ import pytest
 from tests.distributed.starts import Run, finished, free_port, lines, result, start, torchrun, work, written
 from tests.fixtures import World
 
-SHORT: dict[str, Any] = {"train__batch_size": 7, "train__epochs": 2, "optim__lr": 0.002, "train__trackers": ()}
+SHORT: dict[str, Any] = {
+    "train__batch_size": 7,
+    "train__epochs": 2,
+    "optim__lr": 0.002,
+    "train__trackers": (),
+}
 PLAIN = {"student__name": "tests.fixtures:PlainNet"}
 # The training split has 36 images.
 STEPS = 5
@@ -76,7 +82,7 @@ def test_a_dying_process_ends_the_others_and_the_run_can_go_on(
     port, began = str(free_port()), time.monotonic()
     processes = [
         start(
-            torchrun(1)[:1] + ["-m", "tests.distributed.worker", str(plan)],
+            [sys.executable, "-m", "tests.distributed.worker", str(plan)],
             tmp_path,
             WORLD_SIZE="2",
             RANK=rank,

@@ -13,7 +13,7 @@ import pytest
 from tests.distributed.starts import finished, free_port, start, torchrun
 from tests.fixtures import World
 
-ONE_EPOCH = {"method__name": "ce", "train__epochs": 1, "train__trackers": '[]'}
+ONE_EPOCH = {"method__name": "ce", "train__epochs": 1, "train__trackers": "[]"}
 WORKS = "torchrun --nproc_per_node 2 -m richkd distill"
 
 

@@ -1,7 +1,7 @@
 """What each process of a test does: several runs, one after another, in one start of processes.
 
-Argument: a JSON file with the paths of the small world and the runs as [name, changes, arguments, folder]. The
-result of each run, or its error, is written to ``NAME.RANK.json`` in the folder of the file.
+Argument: a JSON file with the paths of the small world and the runs as [name, changes, arguments, folder].
+The result of each run, or its error, is written to ``NAME.RANK.json`` in the folder of the file.
 """
 
 from __future__ import annotations

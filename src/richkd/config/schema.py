@@ -373,7 +373,7 @@ class TrainConfig(Section):
     process_timeout: Annotated[float, FREE] = Field(
         600.0,
         ge=1,
-        description="seconds that the processes of a run wait for each other before the run ends with an error",
+        description="seconds that processes of a run wait for each other before they end with an error",
     )
     workers: Annotated[int, FREE] = Field(2, ge=0, description="processes or threads that decode images")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = Field(

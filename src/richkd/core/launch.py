@@ -106,8 +106,8 @@ def _lost(error: RuntimeError) -> ProcessError:
     return ProcessError(
         "All processes of a run must go on until its end",
         got=got,
-        fix="read the messages of that process; after a kill, repeat the command with --resume. A process that "
-        "does not answer within --train.process_timeout seconds is lost, too.",
+        fix="read the messages of that process; after a kill, repeat the command with --resume. A process "
+        "that does not answer within --train.process_timeout seconds is lost, too.",
     )
 
 
@@ -130,9 +130,7 @@ def asked_for(environment: Mapping[str, str]) -> int:
         raise _refusal(f"{others[0]}={environment[others[0]]}, and no WORLD_SIZE", environment[others[0]])
     started_alone = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if "WORLD_SIZE" not in environment and started_alone and environment.get("MASTER_ADDR"):
-        raise _refusal(
-            "`accelerate launch` was to start several processes on the CPU, and started one"
-        )
+        raise _refusal("`accelerate launch` was to start several processes on the CPU, and started one")
     if count < 1 or (count > 1 and missing):
         lacking = f", and no {', '.join(missing)}" if missing else ""
         raise _refusal(f"WORLD_SIZE={text}{lacking}", text)

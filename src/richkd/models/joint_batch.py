@@ -23,14 +23,8 @@ Call = Callable[..., Any]
 
 MASKED: set[Call] = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout}
 # Functions of the batch that also draw numbers, but do not only multiply by them.
-DRAWING: set[Call] = {
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    F.rrelu,
-    torch.bernoulli,
-    torch.Tensor.bernoulli,
-}
-DRAWING |= {torch.poisson, F.gumbel_softmax}
+DRAWING: set[Call] = {F.alpha_dropout, F.feature_alpha_dropout, F.gumbel_softmax}
+DRAWING |= {torch.bernoulli, torch.Tensor.bernoulli}
 LIKE: set[Call] = {torch.rand_like, torch.randn_like, torch.randint_like}
 SHAPED: set[Call] = {torch.rand, torch.randn}
 IN_PLACE: set[Call] = {
@@ -110,9 +104,10 @@ class JointBatch(TorchFunctionMode):
         return self.empty(x).copy_(torch.cat(parts))
 
     def empty(self, x: Tensor) -> Tensor:
-        """An uninitialized tensor for all images of the step, with the order of dimensions in memory of ``x``."""
+        """An uninitialized tensor for all images of the step, in the memory order of ``x``."""
         shape = (self.times(x.shape) * self.total, *x.shape[1:])
-        layout = sorted(range(x.ndim), key=lambda dim: (-x.stride(dim), dim))
+        strides = x.stride()
+        layout = sorted(range(x.ndim), key=lambda dim: (-strides[dim], dim))
         return torch.empty_permuted(shape, layout, dtype=x.dtype, device=x.device)
 
     def own(self, whole: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.processes import gather_agreed, share_of
 from richkd.core.types import Output
 from richkd.data.batches import CleanStore
+from richkd.data.order import in_order
 from richkd.data.views import render
 from richkd.models.build import Network
 from richkd.teachers.base import Teacher
@@ -21,20 +22,19 @@ T = TypeVar("T")
 BATCH = 250
 
 
-def divided(row_N: Tensor, compute: Callable[[list[Tensor]], T]) -> list[T]:
+def divided(groups: list[Tensor], compute: Callable[[list[Tensor]], T]) -> list[T]:
     """Compute outputs for images in batches that are divided among processes; results are in order.
 
     The batches are the same for any number of processes, because last bits can depend on them.
 
     Args:
-        row_N: positions of the images.
+        groups: positions of the images of each batch.
         compute: computes one result for some of the batches.
 
     Example:
-        >>> divided(torch.arange(300), lambda groups: [len(group) for group in groups])
+        >>> divided(in_order(300, BATCH), lambda groups: [len(group) for group in groups])
         [[250, 50]]
     """
-    groups = list(torch.split(row_N, BATCH))
     own = groups[share_of(len(groups))[0]]
     results = gather_agreed(lambda: compute(own) if own else None)
     return [result for result in results if result is not None]
@@ -75,7 +75,7 @@ def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tens
                 logits.append(output.logits_BC.float().cpu())
         return torch.cat(logits)
 
-    logits_NC = torch.cat(divided(torch.arange(len(store.split)), compute))
+    logits_NC = torch.cat(divided(in_order(len(store.split), BATCH), compute))
     network.train(training)
     fix = "the network diverged, or its numbers are too large: use a lower --optim.lr."
     refuse_non_finite_rows(logits_NC, network.name, store.split.key, fix)
@@ -121,7 +121,7 @@ def outputs_of(
             ]
         )
 
-    output = Output.cat(divided(row_N, compute))
+    output = Output.cat(divided(list(torch.split(row_N, BATCH)), compute))
     refuse_non_finite_rows(
         output.logits_BC,
         f"{teacher.role} {teacher.name}",

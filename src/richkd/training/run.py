@@ -120,15 +120,16 @@ def _teach_fold(
     """Train the teacher of one fold; with ``resume``, keep a finished one and go on with one that began."""
     config = of_fold(config, fold, folds)
     folder = RunFolder(config.out)
-    summary = folder.summary() if resume else None
+    # Another process may already write what this one would read.
+    summary, began = on_first(lambda: (folder.summary() if resume else None, bool(folder.entries())))
     if summary and summary["epochs"] == config.train.epochs:
         # An interrupted --overwrite with other settings leaves finished folds of the old ones.
-        refuse_other_settings(folder.path, config)
+        on_first(lambda: refuse_other_settings(folder.path, config))
         # The process may have been killed when everything but its last hash was written.
-        remove_abandoned(folder.path)
+        on_first(lambda: remove_abandoned(folder.path))
         return Run(config.out, summary)
     # A kill before the fold began leaves nothing that could be resumed.
-    resume = resume and bool(folder.entries())
+    resume = resume and began
     accept = accept_changed_images and resume
     return distill(config, resume=resume, overwrite=overwrite, quiet=quiet, accept_changed_images=accept)
 
