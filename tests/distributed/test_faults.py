@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.starts import Run, finished, free_port, lines, result, start, torchrun, work, written
+from tests.distributed.starts import Run, finished, free_port, lines, result, start, work, written
 from tests.fixtures import World
 
 SHORT: dict[str, Any] = {

@@ -40,6 +40,15 @@ def joint_batch_norm(
 
     Raises:
         ValueError: one value per channel, as for PyTorch's function.
+
+    Example:
+        >>> from richkd.data.shares import shares_of
+        >>> (share,) = shares_of(torch.arange(1), parts=1, rank=0, world=1)
+        >>> try:
+        ...     joint_batch_norm(torch.ones(1, 3), None, None, None, None, 0.1, 1e-5, share)
+        ... except ValueError as error:
+        ...     print(error)
+        Expected more than 1 value per channel when training, got input size (1, 3)
     """
     dims = [dim for dim in range(x.ndim) if dim != 1]
     # Known without asking the other processes, so that no step waits for the device.
