@@ -96,6 +96,8 @@ def test_a_lost_process_is_named_with_the_reason_that_it_left(
     assert message in str(error.got)
     assert "--train.process_timeout" in str(error.fix)
     assert refusal(fails, ConfigError("Setting 'x' must be 1", got="2")).rule == "Setting 'x' must be 1"
+    # In the other process, it is the same work.
+    launch.group.works -= 1
     assert refusal(fails, RuntimeError(message)).got == "process 1: ConfigError: Setting 'x' must be 1"
 
 

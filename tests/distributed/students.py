@@ -13,10 +13,10 @@ from tests.fixtures import PlainNet
 class NoisyNet(PlainNet):
     """Dropout, dropout of channels, stochastic depth, noise, and attention with dropout."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, norm: bool = True) -> None:
         super().__init__(num_classes)
         self.path = DropPath(0.3)
-        self.norm = nn.BatchNorm2d(self.num_features)
+        self.norm = nn.BatchNorm2d(self.num_features) if norm else nn.Identity()
 
     def forward_features(self, pixels_B3HW: Tensor) -> Tensor:
         map_BFHW = self.norm(self.stem(pixels_B3HW))

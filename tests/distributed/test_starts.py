@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -75,21 +76,7 @@ def test_signals_at_different_times_end_all_processes_as_they_end_one(
     world: World, tmp_path: Path, first: int
 ) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, *richkd(world, out, train__epochs=2000, train__save_every=1)]
-    port = str(free_port())
-    processes = [
-        start(
-            words,
-            tmp_path,
-            WORLD_SIZE="2",
-            RANK=rank,
-            LOCAL_RANK=rank,
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in ("0", "1")
-    ]
+    processes = both(world, tmp_path, out, train__epochs=2000, train__save_every=1)
     wait_for(out / "checkpoints" / "last.ckpt")
     processes[first].send_signal(signal.SIGTERM)
     time.sleep(0.3)
@@ -99,6 +86,47 @@ def test_signals_at_different_times_end_all_processes_as_they_end_one(
     assert "Traceback" not in ends[0][1] + ends[1][1]
     assert ends[0][1].count("stopped and saved") == 1
     assert "stopped and saved" not in ends[1][1]
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_stops_the_run_with_a_checkpoint(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = torchrun(2, *richkd(world, out, train__epochs=2000, train__save_every=1))
+    process = start(words, tmp_path)
+    wait_for(out / "checkpoints" / "last.ckpt")
+    process.send_signal(signal.SIGTERM)
+    _, output = finished(process, 60)
+    assert output.count("stopped and saved") == 1
+    lines = len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
+    words = torchrun(2, *richkd(world, out, train__epochs=lines + 1, train__save_every=1), "--resume")
+    status, output = finished(start(words, tmp_path))
+    assert status == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asleep", [0, 1])
+def test_a_process_that_hangs_ends_the_others_after_the_timeout(
+    world: World, tmp_path: Path, asleep: int
+) -> None:
+    out = tmp_path / "run"
+    changes = {"train__epochs": 2000, "train__save_every": 1, "train__process_timeout": 5}
+    processes = both(world, tmp_path, out, **changes)
+    wait_for(out / "checkpoints" / "last.ckpt")
+    processes[asleep].send_signal(signal.SIGSTOP)
+    status, output = finished(processes[1 - asleep], 40)
+    processes[asleep].kill()
+    finished(processes[asleep])
+    assert status == 1
+    assert "error: ProcessError" in output
+    assert "--train.process_timeout" in output
+    assert "Traceback" not in output
+
+
+def both(world: World, cwd: Path, out: Path, **changes: object) -> list[subprocess.Popen[str]]:
+    """Two processes that are started without a launcher, so that each can be disturbed and waited for."""
+    words, port = [sys.executable, *richkd(world, out, **changes)], str(free_port())
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start(words, cwd, **told, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
 def wait_for(path: Path) -> None:

@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, ProcessError
 from richkd.core.interrupt import Interrupted
-from richkd.core.processes import group, rank, world
+from richkd.core.processes import answered, group, left_reason, rank, world
 
 # What a launcher must tell each process.
 TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -29,8 +29,8 @@ TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 OTHER_LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # What PyTorch says if another process has ended or does not answer.
 LOST = re.compile(
-    r"[Gg]loo|NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed out|[Tt]imeout|recvValue|"
-    r"sendBytes|store"
+    r"[Gg]loo|NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed out|[Tt]imeout|socket|"
+    r"failed to (recv|send)|recvValue|sendBytes|TCPStore"
 )
 START = "torchrun --nproc_per_node {} -m richkd distill …"
 
@@ -78,6 +78,7 @@ def together() -> Iterator[None]:
         >>> with together():
         ...     pass
     """
+    group.works += 1
     try:
         yield
     except RuntimeError as error:
@@ -94,15 +95,14 @@ def _leave_reason(error: Exception) -> None:
     if world() > 1 and not isinstance(error, Interrupted):
         reason = str(error).strip().split("\n")[0]
         with contextlib.suppress(RuntimeError):
-            group.store.set("reason", f"process {rank()}: {type(error).__name__}: {reason}")
+            group.store.set(f"reason {group.works}", f"process {rank()}: {type(error).__name__}: {reason}")
 
 
 def _lost(error: RuntimeError) -> ProcessError:
     got = f"process {rank()} of {world()} lost them: {str(error).strip().splitlines()[0]}"
     # A process that was killed leaves no reason, and one that fails leaves it before it ends.
-    with contextlib.suppress(RuntimeError):
-        if group.store.check(["reason"]):
-            got = group.store.get("reason").decode()
+    group.lost = True
+    got = answered(left_reason, "") or got
     return ProcessError(
         "All processes of a run must go on until its end",
         got=got,
@@ -167,6 +167,7 @@ def _initialize(backend: str, timeout: float) -> None:
 
 
 def _leave() -> None:
-    # Other processes may have ended already.
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
+    # With a process that hangs, this would wait for it.
+    if not group.lost:
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()

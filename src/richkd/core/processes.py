@@ -5,10 +5,12 @@ Every process calls the same functions in the same order. With a single process 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,16 +25,20 @@ from richkd.core.errors import RichKDError
 T = TypeVar("T")
 # Seconds between two looks at a result that another process is computing.
 LOOK = 0.02
-# Types that not every backend can send, and types of the same size that it can.
-SENT_AS = {torch.bool: torch.uint8, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+# Seconds for an answer of the store when a process has been lost.
+ANSWER = 5.0
+# Types that all backends can send. Others are sent as bytes.
+SENT = (torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8)
 
 
 @dataclass
 class _Group:
-    """The processes that `richkd.core.launch` has joined, and how many results they have shared."""
+    """The processes that `richkd.core.launch` has joined, and how much they have done together."""
 
     store: Any = None
     shared: int = 0
+    works: int = 0
+    lost: bool = False
 
 
 group = _Group()
@@ -109,11 +115,27 @@ def _shared(compute: Callable[[], T], among: str, *, first: bool) -> T:
         group.store.set(key, pickle.dumps((result, None)))
         return cast(T, result)
     while not group.store.check([key]):
+        if left_reason():
+            raise RuntimeError("Connection closed by a process that has an error")
         time.sleep(LOOK)
     received, failed = pickle.loads(group.store.get(key))
     if failed is not None:
         raise failed
     return cast(T, received)
+
+
+def left_reason() -> str:
+    """Why another process ended the present work, if it said so.
+
+    Example:
+        >>> left_reason()
+        ''
+    """
+    key = f"reason {group.works}"
+    if group.store is None or not group.store.check([key]):
+        return ""
+    text: bytes = group.store.get(key)
+    return text.decode()
 
 
 def agreed(compute: Callable[[], T]) -> T:
@@ -212,13 +234,15 @@ def gather_rows(rows_BX: Tensor, sizes: Sequence[int]) -> Tensor:
     """
     if len(sizes) == 1:
         return rows_BX.detach()
-    own = rows_BX.detach()[: sizes[rank()]].contiguous()
-    sent_as = SENT_AS.get(own.dtype, own.dtype)
-    padded = own.new_zeros((max(sizes), *own.shape[1:])).view(sent_as)
-    padded[: len(own)] = own.view(sent_as)
-    received = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(received, padded)
-    return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)]).view(own.dtype)
+    own = rows_BX.detach()[: sizes[rank()]]
+    padded = own.new_zeros((max(sizes), *own.shape[1:]))
+    padded[: len(own)] = own
+    sent_as = padded.dtype if padded.dtype in SENT else torch.uint8
+    flat = padded.view(-1).view(sent_as)
+    received = [torch.empty_like(flat) for _ in sizes]
+    dist.all_gather(received, flat)
+    wholes = [rows.view(own.dtype).view(padded.shape) for rows in received]
+    return torch.cat([rows[:size] for rows, size in zip(wholes, sizes, strict=True)])
 
 
 def gather_in_place(rows_NX: Tensor, sizes: Sequence[int]) -> None:
@@ -268,7 +292,25 @@ def unsaid(text: str) -> bool:
     """
     if world() == 1 or group.store is None:
         return True
-    try:
-        return int(group.store.add(f"said/{hashlib.sha256(text.encode()).hexdigest()}", 1)) == 1
-    except RuntimeError:  # the process that keeps the store has ended
-        return True
+    key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
+    return int(answered(lambda: group.store.add(key, 1), 1)) == 1
+
+
+def answered(ask: Callable[[], T], otherwise: T) -> T:
+    """The answer of the store, or another value if the process that keeps the store has ended or hangs.
+
+    Example:
+        >>> answered(lambda: 7, 0)
+        7
+    """
+    answers: list[T] = []
+
+    def keep() -> None:
+        with contextlib.suppress(RuntimeError):
+            answers.append(ask())
+
+    # The store's own timeout does not end a request that a stopped process has received.
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    thread.join(ANSWER)
+    return answers[0] if answers else otherwise
