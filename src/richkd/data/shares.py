@@ -90,6 +90,11 @@ class Share:
         return self.count / len(self.index_P)
 
     @property
+    def of_whole(self) -> float:
+        """The part's fraction of the images of the step."""
+        return len(self.index_P) / self.of_step
+
+    @property
     def divided(self) -> bool:
         """Whether several processes compute the part."""
         return len(self.sizes) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import torch
@@ -16,11 +17,8 @@ from richkd.core.finite import non_finite
 from richkd.core.interrupt import Interrupted, StopRequest
 from richkd.core.processes import agreed, meet, rank, sent, world
 from richkd.core.progress import Progress
-from richkd.core.seeds import mix_seed
-from richkd.core.types import Batch, LossTerms, Target, Targets
-from richkd.data.mixup import draw_mix
+from richkd.core.types import Batch, LossTerms
 from richkd.data.shares import Share, images_of, shares_of
-from richkd.methods.term import Context
 from richkd.metrics.accuracy import measure
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts
@@ -35,6 +33,7 @@ from richkd.training.failures import (
     valid_checkpoint,
 )
 from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
+from richkd.training.part_losses import PartLosses, Remembered
 from richkd.training.plan import Plans, plan_again
 from richkd.training.reduction import Flags, add_up, same_everywhere
 from richkd.training.run_folder import RunFolder
@@ -61,6 +60,7 @@ class Trainer:
         decay = self.config.train.ema_decay
         self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
         self.order = parts.order()
+        self.losses = PartLosses(parts, self.task, self.order.steps)
         if parts.speed.compiled and world() == 1:
             self.task.compile_student()
         self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps, folder.last)
@@ -139,21 +139,18 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
-        remembered: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
+        remembered: list[tuple[Tensor, Remembered]] = []
         shares = self.shares or self._shares(batch.index_B)
         for part, share in zip(batch.split_at([s.computed for s in shares]), shares, strict=True):
-            of_step = len(share.index_P) / share.of_step
             try:
-                targets = self._targets(part)
-                terms = self._forward(part, targets, share)
-                self.detector.record(terms, part.index_B, self.step, self.parts.taught(targets))
-                torch.autograd.backward(terms.total * of_step)
+                terms = self._backward(part, share)
             except RuntimeError as error:
-                raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, self._try)
+                attempt = partial(self.losses.attempt, step=self.step)
+                raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, attempt)
                 raise
             remembered.append((share.index_P.to(self.device), terms.memory))
             for name, value in terms.terms.items():
-                totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * of_step
+                totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share.of_whole
         if world() > 1:
             totals = self._over_processes(totals)
         if config.optim.max_grad_norm:
@@ -165,6 +162,14 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.task.student, step=self.step)
         return totals
+
+    def _backward(self, batch: Batch, share: Share) -> LossTerms:
+        """The losses of a part of the step, whose gradients are added to those of other parts."""
+        targets = self.losses.targets(batch, self.step)
+        terms = self.losses.losses(batch, targets, share, self.step)
+        self.detector.record(terms, batch.index_B, self.step, self.parts.taught(targets))
+        torch.autograd.backward(terms.total * share.of_whole)
+        return terms
 
     def _over_processes(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add up gradients and loss terms over all processes, and agree on whether to stop."""
@@ -280,30 +285,6 @@ class Trainer:
         self.save()
         saved = f"A checkpoint of step {self.step} was saved; repeat the command with --resume."
         raise type(error)(error.rule, got=error.got, fix=f"{error.fix} {saved}") from error
-
-    def _targets(self, batch: Batch) -> dict[str, Target]:
-        return self.parts.teach(batch.to(self.device), self.step // self.order.steps)
-
-    def _forward(self, batch: Batch, targets: Targets, share: Share) -> LossTerms:
-        parts, device = self.parts, self.device
-        epoch = self.step // self.order.steps
-        batch = batch.to(device)
-        pixels = parts.student_pixels(batch, epoch)
-        seed = self.config.train.seed
-        mix = draw_mix(self.config.augment, pixels.shape, seed, self.step)
-        place = (share.start + share.first, share.of_step)
-        context = Context(self.step, epoch, self.step / self.total_steps, seed, *place)
-        autocast = parts.speed.autocast
-        # Dropout draws from PyTorch's global generator. Seeding makes it a function of the step.
-        part = () if self.task.is_joint(share) or not share.start else (share.start,)
-        torch.manual_seed(mix_seed(seed, "step", self.step, *part))
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            return cast(LossTerms, self.task(pixels, targets, batch, context, mix, share))
-
-    def _try(self, batch: Batch) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        (share,) = shares_of(batch.index_B, 1)
-        torch.autograd.backward(self._forward(batch, self._targets(batch), share).total)
 
     def _state(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint."""
