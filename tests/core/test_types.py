@@ -57,7 +57,7 @@ def test_pixels_that_no_split_holds_stay_so() -> None:
     batch = make_batch(split=None)
     assert batch.at(torch.tensor([1])).split is None
     assert batch.to(torch.device("cpu")).split is None
-    assert all(part.split is None for part in batch.chunks(2))
+    assert all(part.split is None for part in batch.split_at([1, len(batch) - 1]))
 
 
 def test_only_positions_stay_on_the_cpu_when_a_batch_moves() -> None:

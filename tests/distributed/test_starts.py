@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.starts import finished, free_port, start, torchrun
+from tests.distributed.starts import both, finished, start, torchrun
 from tests.fixtures import World
 
 ONE_EPOCH = {"method__name": "ce", "train__epochs": 1, "train__trackers": "[]"}
@@ -55,6 +54,7 @@ def test_accelerate_on_a_cpu_is_refused_with_the_command_that_works(world: World
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_environment_of_processes_that_nobody_joined_is_refused(world: World, tmp_path: Path) -> None:
     words = [sys.executable, *richkd(world, tmp_path / "run")]
     status, output = finished(start(words, tmp_path, WORLD_SIZE="2"))
@@ -76,7 +76,7 @@ def test_signals_at_different_times_end_all_processes_as_they_end_one(
     world: World, tmp_path: Path, first: int
 ) -> None:
     out = tmp_path / "run"
-    processes = both(world, tmp_path, out, train__epochs=2000, train__save_every=1)
+    processes = both(richkd(world, out, train__epochs=2000, train__save_every=1), tmp_path)
     wait_for(out / "checkpoints" / "last.ckpt")
     processes[first].send_signal(signal.SIGTERM)
     time.sleep(0.3)
@@ -110,7 +110,7 @@ def test_a_process_that_hangs_ends_the_others_after_the_timeout(
 ) -> None:
     out = tmp_path / "run"
     changes = {"train__epochs": 2000, "train__save_every": 1, "train__process_timeout": 5}
-    processes = both(world, tmp_path, out, **changes)
+    processes = both(richkd(world, out, **changes), tmp_path)
     wait_for(out / "checkpoints" / "last.ckpt")
     processes[asleep].send_signal(signal.SIGSTOP)
     status, output = finished(processes[1 - asleep], 40)
@@ -120,13 +120,6 @@ def test_a_process_that_hangs_ends_the_others_after_the_timeout(
     assert "error: ProcessError" in output
     assert "--train.process_timeout" in output
     assert "Traceback" not in output
-
-
-def both(world: World, cwd: Path, out: Path, **changes: object) -> list[subprocess.Popen[str]]:
-    """Two processes that are started without a launcher, so that each can be disturbed and waited for."""
-    words, port = [sys.executable, *richkd(world, out, **changes)], str(free_port())
-    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [start(words, cwd, **told, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
 def wait_for(path: Path) -> None:
