@@ -22,7 +22,7 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
-from richkd.core.errors import ConfigError, RichKDError
+from richkd.core.errors import ConfigError, ProcessError, RichKDError
 from richkd.core.output import discard, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.visible import visible
@@ -83,8 +83,13 @@ def _call(argv: Iterable[str] | None) -> None:
     except RichKDError as error:
         if _said_elsewhere(str(error)):
             sys.exit(1)
-        console.print(Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold")))
-        for line in str(error).split("\n"):
+        title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
+        lines = str(error).split("\n")
+        if isinstance(error, ProcessError):
+            # Every process but one has this message, so it is one line.
+            title, lines = Text.assemble(title, " ", "; ".join(lines)), []
+        console.print(title, soft_wrap=True)
+        for line in lines:
             console.print(line, soft_wrap=True)
         sys.exit(1)
     except MemoryError as error:

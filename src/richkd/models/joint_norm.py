@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from richkd.core.numerics import at_least_fp32
@@ -61,9 +62,9 @@ def joint_batch_norm(
     if running_mean is not None and running_var is not None:
         running_mean.lerp_(mean_C.to(running_mean), momentum)
         running_var.lerp_((squares_C / (count - 1)).to(running_var), momentum)
-    scale_C = (squares_C / count + eps).rsqrt()
     kind = at_least_fp32(x).dtype
-    result = _Normalize.apply(x, weight, bias, mean_C.to(kind), scale_C.to(kind), count, share.count > 0)
+    statistics = (mean_C.to(kind), (squares_C / count).to(kind))
+    result = _Normalize.apply(x, weight, bias, *statistics, eps, count, share.count > 0)
     return cast(Tensor, result)
 
 
@@ -91,17 +92,15 @@ class _Normalize(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         mean_C: Tensor,
-        scale_C: Tensor,
+        var_C: Tensor,
+        eps: float,
         count: int,
         counts: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean_C, scale_C)
+        ctx.save_for_backward(x, weight, mean_C, (var_C + eps).rsqrt())
         ctx.count, ctx.counts, ctx.has_bias = count, counts, bias is not None
-        factor_C = scale_C if weight is None else scale_C * weight
-        normalized = (at_least_fp32(x) - _per_channel(mean_C, x)) * _per_channel(factor_C, x)
-        if bias is not None:
-            normalized = normalized + _per_channel(bias, x)
-        return normalized.to(x.dtype)
+        # The function that a single process uses, so that activations have its rounding.
+        return F.batch_norm(x, mean_C, var_C, weight, bias, training=False, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -124,10 +123,7 @@ class _Normalize(torch.autograd.Function):
             (through * _per_channel(factor_C, x)).to(x.dtype),
             None if weight is None else along_C.to(weight.dtype),
             own_C if ctx.has_bias else None,
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
 
 
