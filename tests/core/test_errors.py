@@ -23,7 +23,7 @@ def test_a_message_has_the_rule_what_was_received_and_a_way_out() -> None:
 
 def test_one_except_catches_them_all() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     assert all(issubclass(kind, RichKDError) for kind in kinds)
     assert issubclass(ClassError, DataError)
 

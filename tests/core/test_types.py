@@ -57,7 +57,7 @@ def test_pixels_that_no_split_holds_stay_so() -> None:
     batch = make_batch(split=None)
     assert batch.at(torch.tensor([1])).split is None
     assert batch.to(torch.device("cpu")).split is None
-    assert all(part.split is None for part in batch.chunks(2))
+    assert all(part.split is None for part in batch.split_at([1, len(batch) - 1]))
 
 
 def test_only_positions_stay_on_the_cpu_when_a_batch_moves() -> None:
@@ -79,22 +79,12 @@ def test_moving_leaves_the_original_where_it_was() -> None:
     assert batch.pixels_BHWC.device == torch.device("cpu")
 
 
-def test_chunks_keep_every_image_once() -> None:
-    batch = Batch("train", torch.arange(7), torch.zeros(7, 2, 2, 3), torch.arange(7) % 3)
-    parts = batch.chunks(3)
-    assert [len(part.labels_B) for part in parts] == [3, 3, 1]
-    assert torch.equal(torch.cat([part.index_B for part in parts]), batch.index_B)
-    assert batch.chunks(1) == [batch]
-
-
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 40))
-def test_chunks_are_at_most_as_many_as_asked_for_in_order_and_never_empty(images: int, count: int) -> None:
-    batch = make_batch(images)
-    parts = batch.chunks(count)
-    assert 1 <= len(parts) <= count
-    assert all(len(part) > 0 for part in parts)
-    assert max(len(part) for part in parts) <= -(-images // count)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=9))
+def test_pieces_have_their_sizes_and_every_image_once_in_order(sizes: list[int]) -> None:
+    batch = make_batch(sum(sizes))
+    parts = batch.split_at(sizes)
+    assert [len(part) for part in parts] == sizes
     for name in ("index_B", "pixels_BHWC", "labels_B"):
         joined = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(joined, getattr(batch, name)), name

@@ -43,17 +43,6 @@ def test_an_epoch_can_be_resumed_at_any_step(shape: tuple[int, int], seed: int, 
     assert all(torch.equal(a, b) for a, b in zip(whole[first:], tail, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
-@given(sizes, seeds, st.integers(1, 4))
-def test_processes_divide_each_batch(shape: tuple[int, int], seed: int, world: int) -> None:
-    whole = TrainingOrder(*shape, seed).epoch(1)
-    shares = [TrainingOrder(*shape, seed, rank, world).epoch(1) for rank in range(world)]
-    for step, group in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert sorted(torch.cat(parts).tolist()) == sorted(group.tolist())
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(2, 16), st.floats(0.01, 0.99), seeds)
 def test_unlabeled_images_have_their_share_of_each_batch(

@@ -47,7 +47,7 @@ def batch_of(places: list[int], seed: int, weight_B: Tensor | None = None) -> tu
 
 def step(term: Any, places: list[int], number: int) -> float:
     student, target, batch = batch_of(places, number)
-    loss = term(student, target, batch, Context(step=number, draw=number))
+    loss = term(student, target, batch, Context(step=number))
     term.remember(batch.index_B, loss.memory)
     return loss.value.item()
 
@@ -83,7 +83,7 @@ def test_weighted_and_unlabeled_images_equal_the_loop(weights: list[float] | Non
     step(term, [0, 5, 6, 11], 0)
     weight_B = None if weights is None else torch.tensor(weights)
     student, target, batch = batch_of([3, 5, 9, 30], 1, weight_B)
-    value = term(student, target, batch, Context(step=1, draw=1)).value.item()
+    value = term(student, target, batch, Context(step=1)).value.item()
     rows, banks = rows_of(term, batch, 1), term.memory.negatives
     own, other = term.memory.embed(student, target)
     normalizers = tuple(term.memory.log_normalizers.exp().tolist())

@@ -18,7 +18,7 @@ from richkd.methods.term import Context, LogitConfig
 from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.training.run import distill
-from richkd.training.trainer import Task
+from richkd.training.task import Task
 from tests.fixtures import CLASSES, World, make_teacher, refusal
 from tests.training.test_resume import stop_after
 

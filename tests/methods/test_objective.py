@@ -93,7 +93,7 @@ def test_a_mixed_loss_of_linear_terms_is_the_lerp_of_two_losses(
     student, targets, batch = records(seed, weighted=weighted)
     mix = draw(alpha, seed, step)
     objective = build(ce(0.5, 0.1), kd(3.0), contrastive(0.8))
-    context = Context(step=step, draw=step + 1)
+    context = Context(step=step + 1)
     objective.terms["contrastive"].memory.log_normalizers.fill_(2.0)  # type: ignore[union-attr,operator]
     first = objective(student, targets, batch, context).terms
     second = objective(student, *partners_of(mix, targets, batch), context).terms
@@ -113,7 +113,7 @@ def test_a_mixed_loss_of_linear_terms_is_the_loss_of_the_mixed_target(
 ) -> None:
     student, targets, batch = records(seed)
     mix = draw(alpha, seed, step)
-    result = build(ce(), kd())(student, targets, batch, Context(draw=step), mix).terms
+    result = build(ce(), kd())(student, targets, batch, Context(step=step), mix).terms
     share, other_B = mix.share, mix.partner_B
     hot_BC = functional.one_hot(batch.labels_B, CLASSES).double()
     labels_BC = share * hot_BC + (1 - share) * hot_BC[other_B]

@@ -17,7 +17,6 @@ from richkd.core.types import Batch, Output, Target
 from richkd.methods.ofd import Overhaul, OverhaulConfig, margin_of_norm, overhaul_loss
 from richkd.methods.term import Context, NetworkShapes, Setup
 from richkd.pipeline.assemble import assemble
-from richkd.training.batch_parts import refuse_small_parts
 from tests.fixtures import World, make_teacher, refusal
 from tests.reference import feature_maps as slow
 
@@ -142,13 +141,6 @@ def test_connectors_start_as_published() -> None:
         Setup(NetworkShapes(9, ((256, 4, 4),)), (NetworkShapes(9, ((512, 4, 4),)),), LABELS, 2, 0),
     )
     assert float(term.connectors[0][0].weight.std()) == pytest.approx(math.sqrt(2 / 512), rel=0.02)
-
-
-def test_a_part_of_one_image_is_refused(world: World, tmp_path: Path) -> None:
-    settings = {"method__name": "ofd", "train__batch_size": 8, "train__grad_accum_steps": 8}
-    parts = assemble(world.config(tmp_path / "run", **settings), torch.device("cpu"))
-    error = refusal(refuse_small_parts, parts)
-    assert "because term objective.ofd computes over several images" in error.rule
 
 
 def test_several_teachers_are_refused(world: World, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from richkd.core.types import Batch, LossTerms
 from richkd.data.sources import open_data
 from richkd.training.failures import NonFiniteDetector, raise_with_batch_size_advice
 from richkd.training.run import distill
-from richkd.training.trainer import Task
+from richkd.training.task import Task
 from tests.fixtures import World, refusal
 
 # What PyTorch raises.
@@ -79,13 +79,13 @@ def test_exhausted_memory_names_the_setting_that_fits(
     config = world.config(tmp_path / "run", train__batch_size=12)
     error = refusal(distill, config, quiet=True)
     assert isinstance(error, DeviceMemoryError)
-    assert asked == [12, 6, 3]
+    assert asked == [12, 6, 4, 2]
     assert "12 images" in error.rule
     assert "Tried to allocate" in str(error.got)
-    assert "--train.grad_accum_steps 4:" in str(error.fix)
+    assert "--train.grad_accum_steps 6:" in str(error.fix)
     # The advice is right.
-    distill(world.config(tmp_path / "again", train__batch_size=12, train__grad_accum_steps=4), quiet=True)
-    assert asked[3:7] == [3, 3, 3, 3]
+    distill(world.config(tmp_path / "again", train__batch_size=12, train__grad_accum_steps=6), quiet=True)
+    assert asked[4:10] == [2, 2, 2, 2, 2, 2]
 
 
 def test_two_images_that_do_not_fit_end_the_search(
@@ -94,7 +94,7 @@ def test_two_images_that_do_not_fit_end_the_search(
     asked = fits(1, monkeypatch)
     error = refusal(distill, world.config(tmp_path / "run", train__batch_size=12), quiet=True)
     assert isinstance(error, DeviceMemoryError)
-    assert asked == [12, 6, 3]
+    assert asked == [12, 6, 4, 2]
     assert "smaller student" in str(error.fix)
     assert "--objective.contrastive.negatives queue" in str(error.fix)
 

@@ -28,7 +28,7 @@ from richkd.teachers.clip.load import load_clip
 from richkd.teachers.vision import VisionTeacher
 from richkd.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from richkd.training.run import distill
-from richkd.training.trainer import Task
+from richkd.training.task import Task
 from tests.fixtures import World, make_clip, make_outputs, refusal
 
 TENSOR = "layer1.0.conv1.weight"

@@ -17,7 +17,8 @@ from richkd.pipeline.assemble import assemble
 from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
 from richkd.training.run import distill
 from richkd.training.run_folder import RunFolder
-from richkd.training.trainer import Task, Trainer
+from richkd.training.task import Task
+from richkd.training.trainer import Trainer
 from tests.fixtures import World, refusal
 
 CPU = torch.device("cpu")

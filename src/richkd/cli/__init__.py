@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -22,10 +23,13 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
-from richkd.core.errors import RichKDError
+from richkd.core.errors import ConfigError, ProcessError, RichKDError
 from richkd.core.output import discard, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.visible import visible
+
+# Commands whose work several processes can divide.
+TOGETHER = ("distill", "teach", "cache")
 
 app = App(
     name="richkd",
@@ -65,6 +69,8 @@ def main(argv: Iterable[str] | None = None) -> None:
 def _call(argv: Iterable[str] | None) -> None:
     console = Terminal(stderr=True)
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            _refuse_copies(sys.argv[1:] if argv is None else argv)
         app(argv, exit_on_error=False, print_error=False)
         if not flushed(sys.stdout):
             sys.exit(1)
@@ -77,8 +83,15 @@ def _call(argv: Iterable[str] | None) -> None:
         console.print(Panel(Text(message), title="Error", title_align="left", style="red"))
         sys.exit(2)
     except RichKDError as error:
-        console.print(Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold")))
-        for line in str(error).split("\n"):
+        if _said_elsewhere(str(error)):
+            sys.exit(1)
+        title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
+        lines = str(error).split("\n")
+        if isinstance(error, ProcessError):
+            # Every process but one has this message, so it is one line.
+            title, lines = Text.assemble(title, " ", "; ".join(lines)), []
+        console.print(title, soft_wrap=True)
+        for line in lines:
             console.print(line, soft_wrap=True)
         sys.exit(1)
     except MemoryError as error:
@@ -94,3 +107,26 @@ def _call(argv: Iterable[str] | None) -> None:
     except KeyboardInterrupt:
         console.print("stopped.")
         sys.exit(130)
+
+
+def _said_elsewhere(message: str) -> bool:
+    """Whether another process of the same run prints this message."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from richkd.core.processes import unsaid, world
+
+    if world() > 1:
+        return not unsaid(message)
+    # Before they are joined, the processes of a machine make the same mistake.
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _refuse_copies(argv: Iterable[str]) -> None:
+    """Most commands would do the same in every process, and write the same files."""
+    name = next(iter(argv), "")
+    if name in [word for word in app if not word.startswith("-")] and name not in TOGETHER:
+        raise ConfigError(
+            f"Command {name} is one process; several can be started for {', '.join(TOGETHER)}",
+            got=f"a start of {os.environ['WORLD_SIZE']} processes",
+            fix=f"start it as: richkd {name} …",
+        )

@@ -42,8 +42,7 @@ def fill(*, config: Config) -> None:
     """Compute and store the teacher outputs that a run with these settings needs.
 
     Stored outputs are skipped, so an interrupted command continues when it is repeated. Several processes
-    share the
-    work: accelerate launch --num_processes 4 -m richkd cache fill …
+    share the work: torchrun --nproc_per_node 4 -m richkd cache fill …
 
     For example:
 

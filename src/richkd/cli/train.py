@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, place, wholes
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
+from richkd.core.errors import ConfigError
 from richkd.core.output import lasting
 
 NumberOfFolds = Annotated[
@@ -115,6 +117,12 @@ def _train(
     from richkd.training.run import distill as run_distill
     from richkd.training.run import teach_folds
 
+    if tune is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            "A search (--tune) starts its own processes",
+            got=f"a start of {os.environ['WORLD_SIZE']} processes",
+            fix="search with a single process, and train with the recipe that it writes.",
+        )
     # The result of a run is its folder, so the run does not end with the reader of its messages.
     with lasting("stdout"):
         try:
@@ -125,7 +133,8 @@ def _train(
             else:
                 teach_folds(config, folds, full=full, **how)
         except Interrupted:
-            print("\nstopped and saved; continue with the same command and --resume")
+            if os.environ.get("RANK", "0") == "0":
+                print("\nstopped and saved; continue with the same command and --resume")
             sys.exit(130)
 
 

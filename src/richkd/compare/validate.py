@@ -27,7 +27,7 @@ from richkd.training.inputs import changed_data
 from richkd.training.optimizer import build_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
-from richkd.training.trainer import Task
+from richkd.training.task import Task
 
 Log = Callable[[str], None]
 

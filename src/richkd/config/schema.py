@@ -370,6 +370,11 @@ class TrainConfig(Section):
     save_every: Annotated[int | None, FREE] = Field(
         None, ge=1, description="steps between checkpoints (default: every epoch)"
     )
+    process_timeout: Annotated[float, FREE] = Field(
+        600.0,
+        ge=1,
+        description="seconds that processes of a run wait for each other before they end with an error",
+    )
     workers: Annotated[int, FREE] = Field(2, ge=0, description="processes or threads that decode images")
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = Field(
         ("tensorboard",), description="experiment trackers besides metrics.jsonl"

@@ -94,6 +94,16 @@ class WorkerError(RichKDError):
     """
 
 
+class ProcessError(RichKDError):
+    """Another process of a run that several processes compute together has ended or does not answer.
+
+    Example:
+        >>> print(ProcessError("All processes of a run must go on", got="process 1 was killed"))
+        All processes of a run must go on
+        Got: process 1 was killed
+    """
+
+
 class ModelError(RichKDError):
     """A model cannot be built, or weights do not fit it.
 

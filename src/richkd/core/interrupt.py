@@ -29,13 +29,17 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request(*, once: bool = True) -> Iterator[StopRequest]:
     """Context in which the first SIGINT, SIGTERM or SIGHUP only sets a flag: a loop can stop between steps.
 
     The first signal restores the previous handlers, so a second signal stops the process immediately. A
     second SIGHUP does not: a terminal that closes sends one through the shell and one through the kernel.
     SIGHUP stays ignored if it was, as under ``nohup``. Outside the main thread Python allows no signal
     handlers, and the context does nothing.
+
+    Args:
+        once: a second signal stops the process. False for processes of a launcher, which get a signal of the
+            terminal twice: from the terminal and from the launcher.
 
     Example:
         >>> with stop_request() as stop:
@@ -50,7 +54,7 @@ def stop_request() -> Iterator[StopRequest]:
     def request(number: int, frame: FrameType | None) -> None:
         stop.requested = True
         for s, handler in previous.items():
-            if s != closed:
+            if once and s != closed:
                 signal.signal(s, handler)
 
     if closed is not None and signal.getsignal(closed) != signal.SIG_IGN:
@@ -60,8 +64,13 @@ def stop_request() -> Iterator[StopRequest]:
             signal.signal(s, request)
     except ValueError:  # not the main thread
         previous = {}
+    after = previous
     try:
         yield stop
+    except Interrupted:
+        # Each process of a launcher gets its own signal, maybe while it is ending because of another's.
+        after = previous if once else dict.fromkeys(previous, signal.SIG_IGN)
+        raise
     finally:
-        for s, handler in previous.items():
+        for s, handler in after.items():
             signal.signal(s, handler)

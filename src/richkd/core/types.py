@@ -64,17 +64,17 @@ class Batch:
             crops={size: pixels.to(device, non_blocking=True) for size, pixels in self.crops.items()},
         )
 
-    def chunks(self, parts: int) -> list[Batch]:
-        """The batch cut into at most ``parts`` pieces of about equal length, in order.
+    def split_at(self, sizes: Sequence[int]) -> list[Batch]:
+        """The batch cut into pieces of these sizes, in order.
 
         Example:
             >>> batch = Batch("train", torch.arange(5), torch.zeros(5, 2, 2, 3), torch.zeros(5))
-            >>> [len(part) for part in batch.chunks(2)]
-            [3, 2]
+            >>> [part.index_B.tolist() for part in batch.split_at([2, 3])]
+            [[0, 1], [2, 3, 4]]
         """
-        if parts == 1:
+        if len(sizes) == 1:
             return [self]
-        return [self.at(places) for places in torch.arange(len(self)).chunk(parts)]
+        return [self.at(places) for places in torch.split(torch.arange(len(self)), list(sizes))]
 
 
 @dataclass(frozen=True)

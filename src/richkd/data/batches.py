@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import RichKDError
+from richkd.core.processes import on_first
 from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
 from richkd.data.contents import Contents
@@ -140,6 +141,9 @@ class Resident(_Square):
             yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
 
     def fingerprint(self, contents: Contents | None = None) -> str:
+        return on_first(self._fingerprint)
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels_NHWC.shape)).encode())
         digest.update(self.pixels_NHWC.cpu().numpy().data)
         return digest.hexdigest()

@@ -18,8 +18,8 @@ class Box:
     """Rows ``top`` to ``bottom`` − 1 and columns ``left`` to ``right`` − 1 of images of height × width.
 
     The first image fills the box or the rest, whichever is larger, so its share is at least one half. This
-    does not change how likely a batch of mixed images is: exchanging the roles of all images and partners
-    gives the inverse permutation, and all permutations are equally likely.
+    does not change how likely a batch of mixed images is: exchanging the roles of all images and partners is
+    another order of the images, and all orders are equally likely.
     """
 
     top: int

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from richkd.core.errors import ImageError, Problems
+from richkd.core.processes import gather_objects, share_of
 from richkd.data.formats.scan import first_few
 from richkd.data.images import map_images
 from richkd.data.split import Split
@@ -101,4 +102,6 @@ def _digests(split: Split, workers: int) -> list[bytes]:
         size = f"{image.width}x{image.height}:".encode()
         return hashlib.blake2b(size + image.tobytes(), digest_size=16).digest()
 
-    return list(map_images(split, digest, workers=workers))
+    own, _ = share_of(len(split))
+    digests = gather_objects(list(map_images(split, digest, workers=workers, own=own)))
+    return [one for of_process in digests for one in of_process]

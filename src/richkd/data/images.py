@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from richkd.core.errors import DataError, ImageError
+from richkd.core.processes import gather_in_place, gather_objects, share_of
 from richkd.data.framing import Framing, frame
 from richkd.data.opening import REPAIR, load_picture
 from richkd.data.rgb import to_rgb
@@ -102,6 +103,8 @@ def decode_all(
 ) -> Tensor:
     """Decode all images of a split to square pixels (see `richkd.data.framing.frame`).
 
+    Each of several processes decodes its share, and all get the pixels.
+
     Args:
         split: the images to decode.
         framing: size of the result, and how it is cut out of each image.
@@ -129,8 +132,10 @@ def decode_all(
     def place(index: int, image: Image.Image) -> None:
         array_NHWC[index] = np.asarray(frame(image, framing))
 
-    for _ in map_images(split, place, workers=workers, progress=progress, short=short):
+    own, sizes = share_of(len(split))
+    for _ in map_images(split, place, workers=workers, progress=progress, short=short, own=own):
         pass
+    gather_in_place(pixels_NHWC, sizes)
     return pixels_NHWC
 
 
@@ -141,6 +146,7 @@ def map_images(
     workers: int = 2,
     progress: Progress | None = None,
     short: int | None = None,
+    own: slice | None = None,
 ) -> Iterator[Result]:
     """Call ``function(index, image)`` for each image of a split, in threads, and yield its results in order.
 
@@ -150,9 +156,11 @@ def map_images(
         workers: number of threads.
         progress: called with (images done, images in total).
         short: see `decode_rgb`.
+        own: the images that this process reads, where several processes read a share each; None for all.
 
     Raises:
-        ImageError: some images cannot be read. It is raised after the last image, for all of them together.
+        ImageError: some images cannot be read. It is raised after the last image, for all of them together,
+            and in all processes that read a share.
 
     Example:
         >>> import datasets
@@ -166,7 +174,7 @@ def map_images(
     def chunk(start: int) -> tuple[list[Result], list[DataError]]:
         results: list[Result] = []
         errors: list[DataError] = []
-        stop = min(start + CHUNK, len(split))
+        stop = min(start + CHUNK, last)
         for index, (name, cell) in enumerate(split.cells(start, stop), start=start):
             try:
                 image = decode_cell(cell, name=name, short=short)
@@ -176,13 +184,16 @@ def map_images(
                 results.append(function(index, image))
         return results, errors
 
+    first, last, _ = (own or slice(None)).indices(len(split))
     unreadable: list[DataError] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for number, (results, errors) in enumerate(pool.map(chunk, range(0, len(split), CHUNK))):
+        for number, (results, errors) in enumerate(pool.map(chunk, range(first, last, CHUNK))):
             unreadable += errors
             yield from results
             if progress is not None:
-                progress(min((number + 1) * CHUNK, len(split)), len(split))
+                progress(min((number + 1) * CHUNK, last - first), last - first)
+    if own is not None:
+        unreadable = [error for errors in gather_objects(unreadable) for error in errors]
     if unreadable:
         raise _all_unreadable(split, unreadable)
 

@@ -1,6 +1,7 @@
 """Mixup and CutMix: pairs of images are mixed, and their targets are mixed with the same weight.
 
 Mixup averages the two images pixel by pixel; CutMix puts a box of one into the other (`richkd.data.cutmix`).
+The images of a pair are neighbors in the batch, whose order is random. All pairs of a step have one share.
 
 Cross-entropy and, up to a constant, KL divergence are linear in the target. For such a loss, the loss of a
 mix is the mix of two losses: with the first image's target, and with its partner's. Other losses get a mixed
@@ -34,6 +35,10 @@ class Mix:
     share: float
     partner_B: Tensor
     box: Box | None = None
+
+    def of(self, images: int) -> Mix:
+        """The same mix for another number of images, such as those of all processes."""
+        return replace(self, partner_B=partners_of(images))
 
     def pixels(self, pixels_B3HW: Tensor) -> Tensor:
         """Mixed images.
@@ -90,6 +95,23 @@ class Mix:
         return torch.stack([logs[0] + weights[0], logs[1] + weights[1]]).logsumexp(dim=0)
 
 
+def partners_of(images: int) -> Tensor:
+    """The position of each image's partner: 2k and 2k + 1 are a pair, the last three of an odd number
+    a cycle.
+
+    A batch may be divided wherever an even number of images lies before the cut and no single image behind it
+    (`richkd.data.shares.cut`). No pair is divided then.
+
+    Example:
+        >>> partners_of(4).tolist(), partners_of(5).tolist(), partners_of(1).tolist()
+        ([1, 0, 3, 2], [1, 0, 3, 4, 2], [0])
+    """
+    partner_B = torch.arange(images) ^ 1
+    if images % 2:
+        partner_B[-3:] = torch.arange(max(0, images - 3), images).roll(-1)
+    return partner_B
+
+
 def draw_mix(augment: AugmentConfig, shape: Sequence[int], seed: int, step: int) -> Mix | None:
     """The mix of a step, a function of (seed, step); None if the settings ask for no mixing.
 
@@ -99,8 +121,8 @@ def draw_mix(augment: AugmentConfig, shape: Sequence[int], seed: int, step: int)
     Args:
         augment: settings of augmentation.
         shape: shape of the student's input, B × 3 × H × W.
-        seed: seed of the run and process.
-        step: number of the forward pass.
+        seed: seed of the run.
+        step: number of the step.
 
     Example:
         >>> augment = AugmentConfig(mixup_alpha=0.4, cutmix_alpha=1.0)
@@ -123,26 +145,26 @@ def _switches(probability: float, seed: int, step: int) -> bool:
 
 
 def draw_mixup(alpha: float, images: int, seed: int, step: int) -> Mix:
-    """Partners and weight of a step, a function of (seed, step); weight ~ Beta(alpha, alpha).
+    """Partners and weight of a step; the weight is a function of (seed, step), ~ Beta(alpha, alpha).
 
     Example:
         >>> mix = draw_mixup(0.4, 4, seed=0, step=0)
-        >>> 0.5 <= mix.share <= 1, sorted(mix.partner_B.tolist())
-        (True, [0, 1, 2, 3])
+        >>> 0.5 <= mix.share <= 1, mix.partner_B.tolist()
+        (True, [1, 0, 3, 2])
     """
     random = np.random.default_rng(mix_seed(seed, "mixup", step))
     share = random.beta(alpha, alpha)
-    return Mix(max(share, 1 - share), torch.from_numpy(random.permutation(images)))
+    return Mix(max(share, 1 - share), partners_of(images))
 
 
 def draw_cutmix(alpha: float, images: int, size: tuple[int, int], seed: int, step: int) -> Mix:
-    """Partners and box of a step for images of height × width, a function of (seed, step).
+    """Partners and box of a step for images of height × width; the box is a function of (seed, step).
 
     Example:
         >>> mix = draw_cutmix(1.0, 4, (8, 8), seed=0, step=0)
-        >>> mix.share == mix.box.share, sorted(mix.partner_B.tolist())
-        (True, [0, 1, 2, 3])
+        >>> mix.share == mix.box.share, mix.partner_B.tolist()
+        (True, [1, 0, 3, 2])
     """
     random = np.random.default_rng(mix_seed(seed, "cutmix", step))
     box = draw_box(alpha, *size, random)
-    return Mix(box.share, torch.from_numpy(random.permutation(images)), box)
+    return Mix(box.share, partners_of(images), box)

@@ -20,18 +20,16 @@ class TrainingOrder:
     """The images of each training step.
 
     Every epoch is a new permutation of the split, cut into full batches. The remaining images, fewer than a
-    batch, are not used in that epoch. Each of several processes gets its part of every batch.
+    batch, are not used in that epoch. How several processes divide a batch is in `richkd.data.shares`.
 
     With ``share``, labeled and unlabeled images are permuted and cut separately, and each batch has the same
-    number of unlabeled images. The epoch ends with the kind that gives more batches; the other kind continues
-    with new permutations.
+    number of unlabeled images, at random places. The epoch ends with the kind that gives more batches; the
+    other kind continues with new permutations.
 
     Args:
         images: number of images in the split, labeled and unlabeled.
-        batch_size: images of a step, over all processes; the whole split if it is smaller.
+        batch_size: images of a step; the whole split if it is smaller.
         seed: seed of all permutations.
-        rank: position of this process.
-        world: number of processes.
         unlabeled: number of unlabeled images.
         share: share of unlabeled images in each batch, in (0, 1); None treats all images alike.
         by_kind_N: positions of the labeled images, then those of the unlabeled ones; read with ``share``.
@@ -51,8 +49,6 @@ class TrainingOrder:
     images: int
     batch_size: int
     seed: int
-    rank: int = 0
-    world: int = 1
     unlabeled: int = 0
     share: float | None = None
     by_kind_N: Tensor | None = None
@@ -65,12 +61,12 @@ class TrainingOrder:
 
     @property
     def full_batch(self) -> int:
-        """Images of a step, over all processes."""
+        """Images of a full step."""
         return min(self.batch_size, self.images)
 
     @property
     def images_of_step(self) -> int:
-        """Images of every step, over all processes; `full_batch`, or less if a kind has too few images."""
+        """Images of every step; `full_batch`, or less if a kind has too few images."""
         return sum(size for _, _, size in self._kinds)
 
     @property
@@ -84,7 +80,7 @@ class TrainingOrder:
         return self.images if len(self._kinds) == 1 else self.steps * self.images_of_step
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[Tensor]:
-        """Image indices for this process: one tensor (B, int64) for each step, starting at ``first_step``."""
+        """Image indices: one tensor (B, int64) for each step, starting at ``first_step``."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, "order", epoch))
         kinds = []
         for first, count, size in self._kinds:
@@ -94,9 +90,12 @@ class TrainingOrder:
                 groups += torch.split(permuted_N[: count // size * size], size)
             kinds.append(groups[: self.steps])
         whole = [torch.cat(parts) for parts in zip(*kinds, strict=True)]
-        if len(kinds) > 1 and self.by_kind_N is not None:
-            whole = [self.by_kind_N[group] for group in whole]
-        return [group[self.rank :: self.world] for group in whole[first_step:]]
+        if len(kinds) > 1:
+            # Neighbors are pairs of mixup, which may be of both kinds.
+            whole = [group[torch.randperm(len(group), generator=generator)] for group in whole]
+            if self.by_kind_N is not None:
+                whole = [self.by_kind_N[group] for group in whole]
+        return whole[first_step:]
 
     @property
     def _kinds(self) -> list[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ that no view needs to exceed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.core.errors import RichKDError
+from richkd.core.processes import gather_objects, rank, send_from, share_of
 from richkd.core.types import Batch
 from richkd.data.contents import Contents
 from richkd.data.images import decode_cell, map_images
@@ -134,8 +136,26 @@ class Pictures:
         def keep(index: int, image: Image.Image) -> None:
             self._decoded[index] = torch.from_numpy(np.array(shrink(image, self.short)))
 
-        for _ in map_images(self.split, keep, workers=self.workers, short=self.short):
+        own, _ = share_of(len(self.split))
+        for _ in map_images(self.split, keep, workers=self.workers, short=self.short, own=own):
             pass
+        self._exchange()
+
+    def _exchange(self) -> None:
+        """Give all processes the pictures that each has decoded."""
+        sizes = gather_objects([tuple(picture.shape) for _, picture in sorted(self._decoded.items())])
+        if len(sizes) == 1:
+            return
+        empty = torch.empty(0, dtype=torch.uint8)
+        own = torch.cat([empty, *(picture.flatten() for _, picture in sorted(self._decoded.items()))])
+        index = 0
+        for source, shapes in enumerate(sizes):
+            lengths = [math.prod(shape) for shape in shapes]
+            flat = own if source == rank() else torch.empty(sum(lengths), dtype=torch.uint8)
+            send_from(source, flat)
+            for shape, pixels in zip(shapes, torch.split(flat, lengths), strict=True):
+                self._decoded[index] = pixels.view(shape)
+                index += 1
 
     @property
     def size(self) -> int:

@@ -103,13 +103,16 @@ class ContrastMemory(nn.Module):
         batch: Batch,
         step: int,
         weight_B: Tensor | None = None,
+        first: int = 0,
+        of_step: int | None = None,
     ) -> Tensor:
-        """The contrastive loss of a batch; its negatives are a function of (seed, step).
+        """The contrastive loss of a batch; its negatives are a function of (seed, step, place in the step).
 
-        ``weight_B`` is the weight of each image's loss; 1 if None.
+        ``weight_B`` is the weight of each image's loss; 1 if None. The batch has the images from ``first`` on
+        of the ``of_step`` images of the step; None for all of them.
         """
-        scores, shares_B = self.negatives(student_BD, target_BD, batch, step)
-        if step == 0:
+        scores, shares_B = self.negatives(student_BD, target_BD, batch, step, first, of_step)
+        if step == first == 0:
             self.log_normalizers.copy_(log_normalizers_of(scores, self.images))
         return nce_both_ways(scores, self.log_normalizers, self.images, shares_B, weight_B)
 
@@ -154,11 +157,23 @@ class Banks(nn.Module):
         self.register_buffer("class_sizes_C", sizes_C, persistent=False)
         self.register_buffer("labels_N", labels_N, persistent=False)
 
-    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
+    def forward(
+        self,
+        student_BD: Tensor,
+        target_BD: Tensor,
+        batch: Batch,
+        step: int,
+        first: int = 0,
+        of_step: int | None = None,
+    ) -> Scores:
         rows_B, labels_B = self.row_of_image_N[batch.index_B], self.labels_N[batch.index_B]
         if self.settings.negatives == "shared":
             return self._shared(student_BD, target_BD, rows_B, labels_B, step)
-        draws_BK = draw(self.seed, step, (len(rows_B), self.settings.num_negatives), rows_B.device)
+        images = len(rows_B)
+        whole = images if of_step is None else of_step
+        draws_SK = draw(self.seed, step, (whole, self.settings.num_negatives), rows_B.device)
+        # A stand-in for images of another process may lie behind the last image of the step.
+        draws_BK = draws_SK[min(first, whole - images) :][:images]
         negatives_BK = negative_rows(labels_B, self.class_starts_C, self.class_sizes_C, draws_BK)
         rows_BK1 = torch.cat([rows_B[:, None], negatives_BK], dim=1)
         banks, temperature = (self.student_ND, self.target_ND), self.settings.temperature
@@ -225,7 +240,7 @@ class Queues(nn.Module):
         # Raises for data of a single class, which has no negatives.
         rows_by_class(labels_N, classes)
 
-    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, step: int) -> Scores:
+    def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, *place: int | None) -> Scores:
         excluded_BK = self.labels_K == self.labels_N[batch.index_B, None]
         scores = (
             shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),

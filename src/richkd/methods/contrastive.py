@@ -44,6 +44,7 @@ class Contrastive(Term):
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
     keeps_rows: ClassVar[bool] = True
     stream: ClassVar[str | None] = "memory"
+    looks_at_first = True
 
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -65,7 +66,8 @@ class Contrastive(Term):
     ) -> Loss:
         """The loss of a batch and the embeddings to remember; ``weight_B`` weights the images."""
         student_BD, target_BD = self.memory.embed(student, target)
-        value = self.memory.loss(student_BD, target_BD, batch, context.draw, weight_B)
+        place = (context.first, context.of_step)
+        value = self.memory.loss(student_BD, target_BD, batch, context.step, weight_B, *place)
         return Loss(value, {"student": student_BD.detach(), "target": target_BD.detach()})
 
     def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:

@@ -35,6 +35,7 @@ class Dist(Term):
     Config = DistConfig
     # A correlation is not linear in the target.
     linear = False
+    compares_images = True
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None

@@ -45,6 +45,7 @@ class Mlkd(Term):
     Config = MlkdConfig
     # Gram matrices are quadratic in the target's probabilities.
     linear = False
+    compares_images = True
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None

@@ -14,9 +14,11 @@ from richkd.config.choices import TERMS
 from richkd.config.loading import OBJECTIVE_FIX, OBJECTIVE_FORM, explain, first_error
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.core.processes import gather_rows
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, LossTerms, Output, Targets
 from richkd.data.mixup import Mix
+from richkd.data.shares import Share
 from richkd.methods.annealing import annealed
 from richkd.methods.presets import DEFAULT_VARIANT, preset_of
 from richkd.methods.standardize import (
@@ -26,6 +28,8 @@ from richkd.methods.standardize import (
     standardized_target,
 )
 from richkd.methods.term import Context, LogitConfig, Need, NetworkShapes, Setup, Term, TermConfig
+from richkd.methods.view import View
+from richkd.models.joint_batch import JointBatch
 
 # The key of an entry that names its term, where its label is another word.
 TERM = "term"
@@ -247,30 +251,66 @@ class Objective(nn.Module):
                 self.terms[spec.label] = spec.term(spec.config, setup)
 
     def forward(
-        self, student: Output, targets: Targets, batch: Batch, context: Context, mix: Mix | None = None
+        self,
+        student: Output,
+        targets: Targets,
+        batch: Batch,
+        context: Context,
+        mix: Mix | None = None,
+        share: Share | None = None,
     ) -> LossTerms:
-        """Every term's weighted loss for a batch; with ``mix``, the student saw mixed images."""
+        """Every term's weighted loss for a batch; with ``mix``, the student saw mixed images.
+
+        With a ``share`` of several processes, a loss is this process's summand of the loss of all images, and
+        the rows to remember are those of all images.
+        """
+        here = View(student, targets, batch, context, mix)
+        divided = share if share is not None and share.divided else None
+        seeing_all = [label for label in self.terms if divided and self._sees_all(label, context)]
+        joint = here.gathered(divided, *self._read_of(seeing_all)) if divided and seeing_all else here
         values: dict[str, Tensor] = {}
         memory: dict[str, dict[str, Tensor]] = {}
-        for label, term in self.terms.items():
-            spec = self.specs[label]
-            target = targets.get(spec.target)
-            if mix is not None and not spec.term.linear:
-                target = mix.target(target)
-            seen = student
-            if spec.standardized:
-                assert target is not None
-                seen, target = standardized_output(student), standardized_target(target)
-            loss = term(seen, target, batch, context)
-            weight = annealed(spec.config.weight, spec.config.annealing, context.progress)
-            value = weight * loss.value
-            if mix is not None and spec.term.linear:
-                partner = term(seen, mix.partners(target), mix.batch(batch), context)
-                value = torch.lerp(weight * partner.value, value, mix.share)
-            values[label] = value
-            if loss.memory:
-                memory[label] = dict(loss.memory)
+        for label in self.terms:
+            if divided is None:
+                values[label], rows = self._loss(label, here)
+            elif label in seeing_all:
+                # All processes compute the same loss, so each has an equal part of it.
+                value, rows = self._loss(label, joint)
+                values[label] = value / len(divided.sizes)
+            else:
+                with JointBatch(divided):
+                    value, rows = self._loss(label, here)
+                values[label] = divided.weight * value
+                rows = {name: gather_rows(rows_BX, divided.sizes) for name, rows_BX in rows.items()}
+            if rows:
+                memory[label] = rows
         return LossTerms(values, memory)
+
+    def _sees_all(self, label: str, context: Context) -> bool:
+        term = self.specs[label].term
+        return term.compares_images or (term.looks_at_first and context.step == 0)
+
+    def _read_of(self, labels: Sequence[str]) -> tuple[frozenset[str], bool]:
+        """Targets that these terms read, and whether they read maps."""
+        specs = [self.specs[label] for label in labels]
+        return frozenset(spec.target for spec in specs), "maps" in needs_of(specs)
+
+    def _loss(self, label: str, view: View) -> tuple[Tensor, dict[str, Tensor]]:
+        spec, term, mix = self.specs[label], self.terms[label], view.mix
+        student, batch, context = view.student, view.batch, view.context
+        target = view.targets.get(spec.target)
+        if mix is not None and not spec.term.linear:
+            target = mix.target(target)
+        if spec.standardized:
+            assert target is not None
+            student, target = standardized_output(student), standardized_target(target)
+        loss = term(student, target, batch, context)
+        weight = annealed(spec.config.weight, spec.config.annealing, context.progress)
+        value: Tensor = weight * loss.value
+        if mix is not None and spec.term.linear:
+            partner = term(student, mix.partners(target), mix.batch(batch), context)
+            value = torch.lerp(weight * partner.value, value, mix.share)
+        return value, dict(loss.memory)
 
     def remember(self, index_B: Tensor, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Hand each term the rows that it returned for these images, after the optimizer step."""

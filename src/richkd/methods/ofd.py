@@ -45,6 +45,7 @@ class Overhaul(Term):
     # A squared distance. Its targets are mixed, because connectors must see a batch only once.
     linear = False
     least_images = 2
+    looks_at_first = True
 
     def __init__(self, config: OverhaulConfig, setup: Setup) -> None:
         super().__init__(config, setup)

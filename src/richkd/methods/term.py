@@ -98,26 +98,30 @@ class Context:
         step: number of optimizer steps so far.
         epoch: number of finished epochs.
         progress: share of the run that is done, in [0, 1].
-        draw: number of forward passes so far. Equal to ``step`` without gradient accumulation; with it,
-            every part of a step has its own number, so that parts draw different random numbers.
         seed: the run's seed.
+        first: place of the batch's first image in the step. A batch is a part of a step where the step is
+            computed in parts (gradient accumulation) or by several processes.
+        of_step: images of the step; None if the batch is the step.
     """
 
     step: int = 0
     epoch: int = 0
     progress: float = 0.0
-    draw: int = 0
     seed: int = 0
+    first: int = 0
+    of_step: int | None = None
 
     def stream(self, purpose: str) -> int:
-        """The seed of a random stream for this forward pass: a function of (seed, purpose, draw).
+        """The seed of a random stream for this step: a function of (seed, purpose, step).
+
+        Numbers of single images are drawn for all images of the step, and those of the batch are used.
 
         Example:
-            >>> now, later = Context(draw=3), Context(draw=4)
+            >>> now, later = Context(step=3), Context(step=4)
             >>> now.stream("masks") == now.stream("masks"), now.stream("masks") == later.stream("masks")
             (True, False)
         """
-        return mix_seed(self.seed, purpose, self.draw)
+        return mix_seed(self.seed, purpose, self.step)
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,12 @@ class Term(nn.Module, ABC):
         one_teacher: its target must be a single network, because outputs of several networks do not compare.
         linear: the loss is linear in the target, so a mixed batch's loss is the mix of two losses. If False,
             the target is mixed instead.
-        least_images: fewest images that a process must have at a time, because the loss compares them with
+        least_images: fewest images that a part of a step must have, because the loss compares them with
             each other or normalizes over them; 1 for a loss of single images.
         keeps_rows: the state has a row for each training image, so labels and positions of all are needed.
+        compares_images: the loss is no mean over single images, so it must see all images of a part of a
+            step. A term without this sees the share of its process.
+        looks_at_first: the state is estimated from the images of the first step, which must all be seen.
         reuses_classifier: the student gets the classifier of the target's teacher, behind a projector.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
     """
@@ -155,6 +162,8 @@ class Term(nn.Module, ABC):
     linear: ClassVar[bool] = True
     least_images: ClassVar[int] = 1
     keeps_rows: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = False
+    looks_at_first: ClassVar[bool] = False
     reuses_classifier: ClassVar[bool] = False
     stream: ClassVar[str | None] = None
 
@@ -166,8 +175,9 @@ class Term(nn.Module, ABC):
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         """The loss of a batch, averaged over all its images.
 
-        With gradient accumulation and with several processes, the batch is one part of a step, and the step's
-        loss is the mean of those of its parts, weighted by their number of images.
+        With gradient accumulation, the batch is one part of a step, and the step's loss is the mean of those
+        of its parts, weighted by their number of images. With several processes, the batch is the share of
+        this process, or has the images of all of them, as the attributes above ask for.
         """
 
     def remember(self, index_B: Tensor, memory: Mapping[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from richkd.core.precision import autocast_dtype, precisions_of
+from richkd.core.processes import on_first, world
 from richkd.core.structured import read_json
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed, compile_repays
@@ -118,15 +119,16 @@ class SpeedChooser:
             candidates = self._candidates(precision, compiling)
             speed = candidates[0]
             if self.measure and len(candidates) > 1 and self.steps >= MEASURED_FROM:
-                speed = self._fastest(candidates, network, trained=trained)
+                speed = on_first(lambda: self._fastest(candidates, network, trained=trained))
                 self.log(f"precision: {name} {speed.describe()}")
-            self.chosen[name] = asdict(_agreed(speed))
+            self.chosen[name] = asdict(speed)
         return Speed(**self.chosen[name])
 
     def _candidates(self, precision: str, compiling: str) -> list[Speed]:
         precisions = precisions_of(self.device) if precision == "auto" else (precision,)
         compiled = [False, True] if compiling == "auto" else [compiling == "always"]
-        if not compile_repays(compiling, self.steps, self.device):
+        # What several processes compute together is not compiled (`richkd.models.joint_batch`).
+        if world() > 1 or not compile_repays(compiling, self.steps, self.device):
             compiled = [False]
         return [Speed(*pair) for pair in itertools.product(precisions, compiled)]
 
@@ -259,12 +261,3 @@ def _step(
                 copied.zero_grad(set_to_none=True)
 
     return step
-
-
-def _agreed(speed: Speed) -> Speed:
-    """The choice of the first process, which all processes of a run use."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return speed
-    choices = [speed]
-    torch.distributed.broadcast_object_list(choices, src=0)
-    return choices[0]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.core.processes import world
 from richkd.core.types import Batch, Output, Target
 from richkd.data.batches import Store
 from richkd.data.effects import read_effects
@@ -166,9 +167,14 @@ class Parts:
             self.config.train.seed,
         )
 
-    def order(self, rank: int = 0, world: int = 1) -> TrainingOrder:
-        """Which images make up each step, for one of ``world`` processes."""
-        return order_of(self.config, self.data, rank, world)
+    def order(self) -> TrainingOrder:
+        """Which images make up each step, over all processes."""
+        return order_of(self.config, self.data)
+
+    def exchange_caches(self) -> None:
+        """Let all processes read the teacher outputs that each has stored."""
+        for teacher in self.teachers:
+            teacher.exchange()
 
     def flush_caches(self) -> None:
         """Write outputs that are not yet in the teacher cache on disk."""
@@ -241,7 +247,7 @@ def _speed_chooser(
     config: Config, data: Data, device: torch.device, log: Log, known: Mapping[str, dict[str, Any]] | None
 ) -> SpeedChooser:
     steps = order_of(config, data).steps * config.train.epochs if "train" in data.splits else 0
-    size = config.train.batch_size
+    size = -(-config.train.batch_size // world())
     return SpeedChooser(steps, size, device, known is not None, dict(known or {}), log)
 
 

@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from richkd.config.schema import Config
+from richkd.core.device import pick_device
 from richkd.core.errors import CacheError
 from richkd.core.interrupt import Interrupted, StopRequest, stop_request
+from richkd.core.launch import join, together
+from richkd.core.processes import rank, world
 from richkd.core.progress import Progress
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
@@ -44,16 +46,17 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
         RichKDError: see `distill`; or there is no cache folder, or no teacher whose outputs can be cached.
         Interrupted: a signal stopped the call; computed outputs are stored.
     """
-    process = PartialState()
-    progress = Progress(quiet=quiet or not process.is_main_process)
-    parts = _assemble_with_cache_dir(config, process.device, progress)
+    device = join(config.train.device, config.train.process_timeout)
+    progress = Progress(quiet=quiet or rank() > 0)
+    with together():
+        parts = _assemble_with_cache_dir(config, device, progress)
     if not any(teacher.caches for teacher in parts.teachers):
         raise CacheError(
             f"Method {method_label(config)} must have a teacher whose outputs can be stored",
             got=", ".join(teacher.name for teacher in parts.teachers) or "no teacher",
             fix="add --teacher NAME or --clip NAME; outputs that were computed elsewhere are already stored.",
         )
-    share = slice(process.process_index, None, process.num_processes)
+    share = slice(rank(), None, world())
     seed, epochs = config.train.seed, config.train.epochs
     order = parts.order()
     with stop_request() as stop, progress:
@@ -113,7 +116,7 @@ def verify_caches(config: Config, *, sample: int = 256, quiet: bool = False) -> 
     Raises:
         RichKDError: see `distill`; or there is no cache folder.
     """
-    parts = _assemble_with_cache_dir(config, PartialState().device, Progress(quiet=quiet))
+    parts = _assemble_with_cache_dir(config, pick_device(config.train.device), Progress(quiet=quiet))
     seed = config.train.seed
     verified = []
     for teacher in itertools.chain.from_iterable(teacher.members for teacher in parts.teachers):

@@ -28,8 +28,8 @@ def open_run_data(config: Config, log: Log) -> Data:
     return data
 
 
-def order_of(config: Config, data: Data, rank: int = 0, world: int = 1) -> TrainingOrder:
-    """Which images make up each step of a run, for one of ``world`` processes.
+def order_of(config: Config, data: Data) -> TrainingOrder:
+    """Which images make up each step of a run, over all processes.
 
     Raises:
         DataError: fewer than two training images.
@@ -39,8 +39,6 @@ def order_of(config: Config, data: Data, rank: int = 0, world: int = 1) -> Train
         len(unlabeled_N),
         settings.batch_size,
         settings.seed,
-        rank,
-        world,
         unlabeled=int(unlabeled_N.sum()),
         share=config.data.unlabeled_fraction,
         by_kind_N=unlabeled_N.long().argsort(stable=True),

@@ -20,6 +20,7 @@ from richkd.data.views import Augmentation
 from richkd.fusion.entropy import mean_entropy
 from richkd.fusion.fusion import Fusion, TargetShift, first_alone, measure_target_shift
 from richkd.pipeline.targets import TargetSource, of_kind
+from richkd.teachers.predict import divided
 
 # Images of the first steps of epoch 0. A run shows them to its teachers, so their outputs may be stored.
 SAMPLE = 1024
@@ -76,19 +77,23 @@ def training_outputs(
 
     Args:
         augmentation: how training images are augmented.
-        order: the images of each step, for a single process.
+        order: the images of each step.
     """
     training = stores.training
     assert training is not None
     groups = order.epoch(0)[: -(-SAMPLE // order.images_of_step)]
-    views = [augmentation.draw(order.seed, 0, index_B) for index_B in groups]
-    outputs: list[list[Output]] = [[] for _ in source.teachers]
-    with torch.inference_mode():
-        for batch, view in zip(training.batches(groups, views), views, strict=True):
-            for teacher, collected in zip(source.teachers, outputs, strict=True):
-                collected.append(teacher.outputs(batch.to(device), view).cpu())
+
+    def compute(own: list[Tensor]) -> list[list[Output]]:
+        views = [augmentation.draw(order.seed, 0, index_B) for index_B in own]
+        with torch.inference_mode():
+            return [
+                [teacher.outputs(batch.to(device), view).cpu() for teacher in source.teachers]
+                for batch, view in zip(training.batches(own, views), views, strict=True)
+            ]
+
+    batches = [outputs for of_process in divided(groups, compute) for outputs in of_process]
     labels_N = training.split.labels_N[torch.cat(groups)]
-    return [Output.cat(collected) for collected in outputs], labels_N
+    return [Output.cat(collected) for collected in zip(*batches, strict=True)], labels_N
 
 
 def sampling_of(

@@ -161,6 +161,9 @@ class Teacher(ABC):
     def flush(self) -> None:  # noqa: B027
         """Write outputs that are not yet on disk."""
 
+    def exchange(self) -> None:  # noqa: B027
+        """Write them, and read those of the other processes of the run, all of which must call this."""
+
     def describe(self) -> str:
         """One line of text for ``richkd check``."""
         return f"{self.name}, width {self.feature_width}"

@@ -178,6 +178,10 @@ class FoldBlend(Teacher):
         for member in self.members:
             member.flush()
 
+    def exchange(self) -> None:
+        for member in self.members:
+            member.exchange()
+
     def _asked(self, split: str | None, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """The places in the batch for which each member is asked."""
         everywhere = torch.arange(len(index_B))

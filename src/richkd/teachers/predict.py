@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from richkd.core.finite import refuse_non_finite_rows
+from richkd.core.processes import gather_agreed, share_of
 from richkd.core.types import Output
 from richkd.data.batches import CleanStore
 from richkd.data.order import in_order
@@ -13,13 +17,34 @@ from richkd.data.views import render
 from richkd.models.build import Network
 from richkd.teachers.base import Teacher
 
+T = TypeVar("T")
+
 BATCH = 250
+
+
+def divided(groups: list[Tensor], compute: Callable[[list[Tensor]], T]) -> list[T]:
+    """Compute outputs for images in batches that are divided among processes; results are in order.
+
+    The batches are the same for any number of processes, because last bits can depend on them.
+
+    Args:
+        groups: positions of the images of each batch.
+        compute: computes one result for some of the batches.
+
+    Example:
+        >>> divided(in_order(300, BATCH), lambda groups: [len(group) for group in groups])
+        [[250, 50]]
+    """
+    own = groups[share_of(len(groups))[0]]
+    results = gather_agreed(lambda: compute(own) if own else None)
+    return [result for result in results if result is not None]
 
 
 def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tensor:
     """Logits (N, C) of a network for all images of a split, without augmentation, in evaluation mode.
 
-    The result is float32 on the CPU. Afterwards the network is in its previous mode again.
+    Several processes divide the images, and all get the result. It is float32 on the CPU. Afterwards the
+    network is in its previous mode again.
 
     Raises:
         NonFiniteError: a logit is NaN or infinite; names the network and the images.
@@ -38,15 +63,20 @@ def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tens
     """
     training = network.training
     network.eval()
-    clean, logits = store.clean, []
-    with torch.inference_mode():
-        for batch in store.batches(in_order(len(store.split), BATCH)):
-            pixels = batch.pixels_BHWC.to(device)
-            views = clean.draw(0, 0, batch.index_B)
-            output = network(render(pixels, views, network.size, network.mean, network.std))
-            logits.append(output.logits_BC.float().cpu())
+    clean = store.clean
+
+    def compute(groups: list[Tensor]) -> Tensor:
+        logits = []
+        with torch.inference_mode():
+            for batch in store.batches(groups):
+                pixels = batch.pixels_BHWC.to(device)
+                views = clean.draw(0, 0, batch.index_B)
+                output = network(render(pixels, views, network.size, network.mean, network.std))
+                logits.append(output.logits_BC.float().cpu())
+        return torch.cat(logits)
+
+    logits_NC = torch.cat(divided(in_order(len(store.split), BATCH), compute))
     network.train(training)
-    logits_NC = torch.cat(logits)
     fix = "the network diverged, or its numbers are too large: use a lower --optim.lr."
     refuse_non_finite_rows(logits_NC, network.name, store.split.key, fix)
     return logits_NC
@@ -56,6 +86,8 @@ def outputs_of(
     teacher: Teacher, store: CleanStore, device: torch.device, index_N: Tensor | None = None
 ) -> Output:
     """Logits and features of a teacher for all images of a split, without augmentation; float32 on the CPU.
+
+    Several processes divide the images, and all get the result.
 
     Args:
         teacher: the teacher.
@@ -79,14 +111,17 @@ def outputs_of(
         [[0.0, 1.0]]
     """
     clean = store.clean
-    groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
-    output = Output.cat(
-        [
-            teacher.outputs(batch.to(device), clean.draw(0, 0, batch.index_B)).cpu()
-            for batch in store.batches(groups)
-        ]
-    )
-    row_N = torch.cat(groups) if groups else torch.arange(0)
+    row_N = torch.arange(len(store.split)) if index_N is None else index_N
+
+    def compute(groups: list[Tensor]) -> Output:
+        return Output.cat(
+            [
+                teacher.outputs(batch.to(device), clean.draw(0, 0, batch.index_B)).cpu()
+                for batch in store.batches(groups)
+            ]
+        )
+
+    output = Output.cat(divided(list(torch.split(row_N, BATCH)), compute))
     refuse_non_finite_rows(
         output.logits_BC,
         f"{teacher.role} {teacher.name}",

@@ -31,7 +31,7 @@ from richkd.pipeline.teachers import Log
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.failures import NonFiniteDetector
 from richkd.training.optimizer import build_optimizer
-from richkd.training.trainer import Task
+from richkd.training.task import Task
 
 SAMPLE = 256
 

@@ -12,9 +12,10 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from richkd.core.errors import DeviceMemoryError, NonFiniteError
+from richkd.core.processes import gather_objects, raise_first, rank, world
 from richkd.core.types import Batch, LossTerms, Output
+from richkd.data.shares import part_sizes
 from richkd.data.split import Split
-from richkd.training.batch_parts import part_sizes
 
 SMALLER_STEPS = "lower --optim.lr, add --optim.warmup_epochs 1 or --optim.max_grad_norm 5"
 # Reading a loss waits for the GPU; on a CPU it costs nothing.
@@ -39,6 +40,7 @@ class NonFiniteDetector:
     steps_in_epoch: int
     checkpoint: Path | None = None
     _unread: list[_Recorded] = field(default_factory=list)
+    _sums: list[Tensor] = field(default_factory=list)
 
     def record(
         self,
@@ -62,8 +64,25 @@ class NonFiniteDetector:
         logits = {name: output.logits_BC.isfinite().all() for name, output in teachers.items()}
         feats = {name: output.feats_BF.isfinite().all() for name, output in teachers.items()}
         self._unread.append(_Recorded(step, index_B, list(terms.terms), values, logits, feats))
-        kind = values.device.type
-        if len(self._unread) >= STEPS_BETWEEN_READINGS.get(kind, STEPS_BETWEEN_READINGS_ELSEWHERE):
+        if world() == 1:
+            self._check_if_due(values.device)
+
+    def numbers(self, step: int) -> Tensor:
+        """The numbers that were recorded for a step; they are not finite if a loss is not."""
+        return torch.cat([one.numbers() for one in self._unread if one.step == step])
+
+    def add_sums(self, numbers: Tensor) -> None:
+        """Record the sums of `numbers` over all processes, by which these agree whether a loss was finite.
+
+        Raises:
+            NonFiniteError: see `check`.
+        """
+        self._sums.append(numbers)
+        self._check_if_due(numbers.device)
+
+    def _check_if_due(self, device: torch.device) -> None:
+        steps = len(self._sums) if world() > 1 else len(self._unread)
+        if steps >= STEPS_BETWEEN_READINGS.get(device.type, STEPS_BETWEEN_READINGS_ELSEWHERE):
             self.check()
 
     def check(self) -> None:
@@ -71,27 +90,43 @@ class NonFiniteDetector:
 
         Raises:
             NonFiniteError: a loss or a teacher's logit is NaN or infinite; names the first such step, the
-                teacher or else the loss terms, and the images.
+                teacher or else the loss terms, and the images. All processes of a run raise the same error.
         """
         unread, self._unread = self._unread, []
-        if not unread or bool(torch.cat([one.numbers() for one in unread]).isfinite().all()):
+        numbers, self._sums = self._sums if world() > 1 else [one.numbers() for one in unread], []
+        if not numbers or bool(torch.cat(numbers).isfinite().all()):
             return
-        first = next(one for one in unread if not bool(one.numbers().isfinite().all()))
+        errors = gather_objects(self._error_of(unread))
+        # What compares images, or normalizes over them, becomes NaN in all processes; a teacher does in one.
+        raise_first([error for error, of_teacher in errors if of_teacher])
+        raise_first([error for error, _ in errors])
+        raise NonFiniteError(
+            "The sum of the losses of all processes became infinite", got="finite losses", fix=SMALLER_STEPS
+        )
+
+    def _error_of(self, unread: list[_Recorded]) -> tuple[NonFiniteError | None, bool]:
+        """The error of this process, and whether it is that of a teacher; none if all numbers are finite."""
+        first = next((one for one in unread if not bool(one.numbers().isfinite().all())), None)
+        if first is None:
+            return None, False
         step = f"step {first.step} (epoch {first.step // self.steps_in_epoch})"
         images = ", ".join(self.split.key(int(i)) for i in first.index_B[:5])
         got = f"images {images} and {max(0, len(first.index_B) - 5)} more"
+        got += f", of process {rank()} of {world()}" if world() > 1 else ""
         if names := first.bad_teachers():
-            raise NonFiniteError(
+            error = NonFiniteError(
                 f"The outputs of {', '.join(names)} must be finite, but are not at {step}",
                 got=got,
                 fix="check the teacher: its weights are finite, but its outputs are not, or are larger than "
                 f"65,504; try --train.teacher_precision fp32{valid_checkpoint(self.checkpoint)}.",
             )
-        raise NonFiniteError(
+            return error, True
+        error = NonFiniteError(
             f"The loss became NaN or infinite at {step} in: {', '.join(first.bad_terms())}",
             got=got,
             fix=f"{SMALLER_STEPS}, or check these images{valid_checkpoint(self.checkpoint)}.",
         )
+        return error, False
 
 
 @dataclass
@@ -165,12 +200,11 @@ def raise_with_batch_size_advice(
         return
     error.__traceback__ = None  # the frames of the traceback keep the activations in memory
     images = len(batch.labels_B)
-    while 2 * parts <= images // 2:
-        parts *= 2
-        if min(part_sizes(images, parts)) < 2:  # batch norm needs two images
-            continue
+    # Parts have two images or more.
+    while parts < images // 2:
+        parts = min(2 * parts, images // 2)
         torch.cuda.empty_cache()
-        size = -(-images // parts)
+        size = max(part_sizes(images, parts))
         try:
             attempt(batch.at(torch.arange(size)))
         except RuntimeError as smaller:

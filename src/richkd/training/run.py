@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedDataParallelKwargs
+import torch
+from accelerate import Accelerator
 
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
-from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted, stop_request
+from richkd.core.launch import join, together
+from richkd.core.processes import meet, on_first, world
 from richkd.core.progress import Progress
 from richkd.core.temporary import remove_abandoned
 from richkd.export.from_checkpoint import DESCRIPTION, describe_network
@@ -82,13 +84,13 @@ def teach_folds(
         raise ConfigError(
             "Out-of-fold teachers need two folds or more", got=str(folds), fix=f"use --folds {FOLDS}."
         )
-    accelerator = Accelerator(cpu=pick_device(config.train.device).type == "cpu")
+    join(config.train.device, config.train.process_timeout)
     how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     how["accept_changed_images"] = accept_changed_images
     # The folder of all folds is locked, too: another command must not begin with the next fold.
-    with RunFolder(config.out).locked() if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            prepare_folds(config, folds, full, resume=resume, overwrite=overwrite, quiet=quiet)
+    with together(), ExitStack() as end:
+        on_first(lambda: _keep_locked(RunFolder(config.out), end))
+        on_first(lambda: prepare_folds(config, folds, full, resume=resume, overwrite=overwrite, quiet=quiet))
         return [_teach_fold(config, fold, folds, **how) for fold in range(folds)]
 
 
@@ -118,15 +120,16 @@ def _teach_fold(
     """Train the teacher of one fold; with ``resume``, keep a finished one and go on with one that began."""
     config = of_fold(config, fold, folds)
     folder = RunFolder(config.out)
-    summary = folder.summary() if resume else None
+    # Another process may already write what this one would read.
+    summary, began = on_first(lambda: (folder.summary() if resume else None, bool(folder.entries())))
     if summary and summary["epochs"] == config.train.epochs:
         # An interrupted --overwrite with other settings leaves finished folds of the old ones.
-        refuse_other_settings(folder.path, config)
+        on_first(lambda: refuse_other_settings(folder.path, config))
         # The process may have been killed when everything but its last hash was written.
-        remove_abandoned(folder.path)
+        on_first(lambda: remove_abandoned(folder.path))
         return Run(config.out, summary)
     # A kill before the fold began leaves nothing that could be resumed.
-    resume = resume and bool(folder.entries())
+    resume = resume and began
     accept = accept_changed_images and resume
     return distill(config, resume=resume, overwrite=overwrite, quiet=quiet, accept_changed_images=accept)
 
@@ -176,26 +179,43 @@ def distill(
     """
     if accept_changed_images and not resume:
         raise ConfigError(f"{ACCEPT} needs --resume", got="a new run", fix="remove it, or add --resume.")
+    device = join(config.train.device, config.train.process_timeout)
+    _refuse_compiling(config)
     accelerator = Accelerator(
-        cpu=pick_device(config.train.device).type == "cpu",
+        cpu=device.type == "cpu",
         log_with=list(config.train.trackers) or None,
         project_dir=str(config.out),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     folder = RunFolder(config.out)
     how = {"resume": resume, "overwrite": overwrite, "accept_changed_images": accept_changed_images}
-    # One process writes, so one process locks.
-    with folder.locked() if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            folder.accept(config, resume=resume, overwrite=overwrite)
+    with together(), ExitStack() as end:
+        # One process writes, so one process locks.
+        on_first(lambda: _keep_locked(folder, end))
+        on_first(lambda: folder.accept(config, resume=resume, overwrite=overwrite))
         progress = Progress(quiet=quiet or not accelerator.is_main_process)
-        with threads_of(recorded_environment(config.out) if resume else {}, progress.log):
-            return _run(config, accelerator, folder, progress, **how)
+        recorded = on_first(lambda: recorded_environment(config.out)) if resume else {}
+        end.enter_context(threads_of(recorded, progress.log))
+        return _run(config, accelerator, device, folder, progress, **how)
+
+
+def _refuse_compiling(config: Config) -> None:
+    if world() > 1 and config.train.compile == "always":
+        raise ConfigError(
+            "The student of a run of several processes is not compiled",
+            got="train.compile always",
+            fix="remove the setting, or start a single process.",
+        )
+
+
+def _keep_locked(folder: RunFolder, end: ExitStack) -> None:
+    """Lock a folder until the end."""
+    end.enter_context(folder.locked())
 
 
 def _run(
     config: Config,
     accelerator: Accelerator,
+    device: torch.device,
     folder: RunFolder,
     progress: Progress,
     *,
@@ -203,9 +223,9 @@ def _run(
     overwrite: bool,
     accept_changed_images: bool,
 ) -> Run:
-    device = pick_device(config.train.device) if accelerator.num_processes == 1 else accelerator.device
-    speeds, factors = (folder.speeds(), folder.factors()) if resume else ({}, {})
-    again = resume and not folder.has_checkpoint
+    known = on_first(lambda: (folder.speeds(), folder.factors(), folder.has_checkpoint))
+    speeds, factors = known[:2] if resume else ({}, {})
+    again = resume and not known[2]
     if again:
         progress.log(f"{folder.path} has no checkpoint yet: the run starts from the beginning")
     parts = assemble(config, device, progress.log, speeds, factors)
@@ -221,7 +241,7 @@ def _run(
         session = start_session(trainer, again=again, accept_changed_images=accept_changed_images)
     # What a killed run left before its first checkpoint is replaced.
     _begin(trainer, session, overwrite=overwrite or again)
-    if accelerator.is_main_process and (again or not resume):
+    if again or not resume:
         report_sizes(parts, progress.log)
         report_teachers(parts, progress.log)
     return Run(config.out, _train(trainer, progress))
@@ -241,8 +261,14 @@ def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
         )
         network = describe_network(trainer.task.student, parts.data.class_names, trainer.order.steps)
         folder.write_json(f"{folder.last.parent.name}/{DESCRIPTION}", network)
-    accelerator.wait_for_everyone()
+    meet()
     accelerator.init_trackers("events")
+
+
+def _close_trackers(accelerator: Accelerator) -> None:
+    """Write what trackers hold. Accelerate would also part the processes, which evaluate together next."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
@@ -250,9 +276,9 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
     epochs = parts.config.train.epochs
     began, meter = time.perf_counter(), EnergyMeter()
-    with ExitStack() as end, stop_request() as stop, progress:
+    with ExitStack() as end, stop_request(once=world() == 1) as stop, progress:
         # Also flush curves and caches to disk if the run ends with an error.
-        end.callback(accelerator.end_training)
+        end.callback(_close_trackers, accelerator)
         end.callback(parts.flush_caches)
         for epoch in range(trainer.epoch, epochs):
             done = trainer.step - epoch * trainer.order.steps
@@ -263,7 +289,7 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
             meter.sample()
             if accelerator.is_main_process:
                 folder.append(folder.timing, {"epoch": epoch, **timing})
-            if stop.requested:
+            if stop.requested if world() == 1 else trainer.flags.stop:
                 raise Interrupted
     facts: dict[str, Any] = {
         "steps": trainer.step,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from richkd.config.resumed import recorded_inputs
+from richkd.core.processes import on_first, world
 from richkd.training.environment import changes_between, environment, recorded_environment, with_session
 from richkd.training.inputs import changed_data, read_inputs
 from richkd.training.trainer import Trainer
@@ -20,7 +21,7 @@ class Session:
 
     Attributes:
         environment: content of ``environment.json``.
-        inputs: content of ``inputs.json``; empty in processes that do not write.
+        inputs: content of ``inputs.json``.
     """
 
     environment: dict[str, Any]
@@ -54,7 +55,7 @@ def resume_session(trainer: Trainer, *, accept_changed_images: bool, log: Log) -
         CheckpointError: images differ, the checkpoint cannot be used, or ``train.epochs`` is too small.
         ClassError: the classes differ.
     """
-    was = recorded_environment(trainer.folder.path)
+    was = on_first(lambda: recorded_environment(trainer.folder.path))
     inputs, images = _inputs(trainer, accept_changed_images=accept_changed_images, compare=True)
     for message in trainer.resume():
         log(f"warning: {message}")
@@ -72,16 +73,19 @@ def _inputs(
     trainer: Trainer, *, accept_changed_images: bool, compare: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Content of ``inputs.json``, and how the images differ from those of the run if that is accepted."""
-    if not trainer.accelerator.is_main_process:
-        return {}, ()
-    data = trainer.parts.data
-    then = recorded_inputs(trainer.folder.path) if compare else {}
-    now = read_inputs(trainer.config, data, then)
-    changed = changed_data(data, then, now)
-    if changed and not (accept_changed_images and changed.acceptable):
-        raise changed.refuse(data.path)
-    return now, changed.differences if changed else ()
+
+    def read() -> tuple[dict[str, Any], tuple[str, ...]]:
+        data = trainer.parts.data
+        then = recorded_inputs(trainer.folder.path) if compare else {}
+        now = read_inputs(trainer.config, data, then)
+        changed = changed_data(data, then, now)
+        if changed and not (accept_changed_images and changed.acceptable):
+            raise changed.refuse(data.path)
+        return now, changed.differences if changed else ()
+
+    # One process reads all files, and the others wait.
+    return on_first(read)
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:
-    return environment(trainer.config.train.device, trainer.accelerator.num_processes)
+    return environment(trainer.config.train.device, world())

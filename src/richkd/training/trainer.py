@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import torch
@@ -11,19 +12,18 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from richkd.core.checkpoint_file import Checkpoint
-from richkd.core.errors import DataError, NonFiniteError, RichKDError, WorkerError
+from richkd.core.errors import NonFiniteError, RichKDError
 from richkd.core.finite import non_finite
 from richkd.core.interrupt import Interrupted, StopRequest
+from richkd.core.processes import agreed, meet, rank, sent, world
 from richkd.core.progress import Progress
-from richkd.core.seeds import mix_seed
-from richkd.core.types import Batch, LossTerms, Output, Target, Targets
-from richkd.data.mixup import Mix, draw_mix
-from richkd.methods.term import Context
+from richkd.core.types import Batch, LossTerms
+from richkd.data.shares import Share, images_of, shares_of
 from richkd.metrics.accuracy import measure
 from richkd.models.build import Network
-from richkd.models.compiling import compile_fixed
 from richkd.pipeline.assemble import Parts
 from richkd.teachers.predict import logits_of
+from richkd.training.agreed_batches import UNREADABLE, agreed_on
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.checkpoint import load_checkpoint, load_module, save_checkpoint
 from richkd.training.failures import (
@@ -33,37 +33,12 @@ from richkd.training.failures import (
     valid_checkpoint,
 )
 from richkd.training.optimizer import build_optimizer, optimizer_numbers, optimizer_tensors, restore_optimizer
+from richkd.training.part_losses import PartLosses, Remembered
 from richkd.training.plan import Plans, plan_again
+from richkd.training.reduction import Flags, add_up, same_everywhere
 from richkd.training.run_folder import RunFolder
 from richkd.training.schedule import learning_rate
-
-# Errors of images that cannot be read. The state between two steps is intact.
-UNREADABLE = (DataError, WorkerError)
-
-
-class Task(nn.Module):
-    """Student and objective in one module, so that a wrapper for several processes sees all parameters."""
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__()
-        self.student = parts.student
-        self.objective = parts.build_objective()
-        self._maps = "maps" in self.objective.needs
-        self._compiled: Callable[[Tensor, bool], Output] | None = None
-
-    def compile_student(self) -> None:
-        """Compile the student's forward pass; the names in its state do not change."""
-        # A compiled module would add its parameters to the state under a second name, so only the function
-        # is compiled.
-        self._compiled = compile_fixed(self.student.forward)
-
-    def forward(
-        self, pixels_B3HW: Tensor, targets: Targets, batch: Batch, context: Context, mix: Mix | None = None
-    ) -> LossTerms:
-        seen = pixels_B3HW if mix is None else mix.pixels(pixels_B3HW)
-        output = (self._compiled or self.student)(seen, self._maps)
-        terms: LossTerms = self.objective(output, targets, batch, context, mix)
-        return terms
+from richkd.training.task import Task
 
 
 class Trainer:
@@ -78,14 +53,15 @@ class Trainer:
     def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
         self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
         self.device = parts.device
-        refuse_small_parts(parts, accelerator.num_processes)
+        refuse_small_parts(parts)
         self.task = Task(parts).to(self.device).to(memory_format=torch.channels_last)
-        self.wrapped = accelerator.prepare_model(self.task) if accelerator.num_processes > 1 else self.task
+        same_everywhere(self.task)
         self.optimizer = build_optimizer(self.task, self.config.optim)
         decay = self.config.train.ema_decay
         self.average = ModelEmaV3(self.task.student, decay=decay) if decay else None
-        self.order = parts.order(accelerator.process_index, accelerator.num_processes)
-        if parts.speed.compiled:
+        self.order = parts.order()
+        self.losses = PartLosses(parts, self.task, self.order.steps)
+        if parts.speed.compiled and world() == 1:
             self.task.compile_student()
         self.detector = NonFiniteDetector(parts.data.splits["train"], self.order.steps, folder.last)
         self.step = 0
@@ -93,6 +69,10 @@ class Trainer:
         self.plans: Plans = [[0, self.config.train.epochs]]
         # Whether an image of the validation after the last step could not be read.
         self.unvalidated = False
+        # Which images of the step this process computes.
+        self.shares: tuple[Share, ...] = ()
+        # What processes tell each other in every step.
+        self.flags = Flags()
         # Sums over the steps of the current epoch, kept on the device so that no step waits for them.
         self.sums: dict[str, Tensor] = {}
 
@@ -121,26 +101,33 @@ class Trainer:
         """
         first = self.step - self.epoch * self.order.steps
         self.task.train()
-        for batch in self._saved_if_unreadable(
-            self.parts.training_batches(self.epoch, self.order.epoch(self.epoch, first))
-        ):
+        steps = [self._shares(index_S) for index_S in self.order.epoch(self.epoch, first)]
+        for batch, shares in self._saved_if_unreadable(steps):
             if first == 0 and self.step % self.order.steps == 0:
                 self.sums = {}
+            self.flags.stop = stop.requested
+            self.shares = shares
             terms = self.train_step(batch)
             for name, value in terms.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.step += 1
-            progress.advance(len(batch.labels_B) * self.accelerator.num_processes, self.means())
+            progress.advance(shares[0].of_step, self.means())
             if self.step % self.order.steps == 0:
                 continue
             every = self.config.train.save_every
-            if stop.requested or (every and self.step % every == 0):
+            stopping = stop.requested if world() == 1 else self.flags.stop
+            if stopping or (every and self.step % every == 0):
                 self.save()
-            if stop.requested:
+            if stopping:
+                # A launcher ends all processes as soon as one has ended.
+                meet()
                 raise Interrupted
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step; returns the detached loss terms.
+
+        Args:
+            batch: the images of `shares` that this process computes; the whole step if there are none.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite.
@@ -150,33 +137,50 @@ class Trainer:
         rate = learning_rate(config.optim, self.step, self.order.steps, config.train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Dropout draws from PyTorch's global generator. Seeding makes it a function of the step.
-        torch.manual_seed(mix_seed(config.train.seed, "step", self.step, self.accelerator.process_index))
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
-        remembered: list[tuple[Tensor, dict[str, dict[str, Tensor]]]] = []
-        for number, part in enumerate(batch.chunks(config.train.grad_accum_steps)):
-            share = len(part) / len(batch)
+        remembered: list[tuple[Tensor, Remembered]] = []
+        shares = self.shares or self._shares(batch.index_B)
+        for part, share in zip(batch.split_at([s.computed for s in shares]), shares, strict=True):
             try:
-                targets = self._targets(part)
-                terms = self._forward(part, targets, self.step * config.train.grad_accum_steps + number)
-                self.detector.record(terms, part.index_B, self.step, self.parts.taught(targets))
-                self.accelerator.backward(terms.total * share)
+                terms = self._backward(part, share)
             except RuntimeError as error:
-                raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, self._try)
+                attempt = partial(self.losses.attempt, step=self.step)
+                raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, attempt)
                 raise
-            remembered.append((part.index_B.to(self.device), terms.memory))
+            remembered.append((share.index_P.to(self.device), terms.memory))
             for name, value in terms.terms.items():
-                totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share
+                totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share.of_whole
+        if world() > 1:
+            totals = self._over_processes(totals)
         if config.optim.max_grad_norm:
             nn.utils.clip_grad_norm_(self.task.parameters(), config.optim.max_grad_norm)
         self.optimizer.step()
-        for index_B, memory in remembered:
+        for index_P, memory in remembered:
             if memory:
-                self.task.objective.remember(*cast(Any, self.accelerator.gather((index_B, memory))))
+                self.task.objective.remember(index_P, memory)
         if self.average is not None:
             self.average.update(self.task.student, step=self.step)
         return totals
+
+    def _backward(self, batch: Batch, share: Share) -> LossTerms:
+        """The losses of a part of the step, whose gradients are added to those of other parts."""
+        targets = self.losses.targets(batch, self.step)
+        terms = self.losses.losses(batch, targets, share, self.step)
+        self.detector.record(terms, batch.index_B, self.step, self.parts.taught(targets))
+        torch.autograd.backward(terms.total * share.of_whole)
+        return terms
+
+    def _over_processes(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add up gradients and loss terms over all processes, and agree on whether to stop."""
+        values = torch.stack([value.float() for value in totals.values()])
+        numbers = torch.cat([values, self.detector.numbers(self.step)])
+        numbers = add_up(self.task.parameters(), numbers, self.flags)
+        self.detector.add_sums(numbers)
+        return dict(zip(totals, numbers[: len(totals)], strict=True))
+
+    def _shares(self, index_S: Tensor) -> tuple[Share, ...]:
+        return shares_of(index_S, self.config.train.grad_accum_steps, rank(), world())
 
     def means(self) -> dict[str, Tensor]:
         """Mean of each loss term over the steps of this epoch so far."""
@@ -205,6 +209,7 @@ class Trainer:
         # Outputs of a student with bad weights would be blamed on validation images.
         self.detector.check()
         self._refuse_bad_state(self._state())
+        self.parts.exchange_caches()
         if validate:
             store = self.parts.stores.clean("val")
             try:
@@ -247,7 +252,8 @@ class Trainer:
             CheckpointError: no checkpoint can be read, it belongs to another model, or it has more steps than
                 ``train.epochs``.
         """
-        checkpoint, warning = load_checkpoint(self.folder.last)
+        # The first process reads, because reading also replaces a damaged file.
+        checkpoint, warning = sent(agreed(lambda: None if rank() else load_checkpoint(self.folder.last)))
         epochs, step = self.config.train.epochs, checkpoint.scalars["step"]
         planned = checkpoint.scalars.get("plans", self.plans)
         self.plans, other_length = plan_again(planned, step, self.order.steps, epochs, self.config.optim)
@@ -265,9 +271,13 @@ class Trainer:
             self.folder.forget_after(self.epoch - 1)
         return [message for message in (warning, other_length) if message]
 
-    def _saved_if_unreadable(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _saved_if_unreadable(
+        self, steps: list[tuple[Share, ...]]
+    ) -> Iterator[tuple[Batch, tuple[Share, ...]]]:
+        groups = [images_of(shares) for shares in steps]
+        batches = self.parts.training_batches(self.epoch, groups)
         try:
-            yield from batches
+            yield from zip(batches if world() == 1 else agreed_on(batches, self.flags), steps, strict=True)
         except UNREADABLE as error:
             self._save_unreadable(error)
 
@@ -275,25 +285,6 @@ class Trainer:
         self.save()
         saved = f"A checkpoint of step {self.step} was saved; repeat the command with --resume."
         raise type(error)(error.rule, got=error.got, fix=f"{error.fix} {saved}") from error
-
-    def _targets(self, batch: Batch) -> dict[str, Target]:
-        return self.parts.teach(batch.to(self.device), self.step // self.order.steps)
-
-    def _forward(self, batch: Batch, targets: Targets, draw: int) -> LossTerms:
-        parts, device = self.parts, self.device
-        epoch = self.step // self.order.steps
-        batch = batch.to(device)
-        pixels = parts.student_pixels(batch, epoch)
-        seed = mix_seed(self.config.train.seed, "rank", self.accelerator.process_index)
-        mix = draw_mix(self.config.augment, pixels.shape, seed, draw)
-        context = Context(self.step, epoch, self.step / self.total_steps, draw, self.config.train.seed)
-        autocast = parts.speed.autocast
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            return cast(LossTerms, self.wrapped(pixels, targets, batch, context, mix))
-
-    def _try(self, batch: Batch) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(self._forward(batch, self._targets(batch), self.step).total)
 
     def _state(self) -> dict[str, Tensor]:
         """All tensors of a checkpoint."""

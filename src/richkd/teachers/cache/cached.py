@@ -127,6 +127,10 @@ class CachedTeacher(Teacher):
         for cache in self.caches.values():
             cache.flush()
 
+    def exchange(self) -> None:
+        for cache in self.caches.values():
+            cache.exchange()
+
 
 def with_cache(
     teacher: Teacher,

@@ -32,6 +32,7 @@ from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.lock import FileLock, release_own, share
 from richkd.core.lock_owners import Locked, in_use
+from richkd.core.processes import meet, on_first_of_node, world
 from richkd.core.regular_files import open_regular
 from richkd.core.structured import read_json
 from richkd.core.temporary import remove_abandoned, temporary_path
@@ -126,7 +127,7 @@ class OutputCache:
 
     def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True, used: bool = True) -> None:
         self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.row_format
-        self.damaged: list[str] = []
+        self._known: set[str] = set()
         # Position of each (image, view) in the sequence of all rows; −1 if it is not stored.
         self._row_P = torch.full((manifest.images * manifest.views,), -1, dtype=torch.int32)
         self._shards: list[Tensor] = []
@@ -136,13 +137,9 @@ class OutputCache:
         self._waiting_rows = 0
         if used:
             self._share_lock()
-        if mend:
-            remove_abandoned(self.folder.parent)
-            remove_abandoned(self.folder)
-        if (self.folder / MANIFEST).exists():
-            self._open(mend)
-        else:
-            write_atomically(self.folder / MANIFEST, _encode(manifest))
+        # Hashes of shards are checked once on each machine; the other processes open the good ones.
+        names, self.damaged = on_first_of_node(lambda: self._checked(mend))
+        self._open(names)
 
     def __len__(self) -> int:
         """Number of (image, view) pairs with a stored output."""
@@ -198,6 +195,7 @@ class OutputCache:
         content = save(tensors)
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
+        self._known.add(path.name)
         # Replace the rows in memory by the memory-mapped file.
         count = len(self._waiting)
         self._shards[-count:] = [load_file(path)["rows"]]
@@ -230,19 +228,43 @@ class OutputCache:
         if lock is not None:
             weakref.finalize(self, lock.release)
 
-    def _open(self, mend: bool) -> None:
+    def exchange(self) -> None:
+        """Write the rows of this process, and open what the other processes of the run have written.
+
+        All processes of the run must call this.
+        """
+        if world() == 1:
+            return
+        self.flush()
+        meet()
+        self._open([path.name for path in sorted(self.folder.glob("*.safetensors"))])
+
+    def _checked(self, mend: bool) -> tuple[list[str], list[str]]:
+        """Names of intact shards, and problems of the others. The folder is created if it is missing."""
+        if mend:
+            remove_abandoned(self.folder.parent)
+            remove_abandoned(self.folder)
+        if not (self.folder / MANIFEST).exists():
+            write_atomically(self.folder / MANIFEST, _encode(self.manifest))
+            return [], []
         read_manifest(self.folder)
         paths = sorted(self.folder.glob("*.safetensors"))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             problems = list(pool.map(lambda path: shard_problem(path, self.manifest), paths))
-        for path, problem in zip(paths, problems, strict=True):
-            if problem is None:
-                shard = load_file(path)
+        damaged = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
+        for path, _ in damaged:
+            if mend:
+                path.unlink(missing_ok=True)
+        good = [path.name for path, problem in zip(paths, problems, strict=True) if problem is None]
+        return good, [f"{path.name[:12]}… {problem}" for path, problem in damaged]
+
+    def _open(self, names: list[str]) -> None:
+        """Map shards that were checked, or that a process of this run has just written, into memory."""
+        for name in names:
+            if name not in self._known:
+                self._known.add(name)
+                shard = load_file(self.folder / name)
                 self._append(shard["keys"], shard["rows"])
-            else:
-                self.damaged.append(f"{path.name[:12]}… {problem}")
-                if mend:
-                    path.unlink(missing_ok=True)
 
 
 def lock_of(folder: Path) -> Path:
