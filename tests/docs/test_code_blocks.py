@@ -38,6 +38,7 @@ SETTING = re.compile(
     r"(?:data|student|teachers|clip|cache|augment|fusion|method|objective|optim|train)\.[a-z0-9][\w.-]*"
 )
 OPTION = re.compile(r"--([a-z][\w.-]*)")
+LAUNCHER = re.compile(r"(?:accelerate launch|torchrun)(?:(?!-m richkd).)*")
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?")
 
@@ -139,7 +140,9 @@ def command_lines(head: str) -> str:
 def test_options_and_settings_in_the_text_exist(document: Path) -> None:
     options, names = known_options(), set(known_settings())
     for number, span in spans(document):
-        for option in OPTION.findall(span):
+        # Options before `-m richkd` are those of the launcher of several processes.
+        own = "" if LAUNCHER.fullmatch(span) else span.rpartition("-m richkd")[2]
+        for option in OPTION.findall(own):
             known = option in options or option.replace("-", "_") in names or option in names
             assert known, f"{document.name}:{number}: there is no option --{option}"
         for setting in SETTING.findall(span) if SETTING.match(span) else ():
