@@ -15,6 +15,7 @@ from richkd.cli.check import check
 from richkd.cli.compare import compare
 from richkd.cli.demo import demo
 from richkd.cli.evaluate import evaluate
+from richkd.cli.export import export
 from richkd.cli.predict import predict
 from richkd.cli.probe import probe
 from richkd.cli.report import report
@@ -42,6 +43,7 @@ for command in (
     tune,
     report,
     predict,
+    export,
     cache,
     settings,
     demo,

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from richkd.config.loading import load_config
-from richkd.config.schema import DataConfig, EvaluateConfig
+from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
 from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
@@ -17,9 +16,10 @@ from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.stores import published_stores
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers, run_of
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers
 from richkd.evaluate.shift import open_shift
 from richkd.export.from_checkpoint import Which
+from richkd.export.own_data import as_trained, run_of
 from richkd.pipeline.assemble import Parts
 
 
@@ -131,7 +131,7 @@ def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
 
 
 def _open_images(model: str, data: str, config: EvaluateConfig) -> Data:
-    settings, seed = _as_trained(Path(model), data)
+    settings, seed = as_trained(Path(model), data)
     names = ("label_column", "nested_classes", "test_calibration_fraction")
     changes = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -176,16 +176,3 @@ def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str,
             "Models must have different names", got=", ".join(models), fix="give each model once."
         )
     return result
-
-
-def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
-    """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
-
-    With these settings the splits are the same as in training, so no training image is in the test split.
-    """
-    for folder in (model, run_of(model)):
-        if (folder / "config.yaml").is_file():
-            config = load_config(folder / "config.yaml")
-            if Path(config.data.path).resolve() == Path(data).resolve():
-                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
-    return DataConfig(path=data), 0
