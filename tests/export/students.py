@@ -13,7 +13,7 @@ from richkd.export.student import save_student
 from richkd.models.build import build_network
 
 CLASSES = ("ant", "bee, wild", "Käfer")
-SHAPES = ((20, 24), (20, 24), (41, 30), (16, 16))
+SHAPES = ((20, 24), (20, 24), (41, 30), (16, 16), (70, 20))
 
 
 def make_student(folder: Path, name: str = "cifar_resnet8", size: int = 16, temperature: float = 1.5) -> Path:

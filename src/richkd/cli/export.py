@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -31,11 +31,33 @@ def export(
         str | None, Parameter(help="image, folder or pattern for the comparison, without labels")
     ] = None,
     check_images: Annotated[
-        int, Parameter(help="number of images of the comparison", show_default=True, converter=whole)
-    ] = 500,
+        int | None,
+        Parameter(
+            help="number of images of the comparison (default: 500; 5,000 with --int8)", converter=whole
+        ),
+    ] = None,
     tolerance: Annotated[
         float, Parameter(help="largest difference of a probability from the student's", show_default=True)
     ] = 0.01,
+    int8: Annotated[
+        bool, Parameter(help="quantize the network to 8-bit integers (onnx only)", negative="")
+    ] = False,
+    max_drop: Annotated[
+        float | None, Parameter(help="largest loss of accuracy in int8, in points (default: 1)")
+    ] = None,
+    calibration: Annotated[
+        Literal["minmax", "percentile", "entropy"] | None,
+        Parameter(help="how int8 finds ranges of activations (default: minmax)"),
+    ] = None,
+    calibration_images: Annotated[
+        int | None, Parameter(help="number of training images for this (default: 256)", converter=whole)
+    ] = None,
+    reduce_range: Annotated[
+        bool, Parameter(help="int8 weights of 7 bits, for x86 processors without VNNI", negative="")
+    ] = False,
+    float_ends: Annotated[
+        bool, Parameter(help="keep the first and the last layer in float32", negative="")
+    ] = False,
     json: Annotated[bool, Parameter(help="print the result as JSON", negative="")] = False,
     checkpoint: ChosenCheckpoint = None,
 ) -> None:
@@ -49,14 +71,25 @@ def export(
 
     richkd export runs/small --to onnx
 
+    richkd export runs/small --to onnx --int8
+
     richkd predict small.onnx holiday.jpg
     """
     from richkd.cli.export_tables import print_export
     from richkd.core.json_text import to_json
     from richkd.core.terminal import log_to_stderr
+    from richkd.export.quantization import int8_settings
     from richkd.export.run import ExportSettings, export_student
 
-    settings = ExportSettings(to, out, raw, data, images, check_images, tolerance, checkpoint)
+    given = {
+        "max_drop": max_drop,
+        "calibration": calibration,
+        "images": calibration_images,
+        "reduce_range": reduce_range,
+        "float_ends": float_ends,
+    }
+    quantized = int8_settings(int8, given)
+    settings = ExportSettings(to, out, raw, data, images, check_images, tolerance, checkpoint, quantized)
     with redirect_stdout(sys.stderr):
         result = export_student(model, settings, log_to_stderr)
     if json:

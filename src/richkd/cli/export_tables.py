@@ -19,8 +19,13 @@ def print_export(result: Export) -> None:
         "compared": f"in {result.runtime} with PyTorch, on {found.source}",
         "same top-1 class": f"{found.agreement:.2%}",
         "difference of probabilities": f"at most {found.max_difference:.2g}, mean {found.mean_difference:.2g}"
-        f" (accepted: {result.tolerance:g})",
+        + (f" (accepted: {result.tolerance:g})" if result.int8 is None else ""),
     }
+    if result.int8 is not None:
+        change = result.int8
+        rows["size"] += f" ({change.float_bytes / 1e6:,.2f} MB in float32)"
+        rows["calibrated"] = f"on {change.calibrated_on}"
+        rows["loss of accuracy"] = f"{change.drop:.2f} points (accepted: {change.max_drop:g})"
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, text in rows.items():
         table.add_row(name, text)

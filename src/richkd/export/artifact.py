@@ -103,12 +103,7 @@ class Artifact:
             yield from (np.stack(part) for part in _chunks(group, most))
 
     def _input(self, image: Image.Image) -> NDArray[Any]:
-        about = self.description
-        if not about.raw:
-            return np.asarray(image)
-        pixels_HWC = np.asarray(frame(image, about.framing), dtype=np.float32) / 255
-        mean, std = (np.asarray(values, dtype=np.float32) for values in (about.mean, about.std))
-        return np.ascontiguousarray(((pixels_HWC - mean) / std).transpose(2, 0, 1))
+        return normalized(image, self.description) if self.description.raw else np.asarray(image)
 
     def _outputs(self, inputs: NDArray[Any]) -> tuple[Tensor, Tensor]:
         try:
@@ -124,6 +119,13 @@ class Artifact:
         if self.description.raw:
             return (logits_BC / self.description.temperature).softmax(dim=1), logits_BC
         return outputs[0].float(), logits_BC
+
+
+def normalized(image: Image.Image, about: Description) -> NDArray[np.float32]:
+    """The input (3, size, size) of a network, float32."""
+    pixels_HWC = np.asarray(frame(image, about.framing), dtype=np.float32) / 255
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (about.mean, about.std))
+    return np.ascontiguousarray(((pixels_HWC - mean) / std).transpose(2, 0, 1))
 
 
 def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:

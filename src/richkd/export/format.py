@@ -42,11 +42,13 @@ class Format(Protocol):
         suffix: suffix of the file that names an artifact.
         packages: modules that must be importable.
         extra: extra of this package that installs them; None if they are always installed.
+        raw_only: whether it can have the network alone only, without preprocessing and softmax.
     """
 
     suffix: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     extra: ClassVar[str | None]
+    raw_only: ClassVar[bool]
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         """Write a graph and its description to a file in an empty folder.

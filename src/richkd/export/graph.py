@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,24 @@ class Raw(nn.Module):
         return logits_BC
 
 
+class Preprocessing(nn.Module):
+    """What is before the network: uint8 pictures (B, H, W, 3) become normalized pixels (B, 3, size, size)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        network = student.network
+        self.framing = FramingGraph(network.framing)
+        self.register_buffer("mean", torch.tensor(network.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(network.std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels_B3HW: Tensor = (self.framing(images) / 255 - self.mean) / self.std
+        return pixels_B3HW
+
+
 class Deployed(nn.Module):
     """The network with everything around it: uint8 pictures (B, H, W, 3) become probabilities and logits.
 
@@ -41,20 +61,16 @@ class Deployed(nn.Module):
         True
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, student: Student) -> None:
         super().__init__()
-        network = student.network
-        self.network, self.temperature = network, student.temperature
-        self.framing = FramingGraph(network.framing)
-        self.register_buffer("mean", torch.tensor(network.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(network.std)[:, None, None])
+        self.before, self.network, self.temperature = (
+            Preprocessing(student),
+            student.network,
+            student.temperature,
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        pixels_B3HW = (self.framing(images) / 255 - self.mean) / self.std
-        logits_BC: Tensor = self.network(pixels_B3HW).logits_BC
+        logits_BC: Tensor = self.network(self.before(images)).logits_BC
         return (logits_BC / self.temperature).softmax(dim=1), logits_BC
 
 
@@ -68,6 +84,7 @@ class Graph:
         input_name: name of the input.
         output_names: names of the outputs, in order.
         dynamic: the axes of the input whose length can vary, with their names.
+        most: largest length of these axes by name, for runtimes that reserve memory; None without limits.
     """
 
     module: nn.Module
@@ -75,19 +92,30 @@ class Graph:
     input_name: str
     output_names: tuple[str, ...]
     dynamic: dict[int, str]
+    most: Mapping[str, int] | None = None
 
     def program(self) -> torch.export.ExportedProgram:
         """The module as PyTorch's graph of operations, without the source lines that made them."""
-        shapes = dict.fromkeys(self.dynamic, torch.export.Dim.DYNAMIC)
+        shapes = {axis: self._dim(name) for axis, name in self.dynamic.items()}
         with torch.no_grad():
             program = torch.export.export(
-                self.module, (self.example,), dynamic_shapes=({**shapes},), strict=False
+                self.module, (self.example,), dynamic_shapes=(shapes,), strict=False
             )
         for module in program.graph_module.modules():
             for node in getattr(module, "graph", torch.fx.Graph()).nodes:
                 # They have paths of this machine.
                 node.meta.pop("stack_trace", None)
         return program
+
+    def without_branches(self) -> Graph:
+        """The graph for a runtime whose branches cannot be trusted; see `FramingGraph`."""
+        for module in self.module.modules():
+            if isinstance(module, FramingGraph):
+                module.branches = False
+        return self
+
+    def _dim(self, name: str) -> Any:
+        return torch.export.Dim.DYNAMIC if self.most is None else torch.export.Dim(name, max=self.most[name])
 
 
 def graph_of(student: Student, *, raw: bool) -> Graph:
@@ -105,6 +133,22 @@ def graph_of(student: Student, *, raw: bool) -> Graph:
         size = student.network.size
         pixels = torch.zeros(EXAMPLE[0], 3, size, size)
         return Graph(Raw(student).eval(), pixels, PIXELS, (LOGITS,), {0: "batch"})
+    return _of_pictures(Deployed(student), (PROBABILITIES, LOGITS))
+
+
+def preprocessing_graph(student: Student) -> Graph:
+    """What is before the network of a student, whose graph is written by other means.
+
+    Example:
+        >>> from richkd.config.schema import ModelConfig
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8", size=8), 2, role="student").eval()
+        >>> preprocessing_graph(Student(network, ("ant", "bee"), 1.5)).output_names
+        ('pixels',)
+    """
+    return _of_pictures(Preprocessing(student), (PIXELS,))
+
+
+def _of_pictures(module: nn.Module, outputs: tuple[str, ...]) -> Graph:
     images = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
-    axes = {0: "batch", 1: "height", 2: "width"}
-    return Graph(Deployed(student).eval(), images, IMAGES, (PROBABILITIES, LOGITS), axes)
+    return Graph(module.eval(), images, IMAGES, outputs, {0: "batch", 1: "height", 2: "width"})

@@ -47,6 +47,7 @@ class Onnx:
     suffix: ClassVar[str] = ".onnx"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str | None] = "onnx"
+    raw_only: ClassVar[bool] = False
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         """Write one file without external data.

@@ -51,6 +51,7 @@ class Pt2:
     suffix: ClassVar[str] = ".pt2"
     packages: ClassVar[tuple[str, ...]] = ("torch",)
     extra: ClassVar[str | None] = None
+    raw_only: ClassVar[bool] = False
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         content = io.BytesIO()
