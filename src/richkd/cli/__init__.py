@@ -10,6 +10,7 @@ from cyclopts.exceptions import CycloptsError
 from rich.panel import Panel
 from rich.text import Text
 
+from richkd.cli.benchmark import benchmark
 from richkd.cli.cache import cache
 from richkd.cli.check import check
 from richkd.cli.compare import compare
@@ -44,6 +45,7 @@ for command in (
     report,
     predict,
     export,
+    benchmark,
     cache,
     settings,
     demo,

@@ -1,10 +1,13 @@
-"""The tables that ``richkd export`` prints."""
+"""The tables that ``richkd export`` and ``richkd benchmark`` print."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from richkd.core.terminal import Terminal
+from richkd.export.latency import Benchmark
 from richkd.export.run import Export
 from richkd.metrics.accuracy import Metrics
 
@@ -43,3 +46,29 @@ def _metrics(rows: dict[str, Metrics]) -> Table:
     for name, figures in rows.items():
         table.add_row(name, f"{figures.top1:.2%}", f"{figures.nll:.3f}", f"{figures.ece:.4f}")
     return table
+
+
+def print_benchmarks(found: Sequence[Benchmark]) -> None:
+    """Print the latency of models."""
+    console = Terminal()
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "batch", "median", "10 to 90 %", "images per second"):
+        table.add_column(column, justify="left" if not column else "right")
+    for one in found:
+        for row in one.batches:
+            table.add_row(
+                one.model if row is one.batches[0] else "",
+                str(row.batch),
+                f"{row.median:,.2f} ms",
+                f"{row.low:,.2f} to {row.high:,.2f}",
+                f"{row.images_per_second:,.0f}",
+            )
+    console.print(table)
+    console.print()
+    for one in found:
+        rounds = min(row.rounds for row in one.batches)
+        console.print(
+            f"{one.model}: {one.precision}, {one.bytes / 1e6:,.2f} MB, {one.runtime}, {one.threads} threads, "
+            f"{one.input}; {one.warmup} batches before at least {rounds} timed ones",
+            soft_wrap=True,
+        )
