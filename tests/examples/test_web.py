@@ -30,8 +30,8 @@ pytestmark = [
 ]
 
 
-# Sends the page to the server of the test when it has an answer. Chromium's output of a page does not wait for
-# images that are decoded.
+# Sends the page to the server of the test when it has an answer. Chromium's own output does not wait for
+# images that are being decoded.
 REPORT = """<script>
 new MutationObserver(() => {
   if (/^(Done|Failed)/.test(document.getElementById("status").textContent))
