@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from richkd.core.errors import ModelError
@@ -89,7 +88,7 @@ def refuse_difference(student: Classifier, artifact: Artifact, found: Comparison
     generated = generated_pictures()
     sizes = compare_with_student(student, artifact, generated)
     differences[f"on {sizes.source} of several sizes"] = sizes.max_difference
-    differences["in a batch of three"] = _batch_difference(artifact, next(generated.parts(3)))
+    differences["in a batch of three"] = batch_difference(artifact)
     worst = max(differences, key=lambda where: differences[where])
     # NaN is no number that is at most the tolerance.
     if not differences[worst] <= tolerance:
@@ -100,9 +99,23 @@ def refuse_difference(student: Classifier, artifact: Artifact, found: Comparison
         )
 
 
-def _batch_difference(artifact: Artifact, images: list[Image.Image]) -> float:
+def refuse_batch(artifact: Artifact, tolerance: float) -> None:
+    """Refuse a quantized artifact that cannot compute a batch; its accuracy is measured elsewhere.
+
+    Raises:
+        ModelError: probabilities in a batch differ from those of single pictures.
+    """
+    if not (difference := batch_difference(artifact)) <= tolerance:
+        raise ModelError(
+            f"Probabilities in a batch must be within {tolerance:g} of those of each picture (--tolerance)",
+            got=f"a difference of {difference:.2g}; nothing was written",
+            fix="export without --int8.",
+        )
+
+
+def batch_difference(artifact: Artifact) -> float:
     """The difference between three pictures of one size in one batch, and each of them alone."""
-    same = [image.resize((40, 30)) for image in images]
+    same = [image.resize((40, 30)) for image in next(generated_pictures().parts(3))]
     alone = torch.cat([artifact.probabilities([image]) for image in same])
     return float((artifact.probabilities(same) - alone).abs().max())
 

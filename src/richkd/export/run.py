@@ -16,7 +16,13 @@ from richkd.core.temporary import remove_abandoned, temporary_folder
 from richkd.core.visible import one_line
 from richkd.data.classes import check_same_classes
 from richkd.export.artifact import load_artifact
-from richkd.export.comparison import TOLERANCE, Comparison, compare_with_student, refuse_difference
+from richkd.export.comparison import (
+    TOLERANCE,
+    Comparison,
+    compare_with_student,
+    refuse_batch,
+    refuse_difference,
+)
 from richkd.export.description import FLOAT32, INT8, Description, describe, name_of
 from richkd.export.format import Format, format_named
 from richkd.export.from_checkpoint import Which
@@ -147,6 +153,7 @@ def export_student(
             if settings.int8 is None:
                 refuse_difference(student, artifact, comparison, settings.tolerance)
             else:
+                refuse_batch(artifact, settings.tolerance)
                 drop = refuse_drop(comparison, settings.int8.max_drop)
                 int8 = Int8Result(drop, settings.int8.max_drop, float_bytes, calibration.source)
             runtime = artifact.opened.runtime
