@@ -141,7 +141,7 @@ def test_declaring_the_choices_imports_no_implementation() -> None:
     assert printed == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["AUGMENTATIONS", "SCALES", "MIXINGS", "TERMS", "CORRUPTIONS"])
+@pytest.mark.parametrize("name", ["AUGMENTATIONS", "SCALES", "MIXINGS", "TERMS", "CORRUPTIONS", "FORMATS"])
 def test_every_registry_of_the_package_has_entries_that_explain_themselves(name: str) -> None:
     registry = getattr(choices, name)
     assert len(registry) >= 3

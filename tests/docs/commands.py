@@ -10,6 +10,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ LIBRARY = (
     "richkd.tune.before.tuned",
     "richkd.export.student.load_student",
     "richkd.export.hub.plan_upload",
+    "richkd.export.artifact.open_classifier",
+    "richkd.export.run.export_student",
+    "richkd.export.latency.benchmark_all",
     "richkd.pipeline.fill_cache.fill_caches",
     "richkd.pipeline.fill_cache.verify_caches",
     "richkd.pipeline.fill_cache.contents",
@@ -90,6 +94,11 @@ def check(words: Sequence[str], files: Sequence[str] = ()) -> None:
         check_make(arguments)
     elif program == "python" and arguments[0] != "-m":
         check_script(ROOT / arguments[0], arguments[1:])
+    elif program == "pip":
+        check_pip(arguments)
+    elif program == "npm":
+        assert arguments[:2] == ["install", "--prefix"], words
+        assert (ROOT / arguments[2] / "package.json").is_file(), f"{arguments[2]} has no package.json"
     elif program in ("python", "ruff", "mypy", "cp"):
         for path in _paths(arguments):
             assert (ROOT / path).exists() or path in files, f"{path} does not exist"
@@ -105,6 +114,17 @@ def check_make(words: Sequence[str]) -> None:
     assert targets, "make needs a target"
     assert set(targets) <= set(TARGET.findall(makefile)), f"the Makefile lacks one of {targets}"
     assert set(variables) <= set(VARIABLE.findall(makefile)), f"the Makefile lacks one of {variables}"
+
+
+def check_pip(words: Sequence[str]) -> None:
+    """Check that this package is installed with extras that it has."""
+    assert words[0] == "install", words
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for word in words[1:]:
+        name, _, extras = word.removesuffix("]").partition("[")
+        assert name == project["name"], f"no rule for {word}"
+        for extra in filter(None, extras.split(",")):
+            assert extra in project["optional-dependencies"], f"there is no extra {extra}"
 
 
 def check_richkd(words: Sequence[str]) -> Config | None:

@@ -226,7 +226,7 @@ def test_the_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(tmp_path / "photos" / "test" / "one" / "0.png", tmp_path / "holiday.jpg")
     monkeypatch.chdir(tmp_path)
     commands = list(commands_of(text))
-    assert [words[1] for words in commands] == ["teach", "probe", "distill", "report", "predict"]
+    assert [words[1] for words in commands] == ["teach", "probe", "distill", "report", "predict", "export"]
     for words in commands:
         app(
             words[1:] + MORE.get(words[1], []),

@@ -11,11 +11,13 @@ from cyclopts.exceptions import CycloptsError
 from rich.panel import Panel
 from rich.text import Text
 
+from richkd.cli.benchmark import benchmark
 from richkd.cli.cache import cache
 from richkd.cli.check import check
 from richkd.cli.compare import compare
 from richkd.cli.demo import demo
 from richkd.cli.evaluate import evaluate
+from richkd.cli.export import export
 from richkd.cli.predict import predict
 from richkd.cli.probe import probe
 from richkd.cli.push import push
@@ -47,6 +49,8 @@ for command in (
     tune,
     report,
     predict,
+    export,
+    benchmark,
     push,
     cache,
     settings,

@@ -17,7 +17,11 @@ from richkd.config.schema import EvaluateConfig
 @evaluating
 def evaluate(
     *models: Annotated[
-        str, Parameter(help="student or run folders, checkpoints of runs, and networks as NAME=CHECKPOINT")
+        str,
+        Parameter(
+            help="student or run folders, checkpoints of runs, artifacts of `richkd export`, and networks as "
+            "NAME=CHECKPOINT"
+        ),
     ],
     config: EvaluateConfig,
     data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],

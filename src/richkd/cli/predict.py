@@ -13,7 +13,9 @@ from richkd.cli.options import ChosenCheckpoint, whole
 
 
 def predict(
-    model: Annotated[str, Parameter(help="student folder, run folder or checkpoint")],
+    model: Annotated[
+        str, Parameter(help="student folder, run folder, checkpoint, or artifact of `richkd export`")
+    ],
     /,
     *images: Annotated[
         str,
@@ -51,6 +53,7 @@ def predict(
     from richkd.core.files import write_atomically
     from richkd.core.temporary import remove_abandoned
     from richkd.core.terminal import log_to_stderr
+    from richkd.export.artifact import open_classifier
     from richkd.export.predict import (
         Prediction,
         find_images,
@@ -61,7 +64,6 @@ def predict(
         unreadable,
         with_stdin,
     )
-    from richkd.export.student import load_student
 
     if top < 1:
         raise ConfigError("--top must be at least 1", got=str(top), fix="give a number of classes.")
@@ -74,7 +76,7 @@ def predict(
     results = sys.stdout
     # The network of a callable may print, too, but not between the results.
     with redirect_stdout(sys.stderr):
-        student = load_student(model, checkpoint)
+        student = open_classifier(model, checkpoint)
         if student.note:
             log_to_stderr(f"model: {student.note}")
         predictions = keep_errors(predict_files(student, find_images(names), top), failed)

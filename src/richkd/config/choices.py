@@ -20,3 +20,6 @@ MIXINGS: Registry[Any] = Registry(
 )
 TERMS: Registry[Any] = Registry("term", home="richkd.methods", listing=_listed("objective"))
 CORRUPTIONS: Registry[Any] = Registry("corruption", home="richkd.evaluate.corruptions")
+FORMATS: Registry[Any] = Registry(
+    "format", home="richkd.export.formats", listing="`richkd export --help` lists those of this package."
+)

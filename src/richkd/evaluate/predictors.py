@@ -26,7 +26,7 @@ from richkd.data.framing import Framing
 from richkd.data.order import in_order
 from richkd.data.split import Data, Split
 from richkd.data.views import Views, render_batch
-from richkd.export.from_checkpoint import FOLDER, SUFFIX, Which
+from richkd.export.from_checkpoint import Which
 from richkd.export.student import load_student
 from richkd.fusion.by_label import by_label
 from richkd.fusion.fusion import Fusion
@@ -321,20 +321,6 @@ def open_network(
         network, temperature, note = student.network, student.temperature, student.note
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     return NetworkPredictor(model, network, temperature, note)
-
-
-def run_of(model: Path) -> Path:
-    """The run folder of a model: the folder itself, or that around ``student/`` or ``checkpoints/NAME.ckpt``.
-
-    Example:
-        >>> run_of(Path("runs/small/checkpoints/best.ckpt")).as_posix(), run_of(Path("runs/small")).as_posix()
-        ('runs/small', 'runs/small')
-    """
-    if (model / "config.yaml").is_file():
-        return model
-    if model.suffix == SUFFIX and model.parent.name == FOLDER:
-        return model.parent.parent
-    return model.parent if (model.parent / "config.yaml").is_file() else model
 
 
 def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Predictor, Parts]:

@@ -14,7 +14,7 @@ from richkd.config.schema import EvaluateConfig
 from richkd.core.types import Output
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
-from richkd.evaluate.predictors import Predictor, open_stores, predict_all
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_stores, predict_all
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
 from richkd.evaluate.subjects import Subjects, corruptions_of, open_subjects
@@ -107,7 +107,8 @@ def evaluate_models(
     (these test images, or a calibration folder), if there is one.
 
     Args:
-        models: folders of students or runs, checkpoints of runs, and networks as NAME=CHECKPOINT.
+        models: folders of students or runs, checkpoints of runs, artifacts of `richkd export`, and networks
+            as NAME=CHECKPOINT.
         data: folder, list, parquet files, tar files or hub name of the images.
         config: what is measured; see `EvaluateConfig`.
         weights: checkpoint of the only model, which is then the name of a network.
@@ -140,7 +141,11 @@ def evaluate_models(
         subjects.data.class_names,
         _model_reports(subjects, clean, temperatures),
         _comparisons(clean, temperatures, split.labels_N),
-        {network.name: cost_of(network.network, device) for network in subjects.networks},
+        {
+            one.name: cost_of(one.network, device)
+            for one in subjects.networks
+            if isinstance(one, NetworkPredictor)
+        },
         _fidelity(names, outputs) if config.teachers else {},
         _robustness(subjects, clean, temperatures, config, log),
         shifts,

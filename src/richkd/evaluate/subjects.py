@@ -8,18 +8,20 @@ from pathlib import Path
 
 import torch
 
-from richkd.config.loading import load_config
-from richkd.config.schema import DataConfig, EvaluateConfig
+from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
 from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
 from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
+from richkd.evaluate.artifacts import ArtifactPredictor, open_artifact
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.stores import published_stores
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers, run_of
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers
 from richkd.evaluate.shift import open_shift
+from richkd.export.format import format_of
 from richkd.export.from_checkpoint import Which
+from richkd.export.own_data import as_trained, run_of
 from richkd.pipeline.assemble import Parts
 
 
@@ -40,7 +42,7 @@ class Subjects:
 
     data: Data
     split: Split
-    networks: list[NetworkPredictor]
+    networks: list[NetworkPredictor | ArtifactPredictor]
     predictors: list[Predictor]
     parts: Parts | None
     hierarchy: Hierarchy | None
@@ -58,7 +60,7 @@ def open_subjects(
     """Open everything that an evaluation needs.
 
     Args:
-        models: folders of students or runs, and networks as NAME=CHECKPOINT.
+        models: folders of students or runs, artifacts, and networks as NAME=CHECKPOINT.
         data: folder, list, parquet files, tar files or hub name of the images.
         config: what is measured.
         weights: checkpoint of the only model, which is then the name of a network.
@@ -86,7 +88,7 @@ def open_subjects(
     assert opened is not None
     split = problems.attempt(_split_of, opened, data, config.split)
     networks = [
-        problems.attempt(open_network, model, file, opened, data, device, checkpoint=checkpoint)
+        problems.attempt(_open_model, model, file, opened, data, device, checkpoint)
         for model, file in checkpoints.items()
     ]
     run = run_of(Path(first))
@@ -105,6 +107,20 @@ def open_subjects(
     predictors: list[Predictor] = [*opened_networks, *([] if teachers is None else [teachers[0]])]
     parts = None if teachers is None else teachers[1]
     return Subjects(opened, split, opened_networks, predictors, parts, hierarchy, opened_shifts, device)
+
+
+def _open_model(
+    model: str, file: Path | None, opened: Data, data: str, device: torch.device, checkpoint: Which | None
+) -> NetworkPredictor | ArtifactPredictor:
+    if file is not None or format_of(model) is None or Path(model).is_dir():
+        return open_network(model, file, opened, data, device, checkpoint=checkpoint)
+    if checkpoint is not None:
+        raise ConfigError(
+            f"--checkpoint {checkpoint} needs the folder of a run",
+            got=f"the artifact {model}",
+            fix="evaluate the artifact without it.",
+        )
+    return open_artifact(model, opened, data)
 
 
 def corruptions_of(config: EvaluateConfig) -> tuple[str, ...]:
@@ -131,7 +147,7 @@ def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
 
 
 def _open_images(model: str, data: str, config: EvaluateConfig) -> Data:
-    settings, seed = _as_trained(Path(model), data)
+    settings, seed = as_trained(Path(model), data)
     names = ("label_column", "nested_classes", "test_calibration_fraction")
     changes = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -176,16 +192,3 @@ def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str,
             "Models must have different names", got=", ".join(models), fix="give each model once."
         )
     return result
-
-
-def _as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
-    """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
-
-    With these settings the splits are the same as in training, so no training image is in the test split.
-    """
-    for folder in (model, run_of(model)):
-        if (folder / "config.yaml").is_file():
-            config = load_config(folder / "config.yaml")
-            if Path(config.data.path).resolve() == Path(data).resolve():
-                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
-    return DataConfig(path=data), 0

@@ -29,7 +29,7 @@ from richkd.models.saved import CARD, CONFIG, WEIGHTS, check_saved
 # What a card has instead of the name that the student gets on the hub.
 PLACE = "PATH_OF_THIS_FOLDER"
 # Files of a student, and exported forms of it.
-UPLOADED = (CARD, CONFIG, WEIGHTS, "*.onnx", "*.pt2", "*.pte")
+UPLOADED = (CARD, CONFIG, WEIGHTS, "*.onnx", "*.pt2", "*.pte", "*.xml", "*.bin")
 LOGIN = "log in with `hf auth login`, or set the environment variable HF_TOKEN."
 
 

@@ -17,7 +17,8 @@ from richkd.core.json_text import to_json
 from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
 from richkd.data.file_types import images_below, is_folder, printable
-from richkd.export.student import BATCH, Student, rgb_of
+from richkd.export.artifact import Classifier
+from richkd.export.student import BATCH, rgb_of
 
 WILDCARDS = frozenset("*?[")
 # The part of an advice that is about images for training.
@@ -106,7 +107,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def predict_files(student: Student, paths: Sequence[str | Path], top: int) -> Iterator[Prediction]:
+def predict_files(student: Classifier, paths: Sequence[str | Path], top: int) -> Iterator[Prediction]:
     """The ``top`` most probable classes of each file, in order.
 
     A file that cannot be read, or for which the student's outputs are NaN or infinite, does not stop it.
@@ -131,7 +132,7 @@ def predict_files(student: Student, paths: Sequence[str | Path], top: int) -> It
 
 
 def _probabilities(
-    student: Student, images: Mapping[int, Image.Image], errors: dict[int, RichKDError]
+    student: Classifier, images: Mapping[int, Image.Image], errors: dict[int, RichKDError]
 ) -> dict[int, Tensor]:
     """The probabilities of images by their places; errors of images without finite outputs are added."""
     try:

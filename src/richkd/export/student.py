@@ -117,7 +117,7 @@ class Student:
         refuse_non_finite_rows(
             logits_BC,
             f"student {network.name}",
-            lambda row: _name_of(images[row], row),
+            lambda row: name_of_image(images[row], row),
             "its weights are finite, but its outputs are not: its numbers are too large for its precision.",
         )
         return (logits_BC / self.temperature).softmax(dim=1)
@@ -288,7 +288,7 @@ def _config_of(saved: dict[str, Any], weights: Path | None) -> ModelConfig:
     )
 
 
-def _name_of(image: ImageLike, place: int) -> str:
+def name_of_image(image: ImageLike, place: int) -> str:
     """What an image is called in a message: its path, or its place in the batch, counted from 0."""
     return str(image) if isinstance(image, str | Path) else f"image {place}"
 

@@ -1,0 +1,57 @@
+"""The command ``richkd benchmark``; no logic."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from richkd.cli.options import whole, wholes
+
+
+def benchmark(
+    *models: Annotated[str, Parameter(help="student or run folders, and artifacts of `richkd export`")],
+    batch: Annotated[
+        list[int], Parameter(help="numbers of images", converter=wholes, consume_multiple=True)
+    ] = [1, 8, 64],  # noqa: B006 - not changed
+    threads: Annotated[
+        int | None, Parameter(help="number of CPU threads (default: that of PyTorch)", converter=whole)
+    ] = None,
+    rounds: Annotated[
+        int, Parameter(help="number of timed batches", show_default=True, converter=whole)
+    ] = 30,
+    warmup: Annotated[
+        int, Parameter(help="number of batches before", show_default=True, converter=whole)
+    ] = 5,
+    picture: Annotated[
+        list[int] | None,
+        Parameter(
+            help="height and width of the pictures that an artifact resizes (default: its own size)",
+            converter=wholes,
+            consume_multiple=True,
+        ),
+    ] = None,
+    json: Annotated[bool, Parameter(help="print the result as JSON", negative="")] = False,
+) -> None:
+    """Measure the latency of students and artifacts on the CPU: medians over repeated batches.
+
+    For example:
+
+    richkd benchmark runs/small small.onnx small.int8.onnx --threads 1
+
+    richkd benchmark small.onnx --picture 480 640 --batch 1
+    """
+    from richkd.cli.export_tables import print_benchmarks
+    from richkd.core.json_text import to_json
+    from richkd.export.latency import benchmark_all
+
+    with redirect_stdout(sys.stderr):
+        found = benchmark_all(
+            models, batches=batch, threads=threads, rounds=rounds, warmup=warmup, picture=picture
+        )
+    if json:
+        print(to_json([one.to_dict() for one in found]))
+        return
+    print_benchmarks(found)

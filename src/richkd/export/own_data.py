@@ -1,0 +1,58 @@
+"""The data that a run was trained on, and its settings of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from richkd.config.loading import load_config
+from richkd.config.schema import DataConfig
+from richkd.core.errors import DataError
+from richkd.data.sources import open_data
+from richkd.data.split import Data
+from richkd.export.from_checkpoint import FOLDER, SUFFIX
+
+
+def data_of(model: str, data: str | None = None) -> Data:
+    """The given data, or those of a run; with the settings of the run if it was trained on them.
+
+    Raises:
+        DataError: no data are given and the model is not in the folder of a run, or they cannot be opened.
+    """
+    run = run_of(Path(model.removeprefix("local-dir:")))
+    if data is not None:
+        return open_data(*as_trained(run, data))
+    if not (run / "config.yaml").is_file():
+        raise DataError(f"{run} has no config.yaml, which names the data", fix="give --data or --images.")
+    config = load_config(run / "config.yaml")
+    return open_data(config.data.model_copy(update={"unlabeled": None}), config.train.seed)
+
+
+def run_of(model: Path) -> Path:
+    """The run folder of a model: the folder itself, or that around ``student/`` or ``checkpoints/NAME.ckpt``.
+
+    Example:
+        >>> run_of(Path("runs/small/checkpoints/best.ckpt")).as_posix(), run_of(Path("runs/small")).as_posix()
+        ('runs/small', 'runs/small')
+    """
+    if (model / "config.yaml").is_file():
+        return model
+    if model.suffix == SUFFIX and model.parent.name == FOLDER:
+        return model.parent.parent
+    return model.parent if (model.parent / "config.yaml").is_file() else model
+
+
+def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
+    """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
+
+    With these settings the splits are the same as in training, so no training image is in the test split.
+
+    Example:
+        >>> as_trained(Path("runs/small"), "photos")[0].path
+        'photos'
+    """
+    for folder in (model, run_of(model)):
+        if (folder / "config.yaml").is_file():
+            config = load_config(folder / "config.yaml")
+            if Path(config.data.path).resolve() == Path(data).resolve():
+                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
+    return DataConfig(path=data), 0
