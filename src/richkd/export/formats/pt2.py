@@ -20,7 +20,6 @@ from richkd.core.archives import check_zip
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.structured import parse_json
-from richkd.core.visible import one_line
 from richkd.export.graph import Graph
 
 # File of the description in the archive.
