@@ -12,6 +12,7 @@ from richkd.data.shares import cut, images_of, part_sizes, shares_of
 counts = st.integers(1, 70)
 
 
+@settings(deadline=None)
 @given(counts, st.integers(1, 9))
 def test_pieces_are_consecutive_and_about_equal(images: int, pieces: int) -> None:
     sizes = cut(images, pieces)
@@ -21,7 +22,7 @@ def test_pieces_are_consecutive_and_about_equal(images: int, pieces: int) -> Non
     assert max(sizes) - min(sizes) <= 3
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(counts, st.integers(1, 6), st.integers(1, 6))
 def test_no_pair_is_divided_by_parts_or_processes(images: int, parts: int, world: int) -> None:
     partners = partners_of(images).tolist()
@@ -37,6 +38,7 @@ def test_no_pair_is_divided_by_parts_or_processes(images: int, parts: int, world
     assert sorted(seen) == list(range(images))
 
 
+@settings(deadline=None)
 @given(counts, st.integers(1, 6), st.integers(1, 6))
 def test_parts_do_not_depend_on_the_number_of_processes(images: int, parts: int, world: int) -> None:
     index_S = torch.arange(images) + 100
@@ -56,6 +58,7 @@ def test_a_process_without_images_computes_the_first_one_as_a_stand_in() -> None
     assert (share.count, share.computed, share.index_B.tolist(), share.weight) == (0, 1, [8], 0.0)
 
 
+@settings(deadline=None)
 @given(counts)
 def test_everybody_has_one_partner_and_is_partner_of_one(images: int) -> None:
     partners = partners_of(images).tolist()

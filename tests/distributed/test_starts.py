@@ -128,3 +128,15 @@ def wait_for(path: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"{path} was not written")
+
+
+@pytest.mark.slow
+def test_a_compiled_student_and_a_search_are_one_process(world: World, tmp_path: Path) -> None:
+    compiled = richkd(world, tmp_path / "run", train__compile="always")
+    for words, message in (
+        (compiled, "The student of a run of several processes is not compiled"),
+        ([*richkd(world, tmp_path / "run"), "--tune", "10m"], "A search (--tune) starts its own processes"),
+    ):
+        ends = [finished(process) for process in both(words, tmp_path)]
+        assert [status for status, _ in ends] == [1, 1], ends
+        assert sum(output.count(message) for _, output in ends) == 1, ends

@@ -86,6 +86,7 @@ def check(words: Sequence[str], files: Sequence[str] = ()) -> None:
     program, arguments = Path(words[0]).name, list(words[1:])
     if program == "accelerate":
         assert arguments[0] == "launch", words
+    if program in ("accelerate", "torchrun"):
         module = arguments.index("-m")
         program, arguments = arguments[module + 1], arguments[module + 2 :]
     if program == "richkd":

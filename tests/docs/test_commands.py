@@ -56,6 +56,7 @@ def test_commands_that_work() -> None:
     check(["make", "bench", "DATA=x"])
     check(["richkd", "settings", "optim"])
     check(shlex.split("accelerate launch --num_processes 2 -m richkd settings optim"))
+    check(shlex.split("torchrun --nproc_per_node 2 -m richkd settings optim"))
 
 
 def test_comments_and_continued_lines() -> None:

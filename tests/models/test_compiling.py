@@ -44,7 +44,7 @@ def test_state_keeps_its_names_and_the_compiled_student_is_what_runs(
 
         return run
 
-    monkeypatch.setattr("richkd.training.trainer.compile_fixed", fake)
+    monkeypatch.setattr("richkd.training.task.compile_fixed", fake)
     plain = distill(world.config(tmp_path / "plain", train__compile="never"), quiet=True)
     assert not called
     run = distill(world.config(tmp_path / "compiled", train__compile="always"), quiet=True)

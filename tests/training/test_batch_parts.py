@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -28,6 +28,7 @@ def parts_of(world: World, **changes: Any) -> Parts:
     return assemble(world.config(Path("unused"), **TINY | changes), CPU)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), st.integers(1, 60))
 def test_no_part_has_a_single_image(images: int, parts: int) -> None:
     sizes = part_sizes(images, parts)

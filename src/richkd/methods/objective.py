@@ -288,7 +288,8 @@ class Objective(nn.Module):
 
     def _sees_all(self, label: str, context: Context) -> bool:
         term = self.specs[label].term
-        return term.compares_images or (term.looks_at_first and context.step == 0)
+        compares = term.least_images > 1 if term.compares_images is None else term.compares_images
+        return compares or (term.looks_at_first and context.step == 0)
 
     def _read_of(self, labels: Sequence[str]) -> tuple[frozenset[str], bool]:
         """Targets that these terms read, and whether they read maps."""

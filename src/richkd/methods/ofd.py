@@ -44,7 +44,9 @@ class Overhaul(Term):
     one_teacher = True
     # A squared distance. Its targets are mixed, because connectors must see a batch only once.
     linear = False
+    # For batch normalization, which is over the images of all processes.
     least_images = 2
+    compares_images = False
     looks_at_first = True
 
     def __init__(self, config: OverhaulConfig, setup: Setup) -> None:

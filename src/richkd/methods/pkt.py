@@ -36,7 +36,6 @@ class Probabilistic(Term):
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
     linear = False
     least_images = 2
-    compares_images = True
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None

@@ -57,7 +57,9 @@ class Review(Term):
     one_teacher = True
     # A squared distance. Its targets are mixed, because the fusions must see a batch only once.
     linear = False
+    # For batch normalization, which is over the images of all processes.
     least_images = 2
+    compares_images = False
 
     def __init__(self, config: ReviewConfig, setup: Setup) -> None:
         super().__init__(config, setup)

@@ -37,7 +37,6 @@ class Relational(Term):
     linear = False
     # Two images have one distance, which is the mean, and no angle.
     least_images = 3
-    compares_images = True
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None

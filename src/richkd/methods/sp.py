@@ -35,7 +35,6 @@ class SimilarityPreserving(Term):
     one_teacher = True
     linear = False
     least_images = 2
-    compares_images = True
 
     def __init__(self, config: SimilarityConfig, setup: Setup) -> None:
         super().__init__(config, setup)

@@ -149,8 +149,8 @@ class Term(nn.Module, ABC):
         least_images: fewest images that a part of a step must have, because the loss compares them with
             each other or normalizes over them; 1 for a loss of single images.
         keeps_rows: the state has a row for each training image, so labels and positions of all are needed.
-        compares_images: the loss is no mean over single images, so it must see all images of a part of a
-            step. A term without this sees the share of its process.
+        compares_images: whether the loss is no mean over single images, so that it must see all images of a
+            part of a step, not only the share of its process. None: if `least_images` is more than 1.
         looks_at_first: the state is estimated from the images of the first step, which must all be seen.
         reuses_classifier: the student gets the classifier of the target's teacher, behind a projector.
         stream: name of the random stream that its state is drawn from; its label in the objective if None.
@@ -162,7 +162,7 @@ class Term(nn.Module, ABC):
     linear: ClassVar[bool] = True
     least_images: ClassVar[int] = 1
     keeps_rows: ClassVar[bool] = False
-    compares_images: ClassVar[bool] = False
+    compares_images: ClassVar[bool | None] = None
     looks_at_first: ClassVar[bool] = False
     reuses_classifier: ClassVar[bool] = False
     stream: ClassVar[str | None] = None
