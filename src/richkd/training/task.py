@@ -66,7 +66,7 @@ def draws_numbers(network: Network) -> bool:
     Example:
         >>> from richkd.models.cifar import cifar_resnet8
         >>> model = cifar_resnet8(num_classes=3)
-        >>> draws_numbers(Network(model, "cifar_resnet8", 8, mean=(0.5,) * 3, std=(0.25,) * 3))
+        >>> draws_numbers(Network(model, "cifar_resnet8", size=8, mean=(0.5,) * 3, std=(0.25,) * 3))
         False
     """
     device = next(iter(network.parameters()), torch.empty(0)).device
