@@ -46,7 +46,9 @@ class ExecutorchProgram:
             for part in np.split(inputs, range(MOST["batch"], len(inputs), MOST["batch"]))
         ]
         # The outputs are in memory that the next call uses again.
-        return [np.concatenate([np.array(part) for part in column]) for column in zip(*parts, strict=True)]
+        return [
+            np.concatenate([part.numpy().copy() for part in column]) for column in zip(*parts, strict=True)
+        ]
 
 
 @FORMATS.register("executorch", "one file for phones, with --raw only")

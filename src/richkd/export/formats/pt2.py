@@ -20,7 +20,7 @@ from richkd.core.archives import check_zip
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.structured import parse_json
-from richkd.core.visible import one_line
+from richkd.core.visible import visible
 from richkd.export.graph import Graph
 
 # File of the description in the archive.
@@ -101,7 +101,7 @@ def _refuse_code(path: Path) -> None:
                 for formula in _formulas(parse_json(archive.read(name))):
                     unknown = set(NAME.findall(formula)) - SYMPY
                     if not FORMULA.fullmatch(formula) or not all(map(LENGTH.fullmatch, unknown)):
-                        raise ValueError(f"a formula that may run code: {one_line(formula)[:80]}")
+                        raise ValueError(f"a formula that may run code: {visible(formula[:80])}")
 
 
 def _formulas(content: Any) -> Iterator[str]:
