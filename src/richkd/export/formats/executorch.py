@@ -59,6 +59,7 @@ class Executorch:
     packages: ClassVar[tuple[str, ...]] = ("executorch.exir", "executorch.runtime")
     extra: ClassVar[str | None] = "executorch"
     raw_only: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 0.01
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

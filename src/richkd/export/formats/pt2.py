@@ -63,6 +63,7 @@ class Pt2:
     packages: ClassVar[tuple[str, ...]] = ("torch",)
     extra: ClassVar[str | None] = None
     raw_only: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.01
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         content = io.BytesIO()
