@@ -146,7 +146,7 @@ def test_the_raw_network_has_normalized_pixels_as_input(student: Path, photos: P
 class Broken:
     """The format pt2, but with a graph that is not that of the student."""
 
-    suffix, packages, extra, raw_only = ".pt2", (), None, False
+    suffix, packages, extra, raw_only, tolerance = ".pt2", (), None, False, 0.01
 
     def __init__(self, change: str) -> None:
         self.change = change
@@ -195,6 +195,7 @@ def test_a_file_that_differs_is_refused_and_nothing_is_left(
         ({"to": "openvino", "out": Path("small.bin")}, ConfigError, "must end in .xml"),
         ({"tolerance": float("nan")}, ConfigError, "--tolerance"),
         ({"tolerance": -1.0}, ConfigError, "--tolerance"),
+        ({"tolerance": 0.0}, ConfigError, "--tolerance"),
         ({"images": "no-such-folder"}, DataError, "no-such-folder"),
         ({"data": "no-such-folder"}, DataError, "no-such-folder"),
         ({"data": "a", "images": "b"}, ConfigError, "--data or from --images"),

@@ -37,8 +37,11 @@ def export(
         ),
     ] = None,
     tolerance: Annotated[
-        float, Parameter(help="largest difference of a probability from the student's", show_default=True)
-    ] = 0.01,
+        float | None,
+        Parameter(
+            help="largest difference of a probability from the student's (default: 0.01; openvino 0.05)"
+        ),
+    ] = None,
     int8: Annotated[
         bool, Parameter(help="quantize the network to 8-bit integers (onnx only)", negative="")
     ] = False,

@@ -14,9 +14,6 @@ from richkd.export.student import BATCH
 from richkd.metrics.accuracy import Metrics, agreement, measure
 from richkd.metrics.checks import Figures
 
-# Largest difference of a probability that is accepted by default. Pixels are the same, and the order of
-# float32 sums changes probabilities by about 1e-5. A runtime without float64 rounds some pixels otherwise.
-TOLERANCE = 0.01
 # A smaller probability has no finite logarithm.
 LEAST = 1e-38
 

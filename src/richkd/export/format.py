@@ -42,6 +42,9 @@ class Format(Protocol):
         suffix: suffix of the file that names an artifact.
         packages: modules that must be importable.
         extra: extra of this package that installs them; None if they are always installed.
+        tolerance: largest difference of a probability from the student's that is accepted by default. Pixels
+            are bit-equal where a runtime has float64 and branches; the order of float32 sums then changes
+            probabilities by about 1e-5. Elsewhere, some pixels are rounded otherwise.
         raw_only: whether it can have the network alone only, without preprocessing and softmax.
     """
 
@@ -49,6 +52,7 @@ class Format(Protocol):
     packages: ClassVar[tuple[str, ...]]
     extra: ClassVar[str | None]
     raw_only: ClassVar[bool]
+    tolerance: ClassVar[float]
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         """Write a graph and its description to a file in an empty folder.

@@ -17,7 +17,6 @@ from richkd.core.visible import one_line
 from richkd.data.classes import check_same_classes
 from richkd.export.artifact import load_artifact
 from richkd.export.comparison import (
-    TOLERANCE,
     Comparison,
     compare_with_student,
     refuse_batch,
@@ -47,7 +46,7 @@ class ExportSettings:
         data: labeled images for the comparison; None for those of the run.
         images: images without labels for the comparison, instead of ``data``.
         most: number of pictures of the comparison; by default `MOST`, and `MOST_LABELED` with ``int8``.
-        tolerance: largest difference of a probability that is accepted.
+        tolerance: largest difference of a probability that is accepted; by default that of the format.
         checkpoint: export this checkpoint of a run instead of its student.
         int8: how the network is quantized; None for float32.
     """
@@ -58,7 +57,7 @@ class ExportSettings:
     data: str | None = None
     images: str | None = None
     most: int | None = None
-    tolerance: float = TOLERANCE
+    tolerance: float | None = None
     checkpoint: Which | None = None
     int8: Int8Settings | None = None
 
@@ -132,6 +131,7 @@ def export_student(
             got="no --raw",
             fix="add --raw, or use another format.",
         )
+    tolerance = settings.tolerance or format.tolerance
     out = place_of(model, settings, format.suffix)
     student = load_student(model, settings.checkpoint)
     precision = FLOAT32 if settings.int8 is None else INT8
@@ -151,18 +151,16 @@ def export_student(
             log(f"comparing with the student on {pictures.source}")
             comparison = compare_with_student(student, artifact, pictures)
             if settings.int8 is None:
-                refuse_difference(student, artifact, comparison, settings.tolerance)
+                refuse_difference(student, artifact, comparison, tolerance)
             else:
-                refuse_batch(artifact, settings.tolerance)
+                refuse_batch(artifact, tolerance)
                 drop = refuse_drop(comparison, settings.int8.max_drop)
                 int8 = Int8Result(drop, settings.int8.max_drop, float_bytes, calibration.source)
             runtime = artifact.opened.runtime
             files, size = keep(scratch, out)
     except OSError as error:
         raise not_written(out, 0, error) from error
-    return Export(
-        files, settings.to, version, runtime, size, description, comparison, settings.tolerance, int8
-    )
+    return Export(files, settings.to, version, runtime, size, description, comparison, tolerance, int8)
 
 
 def place_of(model: str, settings: ExportSettings, suffix: str) -> Path:

@@ -46,7 +46,9 @@ class ExecutorchProgram:
             for part in np.split(inputs, range(MOST["batch"], len(inputs), MOST["batch"]))
         ]
         # The outputs are in memory that the next call uses again.
-        return [np.concatenate([np.array(part) for part in column]) for column in zip(*parts, strict=True)]
+        return [
+            np.concatenate([part.numpy().copy() for part in column]) for column in zip(*parts, strict=True)
+        ]
 
 
 @FORMATS.register("executorch", "one file for phones, with --raw only")
@@ -57,6 +59,7 @@ class Executorch:
     packages: ClassVar[tuple[str, ...]] = ("executorch.exir", "executorch.runtime")
     extra: ClassVar[str | None] = "executorch"
     raw_only: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 0.01
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

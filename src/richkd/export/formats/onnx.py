@@ -48,6 +48,7 @@ class Onnx:
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str | None] = "onnx"
     raw_only: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.01
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         """Write one file without external data.

@@ -39,6 +39,7 @@ class Openvino:
     packages: ClassVar[tuple[str, ...]] = ("openvino",)
     extra: ClassVar[str | None] = "openvino"
     raw_only: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.05
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         import openvino

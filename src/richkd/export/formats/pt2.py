@@ -20,6 +20,7 @@ from richkd.core.archives import check_zip
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.structured import parse_json
+from richkd.core.visible import visible
 from richkd.export.graph import Graph
 
 # File of the description in the archive.
@@ -62,6 +63,7 @@ class Pt2:
     packages: ClassVar[tuple[str, ...]] = ("torch",)
     extra: ClassVar[str | None] = None
     raw_only: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.01
 
     def write(self, graph: Graph, path: Path, texts: Mapping[str, str]) -> str:
         content = io.BytesIO()
@@ -100,7 +102,7 @@ def _refuse_code(path: Path) -> None:
                 for formula in _formulas(parse_json(archive.read(name))):
                     unknown = set(NAME.findall(formula)) - SYMPY
                     if not FORMULA.fullmatch(formula) or not all(map(LENGTH.fullmatch, unknown)):
-                        raise ValueError(f"a formula that may run code: {' '.join(formula.split())[:80]}")
+                        raise ValueError(f"a formula that may run code: {visible(formula[:80])}")
 
 
 def _formulas(content: Any) -> Iterator[str]:
