@@ -24,12 +24,15 @@ from richkd.cli.tune import tune
 from richkd.core.errors import RichKDError
 from richkd.core.output import discard, flushed, lasting
 from richkd.core.terminal import Terminal
+from richkd.core.versions import version_text
 from richkd.core.visible import visible
 
 app = App(
     name="richkd",
     help="Distill a big image classifier, fused with CLIP, into a small one that you would ship.",
+    version=version_text,
     version_flags=["--version"],
+    version_format="plaintext",
     default_parameter=Parameter(negative=(), show_default=False),
 )
 for command in (

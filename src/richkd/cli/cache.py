@@ -13,6 +13,7 @@ from rich.table import Table
 from richkd.cli.options import config_of, configured, whole
 from richkd.config.schema import Config
 from richkd.core.output import lasting
+from richkd.core.quick_imports import quick_imports
 from richkd.core.terminal import Terminal
 
 cache = App(
@@ -49,8 +50,9 @@ def fill(*, config: Config) -> None:
 
     richkd cache fill -c recipe.yaml --teacher-cache cache/
     """
-    from richkd.core.interrupt import Interrupted
-    from richkd.pipeline.fill_cache import fill_caches
+    with quick_imports():
+        from richkd.core.interrupt import Interrupted
+        from richkd.pipeline.fill_cache import fill_caches
 
     with lasting("stdout"):
         try:
@@ -81,7 +83,8 @@ def import_(
 
     richkd distill -c recipe.yaml --teacher cache:resnet50 --teacher-cache cache/
     """
-    from richkd.pipeline.import_outputs import import_outputs
+    with quick_imports():
+        from richkd.pipeline.import_outputs import import_outputs
 
     with lasting("stdout"):
         import_outputs(file, config, name=name, log=partial(Terminal().print, soft_wrap=True))
@@ -95,7 +98,8 @@ def ls(folder: Folder, /) -> None:
 
     richkd cache ls cache/
     """
-    from richkd.pipeline.fill_cache import contents
+    with quick_imports():
+        from richkd.pipeline.fill_cache import contents
 
     caches = contents(folder)
     table = Table(box=None, pad_edge=False)
@@ -137,9 +141,10 @@ def verify(
 
     richkd cache verify cache/ -c runs/small/config.yaml
     """
-    from richkd.core.errors import CacheError
-    from richkd.pipeline.fill_cache import damaged_shards, verify_caches
-    from richkd.teachers.cache.store import list_caches
+    with quick_imports():
+        from richkd.core.errors import CacheError
+        from richkd.pipeline.fill_cache import damaged_shards, verify_caches
+        from richkd.teachers.cache.store import list_caches
 
     log = partial(Terminal().print, soft_wrap=True)
     damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
@@ -171,6 +176,7 @@ def rm(folder: Folder, name: Annotated[str, Parameter(help="the cache, as `ls` c
 
     richkd cache rm cache/ resnet50-train-0123456789abcdef
     """
-    from richkd.teachers.cache.store import remove_cache
+    with quick_imports():
+        from richkd.teachers.cache.store import remove_cache
 
     Terminal().print(f"removed {remove_cache(folder, name)}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from richkd.cli.options import configured
 from richkd.config.schema import Config
+from richkd.core.quick_imports import quick_imports
 
 
 @configured(
@@ -33,7 +34,8 @@ def check(*, config: Config) -> None:
     richkd check --data photos/ --student resnet18 --teacher local-dir:runs/teacher/student
     --clip ViT-B-32:datacomp_xl_s13b_b90k
     """
-    from richkd.core.terminal import Terminal
-    from richkd.training.check import check_run
+    with quick_imports():
+        from richkd.core.terminal import Terminal
+        from richkd.training.check import check_run
 
     check_run(config, Terminal())

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
+from richkd.core.quick_imports import quick_imports
 
 
 def compare(
@@ -31,8 +32,9 @@ def compare(
 
     richkd compare plan.yaml --out runs/compare
     """
-    from richkd.compare.pages import print_tables
-    from richkd.compare.run import compare as run_compare
+    with quick_imports():
+        from richkd.compare.pages import print_tables
+        from richkd.compare.run import compare as run_compare
 
     with queue_console(jobs) as console:
         result = run_compare(plan, out=out, jobs=jobs, check_only=check, console=console)

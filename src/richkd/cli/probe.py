@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from richkd.cli.options import configured
 from richkd.config.schema import Config
+from richkd.core.quick_imports import quick_imports
 
 
 @configured(
@@ -35,15 +36,16 @@ def probe(*, config: Config) -> None:
     from functools import partial
     from pathlib import Path
 
-    from richkd.core.device import pick_device
-    from richkd.core.folder_lock import folder_lock
-    from richkd.core.temporary import remove_abandoned
-    from richkd.core.terminal import Terminal
-    from richkd.pipeline.assemble import assemble
-    from richkd.pipeline.teacher_check import report_sizes
-    from richkd.reporting.probe.page import write_probe
-    from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
-    from richkd.reporting.probe.terminal import print_probe
+    with quick_imports():
+        from richkd.core.device import pick_device
+        from richkd.core.folder_lock import folder_lock
+        from richkd.core.temporary import remove_abandoned
+        from richkd.core.terminal import Terminal
+        from richkd.pipeline.assemble import assemble
+        from richkd.pipeline.teacher_check import report_sizes
+        from richkd.reporting.probe.page import write_probe
+        from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
+        from richkd.reporting.probe.terminal import print_probe
 
     console = Terminal()
     out = config.out if "out" in config.model_fields_set else None

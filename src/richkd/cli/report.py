@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from richkd.cli.options import evaluating
 from richkd.config.schema import EvaluateConfig
+from richkd.core.quick_imports import quick_imports
 
 
 @evaluating
@@ -25,13 +26,14 @@ def report(
 
     richkd report runs/small runs/control --corruptions --shift sketches=sketches/
     """
-    from richkd.core.errors import ConfigError
-    from richkd.core.folder_lock import folder_lock
-    from richkd.core.temporary import remove_abandoned
-    from richkd.core.terminal import Terminal, log_to_stderr
-    from richkd.reporting.report.collect import collect
-    from richkd.reporting.report.page import write_report
-    from richkd.reporting.report.verdict import sentences
+    with quick_imports():
+        from richkd.core.errors import ConfigError
+        from richkd.core.folder_lock import folder_lock
+        from richkd.core.temporary import remove_abandoned
+        from richkd.core.terminal import Terminal, log_to_stderr
+        from richkd.reporting.report.collect import collect
+        from richkd.reporting.report.page import write_report
+        from richkd.reporting.report.verdict import sentences
 
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")

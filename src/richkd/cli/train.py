@@ -12,6 +12,7 @@ from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configure
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.output import lasting
+from richkd.core.quick_imports import quick_imports
 
 NumberOfFolds = Annotated[
     list[int] | None,
@@ -111,9 +112,10 @@ def teach(
 def _train(
     config: Config, folds: int | None = None, full: Path | None = None, tune: str | None = None, **how: bool
 ) -> None:
-    from richkd.core.interrupt import Interrupted
-    from richkd.training.run import distill as run_distill
-    from richkd.training.run import teach_folds
+    with quick_imports():
+        from richkd.core.interrupt import Interrupted
+        from richkd.training.run import distill as run_distill
+        from richkd.training.run import teach_folds
 
     # The result of a run is its folder, so the run does not end with the reader of its messages.
     with lasting("stdout"):

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
+from richkd.core.quick_imports import quick_imports
 
 
 def tune(
@@ -30,8 +31,9 @@ def tune(
 
     richkd tune plan.yaml --out runs/tune
     """
-    from richkd.tune.pages import print_table
-    from richkd.tune.run import tune as run_tune
+    with quick_imports():
+        from richkd.tune.pages import print_table
+        from richkd.tune.run import tune as run_tune
 
     with queue_console(jobs) as console:
         result = run_tune(plan, out=out, jobs=jobs, check_only=check, console=console)
