@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.table import Table
 
+from richkd.cli.exit_status import STOPPED
 from richkd.cli.options import config_of, configured, whole
 from richkd.config.schema import Config
 from richkd.core.output import lasting
@@ -17,7 +18,9 @@ from richkd.core.quick_imports import quick_imports
 from richkd.core.terminal import Terminal
 
 cache = App(
-    name="cache", help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove."
+    name="cache",
+    help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove.",
+    help_epilogue="",
 )
 
 Folder = Annotated[Path, Parameter(help="folder of the teacher cache")]
@@ -59,7 +62,7 @@ def fill(*, config: Config) -> None:
             fill_caches(config)
         except Interrupted:
             print("\nstopped; what was computed is stored. Continue with the same command.")
-            sys.exit(130)
+            sys.exit(STOPPED)
 
 
 @cache.command(name="import")

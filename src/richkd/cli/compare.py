@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import FAILED
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
 from richkd.core.quick_imports import quick_imports
@@ -45,4 +46,4 @@ def compare(
             console.print(f"warning: {warning}", soft_wrap=True)
         console.print(f"page: {result.out / 'compare.html'}", soft_wrap=True)
         if result.failed:
-            sys.exit(1)
+            sys.exit(FAILED)

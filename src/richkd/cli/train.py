@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import STOPPED
 from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, place, wholes
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
@@ -128,7 +129,7 @@ def _train(
                 teach_folds(config, folds, full=full, **how)
         except Interrupted:
             print("\nstopped and saved; continue with the same command and --resume")
-            sys.exit(130)
+            sys.exit(STOPPED)
 
 
 def _tuned(

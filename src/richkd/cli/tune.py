@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import FAILED
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
 from richkd.core.quick_imports import quick_imports
@@ -42,4 +43,4 @@ def tune(
         print_table(result.methods, result.metric, result.out, console)
         console.print(f"page: {result.out / 'tune.html'}", soft_wrap=True)
         if any(method.best is None for method in result.methods):
-            sys.exit(1)
+            sys.exit(FAILED)
