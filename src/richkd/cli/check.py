@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import configured
 from richkd.config.schema import Config
 from richkd.core.quick_imports import quick_imports
@@ -23,7 +24,7 @@ from richkd.core.quick_imports import quick_imports
     "device",
     "out",
 )
-def check(*, config: Config) -> None:
+def check(*, config: Config, json: Json = False) -> None:
     """Open and test everything that a run needs, without training, and print the plan.
 
     Decodes every image, compares class names and their order across data, teachers and CLIP, runs one
@@ -38,4 +39,7 @@ def check(*, config: Config) -> None:
         from richkd.core.terminal import Terminal
         from richkd.training.check import check_run
 
-    check_run(config, Terminal())
+    with json_alone(json) as write:
+        plan = check_run(config, Terminal())
+        if json:
+            write(plan)
