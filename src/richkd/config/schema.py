@@ -371,8 +371,9 @@ class TrainConfig(Section):
         None, ge=1, description="steps between checkpoints (default: every epoch)"
     )
     workers: Annotated[int, FREE] = Field(2, ge=0, description="processes or threads that decode images")
-    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = Field(
-        ("tensorboard",), description="experiment trackers besides metrics.jsonl"
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE] = Field(
+        ("tensorboard",),
+        description="experiment trackers besides metrics.jsonl; all but tensorboard have to be installed",
     )
 
 

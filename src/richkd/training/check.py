@@ -31,6 +31,7 @@ from richkd.pipeline.teachers import Log
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.failures import NonFiniteDetector
 from richkd.training.optimizer import build_optimizer
+from richkd.training.trackers import refuse_missing_trackers
 from richkd.training.trainer import Task
 
 SAMPLE = 256
@@ -51,6 +52,7 @@ def check_run(config: Config, console: Terminal) -> dict[str, Any]:
             splits together.
     """
     _ask_for_teachers(config)
+    refuse_missing_trackers(config.train.trackers)
     device = pick_device(config.train.device)
     log = partial(console.print, soft_wrap=True)
     try:
