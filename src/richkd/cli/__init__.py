@@ -29,6 +29,7 @@ from richkd.core.output import discard, escape_what_is_lacking, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.versions import version_text
 from richkd.core.visible import visible
+from richkd.core.waiting import waits_shown
 
 app = App(
     name="richkd",
@@ -65,7 +66,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     """Entry point: a user's mistake ends with a message and status 1, a stop by signal with 130."""
     escape_what_is_lacking(sys.stdout, sys.stderr)
     # Progress and messages go to standard error. If that is closed, the command goes on without them.
-    with lasting("stderr"):
+    with lasting("stderr"), waits_shown():
         try:
             _call(argv)
         finally:

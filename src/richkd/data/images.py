@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from richkd.core.errors import DataError, ImageError
+from richkd.core.waiting import waiting
 from richkd.data.framing import Framing, frame
 from richkd.data.opening import REPAIR, load_picture
 from richkd.data.rgb import to_rgb
@@ -178,7 +179,13 @@ def map_images(
 
     unreadable: list[DataError] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for number, (results, errors) in enumerate(pool.map(chunk, range(0, len(split), CHUNK))):
+        chunks = waiting(
+            f"decoding {split.name}",
+            pool.map(chunk, range(0, len(split), CHUNK)),
+            len(split),
+            count=lambda done: len(done[0]) + len(done[1]),
+        )
+        for number, (results, errors) in enumerate(chunks):
             unreadable += errors
             yield from results
             if progress is not None:

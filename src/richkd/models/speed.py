@@ -20,6 +20,7 @@ import torch
 
 from richkd.core.precision import autocast_dtype, precisions_of
 from richkd.core.structured import read_json
+from richkd.core.waiting import still
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed, compile_repays
 
@@ -118,7 +119,8 @@ class SpeedChooser:
             candidates = self._candidates(precision, compiling)
             speed = candidates[0]
             if self.measure and len(candidates) > 1 and self.steps >= MEASURED_FROM:
-                speed = self._fastest(candidates, network, trained=trained)
+                with still(f"measuring precisions and compiling of {name}"):
+                    speed = self._fastest(candidates, network, trained=trained)
                 self.log(f"precision: {name} {speed.describe()}")
             self.chosen[name] = asdict(_agreed(speed))
         return Speed(**self.chosen[name])

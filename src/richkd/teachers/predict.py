@@ -7,6 +7,7 @@ from torch import Tensor
 
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.types import Output
+from richkd.core.waiting import waiting
 from richkd.data.batches import CleanStore
 from richkd.data.order import in_order
 from richkd.data.views import render
@@ -40,7 +41,9 @@ def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tens
     network.eval()
     clean, logits = store.clean, []
     with torch.inference_mode():
-        for batch in store.batches(in_order(len(store.split), BATCH)):
+        batches = store.batches(in_order(len(store.split), BATCH))
+        what = f"evaluating {network.name} on {store.split.name}"
+        for batch in waiting(what, batches, len(store.split), count=len):
             pixels = batch.pixels_BHWC.to(device)
             views = clean.draw(0, 0, batch.index_B)
             output = network(render(pixels, views, network.size, network.mean, network.std))
@@ -80,10 +83,11 @@ def outputs_of(
     """
     clean = store.clean
     groups = in_order(len(store.split), BATCH) if index_N is None else list(torch.split(index_N, BATCH))
+    what = f"outputs of {teacher.role} {teacher.name} for {store.split.name}"
     output = Output.cat(
         [
             teacher.outputs(batch.to(device), clean.draw(0, 0, batch.index_B)).cpu()
-            for batch in store.batches(groups)
+            for batch in waiting(what, store.batches(groups), sum(map(len, groups)), count=len)
         ]
     )
     row_N = torch.cat(groups) if groups else torch.arange(0)
