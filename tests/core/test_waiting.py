@@ -106,11 +106,8 @@ def test_an_error_ends_the_wait_and_nothing_is_said_afterwards(capsys: Capture) 
     assert capsys.readouterr().err == ""
 
 
-def test_what_cannot_be_counted_is_said_while_it_lasts(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Schedule", lambda first=0.05: Schedule(0.05))
-    with waits_shown(), still("measuring precisions"):
+def test_what_cannot_be_counted_is_said_while_it_lasts(capsys: Capture) -> None:
+    with waits_shown(), still("measuring precisions", first=0.05):
         time.sleep(0.5)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2

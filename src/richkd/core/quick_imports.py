@@ -6,6 +6,11 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from richkd.core.waiting import still
+
+# Imports that take longer are said.
+SECONDS = 5.0
+
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
@@ -26,7 +31,9 @@ def quick_imports() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        # On a disk that is fast, imports take three seconds, which nobody has to be told.
+        with still("loading libraries", first=SECONDS):
+            yield
         gc.freeze()
     finally:
         if enabled:

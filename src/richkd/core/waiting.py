@@ -130,8 +130,12 @@ def waiting(
 
 
 @contextmanager
-def still(what: str) -> Iterator[None]:
+def still(what: str, first: float = FIRST) -> Iterator[None]:
     """Context that prints what is going on, if it takes long and nothing can be counted.
+
+    Args:
+        what: what is going on.
+        first: seconds until the first line.
 
     Example:
         >>> with still("measuring precisions"):
@@ -140,7 +144,7 @@ def still(what: str) -> Iterator[None]:
     if not _shown:
         yield
         return
-    ended, schedule = threading.Event(), Schedule()
+    ended, schedule = threading.Event(), Schedule(first)
 
     def speak() -> None:
         while not ended.wait(max(0.0, schedule.next - schedule.seconds)):
