@@ -328,7 +328,9 @@ changes = st.fixed_dictionaries(
         "fusion.weights": st.lists(st.floats(-1e6, 1e6), max_size=3),
         "train.seed": st.integers(0, 2**62),
         "train.ema_decay": small,
-        "train.trackers": st.lists(st.sampled_from(["tensorboard", "wandb", "mlflow"]), max_size=3),
+        "train.trackers": st.lists(
+            st.sampled_from(["tensorboard", "wandb", "mlflow", "trackio"]), max_size=3
+        ),
         "augment.flip": st.booleans(),
     },
 )

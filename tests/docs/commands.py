@@ -55,6 +55,7 @@ LIBRARY = (
     "richkd.pipeline.import_outputs.import_outputs",
     "richkd.teachers.cache.store.remove_cache",
     "richkd.demo.run.run_demo",
+    "richkd.doctor.report.examine",
 )
 # Commands whose settings describe a run, so that its objective and its teachers must fit each other.
 RUNS = (["distill"], ["teach"], ["check"], ["probe"], ["cache", "fill"])
@@ -68,11 +69,16 @@ class Reached(Exception):
 
 
 def commands_of(text: str) -> Iterator[list[str]]:
-    """The commands of a shell block as lists of words; comments are left out, continued lines are joined."""
+    """The commands of a shell block as lists of words.
+
+    Comments and files that output goes to are left out, continued lines are joined.
+    """
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words and ASSIGNMENT.fullmatch(words[0]):
             words = words[1:]
+        if ">" in words[-2:-1]:
+            words = words[:-2]
         if words:
             yield words
 

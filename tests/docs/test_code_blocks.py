@@ -181,7 +181,7 @@ def known_options() -> set[str]:
     commands = [app[name] for name in app if not name.startswith("-")]
     commands += [app["cache"][name] for name in app["cache"] if not name.startswith("-")]
     # Options of other programs, and the placeholder for a setting.
-    options = {"help", "num_processes", "multi_gpu", "nproc_per_node", "cpu", "section.name"}
+    options = {"help", "version", "logdir", "num_processes", "section.name"}
     for command in commands:
         if command.default_command is not None:
             for argument in command.assemble_argument_collection():

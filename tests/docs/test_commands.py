@@ -62,6 +62,7 @@ def test_commands_that_work() -> None:
 def test_comments_and_continued_lines() -> None:
     text = "PYTHONPATH=. python a.py --x \\\n    1  # a comment\n# another one\n\nmake test\n"
     assert list(commands_of(text)) == [["python", "a.py", "--x", "1"], ["make", "test"]]
+    assert list(commands_of("make test > log  # kept")) == [["make", "test"]]
 
 
 def test_nothing_stays_replaced() -> None:

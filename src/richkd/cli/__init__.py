@@ -15,8 +15,11 @@ from richkd.cli.benchmark import benchmark
 from richkd.cli.cache import cache
 from richkd.cli.check import check
 from richkd.cli.compare import compare
+from richkd.cli.completion import completion
 from richkd.cli.demo import demo
+from richkd.cli.doctor import doctor
 from richkd.cli.evaluate import evaluate
+from richkd.cli.exit_status import FAILED, STOPPED, USAGE, about_status
 from richkd.cli.export import export
 from richkd.cli.predict import predict
 from richkd.cli.probe import probe
@@ -26,9 +29,11 @@ from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
 from richkd.core.errors import ConfigError, ProcessError, RichKDError
-from richkd.core.output import discard, flushed, lasting
+from richkd.core.output import discard, escape_what_is_lacking, flushed, lasting
 from richkd.core.terminal import Terminal
+from richkd.core.versions import version_text
 from richkd.core.visible import visible
+from richkd.core.waiting import waits_shown
 
 # Commands whose work several processes can divide.
 TOGETHER = ("distill", "teach", "cache")
@@ -36,7 +41,12 @@ TOGETHER = ("distill", "teach", "cache")
 app = App(
     name="richkd",
     help="Distill a big image classifier, fused with CLIP, into a small one that you would ship.",
+    help_epilogue=about_status(),
+    version=version_text,
     version_flags=["--version"],
+    version_format="plaintext",
+    # `_call` says what happened.
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative=(), show_default=False),
 )
 for command in (
@@ -52,17 +62,21 @@ for command in (
     export,
     benchmark,
     push,
-    cache,
     settings,
     demo,
+    doctor,
+    completion,
 ):
-    app.command(command)
+    # What is true of all commands is said once.
+    app.command(command, help_epilogue="")
+app.command(cache)
 
 
 def main(argv: Iterable[str] | None = None) -> None:
     """Entry point: a user's mistake ends with a message and status 1, a stop by signal with 130."""
+    escape_what_is_lacking(sys.stdout, sys.stderr)
     # Progress and messages go to standard error. If that is closed, the command goes on without them.
-    with lasting("stderr"):
+    with lasting("stderr"), waits_shown():
         try:
             _call(argv)
         finally:
@@ -77,15 +91,15 @@ def _call(argv: Iterable[str] | None) -> None:
             _refuse_copies(sys.argv[1:] if argv is None else argv)
         app(argv, exit_on_error=False, print_error=False)
         if not flushed(sys.stdout):
-            sys.exit(1)
+            sys.exit(FAILED)
     except SystemExit as ended:
         if not ended.code and not flushed(sys.stdout):
-            sys.exit(1)
+            sys.exit(FAILED)
         raise
     except CycloptsError as error:
         message = "\n".join(visible(line) for line in str(error).split("\n"))
         console.print(Panel(Text(message), title="Error", title_align="left", style="red"))
-        sys.exit(2)
+        sys.exit(USAGE)
     except RichKDError as error:
         if _said_elsewhere(str(error)):
             sys.exit(1)
@@ -97,20 +111,20 @@ def _call(argv: Iterable[str] | None) -> None:
         console.print(title, soft_wrap=True)
         for line in lines:
             console.print(line, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(FAILED)
     except MemoryError as error:
         console.print(Text.assemble(("error:", "bold red"), " ", ("MemoryError", "bold")))
         console.print("This command needs more memory than there is")
         console.print(f"Got: {error or 'no more memory'}", soft_wrap=True)
         console.print("Fix: use smaller images or batches.")
-        sys.exit(1)
+        sys.exit(FAILED)
     except BrokenPipeError:
         # The reader of the output, such as `head`, has ended.
         discard(sys.stdout)
-        sys.exit(1)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         console.print("stopped.")
-        sys.exit(130)
+        sys.exit(STOPPED)
 
 
 def _said_elsewhere(message: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import whole, wholes
+from richkd.core.quick_imports import quick_imports
 
 
 def benchmark(
@@ -33,7 +33,7 @@ def benchmark(
             consume_multiple=True,
         ),
     ] = None,
-    json: Annotated[bool, Parameter(help="print the result as JSON", negative="")] = False,
+    json: Json = False,
 ) -> None:
     """Measure the latency of students and artifacts on the CPU: medians over repeated batches.
 
@@ -43,15 +43,15 @@ def benchmark(
 
     richkd benchmark small.onnx --picture 480 640 --batch 1
     """
-    from richkd.cli.export_tables import print_benchmarks
-    from richkd.core.json_text import to_json
-    from richkd.export.latency import benchmark_all
+    with quick_imports():
+        from richkd.cli.export_tables import print_benchmarks
+        from richkd.export.latency import benchmark_all
 
-    with redirect_stdout(sys.stderr):
+    with json_alone(True) as write:
         found = benchmark_all(
             models, batches=batch, threads=threads, rounds=rounds, warmup=warmup, picture=picture
         )
-    if json:
-        print(to_json([one.to_dict() for one in found]))
-        return
-    print_benchmarks(found)
+        if json:
+            write([one.to_dict() for one in found])
+    if not json:
+        print_benchmarks(found)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.table import Table
 
+from richkd.cli.exit_status import STOPPED
+from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import config_of, configured, whole
 from richkd.config.schema import Config
 from richkd.core.output import lasting
+from richkd.core.quick_imports import quick_imports
 from richkd.core.terminal import Terminal
 
+if TYPE_CHECKING:
+    from richkd.pipeline.fill_cache import Verified
+    from richkd.teachers.cache.store import Manifest, OutputCache
+
 cache = App(
-    name="cache", help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove."
+    name="cache",
+    help="Store teacher outputs on disk: fill ahead of a run, import, list, verify, remove.",
+    help_epilogue="",
 )
 
 Folder = Annotated[Path, Parameter(help="folder of the teacher cache")]
@@ -48,15 +58,16 @@ def fill(*, config: Config) -> None:
 
     richkd cache fill -c recipe.yaml --teacher-cache cache/
     """
-    from richkd.core.interrupt import Interrupted
-    from richkd.pipeline.fill_cache import fill_caches
+    with quick_imports():
+        from richkd.core.interrupt import Interrupted
+        from richkd.pipeline.fill_cache import fill_caches
 
     with lasting("stdout"):
         try:
             fill_caches(config)
         except Interrupted:
             print("\nstopped; what was computed is stored. Continue with the same command.")
-            sys.exit(130)
+            sys.exit(STOPPED)
 
 
 @cache.command(name="import")
@@ -80,23 +91,29 @@ def import_(
 
     richkd distill -c recipe.yaml --teacher cache:resnet50 --teacher-cache cache/
     """
-    from richkd.pipeline.import_outputs import import_outputs
+    with quick_imports():
+        from richkd.pipeline.import_outputs import import_outputs
 
     with lasting("stdout"):
-        import_outputs(file, config, name=name, log=partial(Terminal().print, soft_wrap=True))
+        import_outputs(file, config, name=name, log=_log)
 
 
 @cache.command
-def ls(folder: Folder, /) -> None:
+def ls(folder: Folder, /, *, json: Json = False) -> None:
     """List the caches of a folder: how much is in them, and how large they are.
 
     For example:
 
     richkd cache ls cache/
     """
-    from richkd.pipeline.fill_cache import contents
+    with quick_imports():
+        from richkd.pipeline.fill_cache import contents
 
     caches = contents(folder)
+    if json:
+        with json_alone(json) as write:
+            write([_cache_json(manifest, opened) for manifest, opened in caches])
+        return
     table = Table(box=None, pad_edge=False)
     # Names are what `rm` takes, so they are never cut.
     table.add_column("cache", min_width=max(len(opened.folder.name) for _, opened in caches))
@@ -116,6 +133,18 @@ def ls(folder: Folder, /) -> None:
     Terminal().print(table)
 
 
+def _cache_json(manifest: Manifest, opened: OutputCache) -> dict[str, Any]:
+    """What is in a cache."""
+    return {
+        "cache": opened.folder.name,
+        "outputs": len(opened),
+        "of": manifest.images * manifest.views,
+        "views": manifest.views,
+        "bytes": opened.bytes_on_disk,
+        "row": asdict(manifest.row_format),
+    }
+
+
 @cache.command
 def verify(
     folder: Folder,
@@ -125,6 +154,7 @@ def verify(
     sample: Annotated[
         int, Parameter(help="outputs per cache to compute again", show_default=True, converter=whole)
     ] = 256,
+    json: Json = False,
 ) -> None:
     """Check every shard's hash and, with a run's settings, compute a sample of the outputs again.
 
@@ -136,23 +166,21 @@ def verify(
 
     richkd cache verify cache/ -c runs/small/config.yaml
     """
-    from richkd.core.errors import CacheError
-    from richkd.pipeline.fill_cache import damaged_shards, verify_caches
-    from richkd.teachers.cache.store import list_caches
+    with quick_imports():
+        from richkd.core.errors import CacheError
+        from richkd.pipeline.fill_cache import damaged_shards, verify_caches
+        from richkd.teachers.cache.store import list_caches
 
-    log = partial(Terminal().print, soft_wrap=True)
-    damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
-    for name, problems in damaged.items():
-        log(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
-    if recipe is not None or overrides:
-        results = verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample)
-        if not results:
-            log("no outputs were computed again: none of these teachers has stored outputs to compare")
-        for result in results:
-            log(
-                f"{result.cache.folder.name}: {result.images} outputs computed again, "
-                f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"
-            )
+    with json_alone(json) as write:
+        damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
+        for name, problems in damaged.items():
+            _log(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
+        results: Sequence[Verified] = ()
+        if recipe is not None or overrides:
+            results = verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample)
+            _log_verified(results)
+        if json:
+            write({"damaged": damaged, "computed_again": [_verified_json(one) for one in results]})
     if not damaged or any(damaged.values()):
         raise CacheError(
             f"The teacher caches in {folder} must be intact",
@@ -160,6 +188,30 @@ def verify(
             fix="the next run removes damaged shards and computes their rows again; for an imported "
             "teacher, import its file again.",
         )
+
+
+def _log(message: str) -> None:
+    Terminal().print(message, soft_wrap=True)
+
+
+def _log_verified(results: Sequence[Verified]) -> None:
+    if not results:
+        _log("no outputs were computed again: none of these teachers has stored outputs to compare")
+    for result in results:
+        _log(
+            f"{result.cache.folder.name}: {result.images} outputs computed again, "
+            f"largest difference {result.largest:.3g}, {result.agreement:.2%} with the same arg-max"
+        )
+
+
+def _verified_json(result: Verified) -> dict[str, Any]:
+    """The figures of a cache whose outputs were computed again."""
+    return {
+        "cache": result.cache.folder.name,
+        "outputs": result.images,
+        "largest_difference": result.largest,
+        "agreement": result.agreement,
+    }
 
 
 @cache.command
@@ -170,6 +222,7 @@ def rm(folder: Folder, name: Annotated[str, Parameter(help="the cache, as `ls` c
 
     richkd cache rm cache/ resnet50-train-0123456789abcdef
     """
-    from richkd.teachers.cache.store import remove_cache
+    with quick_imports():
+        from richkd.teachers.cache.store import remove_cache
 
     Terminal().print(f"removed {remove_cache(folder, name)}", soft_wrap=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import configured
 from richkd.config.schema import Config
+from richkd.core.quick_imports import quick_imports
 
 
 @configured(
@@ -22,7 +24,7 @@ from richkd.config.schema import Config
     "device",
     "out",
 )
-def check(*, config: Config) -> None:
+def check(*, config: Config, json: Json = False) -> None:
     """Open and test everything that a run needs, without training, and print the plan.
 
     Decodes every image, compares class names and their order across data, teachers and CLIP, runs one
@@ -33,7 +35,11 @@ def check(*, config: Config) -> None:
     richkd check --data photos/ --student resnet18 --teacher local-dir:runs/teacher/student
     --clip ViT-B-32:datacomp_xl_s13b_b90k
     """
-    from richkd.core.terminal import Terminal
-    from richkd.training.check import check_run
+    with quick_imports():
+        from richkd.core.terminal import Terminal
+        from richkd.training.check import check_run
 
-    check_run(config, Terminal())
+    with json_alone(json) as write:
+        plan = check_run(config, Terminal())
+        if json:
+            write(plan)

@@ -8,8 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import FAILED
+from richkd.cli.json_output import Json, json_alone, refuse_json_of_checks
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
+from richkd.core.quick_imports import quick_imports
 
 
 def compare(
@@ -20,6 +23,7 @@ def compare(
         Path | None, Parameter(help="folder of the comparison (default: runs/PLAN)", converter=place)
     ] = None,
     jobs: Jobs = None,
+    json: Json = False,
     check: Annotated[bool, Parameter(help="check all runs without starting one", negative="")] = False,
 ) -> None:
     """Compare methods over seeds, students, data and budgets, with controls; repeat it to go on after a stop.
@@ -31,16 +35,22 @@ def compare(
 
     richkd compare plan.yaml --out runs/compare
     """
-    from richkd.compare.pages import print_tables
-    from richkd.compare.run import compare as run_compare
+    with quick_imports():
+        from richkd.compare.pages import print_tables
+        from richkd.compare.results import results_file
+        from richkd.compare.run import compare as run_compare
 
-    with queue_console(jobs) as console:
+    refuse_json_of_checks(json, check)
+    with json_alone(json) as write, queue_console(jobs) as console:
         result = run_compare(plan, out=out, jobs=jobs, check_only=check, console=console)
         if result is None:
             return
-        print_tables(result.cells, result.costs, console, result.first)
+        if json:
+            write(results_file(result.out))
+        else:
+            print_tables(result.cells, result.costs, console, result.first)
         for warning in result.warnings:
             console.print(f"warning: {warning}", soft_wrap=True)
         console.print(f"page: {result.out / 'compare.html'}", soft_wrap=True)
         if result.failed:
-            sys.exit(1)
+            sys.exit(FAILED)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from richkd.cli.options import whole
 from richkd.core.output import lasting
+from richkd.core.quick_imports import quick_imports
 
 
 def demo(
@@ -24,8 +25,9 @@ def demo(
 
     richkd demo --out runs/demo
     """
-    from richkd.core.folder_lock import folder_lock
-    from richkd.demo.run import run_demo
+    with quick_imports():
+        from richkd.core.folder_lock import folder_lock
+        from richkd.demo.run import run_demo
 
     # Two demos would train with each other's files.
     with lasting("stdout"), folder_lock(out, f"--out {out}"):

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from richkd.cli.options import ChosenCheckpoint, evaluating
 from richkd.config.schema import EvaluateConfig
+from richkd.core.quick_imports import quick_imports
 
 
 @evaluating
@@ -41,9 +42,10 @@ def evaluate(
 
     richkd evaluate runs/small cifar_resnet56=resnet56.pth --data cifar100/ --cifar-c CIFAR-100-C/
     """
-    from richkd.cli.evaluate_tables import print_evaluation
-    from richkd.core.terminal import log_to_stderr
-    from richkd.evaluate.run import evaluate_models
+    with quick_imports():
+        from richkd.cli.evaluate_tables import print_evaluation
+        from richkd.core.terminal import log_to_stderr
+        from richkd.evaluate.run import evaluate_models
 
     # The network of a callable may print, but not between the results.
     with redirect_stdout(sys.stderr):

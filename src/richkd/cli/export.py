@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import ChosenCheckpoint, place, whole
+from richkd.core.quick_imports import quick_imports
 
 
 def export(
@@ -61,7 +61,7 @@ def export(
     float_ends: Annotated[
         bool, Parameter(help="keep the first and the last layer in float32", negative="")
     ] = False,
-    json: Annotated[bool, Parameter(help="print the result as JSON", negative="")] = False,
+    json: Json = False,
     checkpoint: ChosenCheckpoint = None,
 ) -> None:
     """Write a student as one file for another runtime, and prove that it has the same probabilities.
@@ -78,11 +78,11 @@ def export(
 
     richkd predict small.onnx holiday.jpg
     """
-    from richkd.cli.export_tables import print_export
-    from richkd.core.json_text import to_json
-    from richkd.core.terminal import log_to_stderr
-    from richkd.export.quantization import int8_settings
-    from richkd.export.run import ExportSettings, export_student
+    with quick_imports():
+        from richkd.cli.export_tables import print_export
+        from richkd.core.terminal import log_to_stderr
+        from richkd.export.quantization import int8_settings
+        from richkd.export.run import ExportSettings, export_student
 
     given = {
         "max_drop": max_drop,
@@ -93,9 +93,10 @@ def export(
     }
     quantized = int8_settings(int8, given)
     settings = ExportSettings(to, out, raw, data, images, check_images, tolerance, checkpoint, quantized)
-    with redirect_stdout(sys.stderr):
+    # The network of a callable may print, too, but not between the results.
+    with json_alone(True) as write:
         result = export_student(model, settings, log_to_stderr)
-    if json:
-        print(to_json(result.to_dict()))
-        return
-    print_export(result)
+        if json:
+            write(result.to_dict())
+    if not json:
+        print_export(result)

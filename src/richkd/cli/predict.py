@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.options import ChosenCheckpoint, whole
+from richkd.core.quick_imports import quick_imports
 
 
 def predict(
@@ -49,21 +50,22 @@ def predict(
 
     richkd predict runs/small photos/ --out predictions.csv
     """
-    from richkd.core.errors import ConfigError, DataError
-    from richkd.core.files import write_atomically
-    from richkd.core.temporary import remove_abandoned
-    from richkd.core.terminal import log_to_stderr
-    from richkd.export.artifact import open_classifier
-    from richkd.export.predict import (
-        Prediction,
-        find_images,
-        format_of,
-        keep_errors,
-        lines_of,
-        predict_files,
-        unreadable,
-        with_stdin,
-    )
+    with quick_imports():
+        from richkd.core.errors import ConfigError, DataError
+        from richkd.core.files import write_atomically
+        from richkd.core.temporary import remove_abandoned
+        from richkd.core.terminal import log_to_stderr
+        from richkd.export.artifact import open_classifier
+        from richkd.export.predict import (
+            Prediction,
+            find_images,
+            format_of,
+            keep_errors,
+            lines_of,
+            predict_files,
+            unreadable,
+            with_stdin,
+        )
 
     if top < 1:
         raise ConfigError("--top must be at least 1", got=str(top), fix="give a number of classes.")

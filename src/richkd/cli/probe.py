@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import configured
 from richkd.config.schema import Config
+from richkd.core.quick_imports import quick_imports
 
 
 @configured(
@@ -18,13 +20,13 @@ from richkd.config.schema import Config
     "device",
     "out",
 )
-def probe(*, config: Config) -> None:
+def probe(*, config: Config, json: Json = False) -> None:
     """Predict before any training whether CLIP improves the teacher on your classes.
 
     Compares teacher, CLIP and their fusions on held-out images: the validation split, or --data.calibration
     DIR if the teacher was trained on all images. All presets of fusion are compared, so a recipe's method,
     objective and fusion have no influence, except for the temperature of its logit loss. --out writes a
-    page, probe.html, and probe.json.
+    page, probe.html, and probe.json; --json prints the same figures.
 
     For example:
 
@@ -35,22 +37,24 @@ def probe(*, config: Config) -> None:
     from functools import partial
     from pathlib import Path
 
-    from richkd.core.device import pick_device
-    from richkd.core.folder_lock import folder_lock
-    from richkd.core.temporary import remove_abandoned
-    from richkd.core.terminal import Terminal
-    from richkd.pipeline.assemble import assemble
-    from richkd.pipeline.teacher_check import report_sizes
-    from richkd.reporting.probe.page import write_probe
-    from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
-    from richkd.reporting.probe.terminal import print_probe
+    with quick_imports():
+        from richkd.core.device import pick_device
+        from richkd.core.folder_lock import folder_lock
+        from richkd.core.temporary import remove_abandoned
+        from richkd.core.terminal import Terminal
+        from richkd.pipeline.assemble import assemble
+        from richkd.pipeline.teacher_check import report_sizes
+        from richkd.reporting.probe.page import numbers, write_probe
+        from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
+        from richkd.reporting.probe.terminal import print_probe
 
     console = Terminal()
     out = config.out if "out" in config.model_fields_set else None
     check_probe(config, out)
     device = pick_device(config.train.device)
     log, page = partial(console.print, soft_wrap=True), None
-    with folder_lock(out, f"--out {out}") if out is not None else nullcontext():
+    lock = folder_lock(out, f"--out {out}") if out is not None else nullcontext()
+    with json_alone(json) as write, lock:
         parts = assemble(probe_config(config), device, log)
         report_sizes(parts, log)
         result = run_probe(parts)
@@ -58,6 +62,9 @@ def probe(*, config: Config) -> None:
         if out is not None:
             remove_abandoned(out)
             page = write_probe(result, out, Path(config.data.path).name)
-    print_probe(result, console)
-    if page is not None:
-        log(f"page: {page}")
+        if json:
+            write(numbers(result))
+        else:
+            print_probe(result, console)
+        if page is not None:
+            log(f"page: {page}")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import STOPPED
 from richkd.cli.options import whole
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted
@@ -38,4 +39,4 @@ def queue_console(jobs: int | None) -> Iterator[Terminal]:
             yield Terminal(width=None if sys.stdout.isatty() else WIDE)
         except Interrupted:
             print("\nstopped and saved; repeat the command to go on")
-            sys.exit(130)
+            sys.exit(STOPPED)

@@ -10,6 +10,8 @@ from cyclopts import Parameter
 def settings(
     word: Annotated[str, Parameter(help="show settings that contain this word only")] = "",
     /,
+    *,
+    json: Annotated[bool, Parameter(help="print the settings as JSON", negative="")] = False,
 ) -> None:
     """List settings with default, allowed values and meaning.
 
@@ -24,17 +26,23 @@ def settings(
 
     richkd settings objective.kd
     """
+    from dataclasses import asdict
+
     from rich.table import Table
     from rich.text import Text
 
     from richkd.config.listing import settings as listed
     from richkd.config.loading import nearest_setting
     from richkd.core.errors import ConfigError
+    from richkd.core.json_text import to_json
     from richkd.core.terminal import Terminal
 
     rows = list(listed(word))
     if not rows:
         raise ConfigError(f"No setting contains '{word}'", got=word, fix=nearest_setting(word))
+    if json:
+        print(to_json([asdict(setting) for setting in rows], indent=1))
+        return
     table = Table("setting", "default", "meaning", box=None, pad_edge=False)
     for setting in rows:
         choices = "".join(f"\n  {name}{f': {about}' if about else ''}" for name, about in setting.choices)

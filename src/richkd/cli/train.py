@@ -9,11 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import STOPPED
 from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, place, wholes
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.core.output import lasting
+from richkd.core.quick_imports import quick_imports
 
 NumberOfFolds = Annotated[
     list[int] | None,
@@ -113,9 +115,10 @@ def teach(
 def _train(
     config: Config, folds: int | None = None, full: Path | None = None, tune: str | None = None, **how: bool
 ) -> None:
-    from richkd.core.interrupt import Interrupted
-    from richkd.training.run import distill as run_distill
-    from richkd.training.run import teach_folds
+    with quick_imports():
+        from richkd.core.interrupt import Interrupted
+        from richkd.training.run import distill as run_distill
+        from richkd.training.run import teach_folds
 
     if tune is not None and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(
@@ -135,7 +138,7 @@ def _train(
         except Interrupted:
             if os.environ.get("RANK", "0") == "0":
                 print("\nstopped and saved; continue with the same command and --resume")
-            sys.exit(130)
+            sys.exit(STOPPED)
 
 
 def _tuned(

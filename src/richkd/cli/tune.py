@@ -8,8 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from richkd.cli.exit_status import FAILED
+from richkd.cli.json_output import Json, json_alone, refuse_json_of_checks
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
+from richkd.core.quick_imports import quick_imports
 
 
 def tune(
@@ -20,6 +23,7 @@ def tune(
         Path | None, Parameter(help="folder of the search (default: runs/PLAN)", converter=place)
     ] = None,
     jobs: Jobs = None,
+    json: Json = False,
     check: Annotated[bool, Parameter(help="check the plan without starting a run", negative="")] = False,
 ) -> None:
     """Search the settings of methods by many short runs on the validation split; repeat it to go on.
@@ -30,14 +34,19 @@ def tune(
 
     richkd tune plan.yaml --out runs/tune
     """
-    from richkd.tune.pages import print_table
-    from richkd.tune.run import tune as run_tune
+    with quick_imports():
+        from richkd.tune.pages import print_table, results_file
+        from richkd.tune.run import tune as run_tune
 
-    with queue_console(jobs) as console:
+    refuse_json_of_checks(json, check)
+    with json_alone(json) as write, queue_console(jobs) as console:
         result = run_tune(plan, out=out, jobs=jobs, check_only=check, console=console)
         if result is None:
             return
-        print_table(result.methods, result.metric, result.out, console)
+        if json:
+            write(results_file(result.out))
+        else:
+            print_table(result.methods, result.metric, result.out, console)
         console.print(f"page: {result.out / 'tune.html'}", soft_wrap=True)
         if any(method.best is None for method in result.methods):
-            sys.exit(1)
+            sys.exit(FAILED)

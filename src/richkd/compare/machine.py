@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from richkd.compare.runs import AnyRun
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
+from richkd.core.machine import cores
 from richkd.core.structured import read_json
 
 # Memory of a run besides its images: libraries, networks and activations.
@@ -28,13 +28,6 @@ def default_jobs(runs: Sequence[AnyRun]) -> int:
     most = max(run.config.data.in_memory_gb for run in runs) + OWN_GIGABYTES
     by_memory = int(free_gigabytes() // most)
     return max(1, min(len(runs), cores() // CORES_A_RUN, by_memory))
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def free_gigabytes() -> float:

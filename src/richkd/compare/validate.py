@@ -28,6 +28,7 @@ from richkd.training.optimizer import build_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
 from richkd.training.task import Task
+from richkd.training.trackers import refuse_missing_trackers
 
 Log = Callable[[str], None]
 
@@ -70,6 +71,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
     every: list[AnyRun] = [*first, *runs]
     budgets: dict[str, str] = {}
     for run in every:
+        problems.attempt(run.label, refuse_missing_trackers, run.config.train.trackers)
         data = problems.attempt(run.label, opened.of, run.config)
         if data is not None:
             order = problems.attempt(run.label, order_of, run.config, data)

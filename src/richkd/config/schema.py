@@ -376,8 +376,9 @@ class TrainConfig(Section):
         description="seconds that processes of a run wait for each other before they end with an error",
     )
     workers: Annotated[int, FREE] = Field(2, ge=0, description="processes or threads that decode images")
-    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = Field(
-        ("tensorboard",), description="experiment trackers besides metrics.jsonl"
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE] = Field(
+        ("tensorboard",),
+        description="experiment trackers besides metrics.jsonl; all but tensorboard have to be installed",
     )
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
+
+# Name of the rule for characters that an encoding lacks.
+ESCAPES = "richkd.escapes"
+# Python's own rules, of which the second one is that of the locale C.
+_RAISING = ("strict", "surrogateescape")
 
 
 class LastingStream:
@@ -110,6 +118,33 @@ def flushed(stream: TextIO | None) -> bool:
         discard(stream)
         return False
     return True
+
+
+def escape_what_is_lacking(*streams: TextIO | None) -> None:
+    """Let text streams write characters that their encoding lacks as ``\\uXXXX``, without an error.
+
+    These escapes are those of JSON, so JSON stays exact. Streams that have another rule, such as that of
+    ``PYTHONIOENCODING=ascii:replace``, keep it.
+
+    Example:
+        >>> import io
+        >>> stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        >>> escape_what_is_lacking(stream)
+        >>> length = stream.write("Käfer 🐞")
+        >>> stream.flush()
+        >>> print(stream.buffer.getvalue().decode())
+        K\\u00e4fer \\ud83d\\udc1e
+    """
+    codecs.register_error(ESCAPES, _escapes)
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper) and stream.errors in _RAISING:
+            stream.reconfigure(errors=ESCAPES)
+
+
+def _escapes(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 @contextmanager

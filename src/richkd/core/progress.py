@@ -15,6 +15,7 @@ from torch import Tensor
 from richkd.core.output import LastingStream
 from richkd.core.terminal import Terminal
 from richkd.core.visible import visible
+from richkd.core.waiting import MOST, Schedule, clock
 
 # Reading a loss waits for the device, so the losses of the bar are not updated more often than this.
 REFRESH_SECONDS = 0.5
@@ -53,6 +54,8 @@ class Progress:
         self._task: TaskID | None = None
         self._title, self._began, self._images, self._refreshed = "", 0.0, 0, 0.0
         self._epochs_left = 0
+        # In a log, the first epoch says early that it is under way.
+        self._lines: Schedule | None = None
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -82,6 +85,7 @@ class Progress:
         """
         self._title, self._epochs_left = f"epoch {epoch + 1}/{epochs}", epochs - epoch - 1
         self._began, self._images = time.perf_counter(), 0
+        self._lines = Schedule() if self._lines is None else Schedule(first=MOST)
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(self._title, total=steps, completed=done, speed="", losses="")
@@ -98,6 +102,7 @@ class Progress:
         now = time.perf_counter()
         if self._bar.disable or now - self._refreshed < REFRESH_SECONDS:
             self._bar.advance(self._task)
+            self._log_steps(self._images / max(now - self._began, 1e-9))
             return
         self._refreshed = now
         self._bar.update(
@@ -106,6 +111,15 @@ class Progress:
             speed=f"{self._images / (now - self._began):,.0f} images/s",
             losses="  ".join(f"{visible(name)} {float(value):.3f}" for name, value in means.items()),
         )
+
+    def _log_steps(self, speed: float) -> None:
+        """In a log, print a line within an epoch that takes long."""
+        task = self._bar.tasks[-1]
+        assert self._lines is not None
+        assert task.total is not None
+        if self.console.is_terminal or task.completed >= task.total or not self._lines.due():
+            return
+        self.log(f"{self._title}  step {task.completed:,.0f}/{task.total:,.0f}  {speed:,.0f} images/s")
 
     def end_epoch(self, record: Mapping[str, Any]) -> dict[str, float]:
         """Print the losses, the validation accuracy and the speed of the epoch that ends.
@@ -124,7 +138,7 @@ class Progress:
         ]
         if "val/top1" in record:
             parts.append(f"val top-1 {record['val/top1']:.2%}")
-        parts += [f"{speed:,.0f} images/s", f"{_clock(left)} left"]
+        parts += [f"{speed:,.0f} images/s", f"{clock(left)} left"]
         self.log(f"{self._title}  " + "  ".join(parts))
         return {"seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
 
@@ -148,9 +162,3 @@ class Progress:
                     f"{entropy['views']:,} training views)"
                 )
         self.log(f"student: {summary['student_folder']} ({summary['seconds']:,} s)")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -25,6 +25,7 @@ from richkd.core.files import not_written, write_atomically
 from richkd.core.lock import PAUSE, FileLock
 from richkd.core.lock_owners import Locked
 from richkd.core.tensor_files import encode_tensors, read_tensors
+from richkd.core.waiting import Wait
 from richkd.data.file_types import printable
 from richkd.data.opening import RESTORE
 from richkd.data.split import Split
@@ -46,6 +47,14 @@ Named = tuple[str, Path]
 Cell = Mapping[str, bytes | str | None]
 
 
+def no_log(message: str) -> None:
+    """Logs nothing.
+
+    Example:
+        >>> no_log("not shown")
+    """
+
+
 class Contents:
     """Hashes of files by path and stamp: those in the file ``image-hashes.safetensors``, and new ones.
 
@@ -65,7 +74,7 @@ class Contents:
         True
     """
 
-    def __init__(self, folder: Path | None = None, log: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, folder: Path | None = None, log: Callable[[str], None] = no_log) -> None:
         self.folder, self.log = folder, log
         self._keys_N: NDArray[np.int64] = np.zeros(0, np.int64)
         self._stamps_N4: NDArray[np.int64] = np.zeros((0, 4), np.int64)
@@ -133,14 +142,20 @@ class Contents:
         digests_N32[at_N >= 0] = self._digests_N32[at_N[at_N >= 0]]
         unknown = np.flatnonzero(at_N < 0).tolist()
         report = Report(self.log, len(unknown), int(stamps_N4[unknown, 0].sum()))
+        # Without a log, as without a teacher cache, long waits are shown nevertheless.
+        wait = Wait("reading files", len(unknown), unit="files") if self.log is no_log else None
         with ThreadPoolExecutor(THREADS) as pool:
             for place, digest in _in_parts(pool, lambda place: _hash(*files[place]), unknown):
                 digests_N32[place] = np.frombuffer(digest, np.uint8)
                 report.advance()
+                if wait is not None:
+                    wait.advance()
                 size, modified, changed, inode = stamps_N4[place].tolist()
                 if time.time_ns() - max(modified, changed) > STEP_NS:
                     self.keep(int(keys_N[place]), (size, modified, changed, inode), digest)
         report.end()
+        if wait is not None:
+            wait.end()
         return digests_N32
 
     def _load(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from richkd.core.errors import DataError, ImageError
 from richkd.core.processes import gather_in_place, gather_objects, share_of
+from richkd.core.waiting import waiting
 from richkd.data.framing import Framing, frame
 from richkd.data.opening import REPAIR, load_picture
 from richkd.data.rgb import to_rgb
@@ -187,7 +188,13 @@ def map_images(
     first, last, _ = (own or slice(None)).indices(len(split))
     unreadable: list[DataError] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for number, (results, errors) in enumerate(pool.map(chunk, range(first, last, CHUNK))):
+        chunks = waiting(
+            f"decoding {split.name}",
+            pool.map(chunk, range(first, last, CHUNK)),
+            last - first,
+            count=lambda done: len(done[0]) + len(done[1]),
+        )
+        for number, (results, errors) in enumerate(chunks):
             unreadable += errors
             yield from results
             if progress is not None:

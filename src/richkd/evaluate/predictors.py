@@ -20,6 +20,7 @@ from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelC
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.types import Batch, Output
+from richkd.core.waiting import waiting
 from richkd.data.batches import CleanStore, open_store
 from richkd.data.classes import check_same_classes
 from richkd.data.framing import Framing
@@ -265,8 +266,11 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
     needed = dict.fromkeys(framing for predictor in predictors for framing in predictor.framings)
     groups = in_order(len(next(iter(stores.values())).split), BATCH)
     parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
+    split = next(iter(stores.values())).split
+    every = zip(*(stores[framing].batches(groups) for framing in needed), strict=True)
+    what = f"evaluating {len(parts)} models on {split.name}"
     with torch.inference_mode():
-        for batches in zip(*(stores[framing].batches(groups) for framing in needed), strict=True):
+        for batches in waiting(what, every, len(split), count=lambda one: len(one[0])):
             by_framing = {framing: batch.to(device) for framing, batch in zip(needed, batches, strict=True)}
 
             def images(framing: Framing, by_framing: Mapping[Framing, Batch] = by_framing) -> Seen:
@@ -277,11 +281,9 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
                 for name, output in zip(predictor.names, predictor.predict(images), strict=True):
                     parts[name].append(output.cpu())
     outputs = {name: Output.cat(batches) for name, batches in parts.items()}
-    key = next(iter(stores.values())).split.key
     for name, output in outputs.items():
-        refuse_non_finite_rows(
-            output.logits_BC, name, key, "check the model: its weights are finite, but its outputs are not."
-        )
+        fix = "check the model: its weights are finite, but its outputs are not."
+        refuse_non_finite_rows(output.logits_BC, name, split.key, fix)
     for predictor in predictors:
         predictor.flush()
     return outputs

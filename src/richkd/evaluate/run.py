@@ -12,6 +12,7 @@ from torch import Tensor
 
 from richkd.config.schema import EvaluateConfig
 from richkd.core.types import Output
+from richkd.core.waiting import still
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
 from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_stores, predict_all
@@ -136,16 +137,21 @@ def evaluate_models(
     clean = {name: output.logits_BC for name, output in outputs.items()}
     # Before corruptions, which take longest, so that unreadable images of all folders are found early.
     shifts = _shifts(subjects, clean, temperatures)
-    evaluation = Evaluation(
-        split.name,
-        subjects.data.class_names,
-        _model_reports(subjects, clean, temperatures),
-        _comparisons(clean, temperatures, split.labels_N),
-        {
+    with still(f"figures and intervals of {len(outputs)} models"):
+        reports = _model_reports(subjects, clean, temperatures)
+        comparisons = _comparisons(clean, temperatures, split.labels_N)
+    with still("cost of the models"):
+        costs = {
             one.name: cost_of(one.network, device)
             for one in subjects.networks
             if isinstance(one, NetworkPredictor)
-        },
+        }
+    evaluation = Evaluation(
+        split.name,
+        subjects.data.class_names,
+        reports,
+        comparisons,
+        costs,
         _fidelity(names, outputs) if config.teachers else {},
         _robustness(subjects, clean, temperatures, config, log),
         shifts,

@@ -21,6 +21,7 @@ import torch
 from richkd.core.precision import autocast_dtype, precisions_of
 from richkd.core.processes import on_first, world
 from richkd.core.structured import read_json
+from richkd.core.waiting import still
 from richkd.models.build import Network
 from richkd.models.compiling import compile_fixed, compile_repays
 
@@ -119,7 +120,8 @@ class SpeedChooser:
             candidates = self._candidates(precision, compiling)
             speed = candidates[0]
             if self.measure and len(candidates) > 1 and self.steps >= MEASURED_FROM:
-                speed = on_first(lambda: self._fastest(candidates, network, trained=trained))
+                with still(f"measuring precisions and compiling of {name}"):
+                    speed = on_first(lambda: self._fastest(candidates, network, trained=trained))
                 self.log(f"precision: {name} {speed.describe()}")
             self.chosen[name] = asdict(speed)
         return Speed(**self.chosen[name])

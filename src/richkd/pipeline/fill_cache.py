@@ -19,6 +19,7 @@ from richkd.core.launch import join, together
 from richkd.core.processes import rank, world
 from richkd.core.progress import Progress
 from richkd.core.types import Batch, Output
+from richkd.core.waiting import waiting
 from richkd.data.batches import Store
 from richkd.data.order import in_order
 from richkd.data.views import Views
@@ -205,8 +206,11 @@ def _fill_clean(parts: Parts, split: str, share: slice, stop: StopRequest) -> in
     for teacher in parts.teachers:
         store = parts.stores.clean(split, teacher.framing)
         drawn = partial(store.clean.draw, parts.config.train.seed, 0)
-        batches = store.batches(_missing([teacher], split, groups, drawn))
-        most = max(most, sum(_compute([teacher], batches, drawn, parts.device, stop)))
+        missing = _missing([teacher], split, groups, drawn)
+        batches = store.batches(missing)
+        counts = _compute([teacher], batches, drawn, parts.device, stop)
+        what = f"outputs of {teacher.role} {teacher.name} for {split}"
+        most = max(most, sum(waiting(what, counts, sum(map(len, missing)), count=int)))
     return most
 
 

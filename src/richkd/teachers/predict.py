@@ -11,6 +11,7 @@ from torch import Tensor
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.processes import gather_agreed, share_of
 from richkd.core.types import Output
+from richkd.core.waiting import waiting
 from richkd.data.batches import CleanStore
 from richkd.data.order import in_order
 from richkd.data.views import render
@@ -64,11 +65,12 @@ def logits_of(network: Network, store: CleanStore, device: torch.device) -> Tens
     training = network.training
     network.eval()
     clean = store.clean
+    what = f"evaluating {network.name} on {store.split.name}"
 
     def compute(groups: list[Tensor]) -> Tensor:
         logits = []
         with torch.inference_mode():
-            for batch in store.batches(groups):
+            for batch in waiting(what, store.batches(groups), sum(map(len, groups)), count=len):
                 pixels = batch.pixels_BHWC.to(device)
                 views = clean.draw(0, 0, batch.index_B)
                 output = network(render(pixels, views, network.size, network.mean, network.std))
@@ -112,12 +114,13 @@ def outputs_of(
     """
     clean = store.clean
     row_N = torch.arange(len(store.split)) if index_N is None else index_N
+    what = f"outputs of {teacher.role} {teacher.name} for {store.split.name}"
 
     def compute(groups: list[Tensor]) -> Output:
         return Output.cat(
             [
                 teacher.outputs(batch.to(device), clean.draw(0, 0, batch.index_B)).cpu()
-                for batch in store.batches(groups)
+                for batch in waiting(what, store.batches(groups), sum(map(len, groups)), count=len)
             ]
         )
 

@@ -32,22 +32,27 @@ from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.failures import NonFiniteDetector
 from richkd.training.optimizer import build_optimizer
 from richkd.training.task import Task
+from richkd.training.trackers import refuse_missing_trackers
 
 SAMPLE = 256
 
 
-def check_run(config: Config, console: Terminal) -> None:
+def check_run(config: Config, console: Terminal) -> dict[str, Any]:
     """Check everything that a run needs, and print the results and the plan of the run.
 
     Opens the data, decodes every image, searches for images that are in two splits, measures the accuracy of
     the teachers on training images, and computes the loss terms of one step. Nothing is trained, and nothing
     is written to the run folder.
 
+    Returns:
+        What was found: images, pictures that splits share, the loss terms of one step, and the plan.
+
     Raises:
         RichKDError: the first error that would stop the run. Images that cannot be read are reported for all
             splits together.
     """
     _ask_for_teachers(config)
+    refuse_missing_trackers(config.train.trackers)
     device = pick_device(config.train.device)
     log = partial(console.print, soft_wrap=True)
     try:
@@ -65,11 +70,20 @@ def check_run(config: Config, console: Terminal) -> None:
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
         )
     refuse_small_parts(parts)
-    _report_duplicates(parts, console)
+    shared = _report_duplicates(parts, console)
     _report_teachers(parts, log)
     terms = _dry_step(parts)
     console.print("dry step: " + ", ".join(f"{name} {float(value):.4f}" for name, value in terms.items()))
-    _print_plan(parts, console)
+    plan = _plan(parts)
+    _print_plan(plan, console)
+    return {
+        "classes": list(parts.data.class_names),
+        "images": {name: len(split) for name, split in parts.data.splits.items()},
+        "shared_with_train": shared,
+        "dry_step": {name: float(value) for name, value in terms.items()},
+        "steps": parts.order().steps * config.train.epochs,
+        "plan": [{"name": name, "value": value} for name, value in plan],
+    }
 
 
 def _ask_for_teachers(config: Config) -> None:
@@ -99,12 +113,14 @@ def _decode(splits: Mapping[str, Split], config: Config) -> None:
     problems.refuse_all()
 
 
-def _report_duplicates(parts: Parts, console: Terminal) -> None:
-    splits = parts.data.splits
+def _report_duplicates(parts: Parts, console: Terminal) -> dict[str, list[list[str]]]:
+    """Print which images of held-out splits are in train, too; returns their keys, by split."""
+    splits, shared = parts.data.splits, dict[str, list[list[str]]]()
     for held_out in ("val", "test", "calibration"):
         if held_out not in splits or "train" not in splits:
             continue
         found = duplicates(splits["train"], splits[held_out])
+        shared[held_out] = [list(one.second) for one in found]
         if found:
             count = sum(len(one.second) for one in found)
             console.print(
@@ -113,6 +129,7 @@ def _report_duplicates(parts: Parts, console: Terminal) -> None:
             )
         else:
             console.print(f"no image is in both train and {held_out}")
+    return shared
 
 
 def _report_teachers(parts: Parts, log: Log) -> None:
@@ -148,9 +165,10 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     return dict(terms.terms)
 
 
-def _print_plan(parts: Parts, console: Terminal) -> None:
+def _plan(parts: Parts) -> list[tuple[str, str]]:
+    """The lines of the plan: what the run would do."""
     epochs, order = parts.config.train.epochs, parts.order()
-    rows: list[tuple[str, Any]] = [
+    rows: list[tuple[str, str]] = [
         ("classes", f"{len(parts.data.class_names):,}"),
         ("images", ", ".join(f"{len(split):,} {name}" for name, split in parts.data.splits.items())),
         ("training images", _source(parts)),
@@ -169,9 +187,13 @@ def _print_plan(parts: Parts, console: Terminal) -> None:
         ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
         ("precision", parts.speed.describe()),
     ]
+    return rows
+
+
+def _print_plan(plan: list[tuple[str, str]], console: Terminal) -> None:
     table = Table(title="plan", title_justify="left", box=None, pad_edge=False, show_header=False)
-    for name, value in rows:
-        table.add_row(name, str(value))
+    for row in plan:
+        table.add_row(*row)
     console.print(table)
 
 

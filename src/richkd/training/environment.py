@@ -11,7 +11,6 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from richkd.config.marks import flattened
 from richkd.core.device import pick_device
 from richkd.core.structured import read_json
+from richkd.core.versions import versions_of
 
 ENVIRONMENT = "environment.json"
 PACKAGES = (
@@ -50,15 +50,9 @@ def environment(device: str = "auto", processes: int = 1) -> dict[str, Any]:
         >>> "torch" in environment()["packages"]
         True
     """
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": versions_of(PACKAGES),
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from richkd.training.plan import described
 from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
 from richkd.training.session import Session, resume_session, start_session
+from richkd.training.trackers import PROJECT, refuse_missing_trackers, start_outside, trackers_of
 from richkd.training.trainer import Trainer
 
 
@@ -84,6 +86,7 @@ def teach_folds(
         raise ConfigError(
             "Out-of-fold teachers need two folds or more", got=str(folds), fix=f"use --folds {FOLDS}."
         )
+    refuse_missing_trackers(config.train.trackers)
     join(config.train.device, config.train.process_timeout)
     how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     how["accept_changed_images"] = accept_changed_images
@@ -179,11 +182,11 @@ def distill(
     """
     if accept_changed_images and not resume:
         raise ConfigError(f"{ACCEPT} needs --resume", got="a new run", fix="remove it, or add --resume.")
+    refuse_missing_trackers(config.train.trackers)
     device = join(config.train.device, config.train.process_timeout)
     _refuse_compiling(config)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        log_with=list(config.train.trackers) or None,
         project_dir=str(config.out),
     )
     folder = RunFolder(config.out)
@@ -240,17 +243,19 @@ def _run(
     else:
         session = start_session(trainer, again=again, accept_changed_images=accept_changed_images)
     # What a killed run left before its first checkpoint is replaced.
-    _begin(trainer, session, overwrite=overwrite or again)
+    _begin(trainer, session, progress.log, overwrite=overwrite or again)
     if again or not resume:
         report_sizes(parts, progress.log)
         report_teachers(parts, progress.log)
     return Run(config.out, _train(trainer, progress))
 
 
-def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
+def _begin(trainer: Trainer, session: Session, log: Callable[[str], None], *, overwrite: bool) -> None:
     """Write what is known of the run into its folder, and open the trackers."""
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
+    accelerator.log_with = trackers_of(parts.config.train.trackers, folder.path, log)
     if accelerator.is_main_process:
+        start_outside(accelerator.log_with)
         folder.create(
             parts.config,
             parts.speeds,
@@ -262,7 +267,10 @@ def _begin(trainer: Trainer, session: Session, *, overwrite: bool) -> None:
         network = describe_network(trainer.task.student, parts.data.class_names, trainer.order.steps)
         folder.write_json(f"{folder.last.parent.name}/{DESCRIPTION}", network)
     meet()
-    accelerator.init_trackers("events")
+    accelerator.init_trackers(PROJECT)
+    for tracker in accelerator.trackers:
+        # Older versions of accelerate leave this to the tracker.
+        tracker.start()
 
 
 def _close_trackers(accelerator: Accelerator) -> None:

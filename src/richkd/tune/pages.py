@@ -45,8 +45,13 @@ def write_pages(plan: str, results: Sequence[SearchResult], metric: str, images:
     for name in ("tune.html", "tune.md"):
         write_atomically(out / name, templates.get_template(name).render(**values).encode())
     content = {"plan": plan, "metric": metric, "images": images, "methods": [_json(one) for one in results]}
-    write_atomically(out / "tune.json", (to_json(content, indent=1) + "\n").encode())
+    write_atomically(results_file(out), (to_json(content, indent=1) + "\n").encode())
     return out / "tune.html"
+
+
+def results_file(out: Path) -> Path:
+    """The file of the figures."""
+    return out / "tune.json"
 
 
 def recipe_file(out: Path, result: SearchResult) -> Path:

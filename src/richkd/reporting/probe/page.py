@@ -48,17 +48,21 @@ def write_probe(result: Probe, folder: str | Path, data: str) -> Path:
         CheckpointError: the folder cannot be written.
     """
     folder = Path(folder)
+    write_atomically(folder / "probe.json", f"{to_json(numbers(result), indent=2)}\n".encode())
+    page = folder / "probe.html"
+    write_atomically(page, render(result, data).encode())
+    return page
+
+
+def numbers(result: Probe) -> dict[str, Any]:
+    """The verdict and all figures of a probe, as they are in ``probe.json``."""
     verdict = {
         "outcome": outcome(result).value,
         "headline": headline(result),
         "explanation": explanation(result),
         "warnings": warnings(result),
     }
-    figures = to_json({"verdict": verdict} | result.to_dict(), indent=2)
-    write_atomically(folder / "probe.json", f"{figures}\n".encode())
-    page = folder / "probe.html"
-    write_atomically(page, render(result, data).encode())
-    return page
+    return {"verdict": verdict} | result.to_dict()
 
 
 def render(result: Probe, data: str) -> str:

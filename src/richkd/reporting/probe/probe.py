@@ -18,6 +18,7 @@ from richkd.config.schema import Config, FusionConfig, MethodConfig
 from richkd.core.errors import ConfigError, DataError, Problems
 from richkd.core.files import refuse_unwritable
 from richkd.core.types import UNLABELED
+from richkd.core.waiting import still
 from richkd.data.held_out import held_out_split
 from richkd.data.split import Split, evenly_spaced
 from richkd.evaluate.model_report import Confidence, Confusion, confidence_of, confusions_of, losses_of
@@ -281,7 +282,8 @@ def run_probe(parts: Parts) -> Probe:
         outputs_of(teacher, parts.stores.clean(held_out, teacher.framing), device)
         for teacher in parts.teachers
     ]
-    logits = _fuse(parts, [output.logits_BC for output in outputs], labels_N, held_out)
+    with still("fitting the fusions"):
+        logits = _fuse(parts, [output.logits_BC for output in outputs], labels_N, held_out)
     teacher_NC, clip_NC, fused_NC = logits.compared.values()
     losses_N = losses_of(logits.scaled[TEACHER], labels_N) - losses_of(logits.scaled[FUSED], labels_N)
     train_N = parts.data.splits["train"].labels_N

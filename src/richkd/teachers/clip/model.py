@@ -19,6 +19,7 @@ from richkd.core.errors import ClipError
 from richkd.core.files import hash_tensors
 from richkd.core.temporary import remove_abandoned
 from richkd.core.types import Batch, Output
+from richkd.core.waiting import waiting
 from richkd.data.views import Views, render_batch
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat, as_stored
@@ -130,7 +131,14 @@ class Clip:
         check_tokens(unique, tokens_PL, self.tokenizer, vocabulary_size(self.model))
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             chunks = [
-                encode_text(self.model, part.to(self.device)) for part in torch.split(tokens_PL, batch_size)
+                encode_text(self.model, part.to(self.device))
+                for part in waiting(
+                    f"embedding prompts with {self.name}",
+                    torch.split(tokens_PL, batch_size),
+                    len(unique),
+                    unit="prompts",
+                    count=len,
+                )
             ]
             embeds_PD = functional.normalize(torch.cat(chunks).float(), dim=1)
             position = {prompt: row for row, prompt in enumerate(unique)}

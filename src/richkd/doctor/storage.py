@@ -1,0 +1,51 @@
+"""Free space of the folders that commands write to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def storage(folder: Path) -> dict[str, Any]:
+    """A folder with its free space, and whether files can be written there.
+
+    Of a folder that does not exist yet, both are those of the parent that exists.
+
+    Example:
+        >>> storage(Path("no/such/folder"))["exists"]
+        False
+    """
+    here = existing(folder)
+    return {
+        "folder": str(folder),
+        "exists": folder.is_dir(),
+        "free": free_bytes(here),
+        "writable": os.access(here, os.W_OK | os.X_OK) and here.is_dir(),
+    }
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Free bytes of the disk of a folder; None if the system does not say.
+
+    Example:
+        >>> free_bytes(Path("no-such-folder")) is None
+        True
+    """
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def existing(path: Path) -> Path:
+    """The path, or its nearest parent that exists.
+
+    Example:
+        >>> existing(Path("no/such/folder")) == Path.cwd()
+        True
+    """
+    path = path.resolve()
+    # Below a folder that may not be searched, Path.exists would raise an error.
+    return next((one for one in (path, *path.parents) if os.access(one, os.F_OK)), path)

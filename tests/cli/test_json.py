@@ -1,0 +1,166 @@
+"""``--json``: one strict JSON document on standard output with the keys of the file, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from richkd.cli import app, main
+from richkd.config.listing import settings
+from tests.compare.plans import content as compare_content
+from tests.compare.plans import write as write_plan
+from tests.fixtures import CLASSES, World
+from tests.tune.plans import content as tune_content
+
+# Commands that print a table or figures, and those whose result is a folder, a page or a sentence.
+WITH = ("check", "compare", "doctor", "evaluate", "predict", "probe", "report", "settings", "tune")
+WITHOUT = ("cache", "completion", "demo", "distill", "teach")
+Capture = pytest.CaptureFixture[str]
+
+
+def answer(capsys: Capture, *words: str, code: int = 0) -> tuple[Any, str]:
+    """What a command prints as JSON, and what it says besides."""
+    capsys.readouterr()
+    ended: object = 0
+    try:
+        main([*words, "--json"])
+    except SystemExit as end:
+        ended = end.code or 0
+    out, err = capsys.readouterr()
+    assert ended == code, err
+    return json.loads(out, parse_constant=pytest.fail), err
+
+
+def file(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def options_of(name: str) -> set[str]:
+    return {option for argument in app[name].assemble_argument_collection() for option in argument.names}
+
+
+def test_every_command_that_prints_figures_has_the_option() -> None:
+    names = {name for name in app if not name.startswith("-")}
+    assert set(WITH) <= names
+    assert all("--json" in options_of(name) for name in WITH)
+    assert all(
+        "--json" in {o for a in app["cache"][name].assemble_argument_collection() for o in a.names}
+        for name in ("ls", "verify")
+    )
+    assert all("--json" not in options_of(name) for name in WITHOUT if name != "cache")
+
+
+def test_settings(capsys: Capture) -> None:
+    listed, err = answer(capsys, "settings", "fusion.scale")
+    expected = list(settings("fusion.scale"))
+    assert err == ""
+    assert [one["name"] for one in listed] == [one.name for one in expected]
+    assert listed[0]["choices"] == [list(choice) for choice in expected[0].choices]
+    assert set(listed[0]) == {"name", "default", "choices", "meaning"}
+
+
+def test_check(world: World, tmp_path: Path, capsys: Capture) -> None:
+    found, err = answer(capsys, "check", *world.options(tmp_path / "run", method__name="ce"))
+    assert found["classes"] == list(CLASSES)
+    assert found["images"] == {"train": 36, "val": 12, "test": 12}
+    assert found["shared_with_train"] == {"val": [], "test": []}
+    assert found["dry_step"]["ce"] > 0
+    assert found["steps"] == 12
+    assert "student" in {line["name"] for line in found["plan"]}
+    # People still see it.
+    assert "no image is in both train and test" in err
+
+
+def test_check_names_shared_images(world: World, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(world.images, tmp_path / "images")
+    shutil.copy(tmp_path / "images/train/ant/0.png", tmp_path / "images/test/ant/copy.png")
+    words = world.options(tmp_path / "run", method__name="ce", data__path=str(tmp_path / "images"))
+    found, _ = answer(capsys, "check", *words)
+    shared = [keys for keys in found["shared_with_train"].values() if keys]
+    assert shared[0] in ([["test/ant/copy.png"]], [["ant/copy.png"]])
+
+
+def test_probe_with_and_without_a_page(world: World, tmp_path: Path, capsys: Capture) -> None:
+    words = ["probe", *world.options(tmp_path / "probe", train__epochs=None, method__name=None)]
+    found, err = answer(capsys, *words)
+    assert found == file(tmp_path / "probe" / "probe.json")
+    assert "headline" in found["verdict"]
+    assert "page: " in err
+    place = words.index("--out")
+    again, err = answer(capsys, *words[:place], *words[place + 2 :])
+    assert again.keys() == found.keys()
+    assert "page: " not in err
+
+
+def test_report(world: World, full_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    found, err = answer(capsys, "report", str(full_run), "--out", str(tmp_path / "report"))
+    assert found == file(tmp_path / "report" / "summary.json")
+    assert "page: " in err
+
+
+def test_evaluate(world: World, capsys: Capture) -> None:
+    found, _ = answer(capsys, "evaluate", str(world.teacher), "--data", str(world.images))
+    assert isinstance(found, dict)
+
+
+def test_compare_and_its_failures(world: World, tmp_path: Path, capsys: Capture) -> None:
+    base = compare_content(world)["base"]
+    del base["clip"]
+    methods = {"kd": None, "wild": {"method": "kd", "optim.lr": 1e30}}
+    path = write_plan(tmp_path, compare_content(world, base=base, methods=methods, seeds=[0]))
+    out = tmp_path / "out"
+    found, err = answer(capsys, "compare", str(path), "--out", str(out), "--jobs", "1", code=1)
+    assert found == file(out / "compare.json")
+    assert "[1/2] kd-e1-s0: test top-1" in err
+
+
+def test_tune(world: World, tmp_path: Path, capsys: Capture) -> None:
+    base = tune_content(world)["base"]
+    del base["clip"]
+    space = {"objective.kd.temperature": [1, 4]}
+    plan = tune_content(world, base=base, methods={"kd": None}, space=space, budget={"epochs": 5}, epochs=2)
+    found, _ = answer(capsys, "tune", str(write_plan(tmp_path, plan)), "--out", str(tmp_path / "out"))
+    assert found == file(tmp_path / "out" / "tune.json")
+
+
+@pytest.mark.parametrize("name", ["compare", "tune"])
+def test_a_check_has_no_figures(world: World, tmp_path: Path, capsys: Capture, name: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "plan.yaml", "--check", "--json"])
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "--check" in err
+
+
+def test_caches(world: World, tmp_path: Path, capsys: Capture) -> None:
+    cache = tmp_path / "cache"
+    changes = {"method__name": "kd", "train__epochs": 1, "cache__dir": str(cache)}
+    words = world.options(tmp_path / "run", **changes)
+    main_quietly(["cache", "fill", *words])
+    listed, err = answer(capsys, "cache", "ls", str(cache))
+    assert err == ""
+    assert {one["cache"] for one in listed} == {folder.name for folder in cache.iterdir() if folder.is_dir()}
+    train = next(one for one in listed if "-train-" in one["cache"])
+    assert (train["outputs"], train["row"]["classes"]) == (32, len(CLASSES))
+    assert 0 < train["bytes"] < 1_000_000
+    found, err = answer(capsys, "cache", "verify", str(cache), *words)
+    assert set(found["damaged"]) == {one["cache"] for one in listed}
+    assert not any(found["damaged"].values())
+    assert all(one["agreement"] == 1 for one in found["computed_again"])
+    assert "every shard is intact" in err
+    shard = next((cache / train["cache"]).glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
+    found, err = answer(capsys, "cache", "verify", str(cache), code=1)
+    assert len(found["damaged"][train["cache"]]) == 1
+    assert "must be intact" in err
+
+
+def main_quietly(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
