@@ -50,7 +50,9 @@ def test_fine_failed_and_wrong_usage(world: World, tmp_path: Path) -> None:
 
 # Waits where a command works for long, and says so.
 WAITING = """
-import sys, time
+import signal, sys, time
+# Processes in the background of a shell ignore SIGINT, and hand that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import richkd.cli.settings
 from richkd.cli import main
 def listed(word):

@@ -49,5 +49,6 @@ def equalized(levels):
     if not rest:
         return levels
     below = np.array([counts[: level + 1].sum() for level in range(21)])
-    table = (below - counts[first]).clip(0) * np.float32(255 / rest)
+    # In single precision, like OpenCV: NumPy would multiply whole numbers in double precision.
+    table = (below - counts[first]).clip(0).astype(np.float32) * (np.float32(255) / np.float32(rest))
     return np.rint(table).astype(int)[levels]

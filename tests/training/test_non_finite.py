@@ -192,7 +192,7 @@ def test_an_image_with_bad_outputs_is_named(
     assert error.got == f"NaN or infinity for 1 of 2 images: {paths[1]}"
     array = np.full((16, 16, 3), 255, np.uint8)
     assert "image 0" in str(refusal(overflowing.probabilities, [array]).got)
-    monkeypatch.setattr("richkd.export.student.load_student", lambda *_: overflowing)
+    monkeypatch.setattr("richkd.export.artifact.open_classifier", lambda *_: overflowing)
     with pytest.raises(SystemExit) as ended:
         main(["predict", "student", *map(str, paths), "--json"])
     assert ended.value.code == 1

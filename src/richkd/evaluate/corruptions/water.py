@@ -134,8 +134,10 @@ def equalized(values_B1HW: Tensor) -> Tensor:
     below_BL = counts_BL.cumsum(dim=1)
     first_B1 = counts_BL.gather(1, (counts_BL > 0).int().argmax(dim=1, keepdim=True))
     rest_B1 = below_BL[:, -1:] - first_B1
-    # OpenCV multiplies by a factor in single precision and rounds the product.
-    spread_BL = ((below_BL - first_B1).clamp(min=0) * (255 / rest_B1.clamp(min=1))).round()
+    # OpenCV multiplies by a factor in single precision and rounds the product. A number divided by a tensor
+    # would be multiplied by its reciprocal, which is another factor.
+    factor_B1 = torch.full_like(rest_B1, 255) / rest_B1.clamp(min=1)
+    spread_BL = ((below_BL - first_B1).clamp(min=0) * factor_B1).round()
     table_BL = torch.where(rest_B1 > 0, spread_BL, levels_L)
     return table_BL.gather(1, values_B1HW.flatten(1).long()).view_as(values_B1HW)
 
