@@ -192,7 +192,7 @@ def test_a_file_that_differs_is_refused_and_nothing_is_left(
         ({"out": Path("small")}, ConfigError, "must end in .onnx"),
         ({"out": Path("/dev/null/x.onnx")}, CheckpointError, "cannot be written"),
         ({"most": 0}, ConfigError, "--check-images"),
-        ({"to": "openvino", "out": Path("small.bin")}, ConfigError, "must end in .xml"),
+        ({"to": "pt2", "out": Path("small.bin")}, ConfigError, "must end in .pt2"),
         ({"tolerance": float("nan")}, ConfigError, "--tolerance"),
         ({"tolerance": -1.0}, ConfigError, "--tolerance"),
         ({"tolerance": 0.0}, ConfigError, "--tolerance"),
