@@ -95,6 +95,16 @@ def test_teachers_are_evaluated_and_are_no_part_of_the_state(batch: tuple[Tensor
     assert all(name.startswith(("student.", "objective.")) for name in distiller.state_dict())
 
 
+def test_teachers_are_moved_with_the_module(batch: tuple[Tensor, Tensor]) -> None:
+    teacher, clip = linear(1).float(), nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES))
+    distiller = Distiller(
+        linear(0).float(), [teacher], clip=clip, classes=CLASSES, size=SIZE, objective=[{"kd": {}}]
+    )
+    assert distiller.double() is distiller
+    assert {p.dtype for model in (teacher, clip) for p in model.parameters()} == {torch.float64}
+    assert torch.isfinite(distiller(*batch).total)
+
+
 @pytest.mark.parametrize("term", ["at", "fitnet", "sp", "rkd", "embed", "reviewkd", "simkd"])
 def test_terms_on_features_and_maps(term: str, batch: tuple[Tensor, Tensor]) -> None:
     if term == "simkd":

@@ -150,6 +150,12 @@ def test_a_training_has_epochs(epochs: int) -> None:
         train(Distiller(linear(0), [knowing], classes=3, size=4), [], epochs=epochs)
 
 
+def test_settings_and_batches_are_refused_together() -> None:
+    config = richkd.load_config(None, {"data.path": ".", "student.name": "cifar_resnet8"})
+    with pytest.raises(ConfigError, match="opens its own data"):
+        richkd.distill(config, [separable(6, 0)])  # type: ignore[call-overload]
+
+
 def test_a_module_needs_batches() -> None:
     with pytest.raises(ConfigError, match="needs batches to learn from"):
         richkd.distill(linear(0), teachers=[knowing], classes=3, size=4, epochs=1)  # type: ignore[call-overload]

@@ -78,6 +78,20 @@ def test_from_a_file_to_a_run(world: World, tmp_path: Path, capsys: Capture) -> 
     assert list_caches(cache) == []
 
 
+def test_images_without_labels_have_outputs_but_no_accuracy(
+    world: World, tmp_path: Path, capsys: Capture
+) -> None:
+    make_outputs(tmp_path / "big.npz", world.images)
+    few = KD | {"data__labels_per_class": 2, "data__unlabeled": "rest", "teachers__1__name": "cache:big"}
+    options = world.options(tmp_path / "run", **few)
+    assert ask("cache", "import", tmp_path / "big.npz", "--teacher-cache", tmp_path / "cache", *options) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"train: 36 outputs stored, of 36 of 36 images, accuracy \d+\.\d%", shown)
+    # The check of a run reports stored outputs of both kinds of images, too.
+    assert ask("check", "--teacher-cache", tmp_path / "cache", *options) == 0
+    assert re.search(r"teacher big: accuracy \d+\.\d%", capsys.readouterr().out)
+
+
 def test_ingredients_and_names(world: World, tmp_path: Path) -> None:
     numbers = np.zeros(IMAGES, dtype=np.uint8)
     numbers[[key.startswith("train/bee") for key in keys_of(world.images)]] = 1

@@ -102,7 +102,7 @@ def _call(argv: Iterable[str] | None) -> None:
         sys.exit(USAGE)
     except RichKDError as error:
         if _said_elsewhere(str(error)):
-            sys.exit(1)
+            sys.exit(FAILED)
         title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
         lines = str(error).split("\n")
         if isinstance(error, ProcessError):

@@ -11,6 +11,7 @@ from richkd.compare.time_left import TimeLeft
 from richkd.compare.worker import Job, Outcome
 from richkd.core.errors import RichKDError
 from richkd.core.terminal import Terminal
+from richkd.core.waiting import clock
 from richkd.training.run_folder import RunFolder, read_lines
 
 # Seconds between two lines about runs that take long.
@@ -86,18 +87,3 @@ class QueueProgress:
 def top1_of(summary: Mapping[str, Any], split: str) -> str:
     """The accuracy on a split in percent, for people."""
     return f"{summary['splits'][split]['top1']:.2%}"
-
-
-def clock(seconds: float) -> str:
-    """A duration as minutes and seconds, with hours and days where it has them.
-
-    Example:
-        >>> clock(75), clock(3700), clock(90_000)
-        ('1:15', '1:01:40', '1 d 1:00:00')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours}:{minutes:02}:{rest:02}"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -161,12 +161,15 @@ def still(what: str, first: float = FIRST) -> Iterator[None]:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, and hours if there are any.
+    """A duration as minutes and seconds, with hours and days where it has them.
 
     Example:
-        >>> clock(75), clock(3700)
-        ('1:15', '1:01:40')
+        >>> clock(75), clock(3700), clock(90_000)
+        ('1:15', '1:01:40', '1 d 1:00:00')
     """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours}:{minutes:02}:{rest:02}"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from richkd.core.errors import ConfigError
-from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, LossTerms, Output, Target
 from richkd.fusion.fusion import Fusion, HeldOut, fuse, needs_held_out
 from richkd.loops.models import CLIP, STUDENT, AnyModel, adapted, shapes_of
@@ -24,6 +24,7 @@ from richkd.loops.settings import (
 from richkd.methods.objective import Objective, needs_of, read_objective
 from richkd.methods.term import Context, NetworkShapes
 from richkd.pipeline.roles import assign_roles
+from richkd.pipeline.targets import logs_of
 
 
 class Distiller(nn.Module):
@@ -31,7 +32,8 @@ class Distiller(nn.Module):
 
     Its parameters are those of the student and of the terms, such as projections of features. All models see
     the pixels of the loop; a teacher that needs another size or normalization is a function that converts
-    them first. Teachers are evaluated without gradients. They are no part of the module's state.
+    them first. Teachers are evaluated without gradients. They are moved along with the module, but are no
+    part of its state. A training that is resumed restores the state and the attribute ``step``.
 
     Args:
         student: the model that is trained.
@@ -88,7 +90,7 @@ class Distiller(nn.Module):
         self.student = adapted(student, STUDENT, size)
         everyone = [
             *((f"teacher {n}", t) for n, t in enumerate(teachers, 1)),
-            *([(CLIP, clip)] if clip else []),
+            *([(CLIP, clip)] if clip is not None else []),
         ]
         # A tuple, so that the teachers are no part of the state that is trained and saved.
         self._teachers = tuple((name, adapted(model, name, size).eval()) for name, model in everyone)
@@ -138,14 +140,9 @@ class Distiller(nn.Module):
         for name, members in members_of(self._roles, len(self._teachers)).items():
             chosen = [outputs[member] for member in members]
             target = self._fusions[name](chosen, labels_B)
-            logs = tuple(
-                (self._scales[member] * at_least_fp32(outputs[member].logits_BC)).log_softmax(dim=1)
-                for member in members
-                if "teacher-logits" in needs_of(self.specs, name)
-            )
-            targets[name] = Target(
-                target.logits_BC, target.teachers, target.feature_weights, target.weight_B, logs
-            )
+            if "teacher-logits" in needs_of(self.specs, name):
+                target = replace(target, logs=logs_of(chosen, [self._scales[member] for member in members]))
+            targets[name] = target
         return targets
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -177,6 +174,13 @@ class Distiller(nn.Module):
             self.objective.remember(index_B, losses.memory)
         self._remembered = []
         self.step += 1
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        """What `to`, `cuda` and `double` do with every tensor; the teachers are no submodules."""
+        for _, teacher in self._teachers:
+            teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @torch.no_grad()
     def _outputs(self, pixels_B3HW: Tensor, *, maps: bool = False) -> list[Output]:

@@ -77,13 +77,8 @@ def known_labels(labels: Tensor | Sequence[int] | None, specs: Sequence[TermSpec
     """
     if labels is not None:
         return torch.as_tensor(labels, dtype=torch.int64)
-    for spec in specs:
-        if spec.term.keeps_rows:
-            raise ConfigError(
-                f"Term {spec.label} keeps a row for each training image",
-                got="no labels of the training images",
-                fix="pass labels=, the class of each image, and with each batch the images' positions.",
-            )
+    fix = "pass labels=, the class of each image, and with each batch the images' positions."
+    _refuse_rows(specs, "no labels of the training images", fix)
     return torch.empty(0, dtype=torch.int64)
 
 
@@ -95,14 +90,16 @@ def positions(index_B: Tensor | None, labels_B: Tensor, specs: Sequence[TermSpec
     """
     if index_B is not None:
         return index_B.cpu()
+    _refuse_rows(
+        specs, "a batch without positions", "pass the positions of the images as the third argument."
+    )
+    return torch.arange(len(labels_B))
+
+
+def _refuse_rows(specs: Sequence[TermSpec], got: str, fix: str) -> None:
     for spec in specs:
         if spec.term.keeps_rows:
-            raise ConfigError(
-                f"Term {spec.label} keeps a row for each training image",
-                got="a batch without positions",
-                fix="pass the positions of the images as the third argument.",
-            )
-    return torch.arange(len(labels_B))
+            raise ConfigError(f"Term {spec.label} keeps a row for each training image", got=got, fix=fix)
 
 
 def refuse_new_students(specs: Sequence[TermSpec]) -> None:

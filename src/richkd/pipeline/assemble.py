@@ -115,8 +115,8 @@ class Parts:
     def teach(self, batch: Batch, epoch: int) -> dict[str, Target]:
         """The targets of a batch (on `device`) for the views that its images have in an epoch."""
         views = self.augmentation.draw(self.config.train.seed, epoch, batch.index_B)
-        logs_of = [name for name in self.sources if "teacher-logits" in needs_of(self.specs, name)]
-        return teach(self.sources, batch, views, self.mapped_teachers, logs_of)
+        logs_for = [name for name in self.sources if "teacher-logits" in needs_of(self.specs, name)]
+        return teach(self.sources, batch, views, self.mapped_teachers, logs_for)
 
     def taught(self, targets: Mapping[str, Target]) -> dict[str, Output]:
         """What each teacher computed for targets, by its role and name."""

@@ -11,7 +11,7 @@ import torch
 
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError
-from richkd.core.types import Output
+from richkd.core.types import UNLABELED, Output
 from richkd.data.augmentations import Clean, build_augmentation
 from richkd.data.batches import Store, open_store
 from richkd.data.contents import Contents
@@ -131,16 +131,18 @@ def _fill(cache: OutputCache, given: GivenOutputs, rows: RowIndex) -> None:
 
 
 def _report(given: GivenOutputs, rows: RowIndex, store: Store, log: Log) -> None:
-    """Log the number of stored outputs of a split and their accuracy."""
+    """Log the number of stored outputs of a split, and the accuracy on images with labels."""
     split, count = store.split, len(rows.row_R)
     images = len(np.unique(rows.index_R.numpy()))
     line = f"{split.name}: {count:,} outputs stored, of {images:,} of {len(split):,} images"
-    if count == 0:
+    labels_R = split.labels_N[rows.index_R]
+    labeled_R = labels_R != UNLABELED
+    if not labeled_R.any():
         log(line)
         return
-    top1 = accuracy(given.logits_NC[rows.row_R].float(), split.labels_N[rows.index_R])
+    top1 = accuracy(given.logits_NC[rows.row_R[labeled_R]].float(), labels_R[labeled_R])
     log(f"{line}, accuracy {top1:.1%}")
-    classes = len(split.class_names)
+    classes, images = len(split.class_names), len(np.unique(rows.index_R[labeled_R].numpy()))
     if split.name == "train" and near_chance(top1, classes, images):
         log(
             f"warning: this is about chance ({1 / classes:.1%}) or below; the logits are probably in another "

@@ -5,7 +5,7 @@ Images with labels can have another fusion than those without. The target of a b
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,13 +71,13 @@ def teach(
     batch: Batch,
     views: Views,
     maps_of: Sequence[Teacher] = (),
-    logs_of: Container[str] = (),
+    logs_for: Iterable[str] = (),
 ) -> dict[str, Target]:
     """The target of every source for a batch; each teacher computes once.
 
     Args:
         maps_of: teachers whose intermediate maps are needed.
-        logs_of: targets of which the log-probabilities of each teacher are needed.
+        logs_for: targets of which the log-probabilities of each teacher are needed.
     """
     mapped = {id(teacher) for teacher in maps_of}
     outputs: dict[int, Output] = {
@@ -88,10 +88,11 @@ def teach(
         name: source.target([outputs[id(teacher)] for teacher in source.teachers], batch.labels_B)
         for name, source in sources.items()
     }
-    return {
-        name: replace(target, logs=_logs(sources[name], outputs)) if name in logs_of else target
-        for name, target in targets.items()
-    }
+    for name in logs_for:
+        teachers = sources[name].teachers
+        logs = logs_of([outputs[id(t)] for t in teachers], [t.logit_scale for t in teachers])
+        targets[name] = replace(targets[name], logs=logs)
+    return targets
 
 
 def of_kind(kind: str, labels_N: Tensor) -> Tensor:
@@ -106,9 +107,15 @@ def of_kind(kind: str, labels_N: Tensor) -> Tensor:
     return (labels_N != UNLABELED) == (kind == LABELED)
 
 
-def _logs(source: TargetSource, outputs: Mapping[int, Output]) -> tuple[Tensor, ...]:
-    """Log-probabilities (B, C) of each teacher at its own logit scale, so of a CLIP from scaled cosines."""
+def logs_of(outputs: Sequence[Output], scales: Sequence[float]) -> tuple[Tensor, ...]:
+    """Log-probabilities (B, C) of each teacher at its own logit scale, so of a CLIP from scaled cosines.
+
+    Example:
+        >>> (log_BC,) = logs_of([Output(torch.tensor([[0.25, 0.25]]), torch.zeros(1, 0))], [100.0])
+        >>> log_BC.exp().tolist()
+        [[0.5, 0.5]]
+    """
     return tuple(
-        (teacher.logit_scale * at_least_fp32(outputs[id(teacher)].logits_BC)).log_softmax(dim=1)
-        for teacher in source.teachers
+        (scale * at_least_fp32(output.logits_BC)).log_softmax(dim=1)
+        for output, scale in zip(outputs, scales, strict=True)
     )

@@ -36,8 +36,11 @@ def report_teachers(parts: Parts, log: Log) -> None:
 
 
 def log_accuracy(teacher: Teacher, output: Output, labels_N: Tensor, images: str, log: Log) -> None:
-    """Log a teacher's accuracy on some images, and a warning if it is near chance."""
-    logits_NC = output.logits_BC.cpu() * teacher.logit_scale
+    """Log a teacher's accuracy on the images that have labels, and warn if it is near chance."""
+    labeled_N = labels_N != UNLABELED
+    if not labeled_N.any():
+        return
+    labels_N, logits_NC = labels_N[labeled_N], output.logits_BC.cpu()[labeled_N] * teacher.logit_scale
     classes, top1 = logits_NC.shape[1], measure(logits_NC, labels_N).top1
     log(f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on {len(labels_N)} {images}")
     # A trained teacher is above chance on its own classes; one with another class order is near chance.

@@ -62,6 +62,12 @@ def distill(student: Config | nn.Module, batches: Batches | None = None, **optio
         >>> len(history)
         3
     """
+    if isinstance(student, Config) and batches is not None:
+        raise ConfigError(
+            "A run from settings opens its own data",
+            got="settings and batches",
+            fix="set data.path, or pass a student that is a module.",
+        )
     if isinstance(student, Config):
         run: Callable[..., Run] = run_of
         return run(student, **options)
