@@ -179,7 +179,8 @@ def test_unsplit_data_are_split_as_the_student_was_trained(world: World, tmp_pat
     trained = open_data(settings.data, seed=7).splits["test"]
     network = student.network
     expected = measure(logits_of(network, open_store(trained, network.framing), CPU), trained.labels_N)
-    for model in (tmp_path / "run", tmp_path / "run" / "student"):
+    folder = tmp_path / "run"
+    for model in (folder, folder / "student", f"local-dir:{folder}", f"local-dir:{folder / 'student'}"):
         assert judged(model, unsplit).own == expected
     assert judged(world.teacher, unsplit).own.n != expected.n
 

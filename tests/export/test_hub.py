@@ -40,10 +40,12 @@ def hub() -> Iterator[Hub]:
         yield served
 
 
-def richkd(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def richkd(*words: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "richkd", *words]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return subprocess.run(command, env=kept | env, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=kept | env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_the_plan_has_the_files_of_a_student_and_their_hashes(student: Path) -> None:
@@ -73,7 +75,10 @@ def test_a_pushed_student_is_fetched_and_predicts_the_same(student: Path, hub: H
     env = hub.environment(tmp_path / "home")
     pushed = richkd("push", str(student), "jane/ants", "--private", env=env)
     assert pushed.returncode == 0, pushed.stderr
-    assert "richkd predict hf-hub:jane/ants IMAGE" in pushed.stdout
+    assert pushed.stdout.splitlines()[-2:] == [
+        f"{hub.address}/jane/ants",
+        "richkd predict hf-hub:jane/ants IMAGE",
+    ]
     assert hub.private == {"jane/ants"}
     assert hub.repositories["jane/ants"]["model.onnx"] == b"exported"
     assert TOKEN not in pushed.stdout + pushed.stderr
@@ -85,6 +90,9 @@ def test_a_pushed_student_is_fetched_and_predicts_the_same(student: Path, hub: H
     files = [file for file in (tmp_path / "home").rglob("*") if file.is_file()]
     assert files
     assert not any(TOKEN.encode() in file.read_bytes() for file in files)
+    exported = richkd("export", "hf-hub:jane/ants", "--to", "pt2", "--images", image, env=env, cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "ants.pt2").is_file()
     # What was fetched once is there without a network.
     offline = richkd("predict", "hf-hub:jane/ants", image, "--json", env=env | {"HF_HUB_OFFLINE": "1"})
     assert offline.stdout == here.stdout

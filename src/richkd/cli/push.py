@@ -38,4 +38,5 @@ def push(
         console.print(f"nothing was sent; without --dry-run, these files go to {repository}", soft_wrap=True)
         return
     address = send(upload, private=private, log=console.print)
-    console.print(f"{address}\nrichkd predict hf-hub:{repository} IMAGE", soft_wrap=True)
+    console.print(address, soft_wrap=True)
+    console.print(f"richkd predict hf-hub:{repository} IMAGE", soft_wrap=True)

@@ -22,6 +22,7 @@ from richkd.evaluate.shift import open_shift
 from richkd.export.format import format_of
 from richkd.export.from_checkpoint import Which
 from richkd.export.own_data import as_trained, run_of
+from richkd.export.places import folder_of
 from richkd.pipeline.assemble import Parts
 
 
@@ -91,8 +92,7 @@ def open_subjects(
         problems.attempt(_open_model, model, file, opened, data, device, checkpoint)
         for model, file in checkpoints.items()
     ]
-    run = run_of(Path(first))
-    teachers = problems.attempt(open_teachers, run, data, device) if config.teachers else None
+    teachers = problems.attempt(_open_teachers, first, data, device) if config.teachers else None
     hierarchy = problems.attempt(_hierarchy_of, config.hierarchy, opened.class_names)
     shifts = {
         name: problems.attempt(open_shift, path, opened.class_names) for name, path in config.shift.items()
@@ -107,6 +107,10 @@ def open_subjects(
     predictors: list[Predictor] = [*opened_networks, *([] if teachers is None else [teachers[0]])]
     parts = None if teachers is None else teachers[1]
     return Subjects(opened, split, opened_networks, predictors, parts, hierarchy, opened_shifts, device)
+
+
+def _open_teachers(model: str, data: str, device: torch.device) -> tuple[Predictor, Parts]:
+    return open_teachers(run_of(folder_of(model)), data, device)
 
 
 def _open_model(
@@ -147,7 +151,7 @@ def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
 
 
 def _open_images(model: str, data: str, config: EvaluateConfig) -> Data:
-    settings, seed = as_trained(Path(model), data)
+    settings, seed = as_trained(folder_of(model), data)
     names = ("label_column", "nested_classes", "test_calibration_fraction")
     changes = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}

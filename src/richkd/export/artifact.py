@@ -148,6 +148,8 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
             got=path.suffix or "no suffix",
             fix=nearest(path.suffix, suffixes, f"They are {', '.join(suffixes)}."),
         )
+    if not path.exists():
+        raise ModelError(f"The artifact {path} must exist", got="no such file", fix="check the path.")
     format = format_named(name)
     try:
         check_regular(path)

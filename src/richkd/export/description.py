@@ -19,6 +19,7 @@ from richkd.core.structured import parse_json, read_json
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
 from richkd.export.from_checkpoint import Which, find_checkpoint
+from richkd.export.places import folder_of, name_of
 from richkd.export.student import Student
 from richkd.models.saved import CONFIG, WEIGHTS
 
@@ -128,8 +129,7 @@ def describe(student: Student, path: str | Path, checkpoint: Which | None = None
         >>> description.source["name"], description.training, len(description.source["sha256"])
         ('small', {'temperature': 1.5, 'method': 'kd'}, 64)
     """
-    network, folder = student.network, Path(str(path).removeprefix("local-dir:"))
-    files = files_of(folder, checkpoint)
+    network, files = student.network, files_of(folder_of(path), checkpoint)
     lines = "".join(f"{hash_file(file)}  {file.name}\n" for file in files)
     training: dict[str, Any] = {} if len(files) == 1 else read_json(files[0]).get("richkd") or {}
     return Description(
@@ -140,7 +140,7 @@ def describe(student: Student, path: str | Path, checkpoint: Which | None = None
         network.mean,
         network.std,
         source={
-            "name": name_of(folder),
+            "name": name_of(path),
             "architecture": network.blueprint.architecture,
             "files": [file.name for file in files],
             # Of the lines that `sha256sum` prints for these files.
@@ -162,16 +162,3 @@ def files_of(path: Path, checkpoint: Which | None = None) -> tuple[Path, ...]:
         return (file,)
     folder = path / "student" if (path / "student" / CONFIG).is_file() else path
     return folder / CONFIG, folder / WEIGHTS
-
-
-def name_of(path: Path) -> str:
-    """The name of a student: that of its run, which is what its artifacts are called, too.
-
-    Example:
-        >>> name_of(Path("runs/small/student")), name_of(Path("runs/a/checkpoints/best.ckpt"))
-        ('small', 'a')
-    """
-    path = path.absolute()
-    if path.name == "student":
-        return path.parent.name
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name

@@ -20,10 +20,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from richkd.config.model_name import parse_model_name
 from richkd.core.checksums import SUMS, hash_file, sums_of
 from richkd.core.errors import ModelError
 from richkd.core.visible import one_line
+from richkd.export.places import folder_of
 from richkd.models.saved import CARD, CONFIG, WEIGHTS, check_saved
 
 # What a card has instead of the name that the student gets on the hub.
@@ -140,8 +140,7 @@ def fetch_student(repository: str) -> Path:
 
 
 def _folder_of(student: str | Path) -> Path:
-    name = parse_model_name(str(student))
-    folder = name.path if name.kind == "local-dir" else Path(student)
+    folder = folder_of(student)
     folder = folder / "student" if (folder / "student" / CONFIG).is_file() else folder
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
     if missing:
@@ -192,5 +191,6 @@ def _not_fetched(repository: str, error: Exception) -> ModelError:
 
 def _without_token(error: Any) -> str:
     """The message of an error on one line, without the user's token."""
-    text, token = one_line(error), get_token()
+    # Some messages of the client begin like ours.
+    text, token = one_line(error).removeprefix("Got: "), get_token()
     return text.replace(token, "hf_…") if token else text

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from richkd.core.errors import ConfigError
 from richkd.export.artifact import Artifact, Classifier, open_classifier
 from richkd.export.description import FLOAT32, files_of
+from richkd.export.places import folder_of
 from richkd.export.student import Student
 from richkd.metrics.checks import Figures
 
@@ -175,7 +175,7 @@ def _subject(classifier: Classifier, model: str, picture: tuple[int, int] | None
         return _of_artifact(classifier, (3, size, size), f"normalized pixels, {size} x {size}")
     assert isinstance(classifier, Student)
     network = classifier.network
-    files = files_of(Path(model.removeprefix("local-dir:")))
+    files = files_of(folder_of(model))
 
     def call(inputs: NDArray[Any]) -> object:
         return network(torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last))

@@ -10,6 +10,7 @@ from richkd.core.errors import DataError
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.export.from_checkpoint import FOLDER, SUFFIX
+from richkd.export.places import folder_of
 
 
 def data_of(model: str, data: str | None = None) -> Data:
@@ -18,7 +19,7 @@ def data_of(model: str, data: str | None = None) -> Data:
     Raises:
         DataError: no data are given and the model is not in the folder of a run, or they cannot be opened.
     """
-    run = run_of(Path(model.removeprefix("local-dir:")))
+    run = run_of(folder_of(model))
     if data is not None:
         return open_data(*as_trained(run, data))
     if not (run / "config.yaml").is_file():

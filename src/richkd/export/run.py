@@ -22,12 +22,13 @@ from richkd.export.comparison import (
     refuse_batch,
     refuse_difference,
 )
-from richkd.export.description import FLOAT32, INT8, Description, describe, name_of
+from richkd.export.description import FLOAT32, INT8, Description, describe
 from richkd.export.format import Format, format_named
 from richkd.export.from_checkpoint import Which
 from richkd.export.graph import graph_of
 from richkd.export.own_data import data_of
 from richkd.export.pictures import Pictures, held_out_pictures, pictures_of, training_pictures
+from richkd.export.places import name_of
 from richkd.export.quantization import Int8Result, Int8Settings, refuse_drop, write_int8
 from richkd.export.student import Student, load_student
 
@@ -112,7 +113,7 @@ def export_student(
     An existing file is replaced, after the proof.
 
     Args:
-        model: folder of a student or run, or checkpoint of a run.
+        model: folder of a student or run, checkpoint of a run, or name on the hub.
         settings: the format and the proof.
         log: receives progress messages, one line each.
 
@@ -173,7 +174,7 @@ def place_of(model: str, settings: ExportSettings, suffix: str) -> Path:
     out = settings.out
     if out is None:
         infix = "" if settings.int8 is None else ".int8"
-        out = Path(f"{name_of(Path(model.removeprefix('local-dir:')))}{infix}{suffix}")
+        out = Path(f"{name_of(model)}{infix}{suffix}")
     if out.suffix != suffix:
         raise ConfigError(
             f"A file of the format {settings.to} must end in {suffix}",

@@ -52,6 +52,7 @@ from richkd.export.from_checkpoint import (
     note_of_longer_run,
     read_student_checkpoint,
 )
+from richkd.export.places import folder_of
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
 from richkd.models.saved import CONFIG, WEIGHTS, check_saved
@@ -218,14 +219,7 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
         >>> student.class_names, student.temperature
         (('ant', 'bee'), 1.5)
     """
-    name = parse_model_name(str(path))
-    if name.kind == "hf-hub":
-        # Imported here, because only this needs the client of the hub.
-        from richkd.export.hub import fetch_student
-
-        folder = fetch_student(name.value)
-    else:
-        folder = name.path if name.kind == "local-dir" else Path(path)
+    folder = folder_of(path)
     if (file := find_checkpoint(folder, checkpoint)) is not None:
         return _from_checkpoint(file)
     if (folder / "student" / CONFIG).is_file():
