@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -63,6 +65,23 @@ def test_nothing_runs_again_in_a_finished_comparison(whole: Path) -> None:
     run(whole / "plan.yaml", whole / "out")
     assert {file: file.stat().st_mtime_ns for file in files} == before
     assert (whole / "out" / "compare.json").read_bytes() == table
+
+
+def killed_with_a_lock(folder: Path) -> None:
+    """A process that takes the lock of a folder and is killed."""
+    code = "import os, sys; from pathlib import Path; from richkd.core.lock import FileLock; "
+    code += "FileLock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(folder / "richkd.lock")], check=False, timeout=120)
+    assert (folder / "richkd.lock").exists()
+
+
+def test_the_lock_of_a_process_that_was_killed_after_its_run_is_removed(whole: Path) -> None:
+    run_of = sorted((whole / "out" / "runs").iterdir())[0]
+    before = (run_of / "summary.json").stat().st_mtime_ns
+    killed_with_a_lock(run_of)
+    run(whole / "plan.yaml", whole / "out")
+    assert not leftovers(whole, seconds=0)
+    assert (run_of / "summary.json").stat().st_mtime_ns == before
 
 
 def test_the_table_has_the_figures_of_the_runs(whole: Path) -> None:

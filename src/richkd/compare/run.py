@@ -25,6 +25,7 @@ from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
+from richkd.training.run_folder import RunFolder
 
 LOGITS, LOGS = "logits", "logs"
 
@@ -121,6 +122,9 @@ def _do(
     every: list[AnyRun] = [*first, *runs]
     done = [run.name for run in every if run.name in checked.finished and _is_complete(run, out)]
     left = [run for run in every if run.name not in done]
+    for run in every:
+        if run.name in done:
+            RunFolder(run.config.out).tidy()
     at_once = jobs or source.plan.jobs or default_jobs(left)
     threads = threads_of_runs(out, at_once)
     progress = QueueProgress(every, done, console)

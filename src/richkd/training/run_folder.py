@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -93,6 +93,13 @@ class RunFolder:
             return []
         names = sorted(entry.name for entry in self.path.iterdir())
         return [name for name in names if name != LOCK and not PATTERN.fullmatch(name)]
+
+    def tidy(self) -> None:
+        """Remove what a process left in a finished run, because it was killed before its very end."""
+        if (self.path / LOCK).exists():
+            # Who still has the lock is about to end, and removes it.
+            with suppress(CheckpointError), self.locked():
+                pass
 
     @contextmanager
     def locked(self) -> Iterator[None]:

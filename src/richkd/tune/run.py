@@ -161,7 +161,11 @@ class _Runner:
     def do(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
         """Do runs that are not finished; returns why those that failed did."""
         self.refuse_changed(runs)
-        left = [run for run in runs if not is_finished(run.config)]
+        finished = {run.name for run in runs if is_finished(run.config)}
+        for run in runs:
+            if run.name in finished:
+                RunFolder(run.config.out).tidy()
+        left = [run for run in runs if run.name not in finished]
         if not left:
             return {}
         progress = QueueProgress(left, [], self.console, SPLIT)
