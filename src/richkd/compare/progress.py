@@ -25,11 +25,17 @@ class QueueProgress:
         runs: all runs of the plan, with first runs.
         finished: names of those that are finished already.
         console: where to print.
+        at_once: number of runs at once.
         split: the split whose accuracy is printed.
     """
 
     def __init__(
-        self, runs: Sequence[AnyRun], finished: Sequence[str], console: Terminal, split: str = "test"
+        self,
+        runs: Sequence[AnyRun],
+        finished: Sequence[str],
+        console: Terminal,
+        at_once: int,
+        split: str = "test",
     ) -> None:
         self.split = split
         self.runs = {run.name: run for run in runs}
@@ -37,7 +43,7 @@ class QueueProgress:
         self._ended = set(finished)
         self._running: list[str] = []
         self._began = self._reported = time.monotonic()
-        self._time_left = TimeLeft(runs)
+        self._time_left = TimeLeft(runs, at_once)
 
     def began(self, job: Job) -> None:
         """A run began."""

@@ -127,7 +127,7 @@ def _do(
             RunFolder(run.config.out).tidy()
     at_once = jobs or source.plan.jobs or default_jobs(left)
     threads = threads_of_runs(out, at_once)
-    progress = QueueProgress(every, done, console)
+    progress = QueueProgress(every, done, console, min(at_once, len(left)))
     if left:
         console.print(f"{len(left)} runs to do, {min(at_once, len(left))} at once")
     failed: dict[str, str] = {}

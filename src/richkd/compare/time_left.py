@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
 from statistics import median
 
 from richkd.compare.first import FirstRun
@@ -14,16 +15,19 @@ class TimeLeft:
     """The time that a queue still needs.
 
     An epoch that is left takes as long as those of the same run, else as those of the same method, else as
-    those of all methods. First runs train other networks, so they are estimated separately. How many epochs
-    are computed at once, and the time between them, follow from the seconds of epochs per second of this
-    session.
+    those of all methods. First runs train other networks, so they are estimated separately.
+
+    How many epochs are computed at once, and the time between them, follow from the seconds of epochs per
+    second of this session. The first epochs begin late and end at other times, so the number of runs at once
+    counts as well, like one more epoch of each of them.
 
     Args:
         runs: all runs of the queue.
+        at_once: number of runs at once.
     """
 
-    def __init__(self, runs: Sequence[AnyRun]) -> None:
-        self._runs = runs
+    def __init__(self, runs: Sequence[AnyRun], at_once: int) -> None:
+        self._runs, self._at_once = runs, at_once
         self._before = sum(sum(seconds_of(run)) for run in runs)
 
     def seconds(self, ended: Collection[str], elapsed: float) -> float | None:
@@ -37,7 +41,7 @@ class TimeLeft:
         done = sum(map(sum, timed.values())) - self._before
         if done <= 0 or elapsed <= 0:
             return None
-        left = 0.0
+        left, typical = 0.0, median(list(chain.from_iterable(timed.values())))
         for run in self._runs:
             epochs = 0 if run.name in ended else run.config.train.epochs - len(timed[run.name])
             if epochs > 0:
@@ -46,7 +50,7 @@ class TimeLeft:
                 if seconds is None:
                     return None
                 left += epochs * median(seconds)
-        return left / (done / elapsed)
+        return left / ((done + self._at_once * typical) / (elapsed + typical))
 
 
 def seconds_of(run: AnyRun) -> list[float]:

@@ -53,6 +53,8 @@ class Progress:
         )
         self._task: TaskID | None = None
         self._title, self._began, self._images, self._refreshed = "", 0.0, 0, 0.0
+        # Share of the epoch that this session does: less than 1 if the run was resumed within the epoch.
+        self._share = 1.0
         self._epochs_left = 0
         # In a log, the first epoch says early that it is under way.
         self._lines: Schedule | None = None
@@ -85,6 +87,7 @@ class Progress:
         """
         self._title, self._epochs_left = f"epoch {epoch + 1}/{epochs}", epochs - epoch - 1
         self._began, self._images = time.perf_counter(), 0
+        self._share = (steps - done) / steps or 1.0
         self._lines = Schedule() if self._lines is None else Schedule(first=MOST)
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -128,10 +131,11 @@ class Progress:
             record: metrics of the epoch, such as ``train/ce`` and ``val/top1``.
 
         Returns:
-            ``seconds`` of the epoch and ``images_per_second``.
+            ``seconds`` of the whole epoch and ``images_per_second``. If the run was resumed within the epoch,
+            the steps before are assumed to have taken as long as those after.
         """
-        seconds = time.perf_counter() - self._began
-        speed = self._images / seconds
+        here = time.perf_counter() - self._began
+        speed, seconds = self._images / here, here / self._share
         left = seconds * self._epochs_left
         parts = [
             f"{name.removeprefix('train/')} {value:.4f}" for name, value in record.items() if "train/" in name

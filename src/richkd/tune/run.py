@@ -168,7 +168,7 @@ class _Runner:
         left = [run for run in runs if run.name not in finished]
         if not left:
             return {}
-        progress = QueueProgress(left, [], self.console, SPLIT)
+        progress = QueueProgress(left, [], self.console, min(self.jobs, len(left)), SPLIT)
         jobs = [
             Job(run.name, run.config, None, self.out / LOGS / f"{run.name}.txt", self.threads, False)
             for run in left
