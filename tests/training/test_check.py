@@ -46,7 +46,9 @@ def test_the_plan(world: World, tmp_path: Path) -> None:
 
 def test_the_plan_is_the_same_with_a_cache(world: World, tmp_path: Path) -> None:
     def plan(**changes: Any) -> str:
-        return report(world.config(tmp_path / "run", **changes)).rpartition("classes  ")[2]
+        whole = report(world.config(tmp_path / "run", **changes)).rpartition("classes  ")[2]
+        # Times are measured, and stored outputs need disk space.
+        return whole.partition("speed  ")[0]
 
     assert plan(cache__dir=tmp_path / "cache") == plan()
     assert "teacher" in plan()

@@ -25,10 +25,10 @@ from richkd.core.quick_imports import quick_imports
     "out",
 )
 def check(*, config: Config, json: Json = False) -> None:
-    """Open and test everything that a run needs, without training, and print the plan.
+    """Open and test everything that a run needs, and print the plan with the time, memory and disk it needs.
 
-    Decodes every image, compares class names and their order across data, teachers and CLIP, runs one
-    forward pass, and reports images that are in both train and test.
+    Decodes every image, compares class names and their order across data, teachers and CLIP, measures up to
+    20 steps, and reports images that are in both train and test. Nothing is written.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""``richkd check``: try everything a run needs without training, and print the plan."""
+"""``richkd check``: try everything a run needs without keeping it, and print the plan."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from richkd.pipeline.teacher_check import log_accuracy, report_sizes
 from richkd.pipeline.teachers import Log
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.failures import NonFiniteDetector
+from richkd.training.forecast import Forecast, forecast, si
 from richkd.training.optimizer import build_optimizer
 from richkd.training.task import Task
 from richkd.training.trackers import refuse_missing_trackers
@@ -41,11 +42,12 @@ def check_run(config: Config, console: Terminal) -> dict[str, Any]:
     """Check everything that a run needs, and print the results and the plan of the run.
 
     Opens the data, decodes every image, searches for images that are in two splits, measures the accuracy of
-    the teachers on training images, and computes the loss terms of one step. Nothing is trained, and nothing
-    is written to the run folder.
+    the teachers on training images, computes the loss terms of one step, and measures up to 20 steps. Nothing
+    of it is kept, and nothing is written to the run folder.
 
     Returns:
-        What was found: images, pictures that splits share, the loss terms of one step, and the plan.
+        What was found: images, pictures that splits share, the loss terms of one step, the time, memory and
+        disk that the run needs, and the plan.
 
     Raises:
         RichKDError: the first error that would stop the run. Images that cannot be read are reported for all
@@ -74,14 +76,18 @@ def check_run(config: Config, console: Terminal) -> dict[str, Any]:
     _report_teachers(parts, log)
     terms = _dry_step(parts)
     console.print("dry step: " + ", ".join(f"{name} {float(value):.4f}" for name, value in terms.items()))
-    plan = _plan(parts)
+    needs = forecast(parts)
+    plan = _plan(parts, needs)
     _print_plan(plan, console)
+    if warning := needs.warning():
+        log(warning)
     return {
         "classes": list(parts.data.class_names),
         "images": {name: len(split) for name, split in parts.data.splits.items()},
         "shared_with_train": shared,
         "dry_step": {name: float(value) for name, value in terms.items()},
         "steps": parts.order().steps * config.train.epochs,
+        "forecast": needs.to_dict(),
         "plan": [{"name": name, "value": value} for name, value in plan],
     }
 
@@ -165,8 +171,8 @@ def _dry_step(parts: Parts) -> dict[str, Tensor]:
     return dict(terms.terms)
 
 
-def _plan(parts: Parts) -> list[tuple[str, str]]:
-    """The lines of the plan: what the run would do."""
+def _plan(parts: Parts, needs: Forecast) -> list[tuple[str, str]]:
+    """The lines of the plan: what the run would do, and what it needs."""
     epochs, order = parts.config.train.epochs, parts.order()
     rows: list[tuple[str, str]] = [
         ("classes", f"{len(parts.data.class_names):,}"),
@@ -180,14 +186,10 @@ def _plan(parts: Parts) -> list[tuple[str, str]]:
     ]
     rows.append(("objective", ", ".join(map(_term, parts.specs))))
     rows += [
-        (
-            "memory",
-            f"{_si(_bytes(parts))}B for images, weights, optimizer and states of terms, without activations",
-        ),
         ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
         ("precision", parts.speed.describe()),
     ]
-    return rows
+    return rows + needs.rows()
 
 
 def _print_plan(plan: list[tuple[str, str]], console: Terminal) -> None:
@@ -209,20 +211,4 @@ def _term(spec: TermSpec) -> str:
 
 
 def _describe(network: Network) -> str:
-    return f"{network.name}: {network.parameters_count:,} parameters, {_si(flops(network))}FLOPs an image"
-
-
-def _bytes(parts: Parts) -> int:
-    state = sum(t.numel() * t.element_size() for t in Task(parts).state_dict().values())
-    # Weights, gradient, and one moment for SGD or two for other optimizers.
-    copies = 3 if parts.config.optim.name in ("momentum", "sgd") else 4
-    teachers = sum(4 * teacher.network.parameters_count for teacher in parts.teachers if teacher.network)
-    return int(parts.stores.bytes + copies * state + teachers)
-
-
-def _si(value: float) -> str:
-    for prefix in ("", "k", "M", "G", "T"):
-        if value < 1000:
-            return f"{value:.3g} {prefix}"
-        value /= 1000
-    return f"{value:.3g} P"
+    return f"{network.name}: {network.parameters_count:,} parameters, {si(flops(network))}FLOPs an image"
