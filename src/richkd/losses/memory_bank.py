@@ -16,6 +16,7 @@ from richkd.losses.contrast import both_bank_log_scores, log_normalizers_of, nce
 from richkd.losses.features import fuse_features, normalize
 from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class
 
+Negatives = Literal["memory-bank", "shared", "queue"]
 Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
 
 
@@ -33,7 +34,7 @@ class ContrastSettings:
     """
 
     embed_dim: int = 128
-    negatives: Literal["memory-bank", "shared", "queue"] = "memory-bank"
+    negatives: Negatives = "memory-bank"
     num_negatives: int = 16384
     temperature: float = 0.07
     momentum: float = 0.5

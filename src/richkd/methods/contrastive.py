@@ -10,8 +10,11 @@ from torch import Tensor
 
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
-from richkd.losses.memory_bank import ContrastMemory, ContrastSettings
+from richkd.losses.memory_bank import ContrastMemory, ContrastSettings, Negatives
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
+
+# A step with memory banks costs in proportion to their rows: with as many rows, 16 times as much as a queue.
+MOST_ROWS = 200_000
 
 
 class ContrastConfig(TargetConfig):
@@ -27,10 +30,10 @@ class ContrastConfig(TargetConfig):
 class ContrastiveConfig(ContrastConfig):
     """Settings of `contrastive`."""
 
-    negatives: Literal["memory-bank", "shared", "queue"] = Field(
-        "memory-bank",
+    negatives: Literal["auto", Negatives] = Field(
+        "auto",
         description="memory-bank: each image has its own negatives; shared: one set per batch; queue: the "
-        "latest rows",
+        f"latest rows; auto: queue with more than {MOST_ROWS:,} training images, else memory-bank",
     )
 
 
@@ -49,8 +52,11 @@ class Contrastive(Term):
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
         widths = [teacher.features for teacher in setup.teachers]
+        negatives = config.negatives
+        if negatives == "auto":
+            negatives = "queue" if len(setup.labels_N) > MOST_ROWS else "memory-bank"
         settings = ContrastSettings(
-            config.embed_dim, config.negatives, config.num_negatives, config.temperature, config.momentum
+            config.embed_dim, negatives, config.num_negatives, config.temperature, config.momentum
         )
         self.memory = ContrastMemory(
             setup.student.features, widths, setup.labels_N, setup.classes, settings, setup.seed
