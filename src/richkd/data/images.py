@@ -5,18 +5,19 @@ A file that cannot be read raises an error that names it. No image is skipped or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from richkd.core.errors import DataError, ImageError
-from richkd.core.processes import gather_in_place, gather_objects, share_of
+from richkd.core.node_memory import NodeMemory
+from richkd.core.processes import gather_objects, share_of
 from richkd.core.waiting import waiting
 from richkd.data.framing import Framing, frame
 from richkd.data.opening import REPAIR, load_picture
@@ -104,7 +105,7 @@ def decode_all(
 ) -> Tensor:
     """Decode all images of a split to square pixels (see `richkd.data.framing.frame`).
 
-    Each of several processes decodes its share, and all get the pixels.
+    Each of several processes decodes its share, and all get the pixels. On one machine they share the memory.
 
     Args:
         split: the images to decode.
@@ -127,7 +128,9 @@ def decode_all(
         >>> decode_all(as_split(rows, "train", "example"), Framing(4))[:, 0, 0].tolist()
         [[255, 0, 0], [0, 0, 255]]
     """
-    pixels_NHWC = torch.empty((len(split), framing.size, framing.size, 3), dtype=torch.uint8)
+    shape = (len(split), framing.size, framing.size, 3)
+    memory = NodeMemory.of(math.prod(shape))
+    pixels_NHWC = memory.bytes_N.view(shape)
     array_NHWC = pixels_NHWC.numpy()
 
     def place(index: int, image: Image.Image) -> None:
@@ -136,7 +139,7 @@ def decode_all(
     own, sizes = share_of(len(split))
     for _ in map_images(split, place, workers=workers, progress=progress, short=short, own=own):
         pass
-    gather_in_place(pixels_NHWC, sizes)
+    memory.exchange([size * math.prod(shape[1:]) for size in sizes])
     return pixels_NHWC
 
 

@@ -8,6 +8,7 @@ that no view needs to exceed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.core.errors import RichKDError
-from richkd.core.processes import gather_objects, rank, send_from, share_of
+from richkd.core.node_memory import NodeMemory
+from richkd.core.processes import gather_objects, rank, share_of
 from richkd.core.types import Batch
 from richkd.data.contents import Contents
 from richkd.data.images import decode_cell, map_images
@@ -142,20 +144,22 @@ class Pictures:
         self._exchange()
 
     def _exchange(self) -> None:
-        """Give all processes the pictures that each has decoded."""
-        sizes = gather_objects([tuple(picture.shape) for _, picture in sorted(self._decoded.items())])
-        if len(sizes) == 1:
+        """Give all processes the pictures that each has decoded; those of a machine share them."""
+        own = [picture for _, picture in sorted(self._decoded.items())]
+        shapes = gather_objects([tuple(picture.shape) for picture in own])
+        if len(shapes) == 1:
             return
-        empty = torch.empty(0, dtype=torch.uint8)
-        own = torch.cat([empty, *(picture.flatten() for _, picture in sorted(self._decoded.items()))])
-        index = 0
-        for source, shapes in enumerate(sizes):
-            lengths = [math.prod(shape) for shape in shapes]
-            flat = own if source == rank() else torch.empty(sum(lengths), dtype=torch.uint8)
-            send_from(source, flat)
-            for shape, pixels in zip(shapes, torch.split(flat, lengths), strict=True):
-                self._decoded[index] = pixels.view(shape)
-                index += 1
+        sizes = [sum(map(math.prod, of_one)) for of_one in shapes]
+        memory = NodeMemory.of(sum(sizes))
+        mine_N = torch.split(memory.bytes_N, sizes)[rank()]
+        for place_P, picture in zip(torch.split(mine_N, [p.numel() for p in own]), own, strict=True):
+            place_P.copy_(picture.flatten())
+        memory.exchange(sizes)
+        # Shares are in the order of the images.
+        every = list(itertools.chain.from_iterable(shapes))
+        pieces = torch.split(memory.bytes_N, list(map(math.prod, every)))
+        for index, (piece_P, shape) in enumerate(zip(pieces, every, strict=True)):
+            self._decoded[index] = piece_P.view(shape)
 
     @property
     def size(self) -> int:
