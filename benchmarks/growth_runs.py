@@ -24,8 +24,9 @@ from richkd.data.batches import Resident
 from richkd.demo import run as demo
 from richkd.demo.digits import write_digits
 from richkd.pipeline.assemble import assemble
+from richkd.teachers.cache.manifest import Manifest
 from richkd.teachers.cache.row_format import RowFormat
-from richkd.teachers.cache.store import Manifest, OutputCache
+from richkd.teachers.cache.store import OutputCache
 from richkd.teachers.predict import logits_of
 
 ROWS = RowFormat(classes=100, features=256)

@@ -53,7 +53,7 @@ LIBRARY = (
     "richkd.pipeline.fill_cache.verify_caches",
     "richkd.pipeline.fill_cache.contents",
     "richkd.pipeline.import_outputs.import_outputs",
-    "richkd.teachers.cache.store.remove_cache",
+    "richkd.teachers.cache.removal.remove_cache",
     "richkd.demo.run.run_demo",
     "richkd.doctor.report.examine",
 )
@@ -141,8 +141,8 @@ def check_richkd(words: Sequence[str]) -> Config | None:
             module, _, function = name.rpartition(".")
             patch.setattr(importlib.import_module(module), function, _reach)
         # `richkd cache verify` looks for damage before it reads the settings.
-        store = importlib.import_module("richkd.teachers.cache.store")
-        patch.setattr(store, "list_caches", lambda folder: [folder])
+        manifest = importlib.import_module("richkd.teachers.cache.manifest")
+        patch.setattr(manifest, "list_caches", lambda folder: [folder])
         patch.setattr("richkd.pipeline.fill_cache.damaged_shards", lambda folder: [])
         # The run that --from names is not read; it has these settings.
         patch.setattr("richkd.cli.options.recipe_of", _recipe)

@@ -13,7 +13,8 @@ import pytest
 from richkd.cli import main
 from richkd.core.errors import CacheError, ConfigError, RichKDError
 from richkd.pipeline.fill_cache import contents, damaged_shards, fill_caches, verify_caches
-from richkd.teachers.cache.store import OutputCache, list_caches
+from richkd.teachers.cache.manifest import list_caches
+from richkd.teachers.cache.store import OutputCache
 from richkd.training.run import distill
 from tests.fixtures import World, command, one_thread, refusal
 

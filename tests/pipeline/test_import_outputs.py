@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from richkd.cli import main
 from richkd.core.errors import CacheError, ClassError, RichKDError
 from richkd.pipeline.import_outputs import import_outputs
-from richkd.teachers.cache.store import list_caches
+from richkd.teachers.cache.manifest import list_caches
 from tests.fixtures import CLASSES, TEST, TRAIN, World, keys_of, make_outputs, refusal
 
 KD: dict[str, Any] = {"method__name": "kd", "clip__name": None}

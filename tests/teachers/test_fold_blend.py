@@ -17,7 +17,7 @@ from richkd.data.augmentations import CropFlip
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.fill_cache import fill_caches, verify_caches
 from richkd.teachers.base import Teacher
-from richkd.teachers.cache.store import list_caches
+from richkd.teachers.cache.manifest import list_caches
 from richkd.teachers.fold_blend import FoldBlend, InFold
 from richkd.teachers.fold_record import RECORD
 from richkd.teachers.folds import FoldTeachers

@@ -23,7 +23,7 @@ from richkd.core.errors import CacheError, CheckpointError, ConfigError, NonFini
 from richkd.core.types import Batch, Output
 from richkd.evaluate.run import evaluate_models
 from richkd.export.student import Student, load_student
-from richkd.teachers.cache.store import MANIFEST, list_caches, read_manifest
+from richkd.teachers.cache.manifest import MANIFEST, list_caches, read_manifest
 from richkd.teachers.clip.load import load_clip
 from richkd.teachers.vision import VisionTeacher
 from richkd.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

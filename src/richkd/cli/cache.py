@@ -21,7 +21,8 @@ from richkd.core.terminal import Terminal
 
 if TYPE_CHECKING:
     from richkd.pipeline.fill_cache import Verified
-    from richkd.teachers.cache.store import Manifest, OutputCache
+    from richkd.teachers.cache.manifest import Manifest
+    from richkd.teachers.cache.store import OutputCache
 
 cache = App(
     name="cache",
@@ -169,7 +170,7 @@ def verify(
     with quick_imports():
         from richkd.core.errors import CacheError
         from richkd.pipeline.fill_cache import damaged_shards, verify_caches
-        from richkd.teachers.cache.store import list_caches
+        from richkd.teachers.cache.manifest import list_caches
 
     with json_alone(json) as write:
         damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
@@ -223,6 +224,6 @@ def rm(folder: Folder, name: Annotated[str, Parameter(help="the cache, as `ls` c
     richkd cache rm cache/ resnet50-train-0123456789abcdef
     """
     with quick_imports():
-        from richkd.teachers.cache.store import remove_cache
+        from richkd.teachers.cache.removal import remove_cache
 
     Terminal().print(f"removed {remove_cache(folder, name)}", soft_wrap=True)

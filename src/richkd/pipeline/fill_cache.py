@@ -26,7 +26,8 @@ from richkd.data.views import Views
 from richkd.methods.objective import method_label
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.base import Teacher
-from richkd.teachers.cache.store import Manifest, OutputCache, list_caches, read_manifest, shard_problem
+from richkd.teachers.cache.manifest import Manifest, list_caches, read_manifest
+from richkd.teachers.cache.store import OutputCache, shard_problem
 from richkd.teachers.predict import BATCH
 
 Drawn = Callable[[Tensor], Views]

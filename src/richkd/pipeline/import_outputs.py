@@ -21,8 +21,9 @@ from richkd.data.views import Augmentation
 from richkd.metrics.accuracy import accuracy, near_chance
 from richkd.pipeline.assemble import build_student
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
+from richkd.teachers.cache.manifest import Manifest
 from richkd.teachers.cache.row_format import RowFormat
-from richkd.teachers.cache.store import SHARD_BYTES, Manifest, OutputCache
+from richkd.teachers.cache.store import SHARD_BYTES, OutputCache
 from richkd.teachers.precomputed.outputs_file import GivenOutputs, RowIndex, paired, read_outputs
 from richkd.teachers.precomputed.vision import GIVEN, imported_manifests
 

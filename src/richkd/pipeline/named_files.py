@@ -17,7 +17,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, hash_file
 from richkd.core.errors import CheckpointError, ModelError
-from richkd.teachers.cache.store import MANIFEST
+from richkd.teachers.cache.manifest import MANIFEST
 from richkd.teachers.fold_record import full_teacher
 from richkd.teachers.precomputed.vision import imported_manifests
 

@@ -20,7 +20,8 @@ from richkd.data.contents import Contents
 from richkd.export.student import load_student
 from richkd.models.build import build_network
 from richkd.reporting.report.collect import read_run
-from richkd.teachers.cache.store import Manifest, OutputCache, read_manifest, readable_manifests
+from richkd.teachers.cache.manifest import Manifest, read_manifest, readable_manifests
+from richkd.teachers.cache.store import OutputCache
 from richkd.teachers.clip.embedding_cache import embeddings_path, read_embeddings, write_embeddings
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.run import distill

@@ -18,7 +18,7 @@ from richkd.data.views import Augmentation, Views
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.cached import CachedTeacher
-from richkd.teachers.cache.store import list_caches
+from richkd.teachers.cache.manifest import list_caches
 from richkd.training.run import distill
 from richkd.training.trainer import Trainer
 from tests.fixtures import CLASSES, STEPS, TEST, TRAIN, World, make_teacher
@@ -176,8 +176,9 @@ class Counting(Teacher):
 
 
 def test_a_batch_with_one_new_image_is_computed_whole_and_stored_once(tmp_path: Path) -> None:
+    from richkd.teachers.cache.manifest import Manifest
     from richkd.teachers.cache.row_format import RowFormat
-    from richkd.teachers.cache.store import Manifest, OutputCache
+    from richkd.teachers.cache.store import OutputCache
 
     augmentation: Augmentation = CropFlip(8, 0, flip=False)
     inner = Counting()

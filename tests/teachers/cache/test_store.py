@@ -21,19 +21,17 @@ from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked
 from richkd.core.types import Output
 from richkd.teachers.cache import store as cache_module
-from richkd.teachers.cache.row_format import RowFormat
-from richkd.teachers.cache.store import (
+from richkd.teachers.cache.manifest import (
     MANIFEST,
     Manifest,
-    OutputCache,
     explain_miss,
     list_caches,
-    lock_of,
     read_manifest,
     readable_manifests,
-    remove_cache,
-    shard_problem,
 )
+from richkd.teachers.cache.removal import remove_cache
+from richkd.teachers.cache.row_format import RowFormat
+from richkd.teachers.cache.store import OutputCache, lock_of, shard_problem
 from tests.fixtures import flip_bit, refusal
 
 IMAGES, VIEWS = 20, 6
@@ -223,6 +221,7 @@ def test_a_cache_that_is_no_longer_used_can_be_removed_by_others(tmp_path: Path)
 
 
 KILLED = """
+import shutil
 import time
 from pathlib import Path
 from tests.teachers.cache.test_store import *
@@ -236,7 +235,7 @@ if sys.argv[2] == "flush":
     Path.replace = wait
     cache.flush()
 else:
-    cache_module.shutil.rmtree = wait
+    shutil.rmtree = wait
     remove_cache(sys.argv[1], cache.folder.name)
 """
 
@@ -402,3 +401,13 @@ def test_removing_names_the_nearest(tmp_path: Path) -> None:
         remove_cache(tmp_path, "net-trian")
     remove_cache(tmp_path, cache.folder.name)
     assert list_caches(tmp_path) == []
+
+
+def test_a_cache_with_too_many_outputs_is_refused_before_memory_is_reserved(
+    tmp_path: Path,
+) -> None:
+    error = refusal(OutputCache, tmp_path, Manifest("net-train", {}, 100_000_000, 22, RowFormat(5, 3)))
+    assert isinstance(error, CacheError)
+    assert "100,000,000 images × 22 views for net-train" in str(error)
+    assert "--augment.num_views" in error.fix
+    assert not list(tmp_path.iterdir())

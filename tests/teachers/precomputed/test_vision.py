@@ -17,7 +17,7 @@ from richkd.data.augmentations import Clean
 from richkd.data.order import TrainingOrder
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.import_outputs import import_outputs
-from richkd.teachers.cache.store import list_caches
+from richkd.teachers.cache.manifest import list_caches
 from richkd.teachers.precomputed.vision import ImportedTeacher
 from richkd.teachers.predict import outputs_of
 from richkd.training.run import distill

@@ -18,8 +18,9 @@ from richkd.data.batches import Store
 from richkd.data.contents import Contents
 from richkd.data.views import Augmentation, Views
 from richkd.teachers.base import Teacher, ZeroShot
+from richkd.teachers.cache.manifest import Manifest, explain_miss
 from richkd.teachers.cache.row_format import RowFormat
-from richkd.teachers.cache.store import Manifest, OutputCache, explain_miss
+from richkd.teachers.cache.store import OutputCache
 
 Caches = Mapping[tuple[str, Augmentation], OutputCache]
 

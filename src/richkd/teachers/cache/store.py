@@ -12,88 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import shutil
 import weakref
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from richkd.core.errors import CacheError, nearest
+from richkd.core.errors import CacheError
 from richkd.core.files import write_atomically
-from richkd.core.json_text import to_json
-from richkd.core.lock import FileLock, release_own, share
+from richkd.core.lock import share
 from richkd.core.lock_owners import Locked, in_use
 from richkd.core.processes import meet, on_first_of_node, world
 from richkd.core.regular_files import open_regular
-from richkd.core.structured import read_json
-from richkd.core.temporary import remove_abandoned, temporary_path
+from richkd.core.temporary import remove_abandoned
 from richkd.core.types import Output
 from richkd.data.split import evenly_spaced
-from richkd.teachers.cache.row_format import RowFormat
+from richkd.teachers.cache.manifest import MANIFEST, Manifest, read_manifest
 
-MANIFEST = "manifest.json"
 SHARD_BYTES = 32 << 20
-
-Ingredients = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The description of a cache.
-
-    Attributes:
-        name: name of the teacher and the split; not part of the digest.
-        ingredients: everything that the outputs depend on, under names that messages can show.
-        images: number of images; image indices are in 0..images − 1.
-        views: number of views of an image; view numbers are in 0..views − 1.
-        row_format: byte format of a stored output.
-
-    Example:
-        >>> manifest = Manifest("net-train", {"seed": 0}, images=10, views=2, row_format=RowFormat(3, 4))
-        >>> other = Manifest("net-train", {"seed": 1}, images=10, views=2, row_format=RowFormat(3, 4))
-        >>> manifest.differences(other), manifest.folder == other.folder
-        (['seed'], False)
-    """
-
-    name: str
-    ingredients: Ingredients
-    images: int
-    views: int
-    row_format: RowFormat
-
-    @property
-    def digest(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of all attributes except the name."""
-        hashed = {key: value for key, value in asdict(self).items() if key != "name"}
-        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder of the cache."""
-        return f"{self.name}-{self.digest}"
-
-    def differences(self, other: Manifest) -> list[str]:
-        """Names of the different ingredients; "row format" if only sizes or the row format differ."""
-        different = (self.images, self.views, self.row_format) != (
-            other.images,
-            other.views,
-            other.row_format,
-        )
-        return self.differing_ingredients(other) or (["row format"] if different else [])
-
-    def differing_ingredients(self, other: Manifest) -> list[str]:
-        """Names of the ingredients with different values, or that only one of the two manifests has."""
-        ours, others = dict(self.ingredients), dict(other.ingredients)
-        return [name for name in {**ours, **others} if ours.get(name) != others.get(name)]
+# Positions of rows are signed 32-bit integers, which halves the memory of the index.
+MOST_OUTPUTS = (1 << 31) - 1
 
 
 class OutputCache:
@@ -110,12 +52,13 @@ class OutputCache:
         damaged: name and problem of each damaged shard.
 
     Raises:
-        CacheError: the manifest in the folder cannot be read or differs from ``manifest``, or the cache is
-            just being removed.
+        CacheError: the manifest in the folder cannot be read or differs from ``manifest``, the cache is just
+            being removed, or it would have more than 2,147,483,647 outputs.
         CheckpointError: a shard or the manifest cannot be written; earlier shards are intact.
 
     Example:
         >>> import tempfile
+        >>> from richkd.teachers.cache.row_format import RowFormat
         >>> with tempfile.TemporaryDirectory() as root:
         ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
         ...     image_B, view_B = torch.tensor([7]), torch.tensor([0])
@@ -128,6 +71,7 @@ class OutputCache:
     def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True, used: bool = True) -> None:
         self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.row_format
         self._known: set[str] = set()
+        _refuse_too_many(manifest)
         # Position of each (image, view) in the sequence of all rows; −1 if it is not stored.
         self._row_P = torch.full((manifest.images * manifest.views,), -1, dtype=torch.int32)
         self._shards: list[Tensor] = []
@@ -245,7 +189,7 @@ class OutputCache:
             remove_abandoned(self.folder.parent)
             remove_abandoned(self.folder)
         if not (self.folder / MANIFEST).exists():
-            write_atomically(self.folder / MANIFEST, _encode(self.manifest))
+            write_atomically(self.folder / MANIFEST, self.manifest.to_json())
             return [], []
         read_manifest(self.folder)
         paths = sorted(self.folder.glob("*.safetensors"))
@@ -267,6 +211,16 @@ class OutputCache:
                 self._append(shard["keys"], shard["rows"])
 
 
+def _refuse_too_many(manifest: Manifest) -> None:
+    if manifest.images * manifest.views > MOST_OUTPUTS:
+        raise CacheError(
+            f"A teacher cache has at most {MOST_OUTPUTS:,} outputs",
+            got=f"{manifest.images:,} images × {manifest.views:,} views for {manifest.name}",
+            fix="use --augment.policy random-resized-crop with fewer --augment.num_views, or no "
+            "--teacher-cache.",
+        )
+
+
 def lock_of(folder: Path) -> Path:
     """The file of the lock of a cache. It is beside the folder, so it can be held while that is removed.
 
@@ -285,6 +239,7 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
 
     Example:
         >>> import tempfile
+        >>> from richkd.teachers.cache.row_format import RowFormat
         >>> manifest = Manifest("net-train", {}, images=9, views=1, row_format=RowFormat(2, 0))
         >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
         ...     shard_problem(file.name, manifest)
@@ -307,147 +262,3 @@ def shard_problem(path: str | Path, manifest: Manifest) -> str | None:
     if not fits:
         return "does not fit the manifest"
     return None if manifest.row_format.finite(rows) else "contains outputs that are NaN or infinite"
-
-
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read the manifest of a cache.
-
-    Raises:
-        CacheError: the manifest does not exist, cannot be read, or does not match the name of the folder.
-
-    Example:
-        >>> import tempfile
-        >>> manifest = Manifest("net-train", {"seed": 0}, images=9, views=1, row_format=RowFormat(2, 0))
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     read_manifest(OutputCache(root, manifest).folder) == manifest
-        True
-    """
-    try:
-        content = read_json(Path(folder) / MANIFEST)
-        manifest = Manifest(**content | {"row_format": RowFormat(**content["row_format"])})
-        digest = manifest.digest
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(
-            f"The cache {folder} must have a readable manifest.json",
-            got=f"{type(error).__name__}: {error}",
-            fix="remove the folder.",
-        ) from None
-    if Path(folder).name != f"{manifest.name}-{digest}":
-        raise CacheError(
-            f"The manifest of the cache {folder} must match the name of the folder",
-            got=f"a manifest of {manifest.folder}",
-            fix="remove the cache with `richkd cache rm`, or give the folder its name back.",
-        )
-    return manifest
-
-
-def list_caches(root: str | Path) -> list[Path]:
-    """The folders of all caches in a folder, sorted by name.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
-        ...     list_caches(root) == [cache.folder]
-        True
-    """
-    return sorted(path.parent for path in Path(root).glob(f"*/{MANIFEST}"))
-
-
-def readable_manifests(root: str | Path) -> list[Manifest]:
-    """The manifests of all caches in a folder; unreadable manifests are skipped.
-
-    Example:
-        >>> import tempfile
-        >>> manifest = Manifest("net-train", {}, images=9, views=1, row_format=RowFormat(2, 0))
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, manifest)
-        ...     readable_manifests(root) == [manifest]
-        True
-    """
-    manifests = []
-    for folder in list_caches(root):
-        try:
-            manifests.append(read_manifest(folder))
-        except CacheError:
-            continue
-    return manifests
-
-
-def explain_miss(root: str | Path, manifest: Manifest) -> str | None:
-    """Explain why no existing cache can be used, for the log.
-
-    Returns:
-        The differences from the most similar cache with the same name. None if the cache of ``manifest``
-        exists, or if there is no cache with this name.
-
-    Example:
-        >>> import tempfile
-        >>> manifests = [Manifest("net-train", {"seed": seed}, 9, 1, RowFormat(2, 0)) for seed in (0, 1)]
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, manifests[0])
-        ...     explain_miss(root, manifests[1]).endswith("is not used: it differs in seed")
-        True
-    """
-    if (Path(root) / manifest.folder).exists():
-        return None
-    same_name = [other for other in readable_manifests(root) if other.name == manifest.name]
-    if not same_name:
-        return None
-    # The row format follows from the ingredients, so it is compared last.
-    closest = min(
-        same_name,
-        key=lambda other: (
-            len(manifest.differing_ingredients(other)),
-            manifest.row_format != other.row_format,
-        ),
-    )
-    return f"cache {closest.folder} is not used: it differs in {', '.join(manifest.differences(closest))}"
-
-
-def remove_cache(root: str | Path, name: str) -> Path:
-    """Delete a cache.
-
-    Args:
-        root: folder of the teacher cache.
-        name: name of the cache, as `list_caches` and ``richkd cache ls`` return it.
-
-    Returns:
-        The path of the deleted folder.
-
-    Raises:
-        CacheError: there is no cache with this name (the message has similar names), another process uses it,
-            or it cannot be removed.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
-        ...     remove_cache(root, cache.folder.name) == cache.folder, list_caches(root)
-        (True, [])
-    """
-    root = Path(root)
-    known = [folder.name for folder in list_caches(root)]
-    if name not in known:
-        hint = f"`richkd cache ls {root}` lists all."
-        raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known, hint))
-    folder, lock = root / name, FileLock(lock_of(root / name))
-    # Who removes a cache knows that this process itself has it open.
-    release_own(lock.path)
-    try:
-        with lock:
-            # Renamed first: a process that opens the cache sees all of it or nothing.
-            shutil.rmtree(folder.rename(temporary_path(folder)))
-    except Locked as held:
-        raise in_use(held, lock.path, CacheError, f"The cache {folder} must not be in use") from None
-    except OSError as error:
-        raise CacheError(
-            f"The cache {folder} could not be removed",
-            got=error.strerror or str(error),
-            fix="check the permissions of the folder.",
-        ) from error
-    return folder
-
-
-def _encode(manifest: Manifest) -> bytes:
-    return to_json(asdict(manifest), indent=2).encode()

@@ -19,7 +19,8 @@ from richkd.data.split import Split
 from richkd.data.views import Augmentation, Views
 from richkd.teachers.base import Sample, Teacher
 from richkd.teachers.cache.cached import cache_name, count_of, split_ingredients
-from richkd.teachers.cache.store import Manifest, OutputCache, readable_manifests
+from richkd.teachers.cache.manifest import Manifest, readable_manifests
+from richkd.teachers.cache.store import OutputCache
 
 # Name of the ingredient that only imported caches have: the fingerprint of the imported file.
 GIVEN = "imported outputs"
