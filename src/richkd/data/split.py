@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from richkd.data.images import decode_cell
+from richkd.data.slices import COLUMN as SLICES
+from richkd.data.slices import read_slice
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Split:
 
     Args:
         name: name of the split, such as ``"train"``.
-        table: rows with an image column; each cell holds the bytes or the path of an image file.
+        table: rows with an image column; each cell holds the bytes or the path of an image file, or else the
+            column of `richkd.data.slices` says where its bytes are.
         labels_N: positions in ``class_names`` (int64), or `UNLABELED`.
         class_names: names of the classes, in label order.
         image_column: name of the image column.
@@ -72,19 +75,26 @@ class Split:
         Raises:
             DataError: the image cannot be read; the message contains its key.
         """
-        row = self.table[index]
-        return decode_cell(row[self.image_column], name=self._key(row, index))
+        ((name, cell),) = self.cells_at([index])
+        return decode_cell(cell, name=name)
 
     def cells(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, bytes | str | None]]]:
         """Keys and encoded images from ``start`` to ``stop`` (exclusive), in one read of the table."""
         return self.cells_at(range(start, stop))
 
     def cells_at(self, indices: Sequence[int] | range) -> Iterator[tuple[str, dict[str, bytes | str | None]]]:
-        """Keys and encoded images at these positions, in one read of the table."""
+        """Keys and encoded images at these positions, in one read of the table.
+
+        Raises:
+            ImageError: an image is a part of a file that is gone or was changed.
+        """
         columns = self.table[indices]
+        slices = columns.get(SLICES) or [None] * len(indices)
         for offset, (index, cell) in enumerate(zip(indices, columns[self.image_column], strict=True)):
             row = {self.key_column: columns[self.key_column][offset]} if self.key_column else {}
-            yield self._key(row, index), cell
+            name, place = self._key(row, index), slices[offset]
+            # The cell alone does not say where its bytes are, and every reader of cells knows bytes.
+            yield name, {"bytes": read_slice(place, name), "path": None} if place else cell
 
     def select(self, name: str, index_N: NDArray[np.int64]) -> Split:
         """A new split of the images at these positions; images keep their keys."""

@@ -19,6 +19,8 @@ from richkd.data.duplicates import duplicates, summary
 from richkd.data.file_types import images_below, is_folder, printable
 from richkd.data.formats.hub import load_hub, quiet
 from richkd.data.formats.scan import WHOLE, check_files
+from richkd.data.slices import COLUMN as SLICES
+from richkd.data.slices import FEATURE
 from richkd.data.split import Data, Split
 from richkd.data.tables import is_table, open_tables
 
@@ -153,9 +155,12 @@ def _open(path: str, image_column: str | None, key_column: str | None) -> datase
 
 def _plain(split: Split, image_column: str, keys: list[str]) -> datasets.Dataset:
     """A table of encoded images and keys only, so that tables from different sources can be concatenated."""
-    rows = split.table.select_columns([split.image_column]).cast_column(
+    sliced = SLICES in split.table.column_names
+    rows = split.table.select_columns([split.image_column, *([SLICES] if sliced else [])]).cast_column(
         split.image_column, datasets.Image(decode=False)
     )
     if split.image_column != image_column:
         rows = rows.rename_column(split.image_column, image_column)
+    if not sliced:
+        rows = rows.add_column(SLICES, [None] * len(rows), feature=datasets.Features(FEATURE))
     return rows.add_column(KEY, keys)

@@ -9,11 +9,13 @@ import re
 import tarfile
 from pathlib import Path
 
+import datasets
 import pytest
 
 from richkd.core.errors import DataError
 from richkd.data.columns import Columns
 from richkd.data.formats.shards import open_shards, shards_of_pattern
+from richkd.data.slices import COLUMN
 from tests.data.formats.test_listings import open_whole, rows_of
 from tests.data.test_sources import make_folder, png
 from tests.fixtures import refusal
@@ -101,6 +103,66 @@ def test_a_replaced_shard_is_noticed(tmp_path: Path) -> None:
     write_tar(file, *samples("bee", "ant"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert open_whole(file).splits["train"].labels_N.tolist() == [1, 0]
+
+
+def test_images_are_read_where_they_are_and_not_copied(tmp_path: Path) -> None:
+    content = png(7) + bytes(200_000)
+    file = write_tar(tmp_path / "x.tar", ("0.png", content), ("0.cls", "ant"), *samples("bee", start=1))
+    split = open_whole(file).splits["train"]
+    assert [name for name, _ in split.cells(0, 2)] == ["0", "001"]
+    assert next(split.cells(0, 1))[1]["bytes"] == content
+    assert split.read(1).getpixel((0, 0)) == (1, 0, 7)
+    copies = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert copies
+    assert sum(path.stat().st_size for path in copies) < 50_000
+
+
+def test_a_shard_that_changes_after_it_was_opened_is_named(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "x.tar", *samples("ant", "bee"))
+    split = open_whole(file).splits["train"]
+    whole = file.read_bytes()
+    os.utime(file, ns=(0, 0))
+    error = refusal(split.read, 1)
+    assert "Image 001 must be readable in " in error.rule
+    assert error.got == "a file that was changed"
+    split = open_whole(file).splits["train"]
+    file.write_bytes(whole[:550])
+    os.utime(file, ns=(0, 0))
+    assert refusal(split.read, 0).got.startswith("38 of ")
+    file.unlink()
+    assert "No such file" in refusal(split.read, 0).got
+
+
+def test_moved_shards_are_read_at_their_new_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "here" / "x.tar", *samples("ant", "bee"))
+    for folder in ("here", "there"):
+        monkeypatch.chdir(tmp_path / folder)
+        assert open_whole(Path("x.tar")).splits["train"].read(1).getpixel((0, 0)) == (1, 0, 7)
+        if folder == "here":
+            (tmp_path / "here").rename(tmp_path / "there")
+
+
+def test_unlabeled_images_of_shards_join_those_of_folders(tmp_path: Path) -> None:
+    make_folder(tmp_path / "photos", {"train/a": 1, "train/b": 1})
+    file = write_tar(tmp_path / "more.tar", ("0.png", png(9)), ("1.png", png(8)))
+    train = open_whole(tmp_path / "photos", unlabeled=str(file)).splits["train"]
+    assert train.labels_N.tolist() == [0, 1, -1, -1]
+    assert [train.read(index).getpixel((0, 0))[0] for index in (2, 3)] == [9, 8]
+    assert train.read(0).size
+    shards = write_tar(tmp_path / "train.tar", *samples("ant", "bee"))
+    train = open_whole(shards, unlabeled=str(tmp_path / "photos" / "train" / "a")).splits["train"]
+    assert [train.read(index).mode for index in range(3)] == ["RGB"] * 3
+
+
+def test_a_table_must_not_say_where_images_are(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(1))
+    place = {"file": str(secret), "offset": 0, "size": 10, "modified": secret.stat().st_mtime_ns}
+    cells = [{"bytes": png(0), "path": None}] * 2
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1], COLUMN: [place, place]})
+    (tmp_path / "data").mkdir()
+    rows.to_parquet(tmp_path / "data" / "train.parquet")
+    assert "must not have a column named" in refusal(open_whole, tmp_path / "data").rule
 
 
 def test_samples_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

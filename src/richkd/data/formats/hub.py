@@ -18,6 +18,7 @@ from richkd.data.file_types import is_folder
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.outside import is_inside, named_files
 from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents, first_few
+from richkd.data.slices import refuse_slices
 
 DATA_SUFFIXES = frozenset({".parquet", ".tar", *LISTING_SUFFIXES})
 
@@ -111,6 +112,7 @@ def _refuse_other_files(path: str, tables: Mapping[str, datasets.Dataset]) -> No
     places = (constants.HF_HOME, constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))
     roots, known = [Path(os.path.realpath(place)) for place in places], dict[str, str]()
     for rows in tables.values():
+        refuse_slices(rows, f"The data set {path}")
         for name in rows.column_names:
             named = named_files(rows, name).values()
             outside = [file for file in named if not is_inside(Path(file), roots, known)]

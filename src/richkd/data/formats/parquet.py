@@ -14,6 +14,7 @@ from richkd.core.errors import DataError
 from richkd.data.classes import check_same_classes
 from richkd.data.formats.outside import place_files, refuse_special
 from richkd.data.formats.scan import stamp_of
+from richkd.data.slices import refuse_slices
 
 
 def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Dataset:
@@ -50,6 +51,7 @@ def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Da
         got = f"{type(cause).__name__}: {cause}"
         rule = f"The parquet files of {files[0].parent} must open as one table"
         raise DataError(rule, got=got, fix="write all files with the same columns.") from error
+    refuse_slices(rows, str(files[0]))
     return place_files(rows, root or files[0].parent, str(files[0]))
 
 

@@ -1,7 +1,8 @@
 """Open WebDataset shards: tar files with members such as ``000.jpg`` and ``000.cls``.
 
-The loader ``webdataset`` of the library `datasets` refuses class names in ``.cls`` files and makes two
-columns of ``.jpg`` and ``.png`` images, so members are read here and given to `datasets` one by one.
+The loader ``webdataset`` of the library `datasets` refuses class names in ``.cls`` files, makes two columns
+of ``.jpg`` and ``.png`` images, and copies all images. So members are listed here, and only labels and the
+places of the images are given to `datasets`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 import datasets
 
@@ -23,6 +25,8 @@ from richkd.data.formats.listing_files import LABEL_NAMES, Listing
 from richkd.data.formats.listings import whole_numbers
 from richkd.data.formats.outside import refuse_special
 from richkd.data.formats.scan import WHOLE, is_image, split_of, stamp_of
+from richkd.data.slices import COLUMN as SLICES
+from richkd.data.slices import FEATURE
 
 SUFFIX = ".tar"
 FIX = "write the shard again: an image and its label have the same name, such as 000.jpg and 000.cls."
@@ -84,7 +88,7 @@ def _ranges(pattern: str) -> list[str]:
 
 
 def open_shards(files: Sequence[Path], columns: Columns) -> datasets.Dataset:
-    """Open tar files as one table. Images are copied to the cache of the library `datasets`.
+    """Open tar files as one table. Images are read from the tar files whenever they are needed.
 
     A label is the text of the member ``.cls``, else an entry of the member ``.json``. A sample without both
     has no label.
@@ -114,25 +118,25 @@ def open_shards(files: Sequence[Path], columns: Columns) -> datasets.Dataset:
     image, label = columns.image or "image", columns.label or "label"
     names = (image, label, next(name for name in KEY_COLUMNS if name not in (image, label)))
     arguments = {
-        "shards": [str(file) for file in files],
-        # Part of the name of the copy, so that the copy of a replaced file is not used.
+        "shards": [str(file.absolute()) for file in files],
+        # Part of the name of the list, so that the list of a replaced file is not used.
         "stamp": stamp_of(files),
-        "names": names,
+        "names": (*names, SLICES),
         "columns": (columns.image, columns.label),
     }
     if next(_samples(arguments), None) is None:
         raise DataError(f"{files[0]} must contain images", got="no images", fix=FIX)
-    rows = _copied(arguments, names, files[0].parent)
+    rows = _listed(arguments, files[0].parent)
     labels = whole_numbers(rows[label][:])
     if isinstance(labels[0], int):
         rows = rows.remove_columns([label]).add_column(label, labels)
     return rows
 
 
-def _copied(arguments: Mapping[str, Any], names: tuple[str, str, str], folder: Path) -> datasets.Dataset:
-    """The rows of `_samples` in the cache of the library `datasets`."""
-    kinds = (datasets.Image(decode=False), datasets.Value("string"), datasets.Value("string"))
-    features = datasets.Features(dict(zip(names, kinds, strict=True)))
+def _listed(arguments: Mapping[str, Any], folder: Path) -> datasets.Dataset:
+    """The rows of `_samples`, which are kept in the cache of the library `datasets`."""
+    kinds = (datasets.Image(decode=False), datasets.Value("string"), datasets.Value("string"), FEATURE)
+    features = datasets.Features(dict(zip(arguments["names"], kinds, strict=True)))
     try:
         return datasets.Dataset.from_generator(
             _samples, features=features, gen_kwargs={"arguments": arguments}
@@ -146,7 +150,7 @@ def _copied(arguments: Mapping[str, Any], names: tuple[str, str, str], folder: P
 
 def _samples(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """One row per image of the shards."""
-    image_name, label_name, key_name = arguments["names"]
+    image_name, label_name, key_name, slice_name = arguments["names"]
     asked_image, asked_label = arguments["columns"]
     for shard in arguments["shards"]:
         for key, fields in _groups(Path(shard)):
@@ -166,39 +170,55 @@ def _samples(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     got=f"{key} with {', '.join(fields)}",
                     fix="name the ending of the images with --data.image_column." if images else FIX,
                 )
-            cell = {"bytes": fields[images[0]], "path": f"{key}.{images[0]}"}
-            yield {image_name: cell, label_name: label, key_name: key}
+            cell = {"bytes": None, "path": f"{key}.{images[0]}"}
+            place = fields[images[0]].slice
+            yield {image_name: cell, label_name: label, key_name: key, slice_name: place}
 
 
-def _groups(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+@dataclass(frozen=True)
+class _Member:
+    """A member of a tar file: where it is, and the opened file."""
+
+    slice: dict[str, Any]
+    opened: IO[bytes]
+
+    def read(self) -> bytes:
+        self.opened.seek(self.slice["offset"])
+        return self.opened.read(self.slice["size"])
+
+
+def _groups(shard: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
     """Consecutive members of the same name, by ending."""
-    key, fields = "", dict[str, bytes]()
+    key, fields = "", dict[str, _Member]()
     try:
         refuse_special(shard)
-        size, last = shard.stat().st_size, -1
+        status, last = shard.stat(), -1
+        size = status.st_size
+        common = {"file": str(shard.absolute()), "modified": status.st_mtime_ns}
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 _check_member(member, size, last)
                 last = member.offset
                 path = PurePosixPath(member.name)
                 stem, _, field = path.name.partition(".")
-                file = tar.extractfile(member) if stem and member.isfile() else None
-                if file is None:
+                if not stem or not member.isfile():
                     continue
+                assert tar.fileobj is not None
                 name = (path.parent / stem).as_posix()
                 if name != key and fields:
                     yield key, fields
                     fields = {}
                 key = name
-                fields[field.lower()] = file.read()
+                place = {**common, "offset": member.offset_data, "size": member.size}
+                fields[field.lower()] = _Member(place, cast(IO[bytes], tar.fileobj))
+            if fields:
+                yield key, fields
     except DataError:
         raise
     # Headers may hold any number and text, for which tarfile raises errors of many types.
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
         raise DataError(f"{shard} must be a tar file without compression", got=got, fix=FIX) from error
-    if fields:
-        yield key, fields
 
 
 def _check_member(member: tarfile.TarInfo, size: int, last: int) -> None:
@@ -209,13 +229,13 @@ def _check_member(member: tarfile.TarInfo, size: int, last: int) -> None:
         raise tarfile.ReadError(f"{member.name[:100]!r} states {member.size:,} bytes in a file of {size:,}")
 
 
-def _label(fields: Mapping[str, bytes], asked: str | None, where: str) -> str | None:
+def _label(fields: Mapping[str, _Member], asked: str | None, where: str) -> str | None:
     """The text of a member, or an entry of the JSON member; None if there is neither."""
     own = asked if asked is not None and asked in fields else "cls" if asked is None else None
     try:
         if own is not None and own in fields:
-            return fields[own].decode("utf-8").strip() or None
-        entries = parse_json(fields["json"]) if "json" in fields else {}
+            return fields[own].read().decode("utf-8").strip() or None
+        entries = parse_json(fields["json"].read()) if "json" in fields else {}
     except ValueError as error:
         raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
     if not isinstance(entries, dict):
