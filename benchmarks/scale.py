@@ -1,12 +1,14 @@
 """What sizes beyond one machine's data cost: caches, the order of images, sums of gradients, and starts.
 
-    python benchmarks/scale.py cache IMAGES [--top-k 5] [--folder FOLDER]
-    python benchmarks/scale.py order IMAGES [--batch 1024]
-    python benchmarks/scale.py sums PROCESSES [--parameters 25557032]
-    python benchmarks/scale.py start IMAGES PROCESSES [--size 64] [--folder FOLDER]
+    python benchmarks/scale.py cache IMAGES TOP_K [--folder FOLDER]
+    python benchmarks/scale.py order IMAGES BATCH
+    python benchmarks/scale.py sums PROCESSES PARAMETERS
+    python benchmarks/scale.py start IMAGES PROCESSES [--folder FOLDER]
+    python benchmarks/scale.py capacity
 
-Each command adds its figures to ``benchmarks/results/scale.json``. The caches hold real rows of the real
-format, but random numbers instead of outputs; the folder of images has generated JPEG files.
+``capacity`` computes from formulas what large runs need. Each other command measures, and adds its figures
+to ``benchmarks/results/scale.json``. The caches hold real rows of the real format, but random numbers instead
+of outputs; the folder of images has generated JPEG files.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -37,6 +40,8 @@ RESULTS = Path("benchmarks/results/scale.json")
 # Few classes, because rows with the k largest logits have 4 + 4k bytes for any number of them.
 CLASSES = 20
 BATCH = 1024
+# Side of the generated images in pixels.
+SIZE = 64
 
 
 def cache(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -135,8 +140,8 @@ def sum_worker(arguments: argparse.Namespace) -> None:
 def start(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time and memory of a run until its first step, in 1 or more processes."""
     folder = Path(arguments.folder or ".") / f"jpeg-{arguments.images}"
-    _make_jpegs(folder, arguments.images, arguments.size)
-    options = ["--data", str(folder), "--student", "cifar_resnet8", "--student.size", str(arguments.size)]
+    _make_jpegs(folder, arguments.images)
+    options = ["--data", str(folder), "--student", "cifar_resnet8", "--student.size", str(SIZE)]
     options += ["--method", "ce", "--epochs", "1", "--train.precision", "fp32", "--train.compile", "never"]
     with TemporaryDirectory() as out:
         words = [__file__, "start-worker", out, "--", *options, "--out", f"{out}/run"]
@@ -169,7 +174,7 @@ def start_worker(arguments: argparse.Namespace) -> None:
     main()
 
 
-def _make_jpegs(folder: Path, images: int, size: int) -> None:
+def _make_jpegs(folder: Path, images: int) -> None:
     """Small JPEG files of 100 classes, each with other bytes."""
     if folder.exists():
         return
@@ -180,8 +185,63 @@ def _make_jpegs(folder: Path, images: int, size: int) -> None:
         place = partial / f"class {number % classes:02}" / f"{number:07}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         small = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        small.resize((size, size), Image.Resampling.BILINEAR).save(place, quality=75)
+        small.resize((SIZE, SIZE), Image.Resampling.BILINEAR).save(place, quality=75)
     partial.rename(folder)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A large run: what is given, and what follows by the formulas of docs/scale.md.
+
+    Attributes:
+        images, views, epochs: what is shown.
+        processes, batch: processes with a GPU each, and images of a step in all of them.
+        rows: bytes of a stored output of each teacher, without the key.
+        weights: parameters of the student.
+        rate: images that a GPU computes with all teachers in a second, an estimate.
+    """
+
+    images: int
+    views: int
+    epochs: int
+    processes: int
+    batch: int
+    rows: tuple[int, ...]
+    weights: int
+    rate: float
+
+    def figures(self) -> dict[str, float]:
+        """What the run needs, by name and unit."""
+        outputs, others = self.images * self.views, (self.processes - 1) / self.processes
+        return {
+            "steps": self.epochs * (self.images // self.batch),
+            "teacher caches (GB)": outputs * sum(row + 8 for row in self.rows) / 1e9,
+            "filling them (h, estimate)": outputs / (self.processes * self.rate) / 3600,
+            "index of the caches in each process (GB)": 4 * outputs * len(self.rows) / 1e9,
+            "order and labels in each process (GB)": 16 * self.images / 1e9,
+            "gradients that each process sends in a step (MB)": 2 * others * 4 * self.weights / 1e6,
+        }
+
+
+# Logits of a teacher: the 20 largest and 512 features; CLIP: 512 features. Student: ResNet-18.
+PLANS = {
+    "ImageNet-1k, 1 GPU": Plan(1_281_167, 10, 100, 1, 256, (1108, 1024), 11_689_512, 1500),
+    "ImageNet-1k, 8 GPUs": Plan(1_281_167, 10, 100, 8, 2048, (1108, 1024), 11_689_512, 1500),
+    "100 million images, 64 GPUs": Plan(10**8, 1, 10, 64, 16384, (84, 1024), 11_689_512, 1500),
+}
+
+
+def capacity() -> None:
+    """Print what large runs need as a table in Markdown."""
+    columns = {name: plan.figures() for name, plan in PLANS.items()}
+    print("| |", " | ".join(columns), "|")
+    print("|---|" + "---|" * len(columns))
+    for row in next(iter(columns.values())):
+        print(f"| {row} |", " | ".join(_text(figures[row]) for figures in columns.values()), "|")
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _told(rank: int, count: int, port: int) -> dict[str, str]:
@@ -225,19 +285,18 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, *numbers: str, **options: int) -> None:
+    def command(name: str, *numbers: str) -> None:
         one = commands.add_parser(name)
         for number in numbers:
             one.add_argument(number, type=lambda text: int(text.replace(",", "")))
-        for option, default in options.items():
-            one.add_argument(f"--{option.replace('_', '-')}", type=int, default=default)
         one.add_argument("--folder", default=None, help="where temporary files are made")
 
-    command("cache", "images", top_k=5)
-    command("order", "images", batch=1024)
-    command("sums", "processes", parameters=25_557_032)
-    command("start", "images", "processes", size=64)
+    command("cache", "images", "top_k")
+    command("order", "images", "batch")
+    command("sums", "processes", "parameters")
+    command("start", "images", "processes")
     command("sum-worker", "parameters")
+    command("capacity")
     worker = commands.add_parser("start-worker")
     worker.add_argument("out")
     worker.add_argument("options", nargs="*")
@@ -249,6 +308,9 @@ def main() -> None:
     if arguments.command in ("sum-worker", "start-worker"):
         {"sum-worker": sum_worker, "start-worker": start_worker}[arguments.command](arguments)
         return
+    if arguments.command == "capacity":
+        capacity()
+        return
     measures: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "cache": cache,
         "order": order,
@@ -256,7 +318,7 @@ def main() -> None:
         "start": start,
     }
     figures = measures[arguments.command](arguments)
-    words = " ".join(word for word in sys.argv[1:] if not word.startswith("--folder"))
+    words = " ".join(sys.argv[1:]).partition(" --folder")[0]
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     save(RESULTS, known | {words: {**figures, "machine": machine()}})
     print(words, json.dumps(figures, indent=1))

@@ -87,7 +87,7 @@ class Progress:
         """
         self._title, self._epochs_left = f"epoch {epoch + 1}/{epochs}", epochs - epoch - 1
         self._began, self._images = time.perf_counter(), 0
-        self._share = (steps - done) / steps or 1.0
+        self._share = (steps - done) / max(steps, 1) or 1.0
         self._lines = Schedule() if self._lines is None else Schedule(first=MOST)
         if self._task is not None:
             self._bar.remove_task(self._task)
