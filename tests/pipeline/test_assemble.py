@@ -14,6 +14,7 @@ from richkd.data.sources import open_data
 from richkd.export.student import save_student
 from richkd.fusion.fusion import measure_target_shift
 from richkd.models.build import build_network
+from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.assemble import Parts, assemble, build_student
 from richkd.pipeline.signal import training_outputs
 from richkd.teachers.predict import outputs_of
@@ -108,6 +109,26 @@ def test_a_teacher_with_another_number_of_classes(world: World, tmp_path: Path) 
     assert isinstance(error, ModelError)
     assert str(weights) in error.rule
     assert "4 outputs" in str(error.got)
+
+
+def test_a_wrong_teacher_is_refused_before_the_speed_of_the_student_is_measured(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    choose = SpeedChooser.choose
+
+    def watched(self: SpeedChooser, name: str, *arguments: Any, **options: Any) -> Speed:
+        measured.append(name)
+        return choose(self, name, *arguments, **options)
+
+    monkeypatch.setattr(SpeedChooser, "choose", watched)
+    config = world.config(tmp_path / "run", method__name="kd")
+    assemble(config, torch.device("cpu"))
+    assert measured[-1] == "student"
+    measured.clear()
+    wrong = world.config(tmp_path / "run", method__name="kd", **{"teachers.1.name": "local-dir:nowhere"})
+    refusal(assemble, wrong, torch.device("cpu"))
+    assert "student" not in measured
 
 
 def test_a_teacher_with_another_order_of_classes(world: World, tmp_path: Path) -> None:

@@ -217,11 +217,12 @@ def assemble(
         log(f"student: starts from {config.student.weights}: {student.loaded}")
     features = "features" in needs_of(specs)
     chooser = _speed_chooser(config, data, device, log, speeds)
-    precision, compiling = config.train.precision, config.train.compile
-    speed = chooser.choose("student", student, precision, compiling, trained=True)
     opening = Opening(config, data, device, features, log, chooser, _read_of(specs, roles, "features"))
     networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
     student = with_reused_classifier(student, specs, roles, networks.vision, config.train.seed, log)
+    # Measured after the teachers were opened, so that a wrong one is refused at once.
+    precision, compiling = config.train.precision, config.train.compile
+    speed = chooser.choose("student", student, precision, compiling, trained=True)
     sizes = [size for teacher in networks if teacher is not None for size in _sizes_of(teacher)]
     stores, training = open_stores(
         data.splits,
