@@ -6,8 +6,7 @@ Everything that can be found wrong before the first step is found here, for trai
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -17,10 +16,8 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import Config
-from richkd.core.errors import ConfigError
 from richkd.core.processes import world
 from richkd.core.types import Batch, Output, Target
-from richkd.data.batches import Store
 from richkd.data.effects import read_effects
 from richkd.data.order import TrainingOrder
 from richkd.data.split import Data
@@ -35,25 +32,20 @@ from richkd.methods.objective import (
     logit_temperature,
     needs_of,
     read_objective,
-    reads_teachers_only,
 )
-from richkd.methods.term import Need, NetworkShapes
+from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network, build_network
-from richkd.models.map_classifier import map_classifier
 from richkd.models.speed import Speed, SpeedChooser
-from richkd.models.stage_ends import stage_ends
-from richkd.pipeline.controls import controlled
-from richkd.pipeline.fuse import FUSION_OF, Fitter, describe
 from richkd.pipeline.reuse import with_reused_classifier
-from richkd.pipeline.roles import FUSED, Roles, assign_roles
+from richkd.pipeline.roles import assign_roles
 from richkd.pipeline.run_data import open_run_data, order_of
 from richkd.pipeline.sharpen import Factors, Sharpener, refuse_ambiguous
 from richkd.pipeline.signal import sampling_of
+from richkd.pipeline.sources import open_sources, read_of, shapes_of, sizes_of
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
-from richkd.pipeline.teachers import Log, Networks, Opening, log_resizing, open_networks, with_imported
+from richkd.pipeline.teachers import Log, Opening, log_resizing, open_networks
 from richkd.pipeline.unused import refuse_unused
 from richkd.teachers.base import Teacher
-from richkd.teachers.cache.cached import with_cache
 
 
 @dataclass(frozen=True)
@@ -151,12 +143,12 @@ class Parts:
         for teacher in self.teachers:
             stored = bool(teacher.caches) and teacher not in self.mapped_teachers
             if not (stored and not teacher.lacks("train", index_B, views)):
-                sizes += _sizes_of(teacher)
+                sizes += sizes_of(teacher)
         return tuple(dict.fromkeys(sizes))
 
     def build_objective(self) -> Objective:
         """The objective with fresh state, a function of the run's seed."""
-        shapes = {name: _shapes_of(source, self.specs, name) for name, source in self.sources.items()}
+        shapes = {name: shapes_of(source, self.specs, name) for name, source in self.sources.items()}
         maps = self.student.map_shapes() if "maps" in needs_of(self.specs) else ()
         return Objective(
             self.specs,
@@ -217,13 +209,13 @@ def assemble(
         log(f"student: starts from {config.student.weights}: {student.loaded}")
     features = "features" in needs_of(specs)
     chooser = _speed_chooser(config, data, device, log, speeds)
-    opening = Opening(config, data, device, features, log, chooser, _read_of(specs, roles, "features"))
+    opening = Opening(config, data, device, features, log, chooser, read_of(specs, roles, "features"))
     networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
     student = with_reused_classifier(student, specs, roles, networks.vision, config.train.seed, log)
     # Measured after the teachers were opened, so that a wrong one is refused at once.
     precision, compiling = config.train.precision, config.train.compile
     speed = chooser.choose("student", student, precision, compiling, trained=True)
-    sizes = [size for teacher in networks if teacher is not None for size in _sizes_of(teacher)]
+    sizes = [size for teacher in networks if teacher is not None for size in sizes_of(teacher)]
     stores, training = open_stores(
         data.splits,
         config.data,
@@ -236,9 +228,9 @@ def assemble(
     fitted: Factors = {}
     sampling = sampling_of(stores, training, lambda: order_of(config, data), device)
     sharpener = Sharpener(config, settings, specs, sampling, log, factors, fitted)
-    sources = _open_sources(opening, networks, stores, training, roles, sharpener)
+    sources = open_sources(opening, networks, stores, training, roles, sharpener)
     for name, source in sources.items():
-        _shapes_of(source, specs, name)  # refuses maps that a teacher does not have
+        shapes_of(source, specs, name)  # refuses maps that a teacher does not have
     return Parts(
         config, data, stores, student, specs, sources, training, device, speed, chooser.chosen, fitted
     )
@@ -257,124 +249,3 @@ def build_student(config: Config, data: Data) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return build_network(config.student, len(data.class_names), role="student", new_classifier=True)
-
-
-def _open_sources(
-    opening: Opening,
-    networks: Networks,
-    stores: Stores,
-    augmentation: Augmentation,
-    roles: Roles,
-    sharpener: Sharpener,
-) -> dict[str, TargetSource]:
-    config, log, specs = opening.config, opening.log, sharpener.specs
-    fitter = Fitter(config, sharpener.settings, stores, opening.device, opening.features, log)
-    mapped = _read_of(specs, roles, "maps")
-    vision: list[Teacher] = []
-    for position, teacher in enumerate(with_imported(networks.vision, opening, stores, augmentation)):
-        if position in mapped:
-            log(f"teacher {teacher.name} runs at every step: its intermediate maps are not cached")
-            vision.append(teacher)
-        else:
-            vision.append(_cached(teacher, opening, stores, augmentation))
-    clip = None
-    if networks.clip is not None:
-        clip = fitter.weigh_prompts(_cached(networks.clip, opening, stores, augmentation))
-    for teacher in (*vision, *([clip] if clip else [])):
-        log(f"{teacher.role}: {teacher.name}, feature width {teacher.feature_width}")
-    sources = {}
-    for name in roles.targets:
-        with_clip = clip if roles.clip[name] else None
-        members = (*(vision[place] for place in roles.vision[name]), *([with_clip] if with_clip else []))
-        alone = reads_teachers_only(specs, name)
-        source = fitter.source(members, clip=with_clip is not None, averaged=alone)
-        sources[name] = sharpener.sharpened(name, source)
-    if config.fusion.control is not None:
-        name = FUSED if FUSED in sources else roles.targets[0]
-        _refuse_clip_besides(name, roles)
-        _refuse_temperature_control(config, specs, name)
-        source = controlled(config, name, sources[name], stores, sharpener, logit_temperature(specs))
-        sources[name] = source
-        for kind, fusion in source.fusions.items():
-            images = FUSION_OF[kind].removeprefix("fusion")
-            log(f"control{images}: {config.fusion.control} ({describe(fusion, source.teachers)})")
-    return sources
-
-
-def _refuse_clip_besides(controlled_target: str, roles: Roles) -> None:
-    """A control replaces CLIP in one target, so no other target may contain it."""
-    others = [name for name in roles.targets if name != controlled_target and roles.clip[name]]
-    if others:
-        raise ConfigError(
-            f"fusion.control replaces CLIP in target {controlled_target}; no other target may contain CLIP",
-            got=f"target {', '.join(others)}",
-            fix="remove the terms that read it, or fusion.control.",
-        )
-
-
-def _refuse_temperature_control(config: Config, specs: Sequence[TermSpec], target: str) -> None:
-    """Refuse the control whose temperature is part of the fusion, for a term that reads each teacher."""
-    labels = [s.label for s in specs if s.target == target and "teacher-logits" in s.term.needs]
-    if config.fusion.control == "teacher-only" and labels:
-        raise ConfigError(
-            f"Control 'teacher-only' changes the fused logits, and term objective.{labels[0]} reads each "
-            "teacher by itself",
-            got=f"target {target}",
-            fix=f"remove fusion.control, and set objective.{labels[0]}.target to teacher or teacher-1.",
-        )
-
-
-def _read_of(specs: Sequence[TermSpec], roles: Roles, need: Need) -> frozenset[int]:
-    """Positions of the vision teachers of which a term reads features, or maps."""
-    places = (places for name, places in roles.vision.items() if need in needs_of(specs, name))
-    return frozenset(itertools.chain.from_iterable(places))
-
-
-def _sizes_of(teacher: Teacher) -> list[int]:
-    """The input sizes of a teacher's networks."""
-    return [member.framing.size for member in teacher.members if member.framing]
-
-
-def _cached(teacher: Teacher, opening: Opening, stores: Stores, training: Augmentation) -> Teacher:
-    """A teacher with caches; each member of a blend has its own, so another share needs no new outputs."""
-    return teacher.with_members(lambda member: _member_cached(member, opening, stores, training))
-
-
-def _member_cached(teacher: Teacher, opening: Opening, stores: Stores, training: Augmentation) -> Teacher:
-    config = opening.config
-    images: dict[str, Store] = {}
-    augmentations: dict[str, Augmentation] = {}
-    for name in stores.names if teacher.only_splits is None else teacher.only_splits:
-        if name == "train" and stores.training is not None:
-            images[name], augmentations[name] = stores.training, training
-        else:
-            clean = stores.clean(name, teacher.framing)
-            images[name], augmentations[name] = clean, clean.clean
-    return with_cache(
-        teacher,
-        config.cache,
-        images,
-        augmentations,
-        opening.data.class_names,
-        seed=config.train.seed,
-        features=opening.features,
-        log=opening.log,
-    )
-
-
-def _shapes_of(source: TargetSource, specs: Sequence[TermSpec], target: str) -> tuple[NetworkShapes, ...]:
-    if "maps" not in needs_of(specs, target):
-        return tuple(NetworkShapes(teacher.feature_width) for teacher in source.teachers)
-    shapes = []
-    for teacher in source.teachers:
-        if teacher.network is None:
-            labels = [s.label for s in specs if s.target == target and "maps" in s.term.needs]
-            raise ConfigError(
-                f"Term objective.{labels[0]} reads intermediate maps, which are not stored with outputs",
-                got=f"teacher {teacher.name}, which is no single network",
-                fix="give the network itself with --teacher, or remove the term.",
-            )
-        network, maps = teacher.network, teacher.network.map_shapes()
-        ends, classifier = stage_ends(network), map_classifier(network)
-        shapes.append(NetworkShapes(teacher.feature_width, maps, ends.norms, ends.averaged, classifier))
-    return tuple(shapes)
