@@ -16,7 +16,7 @@ from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import CheckpointError, ConfigError, DataError
 from richkd.core.interrupt import Interrupted
 from richkd.core.types import UNLABELED
-from richkd.evaluate.predictors import open_teachers
+from richkd.evaluate.models import open_teachers
 from richkd.fusion.fusion import measure_target_shift
 from richkd.pipeline import fuse, sharpen
 from richkd.pipeline.assemble import Parts, assemble

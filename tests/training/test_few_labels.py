@@ -16,7 +16,7 @@ from richkd.core.interrupt import Interrupted
 from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED
 from richkd.data.sources import open_data
-from richkd.evaluate.predictors import open_teachers
+from richkd.evaluate.models import open_teachers
 from richkd.evaluate.run import evaluate_models
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.fill_cache import fill_caches

@@ -17,7 +17,8 @@ from richkd.core.files import write_atomically
 from richkd.core.temporary import remove_abandoned
 from richkd.core.tensor_files import encode_tensors, read_tensors
 from richkd.data.sources import open_data
-from richkd.evaluate.predictors import open_network, open_stores, predict_all
+from richkd.evaluate.models import open_network
+from richkd.evaluate.predictors import open_stores, predict_all
 
 SPLIT, WEIGHTS = "test", "student/model.safetensors"
 

@@ -17,7 +17,8 @@ from richkd.data.split import Data, Split
 from richkd.evaluate.artifacts import ArtifactPredictor, open_artifact
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.stores import published_stores
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_network, open_teachers
+from richkd.evaluate.models import open_network, open_teachers
+from richkd.evaluate.predictors import NetworkPredictor, Predictor
 from richkd.evaluate.shift import open_shift
 from richkd.export.format import format_of
 from richkd.export.from_checkpoint import Which
