@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
 
 from richkd.core.errors import WorkerError
-from richkd.data.workers import Reader, raise_if_worker_ended
+from richkd.data.workers import Lazy, Reader, raise_if_worker_ended
 from tests.fixtures import refusal
 
 SIGNALS: list[signal.Signals] = []
@@ -128,3 +130,23 @@ def test_a_process_that_is_killed_before_its_result_is_fetched_ends_in_advice(er
 def test_errors_of_the_function_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match=r"request \d"):
         list(Reader(fails, 2).map(range(4)))
+
+
+def test_processes_end_at_once_also_if_their_requests_refer_to_the_reader() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.reader = Reader(str.upper, workers=2, keep=True)
+
+        def read(self) -> list[str]:
+            return list(self.reader.map(Lazy(lambda place: self.text(place), 4)))
+
+        def text(self, place: int) -> str:
+            return "abcd"[place]
+
+    gc.collect()  # what other tests left
+    owner = Owner()
+    assert owner.read() == ["A", "B", "C", "D"]
+    began = time.monotonic()
+    del owner
+    gc.collect()
+    assert time.monotonic() - began < 4, "the processes were waited for in vain"

@@ -124,6 +124,11 @@ class Reader(Generic[Request, Result]):
             except (RuntimeError, OSError, EOFError) as error:
                 raise_if_worker_ended(error)
                 raise
+            finally:
+                # Requests often refer to the owner of this reader. The garbage collector frees such a cycle
+                # by closing the queues of the loader first. Its processes then do not hear that they are to
+                # end, and each is waited for 5 seconds.
+                self._requests.content = ()
         else:
             yield from self._map_in_threads(requests)
 
