@@ -96,6 +96,7 @@ class NetworkPredictor:
         note: which checkpoint of a run it is, if it is one.
 
     Example:
+        >>> from richkd.config.schema import ModelConfig
         >>> from richkd.models.build import build_network
         >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
         >>> predictor = NetworkPredictor("small", network, 1.5)
