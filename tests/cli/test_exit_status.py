@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from richkd.cli import main
 from richkd.cli.exit_status import FAILED, MEANINGS, OK, STOPPED, TERMINATED, USAGE, about_status
+from richkd.core.interrupt import Interrupted
 from tests.docs.blocks import ROOT
 from tests.fixtures import World, command, one_thread
 
@@ -124,3 +126,16 @@ def test_no_color(color: str) -> None:
     ).stdout
     # An empty variable counts as one that is not set.
     assert ("\x1b[31m" in out) == (color == "")
+
+
+def test_a_demo_that_is_stopped_while_it_trains_has_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("richkd.demo.run.run_demo", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--out", str(tmp_path / "demo")])
+    assert ended.value.code == STOPPED
+    assert capsys.readouterr().err.strip() == "stopped."

@@ -29,6 +29,7 @@ from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
 from richkd.core.errors import ConfigError, ProcessError, RichKDError
+from richkd.core.interrupt import Interrupted
 from richkd.core.output import discard, escape_what_is_lacking, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.versions import version_text
@@ -122,7 +123,7 @@ def _call(argv: Iterable[str] | None) -> None:
         # The reader of the output, such as `head`, has ended.
         discard(sys.stdout)
         sys.exit(FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         console.print("stopped.")
         sys.exit(STOPPED)
 
