@@ -28,7 +28,7 @@ def check(*, config: Config, json: Json = False) -> None:
     """Open and test everything that a run needs, and print the plan with the time, memory and disk it needs.
 
     Decodes every image, compares class names and their order across data, teachers and CLIP, measures up to
-    20 steps, and reports images that are in both train and test. Nothing is written.
+    20 steps, and reports images that are in both train and test. The run folder is not touched.
 
     For example:
 
