@@ -14,7 +14,7 @@ from richkd.pipeline.assemble import assemble
 from richkd.pipeline.missing_outputs import MissingOutputs
 from richkd.teachers.vision import VisionTeacher
 from richkd.training.forecast import Forecast, forecast
-from richkd.training.measured_steps import STEPS, MeasuredSteps
+from richkd.training.measured_steps import STEPS, MeasuredSteps, _reading
 from tests.fixtures import World
 
 SLOW = 0.05
@@ -36,6 +36,12 @@ def test_a_disk_that_is_too_small_is_said() -> None:
     measured = MeasuredSteps(20, 64, 0.1, 0.0, 0.001, 0)
     needs = Forecast(measured, MissingOutputs(0, 6e9), 60, 0, 10, 1_000_000_000, 5_000_000_000)
     assert needs.warning() == "warning: the run needs about 7 GB of disk, and 5 GB are free"
+
+
+def test_a_step_always_takes_time() -> None:
+    assert _reading([], [0.5, 0.6, 0.4], computing=0.7) == pytest.approx(0.05)
+    assert _reading([], [0.5, 0.6, 0.4], computing=0.2) == pytest.approx(0.3)
+    assert _reading([0.1], [9.0], computing=0.2) == 0.1
 
 
 def slow_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
