@@ -251,7 +251,7 @@ def test_terms_on_features_are_refused(
 
 @pytest.mark.parametrize("method", ["at", "fitnet"])
 def test_terms_on_maps_are_refused(world: World, repeated: Path, tmp_path: Path, method: str) -> None:
-    assert "no single network" in str(
+    assert "only outputs" in str(
         refusal(opened, world, tmp_path, repeated, 0.5, method__name=method).got
     )
 

@@ -360,6 +360,11 @@ class TrainConfig(Section):
         "auto", description="compile the student; auto: if the run is long and a measurement shows a gain"
     )
     compile_teacher: bool = Field(False, description="compile the vision teachers; useful in long runs")
+    shard_teachers: Annotated[bool, FREE] = Field(
+        False,
+        description="divide the weights of vision teachers and CLIP among the processes (FSDP2), for "
+        "teachers that are larger than a GPU",
+    )
     ema_decay: float | None = Field(
         None,
         gt=0,

@@ -24,6 +24,7 @@ from richkd.data.batches import Store
 from richkd.data.order import in_order
 from richkd.data.views import Views
 from richkd.methods.objective import method_label
+from richkd.models.sharded import in_step
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.manifest import Manifest, list_caches, read_manifest
@@ -69,8 +70,9 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
                 missing = _missing(parts.teachers, "train", groups, drawn)
                 progress.start_epoch(epoch, epochs, len(groups), len(groups) - len(missing))
                 batches = parts.training_batches(epoch, missing)
-                for images in _compute(parts.teachers, batches, drawn, parts.device, stop):
-                    progress.advance(images, {})
+                with in_step():
+                    for images in _compute(parts.teachers, batches, drawn, parts.device, stop):
+                        progress.advance(images, {})
                 progress.end_epoch({})
             for name in parts.stores.names:
                 if name != "train":
@@ -211,7 +213,8 @@ def _fill_clean(parts: Parts, split: str, share: slice, stop: StopRequest) -> in
         batches = store.batches(missing)
         counts = _compute([teacher], batches, drawn, parts.device, stop)
         what = f"outputs of {teacher.role} {teacher.name} for {split}"
-        most = max(most, sum(waiting(what, counts, sum(map(len, missing)), count=int)))
+        with in_step():
+            most = max(most, sum(waiting(what, counts, sum(map(len, missing)), count=int)))
     return most
 
 

@@ -159,8 +159,9 @@ def shapes_of(source: TargetSource, specs: Sequence[TermSpec], target: str) -> t
             labels = [s.label for s in specs if s.target == target and "maps" in s.term.needs]
             raise ConfigError(
                 f"Term objective.{labels[0]} reads intermediate maps, which are not stored with outputs",
-                got=f"teacher {teacher.name}, which is no single network",
-                fix="give the network itself with --teacher, or remove the term.",
+                got=f"teacher {teacher.name}, of which there are only outputs",
+                fix="give the network itself with --teacher and without train.shard_teachers, or remove "
+                "the term.",
             )
         network, maps = teacher.network, teacher.network.map_shapes()
         ends, classifier = stage_ends(network), map_classifier(network)

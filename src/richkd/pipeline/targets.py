@@ -16,6 +16,7 @@ from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.data.views import Views
 from richkd.fusion.by_label import ALL, LABELED, WITHOUT
 from richkd.fusion.fusion import Fusion
+from richkd.models.sharded import in_step
 from richkd.teachers.base import Teacher
 
 
@@ -80,10 +81,11 @@ def teach(
         logs_for: targets of which the log-probabilities of each teacher are needed.
     """
     mapped = {id(teacher) for teacher in maps_of}
-    outputs: dict[int, Output] = {
-        id(teacher): teacher.outputs(batch, views, maps=id(teacher) in mapped)
-        for teacher in distinct_teachers(sources)
-    }
+    with in_step():
+        outputs: dict[int, Output] = {
+            id(teacher): teacher.outputs(batch, views, maps=id(teacher) in mapped)
+            for teacher in distinct_teachers(sources)
+        }
     targets = {
         name: source.target([outputs[id(teacher)] for teacher in source.teachers], batch.labels_B)
         for name, source in sources.items()

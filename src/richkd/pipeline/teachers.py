@@ -20,6 +20,7 @@ from richkd.core.errors import ConfigError, ModelError
 from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked
+from richkd.core.processes import world
 from richkd.core.types import UNLABELED
 from richkd.data.batches import CleanStore, Resident, Streamed, open_store
 from richkd.data.classes import check_same_classes
@@ -34,8 +35,9 @@ from richkd.models.speed import SPEED, Speed, SpeedChooser, read_speeds, sealed
 from richkd.teachers.base import Teacher
 from richkd.teachers.fold_blend import TRAINING, FoldBlend, InFold
 from richkd.teachers.fold_record import full_teacher
-from richkd.teachers.folds import open_folds
+from richkd.teachers.folds import Classifier, open_folds
 from richkd.teachers.precomputed.vision import open_imported
+from richkd.teachers.sharded import ShardedTeacher
 from richkd.teachers.vision import VisionTeacher
 
 Log = Callable[[str], None]
@@ -145,7 +147,9 @@ def open_clip_teacher(opening: Opening) -> Teacher:
 
     hierarchy = config.data.hierarchy
     superclasses = read_hierarchy(hierarchy, data.class_names).names() if hierarchy else None
-    return clip_teacher(config.clip, data.class_names, opening.device, superclasses)
+    return clip_teacher(
+        config.clip, data.class_names, opening.device, superclasses, divided=_are_divided(config)
+    )
 
 
 def build_teacher(config: ModelConfig, data: Data) -> Network:
@@ -177,7 +181,7 @@ def log_resizing(network: Network, role: str, log: Log) -> None:
 
 
 def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher | None:
-    config, name = opening.config, parse_model_name(model.name)
+    name = parse_model_name(model.name)
     if name.kind == "cache":
         return None
     if name.kind != "folds":
@@ -190,9 +194,7 @@ def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher |
             fix="use terms on logits only, such as --variant l, or give these terms the target clip or a "
             "single teacher.",
         )
-    choose = partial(_autocast_of, opening, f"teacher-{number}")
-    compiled = config.train.compile_teacher
-    folds = open_folds(name.path, opening.data, opening.device, choose, compiled=compiled)
+    folds = open_folds(name.path, opening.data, partial(_teachers_of, f"teacher-{number}", opening))
     share = 1.0 if model.fold_share is None else model.fold_share
     if share == 1 or TRAINING not in opening.data.splits:
         return folds
@@ -207,11 +209,32 @@ def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher |
     return FoldBlend(folds, in_fold, share, training.labels_N != UNLABELED)
 
 
-def _open_network(model: ModelConfig, name: str, opening: Opening) -> VisionTeacher:
+def _are_divided(config: Config) -> bool:
+    return config.train.shard_teachers and world() > 1
+
+
+def _open_network(model: ModelConfig, name: str, opening: Opening) -> Classifier:
     network = build_teacher(model, opening.data)
     log_resizing(network, "teacher", opening.log)
-    autocast = _autocast_of(opening, name, network)
-    return VisionTeacher(network, opening.device, autocast, compiled=opening.config.train.compile_teacher)
+    (teacher,) = _teachers_of(name, opening, [network])
+    return teacher
+
+
+def _teachers_of(name: str, opening: Opening, networks: Sequence[Network]) -> list[Classifier]:
+    """Teachers with the precision that is best for the first network."""
+    train, device = opening.config.train, opening.device
+    if train.shard_teachers and train.compile_teacher:
+        raise ConfigError(
+            "A teacher whose weights are divided cannot be compiled",
+            got="train.shard_teachers and train.compile_teacher",
+            fix="remove one of the two.",
+        )
+    if _are_divided(opening.config):
+        # A measurement would need the whole network on the device.
+        autocast = opening.chooser.first(train.teacher_precision, "never").autocast
+        return [ShardedTeacher(network, device, autocast) for network in networks]
+    autocast = _autocast_of(opening, name, networks[0])
+    return [VisionTeacher(network, device, autocast, compiled=train.compile_teacher) for network in networks]
 
 
 def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype | None:

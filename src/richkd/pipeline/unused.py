@@ -43,7 +43,9 @@ def unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[
     yield from _optim(config)
     yield from unused_of_fusion(config, specs, roles)
     if not roles.vision:
-        yield from changed("cache", config.cache, "no loss term reads a teacher")
+        reason = "no loss term reads a teacher"
+        yield from changed("cache", config.cache, reason)
+        yield from changed("train", config.train, reason, ("shard_teachers",))
     elif config.cache.dir is None:
         yield from changed("cache", config.cache, "it needs cache.dir (--teacher-cache)", ("top_k",))
     if not any(roles.vision.values()):

@@ -91,7 +91,7 @@ class InFold(Teacher):
 
     @property
     def row_format(self) -> RowFormat:
-        return RowFormat(self.teachers[0].network.classes, 0)
+        return RowFormat(self.teachers[0].row_format.classes, 0)
 
     def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         return {

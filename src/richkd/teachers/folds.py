@@ -26,7 +26,10 @@ from richkd.models.build import Network, build_network
 from richkd.models.saved import CONFIG, check_saved
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.row_format import RowFormat
+from richkd.teachers.sharded import ShardedTeacher
 from richkd.teachers.vision import VisionTeacher
+
+Classifier = VisionTeacher | ShardedTeacher
 
 
 class FoldTeachers(Teacher):
@@ -59,7 +62,7 @@ class FoldTeachers(Teacher):
 
     def __init__(
         self,
-        teachers: Sequence[VisionTeacher],
+        teachers: Sequence[Classifier],
         folds: Mapping[str, Tensor],
         left_out: Sequence[Container[str]] = (),
     ) -> None:
@@ -85,7 +88,7 @@ class FoldTeachers(Teacher):
 
     @property
     def row_format(self) -> RowFormat:
-        return RowFormat(self.teachers[0].network.classes, 0)
+        return RowFormat(self.teachers[0].row_format.classes, 0)
 
     def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         digest = hashlib.sha256()
@@ -98,21 +101,14 @@ class FoldTeachers(Teacher):
 
 
 def open_folds(
-    folder: str | Path,
-    data: Data,
-    device: torch.device,
-    choose: Callable[[Network], torch.dtype | None],
-    *,
-    compiled: bool,
+    folder: str | Path, data: Data, opened: Callable[[Sequence[Network]], Sequence[Classifier]]
 ) -> FoldTeachers:
     """Open the teachers that ``richkd teach --folds`` wrote to a folder; assign each image to one of them.
 
     Args:
         folder: the ``--out`` folder of ``richkd teach``.
         data: the data set of the run.
-        device: device of the networks.
-        choose: returns the autocast dtype of a network; it is asked for the first one.
-        compiled: see `VisionTeacher`.
+        opened: makes teachers of their networks.
 
     Raises:
         ModelError: the folder has fewer than two fold teachers, a teacher does not list the images that it
@@ -129,7 +125,7 @@ def open_folds(
             fix="train them with `richkd teach --folds --out FOLDER`.",
         )
     fold_of_key: dict[str, int] = {}
-    teachers: list[VisionTeacher] = []
+    networks: list[Network] = []
     all_left_out = [_left_out_of(path) for path in students]
     for fold, (path, left_out) in enumerate(zip(students, all_left_out, strict=True)):
         fold_of_key |= dict.fromkeys(left_out, fold)
@@ -137,12 +133,11 @@ def open_folds(
         network = build_network(ModelConfig(name=name), len(data.class_names), role="teacher")
         if network.class_names is not None:
             check_same_classes(data.class_names, network.class_names, where=f"the teacher {name}")
-        autocast = teachers[0].autocast if teachers else choose(network)
-        teachers.append(VisionTeacher(network, device, autocast, compiled=compiled))
+        networks.append(network)
     folds = {
-        name: _folds_of(split, fold_of_key, len(teachers), folder) for name, split in data.splits.items()
+        name: _folds_of(split, fold_of_key, len(networks), folder) for name, split in data.splits.items()
     }
-    return FoldTeachers(teachers, folds, all_left_out)
+    return FoldTeachers(opened(networks), folds, all_left_out)
 
 
 def _left_out_of(path: Path) -> frozenset[str]:

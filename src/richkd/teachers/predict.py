@@ -16,6 +16,7 @@ from richkd.data.batches import CleanStore
 from richkd.data.order import in_order
 from richkd.data.views import render
 from richkd.models.build import Network
+from richkd.models.sharded import in_step
 from richkd.teachers.base import Teacher
 
 T = TypeVar("T")
@@ -37,7 +38,12 @@ def divided(groups: list[Tensor], compute: Callable[[list[Tensor]], T]) -> list[
         [[250, 50]]
     """
     own = groups[share_of(len(groups))[0]]
-    results = gather_agreed(lambda: compute(own) if own else None)
+
+    def computed() -> T | None:
+        with in_step():
+            return compute(own) if own else None
+
+    results = gather_agreed(computed)
     return [result for result in results if result is not None]
 
 

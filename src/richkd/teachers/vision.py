@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from richkd.core.files import hash_tensors
 from richkd.core.types import Batch, Output
@@ -66,29 +67,56 @@ class VisionTeacher(Teacher):
         pixels = render_batch(batch, views, network.size, network.mean, network.std)
         self.computed += len(pixels)
         if batch.split != "train":
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                output = network(pixels, maps)
-            return Output(output.logits_BC.float(), output.feats_BF.float(), output.maps)
-        with (
-            torch.no_grad(),
-            torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None),
-        ):
-            output = self._forward(pixels, maps)
-        return as_stored(output)
+            return run_exact(network, pixels, self.device, maps=maps)
+        return run_stored(self._forward, pixels, self.device, self.autocast, maps=maps)
 
     @property
     def row_format(self) -> RowFormat:
         return RowFormat(self.network.classes, self.feature_width)
 
     def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
-        network = self.network
-        return {
-            "teacher": network.name,
-            "teacher's weights": hash_tensors(network.model.state_dict()),
-            "input": [network.size, *network.mean, *network.std],
-            "precision": str((self.autocast if trained else None) or torch.float32),
-            "compiled": self.compiled and trained,
-            "device": self.device.type,
-            # Arguments can change the outputs of equal weights. Caches without any keep their digest.
-            **({"arguments": dict(network.blueprint.args)} if network.blueprint.args else {}),
-        }
+        weights = hash_tensors(self.network.model.state_dict())
+        autocast, compiled = (self.autocast, self.compiled) if trained else (None, False)
+        return ingredients_of(self.network, weights, self.device, autocast, compiled=compiled)
+
+
+def run_exact(
+    network: Callable[..., Output], pixels: Tensor, device: torch.device, *, maps: bool = False
+) -> Output:
+    """The outputs of a teacher for images that are not for training: float32 without rounding."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        output = network(pixels, maps)
+    return Output(output.logits_BC.float(), output.feats_BF.float(), output.maps)
+
+
+def run_stored(
+    network: Callable[..., Output],
+    pixels: Tensor,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    *,
+    maps: bool = False,
+) -> Output:
+    """The outputs of a teacher for training images, rounded as they are stored."""
+    with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+        return as_stored(network(pixels, maps))
+
+
+def ingredients_of(
+    network: Network, weights: str, device: torch.device, autocast: torch.dtype | None, *, compiled: bool
+) -> dict[str, Any]:
+    """What the outputs of a network depend on, under names that messages can show.
+
+    Args:
+        weights: hash of its weights.
+    """
+    return {
+        "teacher": network.name,
+        "teacher's weights": weights,
+        "input": [network.size, *network.mean, *network.std],
+        "precision": str(autocast or torch.float32),
+        "compiled": compiled,
+        "device": device.type,
+        # Arguments can change the outputs of equal weights. Caches without any keep their digest.
+        **({"arguments": dict(network.blueprint.args)} if network.blueprint.args else {}),
+    }

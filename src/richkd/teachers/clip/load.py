@@ -34,6 +34,8 @@ def clip_teacher(
     class_names: Sequence[str],
     device: torch.device,
     superclasses: Sequence[str] | None = None,
+    *,
+    divided: bool = False,
 ) -> ClipTeacher:
     """Load the CLIP model that the settings name and compute its class embeddings.
 
@@ -42,6 +44,7 @@ def clip_teacher(
         class_names: names of the classes, in label order.
         device: device of the model.
         superclasses: superclass of each class, for templates with ``{super}``.
+        divided: divide the weights of the image tower among the processes; the text tower is on the CPU.
 
     Raises:
         ClipError: the model, its tokenizer or its prompts cannot be used; see `check_prompt_lengths`.
@@ -57,7 +60,8 @@ def clip_teacher(
         >>> tuple(teacher.class_embeddings_CD.shape)
         (3, 64)
     """
-    clip, selected = load_clip(config.name, device=device), templates(config.prompts)
+    clip = load_clip(config.name, device="cpu" if divided else device)
+    selected = templates(config.prompts)
     class_prompts = load_class_prompts(config.class_prompts, class_names) if config.class_prompts else {}
     renamed = load_names(config.rename_classes, class_names) if config.rename_classes else {}
     prompts = build_prompts(class_names, selected, class_prompts, renamed, superclasses)
@@ -74,8 +78,10 @@ def clip_teacher(
         ]
         return PromptSet(selected, torch.stack(embedded, dim=1).cpu())
 
-    cache = config.cache.expanduser()
-    return ClipTeacher(clip, clip.class_embeddings(class_names, prompts, cache), prompt_set)
+    embeddings_CD = clip.class_embeddings(class_names, prompts, config.cache.expanduser())
+    if divided:
+        clip.divide_images(device)
+    return ClipTeacher(clip, embeddings_CD, prompt_set)
 
 
 def load_clip(spec: str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Clip:

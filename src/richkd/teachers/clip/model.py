@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from richkd.core.temporary import remove_abandoned
 from richkd.core.types import Batch, Output
 from richkd.core.waiting import waiting
 from richkd.data.views import Views, render_batch
+from richkd.models.sharded import Sharded
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.cache.row_format import RowFormat, as_stored
 from richkd.teachers.clip.embedding_cache import embeddings_path, read_embeddings, write_embeddings
@@ -70,14 +71,38 @@ class Clip:
         preprocessing = read_preprocessing(self.model.visual.preprocess_cfg, name)
         self.framing, self.mean, self.std = preprocessing.framing, preprocessing.mean, preprocessing.std
         self.image_size = self.framing.size
+        self._image_device = self.device
+        self._divided: Sharded | None = None
         # The configuration has the activation, which changes the outputs of equal weights.
         self._described = {"model": config, "preprocessing": asdict(preprocessing)}
 
     @property
     def device(self) -> torch.device:
-        """The device of the model."""
+        """The device of the model; of its text tower, if images have another one."""
         device: torch.device = self.model.logit_scale.device
         return device
+
+    @property
+    def image_device(self) -> torch.device:
+        """The device of the image tower."""
+        return self._image_device
+
+    def divide_images(self, device: torch.device) -> None:
+        """Divide the weights of the image tower among the processes; see `richkd.models.sharded`.
+
+        The text tower stays where it is. Embed the class names before, or later on the CPU.
+
+        Args:
+            device: device of this process.
+
+        Raises:
+            ModelError: the weights cannot be divided.
+        """
+        _ = self.fingerprint  # of the whole model
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, device=device, dtype=self.dtype)
+        idle = partial(self._encode, blank)
+        self._divided = Sharded(self.model.visual, device, idle, name=f"CLIP '{self.name}'")
+        self._image_device = device
 
     @cached_property
     def fingerprint(self) -> str:
@@ -189,11 +214,17 @@ class Clip:
         they can be stored under `fingerprint`.
         """
         assert pixels_B3HW.is_floating_point(), "pixels must be normalized floats, not uint8"
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            embeds_BD = self.model.encode_image(pixels_B3HW.to(self.device, self.dtype))
+        call = partial(self._encode, pixels_B3HW.to(self.image_device, self.dtype))
+        with torch.inference_mode():
+            embeds_BD = call() if self._divided is None else self._divided.run(call)
             feats_BD = functional.normalize(embeds_BD.float(), dim=1)
         # Trained heads use the features, and autograd cannot save inference tensors for the backward pass.
         return feats_BD.clone()
+
+    def _encode(self, pixels_B3HW: Tensor) -> Tensor:
+        with torch.autocast(self.image_device.type, enabled=False):
+            embeds_BD: Tensor = self.model.encode_image(pixels_B3HW)
+        return embeds_BD
 
 
 class ClipTeacher(Teacher):
@@ -223,7 +254,8 @@ class ClipTeacher(Teacher):
     ) -> None:
         assert class_embeddings_CD.shape[1] == clip.embed_width, "class embeddings of another width"
         self.clip, self._prompts = clip, prompts
-        self.class_embeddings_CD = functional.normalize(class_embeddings_CD.to(clip.device).float(), dim=1)
+        class_embeddings_CD = class_embeddings_CD.to(clip.image_device).float()
+        self.class_embeddings_CD = functional.normalize(class_embeddings_CD, dim=1)
         self.logit_scale = clip.logit_scale
         self.name, self.feature_width = clip.name, clip.embed_width
         self.framing = clip.framing
@@ -276,4 +308,4 @@ class ClipTeacher(Teacher):
 
     def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
         clip = self.clip
-        return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.device.type}
+        return {"CLIP": clip.name, "CLIP's weights": clip.fingerprint, "device": clip.image_device.type}
