@@ -251,9 +251,7 @@ def test_terms_on_features_are_refused(
 
 @pytest.mark.parametrize("method", ["at", "fitnet"])
 def test_terms_on_maps_are_refused(world: World, repeated: Path, tmp_path: Path, method: str) -> None:
-    assert "only outputs" in str(
-        refusal(opened, world, tmp_path, repeated, 0.5, method__name=method).got
-    )
+    assert "only outputs" in str(refusal(opened, world, tmp_path, repeated, 0.5, method__name=method).got)
 
 
 def test_features_of_a_clip_can_be_read_beside_them(world: World, repeated: Path, tmp_path: Path) -> None:
