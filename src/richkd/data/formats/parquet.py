@@ -13,6 +13,7 @@ from richkd.core.archives import FREE, RATIO
 from richkd.core.errors import DataError
 from richkd.data.classes import check_same_classes
 from richkd.data.formats.outside import place_files, refuse_special
+from richkd.data.formats.parquet_rows import column_of_images, open_in_place
 from richkd.data.formats.scan import stamp_of
 from richkd.data.slices import refuse_slices
 
@@ -20,7 +21,9 @@ from richkd.data.slices import refuse_slices
 def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Dataset:
     """Open parquet files of the same columns and classes as one table.
 
-    A cell without bytes names a file, relative to ``root`` and inside of it.
+    Images of files with small row groups are read from the files whenever they are needed, others are copied
+    to the cache of the library `datasets`. A cell without bytes names a file, relative to ``root`` and inside
+    of it.
 
     Args:
         files: the files.
@@ -43,6 +46,9 @@ def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Da
     # The loader caches a file by path and modification time, which a replaced file may share.
     name = f"richkd-{stamp_of(files)[:16]}"
     try:
+        image = column_of_images(files)
+        if image is not None:
+            return open_in_place(files, image, name)
         names = [str(file) for file in files]
         rows = datasets.load_dataset("parquet", name, data_files=names, split="train")
     # Readers of damaged pages, and of features that do not fit, raise errors of many types.

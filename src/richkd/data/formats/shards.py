@@ -194,7 +194,12 @@ def _groups(shard: Path) -> Iterator[tuple[str, dict[str, _Member]]]:
         refuse_special(shard)
         status, last = shard.stat(), -1
         size = status.st_size
-        common = {"file": str(shard.absolute()), "modified": status.st_mtime_ns}
+        common = {
+            "file": str(shard.absolute()),
+            "modified": status.st_mtime_ns,
+            "column": None,
+            "group": None,
+        }
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 _check_member(member, size, last)
