@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+import richkd
 from richkd.core.errors import ClipError, ConfigError, NonFiniteError
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.types import Batch, Output, Target
+from richkd.loops.callbacks import Callback
 from richkd.methods.kd import Distillation
 from richkd.methods.term import Context, Loss
 from richkd.pipeline.assemble import assemble
@@ -326,3 +329,38 @@ def test_no_step_waits_for_the_gpu(world: World, tmp_path: Path) -> None:
         trainer.train_step(batches[1])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class Recorder(Callback):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any]] = []
+
+    def on_start(self, steps: int) -> None:
+        self.seen.append(("start", steps))
+
+    def on_step(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        assert all(not loss.requires_grad for loss in losses.values())
+        self.seen.append(("step", step))
+
+    def on_epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
+        self.seen.append(("epoch", dict(record)))
+
+    def on_end(self, result: Any) -> None:
+        self.seen.append(("end", result))
+
+
+def test_callbacks_see_every_moment_and_change_no_bit(
+    world: World, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    config = world.config(tmp_path / "run", train__epochs=2)
+    done = richkd.distill(config, quiet=True, callbacks=[recorder])
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in SAME} == plain
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    expected: list[tuple[str, Any]] = [("start", STEPS * len(lines))]
+    for epoch, line in enumerate(lines):
+        expected += [("step", step + 1) for step in range(epoch * STEPS, (epoch + 1) * STEPS)]
+        expected.append(("epoch", line))
+    assert recorder.seen == [*expected, ("end", done)]

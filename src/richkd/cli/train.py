@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -113,7 +113,7 @@ def teach(
 
 
 def _train(
-    config: Config, folds: int | None = None, full: Path | None = None, tune: str | None = None, **how: bool
+    config: Config, folds: int | None = None, full: Path | None = None, tune: str | None = None, **how: Any
 ) -> None:
     with quick_imports():
         from richkd.core.interrupt import Interrupted

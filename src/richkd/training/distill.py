@@ -26,6 +26,7 @@ def distill(
     overwrite: bool = False,
     quiet: bool = False,
     accept_changed_images: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run: ...
 
 

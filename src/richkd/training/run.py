@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from richkd.core.processes import meet, on_first, world
 from richkd.core.progress import Progress
 from richkd.core.temporary import remove_abandoned
 from richkd.export.from_checkpoint import DESCRIPTION, describe_network
+from richkd.loops.callbacks import Callback
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
@@ -144,6 +145,7 @@ def distill(
     overwrite: bool = False,
     quiet: bool = False,
     accept_changed_images: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a student, evaluate it and save it.
 
@@ -156,6 +158,8 @@ def distill(
         overwrite: replace the run in ``config.out``.
         quiet: print nothing.
         accept_changed_images: resume the run although images were replaced.
+        callbacks: called while the student is trained, in every process. A record of an epoch is its line of
+            ``metrics.jsonl``, and the result is the `Run`.
 
     Returns:
         The run folder and the content of ``summary.json``.
@@ -198,7 +202,7 @@ def distill(
         progress = Progress(quiet=quiet or not accelerator.is_main_process)
         recorded = on_first(lambda: recorded_environment(config.out)) if resume else {}
         end.enter_context(threads_of(recorded, progress.log))
-        return _run(config, accelerator, device, folder, progress, **how)
+        return _run(config, accelerator, device, folder, progress, callbacks, **how)
 
 
 def _refuse_compiling(config: Config) -> None:
@@ -221,6 +225,7 @@ def _run(
     device: torch.device,
     folder: RunFolder,
     progress: Progress,
+    callbacks: Sequence[Callback],
     *,
     resume: bool,
     overwrite: bool,
@@ -237,7 +242,7 @@ def _run(
             "There is no training split", got=", ".join(parts.stores.names), fix="check --data."
         )
     # An unknown optimizer must be found before the folder is changed.
-    trainer = Trainer(parts, accelerator, folder)
+    trainer = Trainer(parts, accelerator, folder, callbacks)
     if resume and not again:
         session = resume_session(trainer, accept_changed_images=accept_changed_images, log=progress.log)
     else:
@@ -247,7 +252,10 @@ def _run(
     if again or not resume:
         report_sizes(parts, progress.log)
         report_teachers(parts, progress.log)
-    return Run(config.out, _train(trainer, progress))
+    run = Run(config.out, _train(trainer, progress))
+    for callback in callbacks:
+        callback.on_end(run)
+    return run
 
 
 def _begin(trainer: Trainer, session: Session, log: Callable[[str], None], *, overwrite: bool) -> None:
@@ -288,6 +296,8 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
         # Also flush curves and caches to disk if the run ends with an error.
         end.callback(_close_trackers, accelerator)
         end.callback(parts.flush_caches)
+        for callback in trainer.callbacks:
+            callback.on_start(trainer.total_steps)
         for epoch in range(trainer.epoch, epochs):
             done = trainer.step - epoch * trainer.order.steps
             progress.start_epoch(epoch, epochs, trainer.order.steps, done)
@@ -297,6 +307,8 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
             meter.sample()
             if accelerator.is_main_process:
                 folder.append(folder.timing, {"epoch": epoch, **timing})
+            for callback in trainer.callbacks:
+                callback.on_epoch(epoch, record)
             if stop.requested if world() == 1 else trainer.flags.stop:
                 raise Interrupted
     facts: dict[str, Any] = {

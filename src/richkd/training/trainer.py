@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, cast
 
@@ -19,6 +19,7 @@ from richkd.core.processes import agreed, meet, rank, sent, world
 from richkd.core.progress import Progress
 from richkd.core.types import Batch, LossTerms
 from richkd.data.shares import Share, images_of, shares_of
+from richkd.loops.callbacks import Callback
 from richkd.metrics.accuracy import measure
 from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts
@@ -48,11 +49,18 @@ class Trainer:
         parts: data, student, teachers and settings of the run.
         accelerator: device and processes.
         folder: where checkpoints and logs are written.
+        callbacks: called after each step.
     """
 
-    def __init__(self, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         self.parts, self.config, self.folder, self.accelerator = parts, parts.config, folder, accelerator
-        self.device = parts.device
+        self.device, self.callbacks = parts.device, callbacks
         refuse_small_parts(parts)
         self.task = Task(parts).to(self.device).to(memory_format=torch.channels_last)
         same_everywhere(self.task)
@@ -111,6 +119,8 @@ class Trainer:
             for name, value in terms.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.step += 1
+            for callback in self.callbacks:
+                callback.on_step(self.step, terms)
             progress.advance(shares[0].of_step, self.means())
             if self.step % self.order.steps == 0:
                 continue
