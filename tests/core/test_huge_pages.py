@@ -72,3 +72,28 @@ def test_a_command_that_cannot_start_again_goes_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "execve", refuse)
     restart_with_huge_pages()
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("available", "tunables", "expected"),
+    [
+        (True, {VARIABLE: f"glibc.malloc.trim_threshold=1:{SETTING}"}, "in use"),
+        (True, {VARIABLE: "glibc.malloc.hugetlb=10"}, "available"),
+        (True, {}, "available"),
+        (False, {VARIABLE: SETTING}, "not available"),
+    ],
+)
+def test_the_state_is_told(
+    monkeypatch: pytest.MonkeyPatch, available: bool, tunables: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setattr(huge_pages, "available", lambda: available)
+    monkeypatch.setattr(huge_pages, "STATE", Path("no-such-file"))
+    assert huge_pages.state(tunables) == expected
+
+
+def test_a_kernel_that_gives_huge_pages_to_all_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "enabled").write_text("[always] madvise never")
+    monkeypatch.setattr(huge_pages, "STATE", tmp_path / "enabled")
+    assert huge_pages.state({}) == "in use"

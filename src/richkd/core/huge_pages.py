@@ -66,3 +66,19 @@ def available() -> bool:
     except (AttributeError, ValueError, OSError):
         return False
     return known and "[madvise]" in state
+
+
+def state(environment: Mapping[str, str]) -> str:
+    """Whether this process has huge pages for large tensors: "in use", "available" or "not available".
+
+    Example:
+        >>> state({VARIABLE: SETTING}) in ("in use", "not available")
+        True
+    """
+    with suppress(OSError):
+        # Then the kernel gives them to every program.
+        if "[always]" in STATE.read_text(encoding="ascii"):
+            return "in use"
+    if not available():
+        return "not available"
+    return "in use" if SETTING in environment.get(VARIABLE, "").split(":") else "available"

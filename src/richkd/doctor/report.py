@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from richkd.core import huge_pages
 from richkd.core.visible import visible
 from richkd.doctor.advice import findings
 from richkd.doctor.graphics import driver_gpus, graphics
@@ -40,7 +42,7 @@ def examine(*, offline: bool, runs: Path = Path("runs")) -> dict[str, Any]:
         "software": software(),
         "system": system(),
         "processor": processor(),
-        "memory": memory(),
+        "memory": {**memory(), "huge_pages": huge_pages.state(os.environ)},
         "gpu": {**graphics(), "driver": driver_gpus()},
         "compiler": compiler(),
         "storage": {"runs": storage(runs), "hub": storage(Path(at_hub["cache"]))},
