@@ -177,6 +177,11 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-c", "from richkd.cli import main; main()", *words]
 
 
+def without_waits(text: str) -> str:
+    """Standard error without the lines that say what a command is waiting for, as on a slow machine."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.endswith(" s so far\n"))
+
+
 def one_thread() -> dict[str, str]:
     """An environment whose sums are in the order of this process's, and which prints at once."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
-from rich.panel import Panel
 from rich.text import Text
 
 from richkd.cli.benchmark import benchmark
@@ -28,12 +27,12 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
+from richkd.cli.usage_errors import as_config_error
 from richkd.core.errors import ConfigError, ProcessError, RichKDError
 from richkd.core.interrupt import Interrupted
 from richkd.core.output import discard, escape_what_is_lacking, flushed, lasting
 from richkd.core.terminal import Terminal
 from richkd.core.versions import version_text
-from richkd.core.visible import visible
 from richkd.core.waiting import waits_shown
 
 # Commands whose work several processes can divide.
@@ -98,20 +97,11 @@ def _call(argv: Iterable[str] | None) -> None:
             sys.exit(FAILED)
         raise
     except CycloptsError as error:
-        message = "\n".join(visible(line) for line in str(error).split("\n"))
-        console.print(Panel(Text(message), title="Error", title_align="left", style="red"))
+        _print_error(as_config_error(error, app), console)
         sys.exit(USAGE)
     except RichKDError as error:
-        if _said_elsewhere(str(error)):
-            sys.exit(FAILED)
-        title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
-        lines = str(error).split("\n")
-        if isinstance(error, ProcessError):
-            # Every process but one has this message, so it is one line.
-            title, lines = Text.assemble(title, " ", "; ".join(lines)), []
-        console.print(title, soft_wrap=True)
-        for line in lines:
-            console.print(line, soft_wrap=True)
+        if not _said_elsewhere(str(error)):
+            _print_error(error, console)
         sys.exit(FAILED)
     except MemoryError as error:
         console.print(Text.assemble(("error:", "bold red"), " ", ("MemoryError", "bold")))
@@ -126,6 +116,17 @@ def _call(argv: Iterable[str] | None) -> None:
     except (KeyboardInterrupt, Interrupted):
         console.print("stopped.")
         sys.exit(STOPPED)
+
+
+def _print_error(error: RichKDError, console: Terminal) -> None:
+    title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
+    lines = str(error).split("\n")
+    if isinstance(error, ProcessError):
+        # Every process but one has this message, so it is one line.
+        title, lines = Text.assemble(title, " ", "; ".join(lines)), []
+    console.print(title, soft_wrap=True)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def _said_elsewhere(message: str) -> bool:

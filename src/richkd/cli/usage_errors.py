@@ -1,0 +1,94 @@
+"""Mistakes in a command line that its parser finds, in the words of all other errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from cyclopts import App
+from cyclopts.exceptions import (
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from richkd.core.errors import ConfigError, nearest
+
+KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def as_config_error(error: CycloptsError, app: App) -> ConfigError:
+    """The same mistake with the rule that was broken, what was received, and how to fix it.
+
+    Args:
+        error: what the parser found.
+        app: the commands.
+
+    Example:
+        >>> from richkd.cli import app
+        >>> try:
+        ...     app(["distill", "--epochs", "many"], exit_on_error=False, print_error=False)
+        ... except CycloptsError as error:
+        ...     print(as_config_error(error, app))
+        Option --epochs must be a whole number
+        Got: many
+        Fix: `richkd distill --help` shows how it is used.
+    """
+    command = " ".join(("richkd", *(error.command_chain or ())))
+    shown = f"`{command} --help` shows how it is used."
+    name = _named(error)
+    if isinstance(error, UnknownCommandError):
+        word = (error.unused_tokens or [""])[0]
+        fix = nearest(word, _commands(app, error.command_chain or ()), f"`{command} --help` lists them.")
+        return ConfigError(f"There is no command {command} {word}", fix=fix)
+    if isinstance(error, MissingArgumentError):
+        return ConfigError(f"{name} must be given", got="no value", fix=shown)
+    if isinstance(error, CoercionError):
+        token = error.token
+        got = None if token is None else str(token.value)
+        return ConfigError(f"{name} must be {kind_of(error.target_type)}", got=got, fix=shown)
+    if isinstance(error, RepeatArgumentError):
+        return ConfigError(f"{name} must be given once", got="several values", fix="keep one of them.")
+    if isinstance(error, UnknownOptionError):
+        collections = error.argument_collection or ()
+        known = [option for argument in collections for option in argument.names if option.startswith("-")]
+        option = str(error.token.keyword)
+        return ConfigError(f"{command} has no option {option}", fix=nearest(option, known, shown))
+    if isinstance(error, UnusedCliTokensError):
+        words = " ".join(error.unused_tokens or ())
+        return ConfigError(f"{command} takes fewer arguments", got=words, fix=f"remove it; {shown}")
+    return ConfigError(f"{command} must be called as its help shows", got=str(error), fix=shown)
+
+
+def kind_of(hint: Any) -> str:
+    """What a value of a type is, in words.
+
+    Example:
+        >>> kind_of(int | None), kind_of(list[float]), kind_of(Literal["onnx", "pt2"])
+        ('a whole number', 'a number', 'onnx or pt2')
+    """
+    origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not type(None)]
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin in (Union, UnionType, list, tuple) and inner:
+        return kind_of(inner[0])
+    return KINDS.get(hint, "another value")
+
+
+def _named(error: CycloptsError) -> str:
+    """The option or argument that an error is about."""
+    token = getattr(error, "token", None)
+    names = error.argument.names if error.argument is not None else ()
+    name = (getattr(token, "keyword", None) or next(iter(names), "")) if token or names else ""
+    return f"Option {name}" if name.startswith("-") else f"Argument {name}"
+
+
+def _commands(app: App, chain: Sequence[str]) -> list[str]:
+    for name in chain:
+        app = app[name]
+    return [name for name in app if not name.startswith("-")]
