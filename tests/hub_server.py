@@ -1,4 +1,4 @@
-"""A local endpoint that behaves like the Hugging Face hub, as far as models and their files are concerned."""
+"""A local endpoint that behaves like the Hugging Face hub, as far as files of repositories are concerned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Hub:
 
     Attributes:
         address: its address.
-        repositories: content of each file, by repository.
+        repositories: content of each file, by repository; those of data sets are named datasets/OWNER/NAME.
+        sent: bytes of files that were sent.
         private: the private repositories.
         asked: method and path of each request.
     """
@@ -32,6 +33,7 @@ class Hub:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    sent: int = 0
 
     def environment(self, home: Any, *, token: str | None = TOKEN) -> dict[str, str]:
         """Variables for a process that uses this hub, with a cache in the folder ``home``."""
@@ -70,6 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Create a repository, say how files are uploaded, and take a commit."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.hub.asked.append(f"POST {self.path}")
+        if match := re.fullmatch(r"/api/(datasets/.+?/.+?)/paths-info/[^/]+", self.path):
+            wanted = json.loads(body)["paths"]
+            self._json([entry for entry in self._tree(match[1]) if entry["path"] in wanted])
+            return
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._json({"error": "Invalid username or password."}, 401)
         elif self.path == "/api/repos/create":
@@ -109,37 +115,41 @@ class _Handler(BaseHTTPRequestHandler):
         """List the files of a repository, or send one."""
         self.hub.asked.append(f"{self.command} {self.path}")
         path = self.path.partition("?")[0]
-        if match := re.match(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?$", path):
+        if match := re.match(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/revision/[^/]+)?$", path):
             files = self.hub.repositories.get(match[1])
             if files is None:
                 self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
                 return
             listed = [{"rfilename": name} for name in files]
-            self._json({"id": match[1], "modelId": match[1], "sha": REVISION, "siblings": listed})
-        elif match := re.match(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
-            files = self.hub.repositories.get(match[1], {})
-            self._json(
-                [
-                    {
-                        "type": "file",
-                        "path": name,
-                        "size": len(content),
-                        "oid": hashlib.sha1(content).hexdigest(),
-                    }
-                    for name, content in files.items()
-                ]
-            )
-        elif match := re.match(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)$", path):
+            name = match[1].removeprefix("datasets/")
+            self._json({"id": name, "modelId": name, "sha": REVISION, "siblings": listed})
+        elif match := re.match(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)/tree/[^/]+", path):
+            self._json(self._tree(match[1]))
+        elif match := re.match(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/[^/]+/(.+)$", path):
             self._file(self.hub.repositories.get(match[1], {}).get(match[2]))
         else:
             self._json({"error": "unknown"}, 404)
+
+    def _tree(self, repository: str) -> list[dict[str, Any]]:
+        files = self.hub.repositories.get(repository, {}).items()
+        return [
+            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for name, content in files
+        ]
 
     def _file(self, content: bytes | None) -> None:
         if content is None:
             self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
             return
         headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": REVISION}
-        self._send(content, 200, headers, "application/octet-stream")
+        status = 200
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            first, last = int(found[1]), int(found[2] or len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{min(last, len(content) - 1)}/{len(content)}"
+            content, status = content[first : last + 1], 206
+        if self.command == "GET":
+            self.hub.sent += len(content)
+        self._send(content, status, headers, "application/octet-stream")
 
     def _json(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._send(json.dumps(content).encode(), status, headers or {}, "application/json")

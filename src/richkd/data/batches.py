@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from richkd.core.errors import RichKDError
+from richkd.core.errors import DataError, RichKDError
 from richkd.core.processes import on_first
 from richkd.core.types import Batch
 from richkd.data.augmentations import Clean
@@ -210,6 +210,25 @@ def _decode(
     return pixels_BHWC
 
 
+def refuse_remote(split: Split, size: int) -> None:
+    """Refuse training images that would be read over the network in a random order in each epoch.
+
+    Args:
+        split: the images.
+        size: bytes that their pixels would need in memory.
+
+    Raises:
+        DataError: they are on the hub.
+    """
+    if split.remote:
+        raise DataError(
+            "Training images that are read from the hub must fit in memory",
+            got=f"about {size / BYTES_PER_GB:.1f} GB of pixels",
+            fix="raise --data.in_memory_gb, choose a smaller --data.size, or give the name of the data set "
+            "without hf://datasets/, so that it is downloaded.",
+        )
+
+
 def open_store(
     split: Split,
     framing: Framing,
@@ -230,7 +249,8 @@ def open_store(
         training: see `Streamed`.
 
     Raises:
-        DataError: some images cannot be read. Only resident images are read here.
+        DataError: some images cannot be read (only resident images are read here), or training images of the
+            hub do not fit in memory.
 
     Example:
         >>> import datasets
@@ -246,4 +266,6 @@ def open_store(
     if len(split) * framing.size**2 * 3 <= in_memory_gb * BYTES_PER_GB:
         short = framing.resized if training else None
         return Resident(split, framing, decode_all(split, framing, workers=workers, short=short).to(device))
+    if training:
+        refuse_remote(split, len(split) * framing.size**2 * 3)
     return Streamed(split, framing, workers, training)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 
 from richkd.core.errors import DataError, ImageError
-from richkd.core.regular_files import open_regular
 from richkd.data.file_types import printable
+from richkd.data.remote import modified, open_file
 
 # Name of the column that says where the bytes of an image are.
 COLUMN = "richkd: slice"
@@ -30,6 +28,7 @@ FEATURE = {
 }
 # Row groups of parquet that a process keeps, because the next image is often in the same one.
 KEPT = 4
+REPEAT = "restore the file, or repeat the command to read the new one."
 
 
 def read_slice(slice_: Mapping[str, Any], name: str) -> bytes:
@@ -45,6 +44,7 @@ def read_slice(slice_: Mapping[str, Any], name: str) -> bytes:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "train.tar"
         ...     size = file.write_bytes(b"header image")
@@ -54,45 +54,42 @@ def read_slice(slice_: Mapping[str, Any], name: str) -> bytes:
     """
     if slice_.get("column") is not None:
         return _read_cell(slice_, name)
-    path, size = Path(slice_["file"]), slice_["size"]
+    file, size = slice_["file"], slice_["size"]
     try:
-        with open_regular(path) as file:
-            modified = path.stat().st_mtime_ns
-            file.seek(slice_["offset"])
-            content = file.read(size)
+        with open_file(file) as opened:
+            changed = modified(file)
+            opened.seek(slice_["offset"])
+            content = opened.read(size)
     except OSError as error:
         got = error.strerror or str(error)
-        raise ImageError(_rule(name, slice_["file"]), got=got, fix="restore the file.") from error
-    if len(content) < size or modified != slice_["modified"]:
+        raise ImageError(_rule(name, file), got=got, fix="restore the file.") from error
+    if len(content) < size or changed != slice_["modified"]:
         got = f"{len(content):,} of {size:,} bytes" if len(content) < size else "a file that was changed"
-        fix = "restore the file, or repeat the command to read the new one."
-        raise ImageError(_rule(name, slice_["file"]), got=got, fix=fix)
+        raise ImageError(_rule(name, file), got=got, fix=REPEAT)
     return content
 
 
 def _read_cell(slice_: Mapping[str, Any], name: str) -> bytes:
     file = slice_["file"]
     try:
-        # Path is slower than all that is done with it here.
-        modified = os.stat(file).st_mtime_ns  # noqa: PTH116
-        images = _row_group(file, modified, slice_["group"], slice_["column"])
+        changed = modified(file)
+        images = _row_group(file, changed, slice_["group"], slice_["column"])
         content: bytes = images[slice_["offset"]].as_py()
     except (OSError, IndexError, pyarrow.ArrowException) as error:
         raise ImageError(_rule(name, file), got=str(error), fix="restore the file.") from error
-    if modified != slice_["modified"]:
-        fix = "restore the file, or repeat the command to read the new one."
-        raise ImageError(_rule(name, file), got="a file that was changed", fix=fix)
+    if changed != slice_["modified"]:
+        raise ImageError(_rule(name, file), got="a file that was changed", fix=REPEAT)
     return content
 
 
 def _rule(name: str, file: str) -> str:
-    return f"Image {name} must be readable in {printable(Path(file))}"
+    return f"Image {name} must be readable in {printable(file)}"
 
 
 @lru_cache(maxsize=KEPT)
-def _row_group(file: str, modified: int, group: int, column: str) -> pyarrow.ChunkedArray:
-    """The encoded images of a row group. ``modified`` tells a replaced file from the one before."""
-    with open_regular(Path(file)) as content, pyarrow.parquet.ParquetFile(content) as opened:
+def _row_group(file: str, changed: int, group: int, column: str) -> pyarrow.ChunkedArray:
+    """The encoded images of a row group. ``changed`` tells a replaced file from the one before."""
+    with open_file(file) as content, pyarrow.parquet.ParquetFile(content) as opened:
         cells = opened.read_row_group(group, columns=[f"{column}.bytes"]).column(0)
     return pyarrow.chunked_array([chunk.field("bytes") for chunk in cells.chunks])
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from richkd.data.images import decode_cell
+from richkd.data.remote import is_remote
 from richkd.data.slices import COLUMN as SLICES
 from richkd.data.slices import read_slice
 
@@ -95,6 +96,14 @@ class Split:
             name, place = self._key(row, index), slices[offset]
             # The cell alone does not say where its bytes are, and every reader of cells knows bytes.
             yield name, {"bytes": read_slice(place, name), "path": None} if place else cell
+
+    @property
+    def remote(self) -> bool:
+        """Whether images are read over the network whenever they are needed."""
+        if SLICES not in self.table.column_names or not len(self):
+            return False
+        place = self.table[0][SLICES]
+        return place is not None and is_remote(place["file"])
 
     def select(self, name: str, index_N: NDArray[np.int64]) -> Split:
         """A new split of the images at these positions; images keep their keys."""

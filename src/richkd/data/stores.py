@@ -20,7 +20,7 @@ from richkd.config.schema import AugmentConfig, DataConfig
 from richkd.core.errors import ImageError, Problems
 from richkd.core.regular_files import open_regular
 from richkd.data.augmentations import build_augmentation
-from richkd.data.batches import BYTES_PER_GB, CleanStore, Resident, Store, Streamed, open_store
+from richkd.data.batches import BYTES_PER_GB, CleanStore, Resident, Store, Streamed, open_store, refuse_remote
 from richkd.data.framing import Framing
 from richkd.data.pictures import PictureAugmentation, Pictures
 from richkd.data.split import Split, evenly_spaced
@@ -214,4 +214,6 @@ def _open_pictures(
     areas = [width * height * min(1.0, short / min(width, height)) ** 2 for width, height in sample]
     expected = 3 * len(split) * sum(areas) / max(1, len(areas))
     in_memory = expected <= in_memory_gb * BYTES_PER_GB
+    if not in_memory:
+        refuse_remote(split, int(expected))
     return Pictures(split, short, sizes, workers, in_memory)

@@ -15,9 +15,11 @@ import huggingface_hub
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
 from richkd.data.file_types import is_folder
+from richkd.data.formats.hub_parquet import open_downloaded, open_remote
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.outside import is_inside, named_files
 from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, contents, first_few
+from richkd.data.remote import is_remote
 from richkd.data.slices import refuse_slices
 
 DATA_SUFFIXES = frozenset({".parquet", ".tar", *LISTING_SUFFIXES})
@@ -29,7 +31,7 @@ def open_hub(path: str) -> dict[str, datasets.Dataset]:
     """Open the train, validation and test splits of a data set of the Hugging Face hub.
 
     Args:
-        path: name of the data set.
+        path: name of the data set, or ``hf://datasets/`` and its name: then nothing is stored on disk.
 
     Returns:
         Tables by split, or one table named `WHOLE` if the only split has another name.
@@ -66,7 +68,8 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
     """Open all splits of a data set of the Hugging Face hub.
 
     Args:
-        path: name of the data set, such as ``"uoft-cs/cifar100"``.
+        path: name of the data set, such as ``"uoft-cs/cifar100"``; or ``hf://datasets/`` and its name: then
+            images are read over the network, and not stored on disk.
 
     Returns:
         Tables by the names of the splits on the hub.
@@ -82,6 +85,8 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
         ...     error.rule
         'The data folder ./no-such-folder must exist'
     """
+    if is_remote(path):
+        return open_remote(path)
     parent = Path(path).expanduser().parent
     near = _names_in(parent) if is_folder(parent) else []
     close = difflib.get_close_matches(Path(path).name, near, n=3, cutoff=0.5)
@@ -95,8 +100,10 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
             fix=f"check the path.{hint}",
         )
     try:
-        result = dict(datasets.load_dataset(path))
-        _refuse_other_files(path, result)
+        result = open_downloaded(path)
+        if result is None:
+            result = dict(datasets.load_dataset(path))
+            _refuse_other_files(path, result)
         return result
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(

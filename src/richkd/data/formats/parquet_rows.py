@@ -6,6 +6,7 @@ A row group is the smallest part of a parquet file that can be read, so images i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,21 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
+from richkd.data.remote import modified, name_of, open_file
 from richkd.data.slices import COLUMN, FEATURE
 
 # Largest images of a row group in bytes: reading one image decompresses all of them.
 GROUP = 64 << 20
 
 
-def column_of_images(files: Sequence[Path]) -> str | None:
+def column_of_images(files: Sequence[str | Path]) -> str | None:
     """The column whose images can stay where they are; None if they have to be copied.
 
     It is the only column of images, each image has its bytes in the file, no row group is large, and all
     files have the same columns.
 
     Args:
-        files: parquet files that can be opened.
+        files: parquet files that can be opened, also of the hub (`richkd.data.remote`).
 
     Example:
         >>> import tempfile
@@ -37,12 +39,15 @@ def column_of_images(files: Sequence[Path]) -> str | None:
         ...     column_of_images([file])
         'image'
     """
-    columns = {_column_of(file) for file in files}
-    schemas = [pyarrow.parquet.read_schema(file).remove_metadata() for file in files]
+    columns, schemas = set[str | None](), list[pyarrow.Schema]()
+    for file in files:
+        with _opened(file) as opened:
+            columns.add(_column_of(opened))
+            schemas.append(opened.schema_arrow.remove_metadata())
     return columns.pop() if len(columns) == 1 and all(schema == schemas[0] for schema in schemas) else None
 
 
-def open_in_place(files: Sequence[Path], image: str, name: str) -> datasets.Dataset:
+def open_in_place(files: Sequence[str | Path], image: str, name: str) -> datasets.Dataset:
     """A table of all columns, in which the column of images has no bytes but the place of each image.
 
     Args:
@@ -54,30 +59,35 @@ def open_in_place(files: Sequence[Path], image: str, name: str) -> datasets.Data
         OSError, ValueError, pyarrow.ArrowException, datasets.exceptions.DatasetsError: the files cannot be
             read as one table.
     """
-    with pyarrow.parquet.ParquetFile(files[0]) as opened:
+    with _opened(files[0]) as opened:
         features = datasets.Features.from_arrow_schema(opened.schema_arrow)
     features = datasets.Features(features | {image: datasets.Image(decode=False), COLUMN: FEATURE})
-    arguments = {"files": [str(file.absolute()) for file in files], "image": image, "name": name}
+    arguments = {"files": [name_of(file) for file in files], "image": image, "name": name}
     return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs={"arguments": arguments})
 
 
-def _column_of(file: Path) -> str | None:
-    with pyarrow.parquet.ParquetFile(file) as opened:
-        schema, metadata = opened.schema_arrow, opened.metadata
-        images = [str(field.name) for field in schema if _holds_images(field.type)]
-        if len(images) != 1 or COLUMN in schema.names:
+@contextmanager
+def _opened(file: str | Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+    with open_file(str(file)) as content, pyarrow.parquet.ParquetFile(content) as opened:
+        yield opened
+
+
+def _column_of(opened: pyarrow.parquet.ParquetFile) -> str | None:
+    schema, metadata = opened.schema_arrow, opened.metadata
+    images = [str(field.name) for field in schema if _holds_images(field.type)]
+    if len(images) != 1 or COLUMN in schema.names:
+        return None
+    path = f"{images[0]}.bytes"
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        chunk = next((chunk for chunk in chunks if chunk.path_in_schema == path), None)
+        statistics = None if chunk is None else chunk.statistics
+        if chunk is None or chunk.total_uncompressed_size > GROUP:
             return None
-        path = f"{images[0]}.bytes"
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            chunks = (group.column(place) for place in range(group.num_columns))
-            chunk = next((chunk for chunk in chunks if chunk.path_in_schema == path), None)
-            statistics = None if chunk is None else chunk.statistics
-            if chunk is None or chunk.total_uncompressed_size > GROUP:
-                return None
-            # A cell without bytes names a file.
-            if statistics is None or not statistics.has_null_count or statistics.null_count:
-                return None
+        # A cell without bytes names a file.
+        if statistics is None or not statistics.has_null_count or statistics.null_count:
+            return None
     return images[0]
 
 
@@ -91,14 +101,12 @@ def _holds_images(kind: pyarrow.DataType) -> bool:
 def _rows(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows of all files, with places instead of images."""
     image = arguments["image"]
-    for file in map(Path, arguments["files"]):
-        modified = file.stat().st_mtime_ns
-        with pyarrow.parquet.ParquetFile(file) as opened:
+    for file in arguments["files"]:
+        place = {"file": file, "modified": modified(file), "size": None, "column": image}
+        with _opened(file) as opened:
             others = [name for name in opened.schema_arrow.names if name != image]
             for group in range(opened.num_row_groups):
-                place = {"file": str(file), "modified": modified, "size": None}
-                place |= {"column": image, "group": group}
                 for offset, row in enumerate(opened.read_row_group(group, columns=others).to_pylist()):
                     # The path in a cell that has bytes means nothing, and must not name any other file.
-                    cell = {"bytes": None, "path": file.name}
-                    yield row | {image: cell, COLUMN: place | {"offset": offset}}
+                    cell = {"bytes": None, "path": Path(file).name}
+                    yield row | {image: cell, COLUMN: place | {"group": group, "offset": offset}}
