@@ -84,6 +84,12 @@ def test_a_mistake_is_named_with_its_line(
         assert word in str(error), str(error)
 
 
+def test_the_baseline_can_be_another_one_than_that_of_the_plan(tmp_path: Path) -> None:
+    path = text_plan(tmp_path)
+    assert (read_plan(path).plan.reference, read_plan(path, "strong").plan.reference) == ("ce", "strong")
+    assert "'strnog'" in str(refusal(read_plan, path, "strnog"))
+
+
 def test_all_mistakes_are_listed_together(tmp_path: Path) -> None:
     path = text_plan(tmp_path, ("optim.lr", "optim.lrr"), ("weight_decay", "weight_decai"))
     error = str(refusal(runs_of, path))

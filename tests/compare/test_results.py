@@ -57,7 +57,10 @@ def costs_of(cells: tuple[CellFigures, ...]) -> dict[str, RunCost]:
     return {name: RunCost(1000 + place, 2000, 0.5, 1.5) for place, name in enumerate(names)}
 
 
-def slow(output: StoredLogits) -> tuple[float, float]:
+NAMES = ("top1", "nll", "ece", "half_error")
+
+
+def slow(output: StoredLogits) -> tuple[float, ...]:
     probabilities = np.exp(output.logits_NC.double().numpy() / output.temperature)
     probabilities /= probabilities.sum(1, keepdims=True)
     rows = [
@@ -65,7 +68,15 @@ def slow(output: StoredLogits) -> tuple[float, float]:
         for row, label in zip(probabilities, output.labels_N, strict=True)
     ]
     top1, nll = np.mean(np.array(rows, dtype=float), axis=0)
-    return float(top1), float(nll)
+    confidence = probabilities.max(1)
+    right = np.array([row[0] for row in rows])
+    bins = np.ceil(confidence * 15) - 1
+    gaps = [
+        (bins == place).mean() * abs(confidence[bins == place].mean() - right[bins == place].mean())
+        for place in set(bins)
+    ]
+    half = np.argsort(-confidence)[: len(rows) // 2]
+    return float(top1), float(nll), float(sum(gaps)), float(1 - right[half].mean())
 
 
 def t_interval(values: list[float]) -> tuple[float, float]:
@@ -79,12 +90,14 @@ def test_figures_over_seeds_equal_those_of_scipy() -> None:
     values = {run.name: slow(logits[run.name]) for run in runs}
     kd, ce = cell.methods
     assert kd.difference is None
-    for place, name in enumerate(("top1", "nll")):
+    for place, name in enumerate(NAMES):
         ours, theirs = ([values[f"{m}--{seed}"][place] for seed in SEEDS] for m in ("ce", "kd"))
         figures = getattr(ce, name)
         assert figures.mean == pytest.approx(np.mean(ours))
         assert figures.sd == pytest.approx(np.std(ours, ddof=1))
         assert (figures.low, figures.high) == pytest.approx(t_interval(ours))
+        if name in NAMES[2:]:
+            continue
         paired = getattr(ce.difference, name)
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         assert (paired.low, paired.high) == pytest.approx(t_interval(differences))
@@ -148,6 +161,8 @@ def test_the_files_show_names_as_they_are(tmp_path: Path) -> None:
     assert r"\<b" not in (tmp_path / "compare.md").read_text()
     assert r"&lt;b&gt;\|\[x\]\(y)" in (tmp_path / "compare.md").read_text()
     tex = (tmp_path / "compare.tex").read_text()
+    for name in ("compare.html", "compare.md", "compare.tex"):
+        assert (tmp_path / name).read_text().count("wrong in most confident 50") == 2, name
     assert r"\input{" not in tex
     assert r"\textbackslash{}input\{a\} =1+1 \&" in tex
     rows = list(csv.DictReader(io.StringIO((tmp_path / "compare.csv").read_text())))

@@ -22,6 +22,9 @@ def compare(
     out: Annotated[
         Path | None, Parameter(help="folder of the comparison (default: runs/PLAN)", converter=place)
     ] = None,
+    baseline: Annotated[
+        str | None, Parameter(help="method that the others are compared with (default: that of the plan)")
+    ] = None,
     jobs: Jobs = None,
     json: Json = False,
     check: Annotated[bool, Parameter(help="check all runs without starting one", negative="")] = False,
@@ -42,7 +45,7 @@ def compare(
 
     refuse_json_of_checks(json, check)
     with json_alone(json) as write, queue_console(jobs) as console:
-        result = run_compare(plan, out=out, jobs=jobs, check_only=check, console=console)
+        result = run_compare(plan, out=out, baseline=baseline, jobs=jobs, check_only=check, console=console)
         if result is None:
             return
         if json:

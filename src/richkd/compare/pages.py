@@ -13,7 +13,15 @@ from richkd.compare.costs import RunCost
 from richkd.compare.first_figures import FIRST_HEADS, FirstFigures, first_failures, first_rows
 from richkd.compare.pareto import Chart, charts_of
 from richkd.compare.results import CellFigures, results_file
-from richkd.compare.table import HEADS, NUMBERS, failures_of, numbers_of, rows_of
+from richkd.compare.table import (
+    CONFIDENCE,
+    HEADS,
+    NUMBERS,
+    confidence_rows,
+    failures_of,
+    numbers_of,
+    rows_of,
+)
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.latex import latex
@@ -27,6 +35,10 @@ NOTE = (
     "Test split, last epoch, mean ± standard deviation over seeds of training. NLL is calibrated. "
     "Differences are to {baseline}, by seed. Intervals over seeds are t-intervals (95%); the interval over "
     "images is a paired bootstrap of the mean over seeds."
+)
+CONFIDENCE_NOTE = (
+    "NLL and the expected calibration error (ECE) are calibrated by the temperature that was fitted on "
+    "held-out images. The last columns do not depend on a temperature."
 )
 NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
 # Share of the range that is free at both ends of an axis.
@@ -73,6 +85,8 @@ def print_tables(
         title = f"{cell.cell.title}, {cell.images:,} test images, differences to {cell.baseline}"
         console.print(_table(title, HEADS, rows_of(cell, costs)))
         console.print()
+        console.print(_table(f"{cell.cell.title}, confidence", CONFIDENCE, confidence_rows(cell)))
+        console.print()
     for name, reason in first_failures(first):
         console.print(f"no result: {name}: {reason}", soft_wrap=True)
     for title, method, seed, reason in failures_of(cells):
@@ -101,7 +115,9 @@ def _context(
         "runs": sum(len(method.runs) for cell in cells for method in cell.methods),
         "heads": HEADS,
         "narrow": NARROW,
-        "tables": [(cell, rows_of(cell, costs)) for cell in cells],
+        "tables": [(cell, rows_of(cell, costs), confidence_rows(cell)) for cell in cells],
+        "confidence_heads": CONFIDENCE,
+        "confidence_note": CONFIDENCE_NOTE,
         "sort_key": sort_key,
         "notes": [NOTE.format(baseline=cell.baseline) for cell in cells],
         "failures": failures_of(cells),
@@ -156,24 +172,31 @@ def _axis(values: Sequence[float]) -> tuple[float, float]:
 def _latex(cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> str:
     lines = ["% Needs the package booktabs."]
     for cell in cells:
-        lines += [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex(cell.cell.title)}. {latex(NOTE.format(baseline=cell.baseline))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(NARROW) - 1)}}}",
-            r"\toprule",
-            _latex_row([HEADS[place] for place in NARROW]),
-            r"\midrule",
-            *(_latex_row([row[place] for place in NARROW]) for row in rows_of(cell, costs)),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+        rows = [[row[place] for place in NARROW] for row in rows_of(cell, costs)]
+        note = NOTE.format(baseline=cell.baseline)
+        lines += _latex_table(f"{cell.cell.title}. {note}", [HEADS[place] for place in NARROW], rows)
+        lines += _latex_table(f"{cell.cell.title}. {CONFIDENCE_NOTE}", CONFIDENCE, confidence_rows(cell))
     lines += [
         f"% No result: {latex(f'{method}, seed {seed} ({title}): {reason}')}"
         for title, method, seed, reason in failures_of(cells)
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        r"\toprule",
+        _latex_row(heads),
+        r"\midrule",
+        *map(_latex_row, rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -108,14 +108,20 @@ class Source:
         return place_of(self.name, self.lines, path)
 
 
-def read_plan(path: Path) -> Source:
+def read_plan(path: Path, baseline: str | None = None) -> Source:
     """Read and validate a plan.
+
+    Args:
+        path: the file.
+        baseline: replaces the baseline of the plan.
 
     Raises:
         ConfigError: the file cannot be read, a name or a value is wrong (all of them are listed, each with
             its line), or a key occurs twice.
     """
     plan, lines = read_plan_file(path, Plan, NAMED_PARTS, EXAMPLE)
+    if baseline is not None:
+        plan = plan.model_copy(update={"baseline": baseline})
     source = Source(plan, path.name, lines)
     _check_names(source)
     return source

@@ -14,8 +14,12 @@ from richkd.compare.logits import StoredLogits
 from richkd.compare.runs import Cell, PlannedRun, by_cell
 from richkd.core.errors import CheckpointError
 from richkd.evaluate.model_report import RESAMPLES, SEED, correct_of, losses_of
+from richkd.metrics.calibration import ece
+from richkd.metrics.confidence import confident_rates_at_coverage
 from richkd.metrics.intervals import Interval, McNemar, discordant_counts, mcnemar, paired_bootstrap
 from richkd.metrics.seeds import OverSeeds, over_seeds
+
+HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class RunFigures:
         top1: accuracy, a fraction.
         nll: negative log-likelihood with the temperature, in nats.
         temperature: temperature, fitted on held-out images; 1 without any.
+        ece: expected calibration error with the temperature.
+        half_error: fraction of wrong predictions among the more confident half of the images.
     """
 
     name: str
@@ -35,6 +41,8 @@ class RunFigures:
     top1: float
     nll: float
     temperature: float
+    ece: float
+    half_error: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class MethodFigures:
         failed: reason by seed, of the runs that have no result.
         top1: accuracy over seeds; None without a finished run.
         nll: calibrated NLL over seeds.
+        ece: calibration error over seeds.
+        half_error: errors among the more confident half, over seeds.
         difference: against the baseline; None for the baseline, and without common seeds.
     """
 
@@ -78,6 +88,8 @@ class MethodFigures:
     failed: dict[int, str]
     top1: OverSeeds | None
     nll: OverSeeds | None
+    ece: OverSeeds | None
+    half_error: OverSeeds | None
     difference: Difference | None
 
 
@@ -189,20 +201,31 @@ def _method(
     first = next(iter(by_seed.values()))
     runs = tuple(_run(by_seed[seed], output) for seed, output in sorted(outputs.items()))
     common = sorted(outputs.keys() & baseline.keys()) if baseline is not None else []
+    top1, nll, calibration_error, half_error = _over_seeds(runs)
     return MethodFigures(
         first.method,
         first.control_of,
         runs,
         dict(sorted(failed.items())),
-        over_seeds([run.top1 for run in runs]) if runs else None,
-        over_seeds([run.nll for run in runs]) if runs else None,
+        top1,
+        nll,
+        calibration_error,
+        half_error,
         _difference(common, outputs, baseline) if baseline is not None and common else None,
     )
 
 
+def _over_seeds(runs: Sequence[RunFigures]) -> list[OverSeeds | None]:
+    figures = [(run.top1, run.nll, run.ece, run.half_error) for run in runs]
+    return [over_seeds(values) for values in zip(*figures, strict=True)] or [None] * 4
+
+
 def _run(run: PlannedRun, output: StoredLogits) -> RunFigures:
     top1, nll = _values(output).mean(0).tolist()
-    return RunFigures(run.name, run.seed, top1, nll, output.temperature)
+    probs_NC = (output.logits_NC.double() / output.temperature).softmax(dim=1)
+    half = confident_rates_at_coverage(probs_NC, output.labels_N, HALF)
+    calibration_error = ece(probs_NC, output.labels_N)
+    return RunFigures(run.name, run.seed, top1, nll, output.temperature, calibration_error, half.wrong / HALF)
 
 
 def _values(output: StoredLogits) -> Tensor:

@@ -55,6 +55,7 @@ def compare(
     path: Path,
     *,
     out: Path | None = None,
+    baseline: str | None = None,
     jobs: int | None = None,
     check_only: bool = False,
     console: Terminal | None = None,
@@ -65,6 +66,7 @@ def compare(
     Args:
         path: the plan.
         out: folder of the comparison; by default that of the plan, else ``runs/NAME-OF-THE-PLAN``.
+        baseline: name of the method that the others are compared with; by default that of the plan.
         jobs: number of runs at once; by default that of the plan, else what the machine allows.
         check_only: check all runs, and do none.
         console: where to print; by default standard output.
@@ -79,7 +81,7 @@ def compare(
         Interrupted: a signal came; the same command goes on.
     """
     console = console or Terminal()
-    source = read_plan(path)
+    source = read_plan(path, baseline)
     # First runs are models in it, and the names of models expand ~.
     out = (out or source.plan.out or Path("runs") / path.stem).expanduser()
     runs = planned_runs(source, read_layers(source), out)

@@ -29,13 +29,27 @@ HEADS = (
     "latency, ms",
     "training, s",
 )
+CONFIDENCE = (
+    "method",
+    "NLL",
+    "Δ NLL",
+    "95% CI, seeds",
+    "95% CI, images",
+    "ECE",
+    "95% CI",
+    "wrong in most confident 50 %",
+    "95% CI",
+)
 NUMBERS = (
     *("pair", "data", "epochs", "method", "control_of", "baseline", "images", "seeds", "failed"),
     *("top1", "top1_sd", "top1_low", "top1_high"),
     *("nll", "nll_sd", "nll_low", "nll_high"),
+    *("ece", "ece_sd", "ece_low", "ece_high"),
+    *("half_error", "half_error_sd", "half_error_low", "half_error_high"),
     *("top1_difference", "top1_difference_low", "top1_difference_high"),
     *("top1_difference_images_low", "top1_difference_images_high"),
     *("nll_difference", "nll_difference_low", "nll_difference_high"),
+    *("nll_difference_images_low", "nll_difference_images_high"),
     *("parameters", "flops", "latency_ms", "training_seconds"),
 )
 
@@ -43,6 +57,22 @@ NUMBERS = (
 def rows_of(cell: CellFigures, costs: Mapping[str, RunCost]) -> list[list[str]]:
     """The table of a cell as text, with the columns `HEADS`."""
     return [_row(method, costs) for method in cell.methods]
+
+
+def confidence_rows(cell: CellFigures) -> list[list[str]]:
+    """How far the probabilities of each method can be trusted, as text, with the columns `CONFIDENCE`."""
+    return [
+        [
+            method.name,
+            _plain(method.nll),
+            *_nll_difference(method.difference),
+            _plain(method.ece),
+            _range(method.ece, 1, 3),
+            _percent(method.half_error, ""),
+            _range(method.half_error, 100, 1),
+        ]
+        for method in cell.methods
+    ]
 
 
 def numbers_of(cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> list[list[Any]]:
@@ -75,9 +105,9 @@ def _row(method: MethodFigures, costs: Mapping[str, RunCost]) -> list[str]:
     ]
 
 
-def _percent(figures: OverSeeds | None) -> str:
+def _percent(figures: OverSeeds | None, otherwise: str = "failed") -> str:
     if figures is None:
-        return "failed"
+        return otherwise
     sd = "" if figures.sd is None else f" ± {100 * figures.sd:.2f}"
     return f"{100 * figures.mean:.2f}{sd} %"
 
@@ -110,6 +140,13 @@ def _difference(difference: Difference | None) -> list[str]:
     ]
 
 
+def _nll_difference(difference: Difference | None) -> list[str]:
+    if difference is None:
+        return [""] * 3
+    nll, images = difference.nll, difference.nll_images
+    return [f"{nll.mean:+.3f}", _range(nll, 1, 3, sign="+"), f"{images.low:+.3f} to {images.high:+.3f}"]
+
+
 def _costs(method: MethodFigures, costs: Mapping[str, RunCost]) -> list[str]:
     if not method.runs:
         return [""] * 4
@@ -128,14 +165,17 @@ def _numbers(cell: CellFigures, method: MethodFigures, costs: Mapping[str, RunCo
         *(cell.baseline, cell.images, len(method.runs), len(method.failed)),
         *_fields(method.top1, "mean", "sd", "low", "high"),
         *_fields(method.nll, "mean", "sd", "low", "high"),
+        *_fields(method.ece, "mean", "sd", "low", "high"),
+        *_fields(method.half_error, "mean", "sd", "low", "high"),
     ]
     difference = method.difference
     if difference is None:
-        values += [""] * 8
+        values += [""] * 10
     else:
         values += _fields(difference.top1, "mean", "low", "high")
         values += _fields(difference.top1_images, "low", "high")
         values += _fields(difference.nll, "mean", "low", "high")
+        values += _fields(difference.nll_images, "low", "high")
     every = [costs[run.name] for run in method.runs]
     if not every:
         return [*values, "", "", "", ""]
