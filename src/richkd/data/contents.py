@@ -42,7 +42,7 @@ STEP_NS = 100_000_000
 # Size, time of modification and of change in nanoseconds, and inode.
 Stamp = tuple[int, int, int, int]
 # The name of an image for messages, and its file.
-Named = tuple[str, Path]
+Named = tuple[str, str | Path]
 # An encoded image: its bytes, or the path of its file.
 Cell = Mapping[str, bytes | str | None]
 
@@ -136,7 +136,7 @@ class Contents:
         Raises:
             DataError: a file cannot be read.
         """
-        keys_N = np.array([key_of(str(path.absolute())) for _, path in files], np.int64)
+        keys_N = np.array([key_of(os.path.abspath(path)) for _, path in files], np.int64)  # noqa: PTH100
         at_N = self.find(keys_N, stamps_N4)
         digests_N32 = np.zeros((len(files), 32), np.uint8)
         digests_N32[at_N >= 0] = self._digests_N32[at_N[at_N >= 0]]
@@ -229,7 +229,7 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8).digest(), "little", signed=True)
 
 
-def stamp_of(name: str, path: Path) -> Stamp:
+def stamp_of(name: str, path: str | Path) -> Stamp:
     """Size, times of modification and change, and inode of the file of an image.
 
     Raises:
@@ -240,7 +240,8 @@ def stamp_of(name: str, path: Path) -> Stamp:
         True
     """
     try:
-        status = path.stat()
+        # Path is slow, and interns the names of all files.
+        status = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError) as error:
         raise _unreadable(name, path, error) from error
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & 0x7FFFFFFFFFFFFFFF
@@ -274,7 +275,7 @@ def hash_images(split: Split, contents: Contents) -> tuple[NDArray[np.int64], ND
             if isinstance(content, bytes):
                 digests_N32[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
             else:
-                path = Path(str(cell.get("path")))
+                path = str(cell.get("path"))
                 stamps_N4[index] = stamp_of(name, path)
                 files.append((name, path))
                 places.append(index)
@@ -300,13 +301,13 @@ def _in_parts(
         yield from zip(part, pool.map(function, part), strict=True)
 
 
-def _hash(name: str, path: Path) -> bytes:
+def _hash(name: str, path: str | Path) -> bytes:
     try:
         return bytes.fromhex(hash_file(path))
     except (OSError, ValueError) as error:
         raise _unreadable(name, path, error) from error
 
 
-def _unreadable(name: str, path: Path, error: Exception) -> DataError:
+def _unreadable(name: str, path: str | Path, error: Exception) -> DataError:
     got = f"{getattr(error, 'strerror', None) or error}: {printable(path)}"
     return DataError(f"Image {name} must be readable", got=got, fix=RESTORE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ def are_hashed(splits: Iterable[Split], most: int = HASHED_BYTES) -> bool:
         for start in range(0, len(split), ROWS):
             for key, cell in split.cells(start, min(start + ROWS, len(split))):
                 embedded = isinstance(cell.get("bytes"), bytes)
-                total += 0 if embedded else stamp_of(key, Path(str(cell.get("path"))))[0]
+                total += 0 if embedded else stamp_of(key, str(cell.get("path")))[0]
             if total > most:
                 return False
     return True
@@ -111,5 +110,5 @@ def _content(key: str, cell: Cell) -> bytes:
     content = cell.get("bytes")
     if isinstance(content, bytes):
         return content
-    size, modified, *_ = stamp_of(key, Path(str(cell.get("path"))))
+    size, modified, *_ = stamp_of(key, str(cell.get("path")))
     return repr((size, modified // NANOSECONDS)).encode()

@@ -35,7 +35,7 @@ CHUNK = 256
 NAMED = 10
 
 
-def decode_rgb(data: bytes | Path, *, name: str, short: int | None = None) -> Image.Image:
+def decode_rgb(data: bytes | str | Path, *, name: str, short: int | None = None) -> Image.Image:
     """Decode an image file to 8-bit RGB and apply its EXIF orientation.
 
     Transparent images are composited over white. 16-bit grayscale is scaled by 1/257 to 8 bits; of 16-bit
@@ -93,7 +93,7 @@ def decode_cell(cell: dict[str, bytes | str | None], *, name: str, short: int | 
         return decode_rgb(data, name=name, short=short)
     if not path:
         raise ImageError(f"Image {name} must hold bytes or a path", got="an empty cell", fix=REPAIR)
-    return decode_rgb(Path(str(path)), name=name, short=short)
+    return decode_rgb(str(path), name=name, short=short)
 
 
 def decode_all(

@@ -25,7 +25,7 @@ BYTES, BYTES_PER_PIXEL = 1 << 30, 8
 PROGRAMS = frozenset({"EPS"})
 
 
-def load_picture(data: bytes | Path, *, name: str, short: int | None = None) -> Image.Image:
+def load_picture(data: bytes | str | Path, *, name: str, short: int | None = None) -> Image.Image:
     """Open an image file with PIL and load its pixels; metadata that cannot be read are ignored.
 
     Args:
@@ -125,7 +125,7 @@ def _reason(error: Exception, content: bytes) -> str:
     return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
-def read_file(path: Path, name: str) -> bytes:
+def read_file(path: str | Path, name: str) -> bytes:
     """Read a file of an image.
 
     Args:

@@ -41,18 +41,23 @@ def open_file(file: str) -> IO[bytes]:
         raise OSError(str(error)) from error
 
 
-def modified(file: str) -> int:
-    """Time of modification in nanoseconds; 0 for a file of the hub, whose revision is part of its name.
+def version_of(file: str) -> tuple[int, ...]:
+    """Times of modification and change in nanoseconds, size, and inode, by which a replaced file is noticed.
+
+    They are zeros for a file of the hub, whose revision is part of its name.
 
     Raises:
         OSError: the file does not exist.
 
     Example:
-        >>> modified(__file__) > 0, modified("hf://datasets/jane/birds@main/train.parquet")
-        (True, 0)
+        >>> version_of(__file__) == version_of(__file__), version_of("hf://datasets/jane/birds@1a2b/x.parquet")
+        (True, (0, 0, 0, 0))
     """
+    if is_remote(file):
+        return 0, 0, 0, 0
     # Path is slower than all that is done with it here.
-    return 0 if is_remote(file) else os.stat(file).st_mtime_ns  # noqa: PTH116
+    status = os.stat(file)  # noqa: PTH116
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def name_of(file: str | Path) -> str:

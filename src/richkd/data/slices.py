@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from richkd.core.errors import DataError, ImageError
 from richkd.data.file_types import printable
-from richkd.data.remote import modified, open_file
+from richkd.data.remote import open_file, version_of
 
 # Name of the column that says where the bytes of an image are.
 COLUMN = "richkd: slice"
@@ -57,13 +57,13 @@ def read_slice(slice_: Mapping[str, Any], name: str) -> bytes:
     file, size = slice_["file"], slice_["size"]
     try:
         with open_file(file) as opened:
-            changed = modified(file)
+            modified, *_ = version_of(file)
             opened.seek(slice_["offset"])
             content = opened.read(size)
     except OSError as error:
         got = error.strerror or str(error)
         raise ImageError(_rule(name, file), got=got, fix="restore the file.") from error
-    if len(content) < size or changed != slice_["modified"]:
+    if len(content) < size or modified != slice_["modified"]:
         got = f"{len(content):,} of {size:,} bytes" if len(content) < size else "a file that was changed"
         raise ImageError(_rule(name, file), got=got, fix=REPEAT)
     return content
@@ -72,12 +72,12 @@ def read_slice(slice_: Mapping[str, Any], name: str) -> bytes:
 def _read_cell(slice_: Mapping[str, Any], name: str) -> bytes:
     file = slice_["file"]
     try:
-        changed = modified(file)
-        images = _row_group(file, changed, slice_["group"], slice_["column"])
+        version = version_of(file)
+        images = _row_group(file, version, slice_["group"], slice_["column"])
         content: bytes = images[slice_["offset"]].as_py()
     except (OSError, IndexError, pyarrow.ArrowException) as error:
         raise ImageError(_rule(name, file), got=str(error), fix="restore the file.") from error
-    if changed != slice_["modified"]:
+    if version[0] != slice_["modified"]:
         raise ImageError(_rule(name, file), got="a file that was changed", fix=REPEAT)
     return content
 
@@ -87,8 +87,8 @@ def _rule(name: str, file: str) -> str:
 
 
 @lru_cache(maxsize=KEPT)
-def _row_group(file: str, changed: int, group: int, column: str) -> pyarrow.ChunkedArray:
-    """The encoded images of a row group. ``changed`` tells a replaced file from the one before."""
+def _row_group(file: str, version: tuple[int, ...], group: int, column: str) -> pyarrow.ChunkedArray:
+    """The encoded images of a row group. The version tells a replaced file from the one before."""
     with open_file(file) as content, pyarrow.parquet.ParquetFile(content) as opened:
         cells = opened.read_row_group(group, columns=[f"{column}.bytes"]).column(0)
     return pyarrow.chunked_array([chunk.field("bytes") for chunk in cells.chunks])

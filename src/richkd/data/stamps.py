@@ -69,7 +69,7 @@ class Stamps:
         """
         if self.stamps_N4 is None or self.digests_N32 is None or isinstance(cell.get("bytes"), bytes):
             return
-        path = Path(str(cell.get("path")))
+        path = str(cell.get("path"))
         now, then = stamp_of(name, path), tuple(self.stamps_N4[index].tolist())
         # A file that was only copied, or whose rights were changed, has the same pixels.
         if now != then and not _has_content(path, self.digests_N32[index].tobytes()):
@@ -113,7 +113,7 @@ def _table_stamp(split: Split) -> tuple[int, Stamp] | None:
     return key_of(text), (first, second, third, fourth)
 
 
-def _has_content(path: Path, digest: bytes) -> bool:
+def _has_content(path: str, digest: bytes) -> bool:
     try:
         return bytes.fromhex(hash_file(path)) == digest
     except OSError:

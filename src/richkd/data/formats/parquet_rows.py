@@ -14,7 +14,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
-from richkd.data.remote import modified, name_of, open_file
+from richkd.data.remote import name_of, open_file, version_of
 from richkd.data.slices import COLUMN, FEATURE
 
 # Largest images of a row group in bytes: reading one image decompresses all of them.
@@ -102,7 +102,7 @@ def _rows(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows of all files, with places instead of images."""
     image = arguments["image"]
     for file in arguments["files"]:
-        place = {"file": file, "modified": modified(file), "size": None, "column": image}
+        place = {"file": file, "modified": version_of(file)[0], "size": None, "column": image}
         with _opened(file) as opened:
             others = [name for name in opened.schema_arrow.names if name != image]
             for group in range(opened.num_row_groups):
