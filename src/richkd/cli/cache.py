@@ -13,7 +13,7 @@ from rich.table import Table
 
 from richkd.cli.exit_status import STOPPED
 from richkd.cli.json_output import Json, json_alone
-from richkd.cli.options import config_of, configured, whole
+from richkd.cli.options import config_of, configured, place, whole
 from richkd.config.schema import Config
 from richkd.core.output import lasting
 from richkd.core.quick_imports import quick_imports
@@ -30,7 +30,7 @@ cache = App(
     help_epilogue="",
 )
 
-Folder = Annotated[Path, Parameter(help="folder of the teacher cache")]
+Folder = Annotated[Path, Parameter(help="folder of the teacher cache", converter=place)]
 
 
 @cache.command
@@ -74,7 +74,7 @@ def fill(*, config: Config) -> None:
 @cache.command(name="import")
 @configured("teacher_cache", "data", "student", "seed")
 def import_(
-    file: Annotated[Path, Parameter(help="outputs computed elsewhere (.npz, .safetensors)")],
+    file: Annotated[Path, Parameter(help="outputs computed elsewhere (.npz, .safetensors)", converter=place)],
     /,
     *,
     config: Config,
@@ -151,7 +151,9 @@ def verify(
     folder: Folder,
     /,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
-    recipe: Annotated[Path | None, Parameter(name=["--config", "-c"], help="recipe of a run")] = None,
+    recipe: Annotated[
+        Path | None, Parameter(name=["--config", "-c"], help="recipe of a run", converter=place)
+    ] = None,
     sample: Annotated[
         int, Parameter(help="outputs per cache to compute again", show_default=True, converter=whole)
     ] = 256,

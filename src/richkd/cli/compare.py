@@ -16,7 +16,10 @@ from richkd.core.quick_imports import quick_imports
 
 
 def compare(
-    plan: Annotated[Path, Parameter(help="YAML file with methods:, seeds: and so on; see docs/compare.md")],
+    plan: Annotated[
+        Path,
+        Parameter(help="YAML file with methods:, seeds: and so on; see docs/compare.md", converter=place),
+    ],
     /,
     *,
     out: Annotated[

@@ -7,16 +7,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import whole
+from richkd.cli.options import place, whole
 from richkd.core.output import lasting
 from richkd.core.quick_imports import quick_imports
 
 
 def demo(
     *,
-    out: Annotated[Path, Parameter(help="folder for the demo's data and runs", show_default=True)] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, Parameter(help="folder for the demo's data and runs", show_default=True, converter=place)
+    ] = Path("runs/demo"),
     seed: Annotated[int, Parameter(help="seed of all runs", show_default=True, converter=whole)] = 0,
 ) -> None:
     """Run the whole pipeline on real handwritten digits with a tiny CLIP; nothing is downloaded.

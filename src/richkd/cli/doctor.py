@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.exit_status import FAILED
+from richkd.cli.options import place
 from richkd.core.json_text import to_json
 from richkd.core.quick_imports import quick_imports
 
@@ -19,7 +20,7 @@ def doctor(
     json: Annotated[bool, Parameter(help="print JSON; sizes are in bytes", negative="")] = False,
     offline: Annotated[bool, Parameter(help="do not try to reach the hub", negative="")] = False,
     runs: Annotated[
-        Path, Parameter(help="folder of runs, whose free space is shown", show_default=True)
+        Path, Parameter(help="folder of runs, whose free space is shown", show_default=True, converter=place)
     ] = Path("runs"),
 ) -> None:
     """Describe machine and installation for a bug report, and say what is probably wrong, with a fix.

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import ChosenCheckpoint, evaluating
+from richkd.cli.options import ChosenCheckpoint, evaluating, place
 from richkd.config.schema import EvaluateConfig
 from richkd.core.quick_imports import quick_imports
 
@@ -27,7 +27,7 @@ def evaluate(
     config: EvaluateConfig,
     data: Annotated[str, Parameter(help="image folder, folder of parquet files, or hub name")],
     weights: Annotated[
-        Path | None, Parameter(help="checkpoint, if the only model is a network's name")
+        Path | None, Parameter(help="checkpoint, if the only model is a network's name", converter=place)
     ] = None,
     json: Annotated[bool, Parameter(help="print all figures as JSON")] = False,
     checkpoint: ChosenCheckpoint = None,

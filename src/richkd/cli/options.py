@@ -108,7 +108,8 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
             annotation=Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
         )
         recipe_type = Annotated[
-            Path | None, Parameter(name=["--config", "-c"], help="YAML recipe; options win over it")
+            Path | None,
+            Parameter(name=["--config", "-c"], help="YAML recipe; options win over it", converter=place),
         ]
         recipe = inspect.Parameter("recipe", KEYWORD, default=None, annotation=recipe_type)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.options import ChosenCheckpoint, whole
+from richkd.cli.options import ChosenCheckpoint, place, whole
 from richkd.core.quick_imports import quick_imports
 
 
@@ -35,7 +35,9 @@ def predict(
             negative="",
         ),
     ] = False,
-    out: Annotated[Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="write to this file (.json, .jsonl, .csv or text)", converter=place)
+    ] = None,
     checkpoint: ChosenCheckpoint = None,
 ) -> None:
     """Print the most probable classes of images.

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.json_output import Json, json_alone
-from richkd.cli.options import evaluating
+from richkd.cli.options import evaluating, place
 from richkd.config.schema import EvaluateConfig
 from richkd.core.quick_imports import quick_imports
 
@@ -18,7 +18,9 @@ def report(
     *runs: Annotated[str, Parameter(help="run folders; the first run's student is the one to ship")],
     config: EvaluateConfig,
     json: Json = False,
-    out: Annotated[Path | None, Parameter(help="folder of the page (default: RUN/report)")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="folder of the page (default: RUN/report)", converter=place)
+    ] = None,
 ) -> None:
     """Write a page that evaluates a student: report.html, report.md and summary.json.
 

@@ -16,7 +16,10 @@ from richkd.core.quick_imports import quick_imports
 
 
 def tune(
-    plan: Annotated[Path, Parameter(help="YAML file with methods:, epochs: and budget:; see docs/tune.md")],
+    plan: Annotated[
+        Path,
+        Parameter(help="YAML file with methods:, epochs: and budget:; see docs/tune.md", converter=place),
+    ],
     /,
     *,
     out: Annotated[

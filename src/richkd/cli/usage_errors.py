@@ -36,7 +36,7 @@ def as_config_error(error: CycloptsError, app: App) -> ConfigError:
         ... except CycloptsError as error:
         ...     print(as_config_error(error, app))
         Option --epochs must be a whole number
-        Got: many
+        Got: 'many'
         Fix: `richkd distill --help` shows how it is used.
     """
     command = " ".join(("richkd", *(error.command_chain or ())))
@@ -49,15 +49,17 @@ def as_config_error(error: CycloptsError, app: App) -> ConfigError:
     if isinstance(error, MissingArgumentError):
         return ConfigError(f"{name} must be given", got="no value", fix=shown)
     if isinstance(error, CoercionError):
-        token = error.token
-        got = None if token is None else str(token.value)
-        return ConfigError(f"{name} must be {kind_of(error.target_type)}", got=got, fix=shown)
+        got = repr(error.token.value) if error.token is not None else None
+        kind = kind_of(error.target_type)
+        # A converter of this package says itself what is wrong.
+        rule = f"{name} must be {kind}" if kind else f"{name} cannot be used: {error.msg}"
+        return ConfigError(rule, got=got, fix=shown)
     if isinstance(error, RepeatArgumentError):
         return ConfigError(f"{name} must be given once", got="several values", fix="keep one of them.")
     if isinstance(error, UnknownOptionError):
         collections = error.argument_collection or ()
         known = [option for argument in collections for option in argument.names if option.startswith("-")]
-        option = str(error.token.keyword)
+        option = str(error.token.keyword or error.token.value)
         return ConfigError(f"{command} has no option {option}", fix=nearest(option, known, shown))
     if isinstance(error, UnusedCliTokensError):
         words = " ".join(error.unused_tokens or ())
@@ -66,7 +68,7 @@ def as_config_error(error: CycloptsError, app: App) -> ConfigError:
 
 
 def kind_of(hint: Any) -> str:
-    """What a value of a type is, in words.
+    """What a value of a type is, in words; empty for other types.
 
     Example:
         >>> kind_of(int | None), kind_of(list[float]), kind_of(Literal["onnx", "pt2"])
@@ -77,7 +79,7 @@ def kind_of(hint: Any) -> str:
         return " or ".join(map(str, inner))
     if origin in (Union, UnionType, list, tuple) and inner:
         return kind_of(inner[0])
-    return KINDS.get(hint, "another value")
+    return KINDS.get(hint, "")
 
 
 def _named(error: CycloptsError) -> str:

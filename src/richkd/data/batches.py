@@ -219,6 +219,13 @@ def refuse_remote(split: Split, size: int) -> None:
 
     Raises:
         DataError: they are on the hub.
+
+    Example:
+        >>> import datasets
+        >>> from richkd.data.columns import as_split
+        >>> cells = [{"bytes": b"", "path": None}] * 2
+        >>> rows = datasets.Dataset.from_dict({"image": cells, "label": ["ant", "bee"]})
+        >>> refuse_remote(as_split(rows, "train", "example"), size=1 << 40)
     """
     if split.remote:
         raise DataError(

@@ -27,6 +27,11 @@ def open_file(file: str) -> IO[bytes]:
 
     Raises:
         OSError: it cannot be opened, or the hub cannot be reached.
+
+    Example:
+        >>> with open_file(__file__) as file:
+        ...     len(file.read(3))
+        3
     """
     if not is_remote(file):
         return open_regular(file)

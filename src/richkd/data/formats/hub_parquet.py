@@ -52,6 +52,13 @@ def list_files(name: str) -> HubFiles | None:
 
     Raises:
         OSError, ValueError, RuntimeError: no such data set, or no network.
+
+    Example:
+        >>> try:
+        ...     list_files("not a name")
+        ... except ValueError as error:
+        ...     print(type(error).__name__)
+        HFValidationError
     """
     import huggingface_hub
 
@@ -97,6 +104,10 @@ def open_downloaded(name: str) -> dict[str, datasets.Dataset] | None:
 
     Raises:
         DataError: a file cannot be read.
+
+    Example:
+        >>> open_downloaded("not a name") is None
+        True
     """
     files = _download(name) or _kept(name)
     if files is None or any(column_of_images(paths) is None for paths in files.values()):
@@ -146,6 +157,13 @@ def open_remote(uri: str) -> dict[str, datasets.Dataset]:
 
     Raises:
         DataError: no such data set, no network, or files of which single images cannot be read.
+
+    Example:
+        >>> try:
+        ...     open_remote("hf://birds")
+        ... except DataError as error:
+        ...     print(error.rule)
+        A data set that is read from the hub is named hf://datasets/OWNER/NAME
     """
     named = URI.fullmatch(uri)
     if named is None:

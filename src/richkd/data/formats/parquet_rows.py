@@ -58,6 +58,16 @@ def open_in_place(files: Sequence[str | Path], image: str, name: str) -> dataset
     Raises:
         OSError, ValueError, pyarrow.ArrowException, datasets.exceptions.DatasetsError: the files cannot be
             read as one table.
+
+    Example:
+        >>> import tempfile
+        >>> cells = [{"bytes": b"...", "path": None}] * 3
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "zoo.parquet"
+        ...     size = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 0]}).to_parquet(file)
+        ...     rows = open_in_place([file], "image", "example")
+        >>> rows["label"][:], rows[0][COLUMN]["group"]
+        ([0, 1, 0], 0)
     """
     with _opened(files[0]) as opened:
         features = datasets.Features.from_arrow_schema(opened.schema_arrow)
