@@ -109,14 +109,14 @@ def open_downloaded(name: str) -> dict[str, datasets.Dataset] | None:
         >>> open_downloaded("not a name") is None
         True
     """
-    files = _download(name) or _kept(name)
-    if files is None or any(column_of_images(paths) is None for paths in files.values()):
+    files = _download(name)
+    if not files or any(column_of_images(paths) is None for paths in files.values()):
         return None
     return {split: open_parquet(paths) for split, paths in files.items()}
 
 
 def _download(name: str) -> dict[str, list[Path]] | None:
-    """The files of each split, which are downloaded unless they were before; None without a network."""
+    """The files of each split, which are downloaded unless they were before; None if there are none."""
     import huggingface_hub
 
     try:
@@ -126,9 +126,9 @@ def _download(name: str) -> dict[str, list[Path]] | None:
         names = [file for files in found.splits.values() for file in files]
         folder = huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=names)
         return {split: [Path(folder, file) for file in files] for split, files in found.splits.items()}
-    # Errors of the network are those of an HTTP library. The caller asks again in another way, and says why.
+    # Errors of the network are those of an HTTP library. Without files, the caller asks again and says why.
     except Exception:
-        return None
+        return _kept(name)
 
 
 def _kept(name: str) -> dict[str, list[Path]] | None:
