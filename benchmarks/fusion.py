@@ -20,7 +20,10 @@ from torch import Tensor
 
 from richkd import load_config
 from richkd.config.schema import FusionConfig
-from richkd.fusion.fusion import Fusion, HeldOut, fuse, measure_target_shift
+from richkd.fusion.alone import measure_target_shift
+from richkd.fusion.fuse import fuse
+from richkd.fusion.fusion import Fusion
+from richkd.fusion.held_out import HeldOut
 from richkd.metrics.accuracy import measure
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.base import Teacher

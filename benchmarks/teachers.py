@@ -18,7 +18,8 @@ from timing import machine, save
 
 from richkd.config.loading import load_config
 from richkd.config.schema import FusionConfig
-from richkd.fusion.fusion import HeldOut, fuse
+from richkd.fusion.fuse import fuse
+from richkd.fusion.held_out import HeldOut
 from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import fit_temperature
 from richkd.pipeline.assemble import assemble

@@ -1,4 +1,4 @@
-"""What every test shares: where the real data lie, and one thread for each test process."""
+"""What every test shares: where the real data lie, and one thread for each process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 if TYPE_CHECKING:
     from tests.fixtures import World
 
-# Several test processes share the machine; more threads than cores make all of them slower.
+# Several test processes share the machine; more threads than cores make all of them slower. The variable is
+# for the commands, kernels and launchers that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

@@ -16,21 +16,15 @@ from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED, Output
+from richkd.fusion.alone import first_alone, last_alone, measure_target_shift
 from richkd.fusion.feature_scale import FeatureScale
 from richkd.fusion.fit import fit_simplex
-from richkd.fusion.fusion import (
-    Fusion,
-    HeldOut,
-    alpha_shares,
-    first_alone,
-    fuse,
-    identity_fusion,
-    last_alone,
-    measure_target_shift,
-    needs_held_out,
-)
+from richkd.fusion.fuse import fuse
+from richkd.fusion.fusion import Fusion, identity_fusion
+from richkd.fusion.held_out import HeldOut
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
 from richkd.fusion.ood import fit_ood_weights
+from richkd.fusion.presets import alpha_shares, needs_held_out
 from richkd.fusion.scale import Scale
 from richkd.metrics.multipliers import fit_multipliers
 from tests.metrics.test_multipliers import labeled, teacher

@@ -10,9 +10,11 @@ from richkd.config.choices import MIXINGS
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError
 from richkd.fusion import mixing as functions
-from richkd.fusion.fusion import HeldOut, alpha_shares, fuse, needs_held_out
+from richkd.fusion.fuse import fuse
+from richkd.fusion.held_out import HeldOut
 from richkd.fusion.mixing import Gate, LogPool
 from richkd.fusion.mixings import WayOfMixing, candidates
+from richkd.fusion.presets import alpha_shares, needs_held_out
 from richkd.fusion.scale import on_scales
 from richkd.fusion.select import choose
 from tests.fixtures import refusal

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.config.schema import FusionConfig
-from richkd.fusion.fusion import HeldOut, fuse
+from richkd.fusion.fuse import fuse
+from richkd.fusion.held_out import HeldOut
 from richkd.metrics.calibration import fit_temperature
 
 TEST_IMAGES = 1000

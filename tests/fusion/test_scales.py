@@ -9,8 +9,10 @@ from pydantic import ValidationError
 from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError
-from richkd.fusion.fusion import HeldOut, fuse, needs_held_out
+from richkd.fusion.fuse import fuse
+from richkd.fusion.held_out import HeldOut
 from richkd.fusion.mixing import LogPool
+from richkd.fusion.presets import needs_held_out
 from richkd.fusion.scale import Scale
 from tests.fixtures import refusal
 from tests.fusion.test_fit import labeled, mean_nll, teacher

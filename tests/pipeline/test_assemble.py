@@ -12,7 +12,7 @@ from richkd.config.schema import ModelConfig
 from richkd.core.errors import ClassError, ClipError, ConfigError, DataError, ModelError, RichKDError
 from richkd.data.sources import open_data
 from richkd.export.student import save_student
-from richkd.fusion.fusion import measure_target_shift
+from richkd.fusion.alone import measure_target_shift
 from richkd.models.build import build_network
 from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.assemble import Parts, assemble, build_student

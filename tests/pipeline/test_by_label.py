@@ -17,7 +17,7 @@ from richkd.core.errors import CheckpointError, ConfigError, DataError
 from richkd.core.interrupt import Interrupted
 from richkd.core.types import UNLABELED
 from richkd.evaluate.models import open_teachers
-from richkd.fusion.fusion import measure_target_shift
+from richkd.fusion.alone import measure_target_shift
 from richkd.pipeline import fuse, sharpen
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.sharpen import FACTORS, read_factors

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from richkd.core.errors import ConfigError
 from richkd.core.types import Output, Target
-from richkd.fusion.fusion import measure_target_shift
+from richkd.fusion.alone import measure_target_shift
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.signal import measure_signal, training_outputs
 from richkd.teachers.controls import permutation

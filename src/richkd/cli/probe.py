@@ -45,7 +45,8 @@ def probe(*, config: Config, json: Json = False) -> None:
         from richkd.pipeline.assemble import assemble
         from richkd.pipeline.teacher_check import report_sizes
         from richkd.reporting.probe.page import numbers, write_probe
-        from richkd.reporting.probe.probe import check_probe, probe_config, run_probe
+        from richkd.reporting.probe.probe import run_probe
+        from richkd.reporting.probe.settings import check_probe, probe_config
         from richkd.reporting.probe.terminal import print_probe
 
     console = Terminal()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from richkd.config.schema import Config, FusionConfig, MixingConfig
-from richkd.fusion.fusion import PAPER_ALPHA, scale_and_mixing
 from richkd.fusion.mixings import ALPHA
+from richkd.fusion.presets import PAPER_ALPHA, scale_and_mixing
 
 # Kinds of training images.
 ALL, LABELED, WITHOUT = "all", "labeled", "unlabeled"

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from richkd.core.errors import ConfigError
 from richkd.core.types import Batch, LossTerms, Output, Target
-from richkd.fusion.fusion import Fusion, HeldOut, fuse, needs_held_out
+from richkd.fusion.fuse import fuse
+from richkd.fusion.fusion import Fusion
+from richkd.fusion.held_out import HeldOut
+from richkd.fusion.presets import needs_held_out
 from richkd.loops.models import CLIP, STUDENT, AnyModel, adapted, shapes_of
 from richkd.loops.settings import (
     check_features,

@@ -11,7 +11,8 @@ from richkd.config.entropy import OWN
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.data.stores import Stores
-from richkd.fusion.fusion import Fusion, TargetShift, first_alone, last_alone
+from richkd.fusion.alone import TargetShift, first_alone, last_alone
+from richkd.fusion.fusion import Fusion
 from richkd.pipeline.sharpen import Sharpener
 from richkd.pipeline.signal import shifts_of
 from richkd.pipeline.targets import TargetSource

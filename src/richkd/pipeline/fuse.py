@@ -17,15 +17,11 @@ from richkd.data.split import evenly_spaced
 from richkd.data.stores import Stores
 from richkd.fusion.by_label import ALL, LABELED, WITHOUT, ByLabel, setting_of
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
-from richkd.fusion.fusion import (
-    Fusion,
-    HeldOut,
-    average_fusion,
-    fuse,
-    identity_fusion,
-    needs_held_out,
-)
+from richkd.fusion.fuse import average_fusion, fuse
+from richkd.fusion.fusion import Fusion, identity_fusion
+from richkd.fusion.held_out import HeldOut
 from richkd.fusion.ood import fit_ood_weights
+from richkd.fusion.presets import needs_held_out
 from richkd.pipeline.targets import TargetSource
 from richkd.teachers.base import Teacher
 from richkd.teachers.clip.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights

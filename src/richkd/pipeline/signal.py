@@ -17,8 +17,9 @@ from richkd.core.types import Output, Target
 from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
+from richkd.fusion.alone import TargetShift, first_alone, measure_target_shift
 from richkd.fusion.entropy import mean_entropy
-from richkd.fusion.fusion import Fusion, TargetShift, first_alone, measure_target_shift
+from richkd.fusion.fusion import Fusion
 from richkd.pipeline.targets import TargetSource, of_kind
 from richkd.teachers.predict import divided
 

@@ -15,7 +15,7 @@ from tests.reporting.probe.test_probe import parts, probed
 
 from richkd.pipeline.assemble import Parts
 from richkd.reporting.probe.page import render, write_probe
-from richkd.reporting.probe.probe import Probe
+from richkd.reporting.probe.result import Probe
 
 __all__ = ["parts"]  # a fixture
 VOID = {"meta", "br", "img", "link", "hr", "input"}

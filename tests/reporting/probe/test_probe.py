@@ -28,7 +28,9 @@ from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.targets import TargetSource
 from richkd.reporting.probe.figures import gains_by_class, similar_names
 from richkd.reporting.probe.page import render
-from richkd.reporting.probe.probe import Probe, probe_config, run_probe
+from richkd.reporting.probe.probe import run_probe
+from richkd.reporting.probe.result import Probe
+from richkd.reporting.probe.settings import probe_config
 from richkd.reporting.probe.terminal import print_probe
 from richkd.reporting.probe.verdict import Outcome, explanation, headline, outcome, warnings
 from richkd.teachers.base import Teacher

@@ -12,7 +12,8 @@ from richkd.evaluate.model_report import CERTAIN
 from richkd.metrics.calibration import Reliability
 from richkd.metrics.confidence import COVERAGES, State
 from richkd.reporting.probe.figures import MATCHED, TeacherFigures
-from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER, Probe
+from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER
+from richkd.reporting.probe.result import Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, Outcome, explanation, headline, outcome, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10

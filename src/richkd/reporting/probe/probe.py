@@ -7,35 +7,28 @@ fitted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from richkd.config.schema import Config, FusionConfig, MethodConfig
-from richkd.core.errors import ConfigError, DataError, Problems
-from richkd.core.files import refuse_unwritable
+from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED
 from richkd.core.waiting import still
 from richkd.data.held_out import held_out_split
 from richkd.data.split import Split, evenly_spaced
-from richkd.evaluate.model_report import Confidence, Confusion, confidence_of, confusions_of, losses_of
-from richkd.fusion.fusion import HeldOut, TargetShift, alpha_shares, measure_target_shift
+from richkd.evaluate.model_report import confidence_of, confusions_of, losses_of
+from richkd.fusion.alone import TargetShift, measure_target_shift
+from richkd.fusion.held_out import HeldOut
 from richkd.fusion.mixing import LogPool
+from richkd.fusion.presets import alpha_shares
 from richkd.fusion.scale import Scale, on_scales
 from richkd.fusion.select import Choice, choose
-from richkd.methods.objective import logit_temperature, read_objective
 from richkd.metrics.accuracy import measure
-from richkd.metrics.calibration import Reliability, fit_temperature
-from richkd.metrics.confidence import Moves
+from richkd.metrics.calibration import fit_temperature
 from richkd.pipeline.assemble import Parts
-from richkd.pipeline.roles import ADD_CLIP, ADD_TEACHER
 from richkd.pipeline.signal import training_outputs
 from richkd.reporting.probe.figures import (
-    ClassGain,
-    TeacherFigures,
     calibrated,
     confidence_moves,
     gains_by_class,
@@ -44,129 +37,17 @@ from richkd.reporting.probe.figures import (
     share,
     similar_names,
 )
+from richkd.reporting.probe.result import Probe
 from richkd.teachers.base import Teacher, ZeroShot
-from richkd.teachers.clip.class_name_advice import NameAdvice, advise_on_names
+from richkd.teachers.clip.class_name_advice import advise_on_names
 from richkd.teachers.clip.prompt_weights import PromptTable, prompt_table
 from richkd.teachers.predict import outputs_of
 
 TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
 ALPHAS = tuple(i / 20 for i in range(21))
-# The fused teacher is better if its gain is larger than this many standard errors.
-CLEAR = 2.0
 SIMILAR_PAIRS = 8
 # Maximum number of images on which the accuracy on training images is measured.
 TRAIN_IMAGES = 512
-
-
-@dataclass(frozen=True)
-class Probe:
-    """All metrics of a probe; made by `run_probe`.
-
-    "Teacher" is the vision teacher, or the mean of several ones.
-
-    Attributes:
-        split: name of the split of held-out images.
-        images: number of held-out images.
-        bare: classes without a held-out image.
-        class_count: number of classes.
-        labeled: number of labeled training images.
-        unlabeled: number of unlabeled training images.
-        teachers: the vision teachers (several ones are followed by their mean, "teacher"), then CLIP.
-        fusions: the presets; the last one, ``default``, is cross-fitted.
-        both: fraction of images that teacher and CLIP classify correctly.
-        teacher_only: fraction of images that only the teacher classifies correctly.
-        clip_only: fraction of images that only CLIP classifies correctly.
-        neither: fraction of images that neither classifies correctly.
-        choice: cross-fitted scores of all ways of mixing, and the selected one.
-        curve: (α, accuracy, NLL) of calibrated teachers, mixed with the weight α for the teacher.
-        reliability: reliability diagrams of teacher, CLIP and default fusion, by name.
-        confidence: confident predictions and selective risk of the same three.
-        moves: changes in correctness and confidence from the teacher to the default fusion.
-        classes: accuracy of each class with the teacher and the default fusion, the largest gain first.
-        confusions: the most frequent confusion of each class with CLIP.
-        alike: pairs of class names with similar text embeddings.
-        signals: difference of each preset's target from the teacher's outputs on training views, by preset.
-        names: class names that CLIP may misunderstand.
-        prompts: accuracy of each prompt template; None if embeddings of single prompts are not available.
-        train_top1: accuracy of the first teacher on its training images.
-        gain: calibrated NLL of the teacher minus that of the default fusion, both cross-fitted, in nats.
-        error: standard error of ``gain``.
-    """
-
-    split: str
-    images: int
-    bare: tuple[str, ...]
-    class_count: int
-    labeled: int
-    unlabeled: int
-    teachers: tuple[TeacherFigures, ...]
-    fusions: tuple[TeacherFigures, ...]
-    both: float
-    teacher_only: float
-    clip_only: float
-    neither: float
-    choice: Choice
-    curve: tuple[tuple[float, float, float], ...]
-    reliability: dict[str, Reliability]
-    confidence: tuple[Confidence, ...]
-    moves: Moves
-    classes: tuple[ClassGain, ...]
-    confusions: tuple[Confusion, ...]
-    alike: tuple[tuple[str, str, float], ...]
-    signals: dict[str, TargetShift]
-    names: tuple[NameAdvice, ...]
-    prompts: PromptTable | None
-    train_top1: float
-    gain: float
-    error: float
-
-    @property
-    def teacher(self) -> TeacherFigures:
-        """The vision teacher, or the mean of several ones."""
-        return self.teachers[-2]
-
-    @property
-    def clip(self) -> TeacherFigures:
-        """CLIP."""
-        return self.teachers[-1]
-
-    @property
-    def fused(self) -> TeacherFigures:
-        """The default fusion."""
-        return self.fusions[-1]
-
-    @property
-    def helps(self) -> bool:
-        """Whether the fused teacher is better: ``gain`` > 2 standard errors."""
-        return self.gain > CLEAR * self.error
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields except the fused logits, as a dictionary that can be written as JSON."""
-        plain = {
-            name: getattr(self, name)
-            for name in ("split", "images", "bare", "labeled", "unlabeled", "gain", "error", "train_top1")
-        }
-        return plain | {
-            "teachers": {teacher.name: teacher.to_dict() for teacher in self.teachers},
-            "fusions": {teacher.name: teacher.to_dict() for teacher in self.fusions},
-            "right": {
-                "both": self.both,
-                "teacher only": self.teacher_only,
-                "CLIP only": self.clip_only,
-                "neither": self.neither,
-            },
-            "mixing": {"chosen": self.choice.name, "candidates": [asdict(c) for c in self.choice.candidates]},
-            "alpha": [{"alpha": a, "top1": top1, "nll": nll} for a, top1, nll in self.curve],
-            "reliability": {name: bins.to_dict() for name, bins in self.reliability.items()},
-            "confidence": [confidence.to_dict() for confidence in self.confidence],
-            "moves": self.moves.to_dict(),
-            "classes": [asdict(gain) for gain in self.classes],
-            "confusions": [asdict(confusion) for confusion in self.confusions],
-            "alike": [{"names": [a, b], "cosine": cosine} for a, b, cosine in self.alike],
-            "signals": {name: asdict(result) for name, result in self.signals.items()},
-            "names": [asdict(advice) for advice in self.names],
-            "prompts": asdict(self.prompts) if self.prompts else None,
-        }
 
 
 @dataclass(frozen=True)
@@ -197,67 +78,6 @@ class _Logits:
             CLIP: self.teachers[CLIP],
             FUSED: self.fusions[DEFAULT],
         }
-
-
-def probe_config(config: Config) -> Config:
-    """The settings of a run, with the method, objective and fusion of a probe.
-
-    A probe compares all presets of fusion on logits. Of the objective, it keeps only the temperature of the
-    first loss on a target's logits; without one, that of RichKD is used.
-
-    Example:
-        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}, "fusion": {"features": "phi-s"}}
-        >>> config = Config.model_validate(base | {"objective": {"kd": {"temperature": 4}}})
-        >>> config = probe_config(config)
-        >>> config.fusion.features, config.method.variant, config.objective
-        ('raw', 'l', {'kd': {'temperature': 4.0}})
-    """
-    # This preset needs no fit.
-    own = {"method": MethodConfig(variant="l"), "objective": {}, "fusion": FusionConfig(preset="paper")}
-    probing = config.model_copy(update=own)
-    temperature = logit_temperature(read_objective(config), logit_temperature(read_objective(probing)))
-    return probing.model_copy(update={"objective": {"kd": {"temperature": temperature}}})
-
-
-def check_probe(config: Config, out: Path | None = None) -> None:
-    """Check before anything is opened what a probe compares, and where its page is written.
-
-    Args:
-        config: the settings.
-        out: folder of the page; None if no page is written.
-
-    Raises:
-        ConfigError: no vision teacher or no CLIP is given.
-        CheckpointError: ``out`` cannot be written.
-
-    Example:
-        >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}}
-        >>> try:
-        ...     check_probe(Config.model_validate(base))
-        ... except ConfigError as error:
-        ...     error.got
-        'neither --teacher nor --clip'
-    """
-    problems = Problems()
-    problems.attempt(_check_compared, config)
-    if out is not None:
-        problems.attempt(refuse_unwritable, out)
-    problems.refuse_all()
-
-
-def _check_compared(config: Config) -> None:
-    if config.teachers and config.clip is not None:
-        return
-    missing = [word for word, given in (("--teacher", config.teachers), ("--clip", config.clip)) if not given]
-    advice = {"--teacher": ADD_TEACHER, "--clip": ADD_CLIP}
-    alone = (
-        "" if config.teachers else "; without teachers, `richkd check --method ce` checks data and student"
-    )
-    raise ConfigError(
-        "A probe compares one or several vision teachers with CLIP on held-out images",
-        got=f"no {missing[0]}" if len(missing) == 1 else "neither --teacher nor --clip",
-        fix=f"{', and '.join(advice[word] for word in missing)}{'' if config.teachers else alone}.",
-    )
 
 
 def run_probe(parts: Parts) -> Probe:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from richkd.core.terminal import Terminal
 from richkd.reporting.probe.figures import ClassGain
-from richkd.reporting.probe.probe import Probe
+from richkd.reporting.probe.result import Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, explanation, headline, warnings
 from richkd.teachers.clip.prompt_weights import PromptTable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from richkd.metrics.accuracy import near_chance
-from richkd.reporting.probe.probe import CLEAR, Probe
+from richkd.reporting.probe.result import CLEAR, Probe
 
 # Accuracy on training images from which a teacher's outputs contain little more than the labels.
 SATURATED = 0.99

@@ -27,7 +27,8 @@ from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
 from richkd.pipeline.assemble import Parts
-from richkd.reporting.probe.probe import Probe, run_probe
+from richkd.reporting.probe.probe import run_probe
+from richkd.reporting.probe.result import Probe
 from richkd.training.run_folder import check_run
 
 MISTAKES, CONFUSIONS, EXAMPLES = 12, 6, 4
