@@ -381,13 +381,14 @@ def test_every_form_of_an_option() -> None:
         (["optim.lr", "1"], "Settings are given as --section.name value"),
         (["--lr", "1"], "Did you mean '--optim.lr'?"),
         (["--optim.lrr=1"], "optim.lr'"),
-        (["--zzz"], "`richkd settings` lists all settings"),
+        (["--zzz"], "names are known. `richkd settings` lists all."),
     ],
 )
 def test_options_that_are_not_understood(tokens: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         dotted_overrides(tokens)
     assert message in str(caught.value)
+    assert str(caught.value).count("lists all") <= 1
 
 
 def test_the_list_of_settings_has_each_once_with_its_default() -> None:

@@ -106,6 +106,8 @@ def check(words: Sequence[str], files: Sequence[str] = ()) -> None:
     elif program == "npm":
         assert arguments[:2] == ["install", "--prefix"], words
         assert (ROOT / arguments[2] / "package.json").is_file(), f"{arguments[2]} has no package.json"
+    elif program == "mkdir":
+        assert arguments[0] == "-p", "folders may be there already, and those around them may not"
     elif program in ("python", "ruff", "mypy", "cp"):
         for path in _paths(arguments):
             assert (ROOT / path).exists() or path in files, f"{path} does not exist"

@@ -96,9 +96,8 @@ def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict
         name = _with_underscores(name)
         if name not in known and not _is_free(name):
             hint = nearest_setting(name, options, prefix="--")
-            raise ConfigError(
-                f"There is no option --{name}", fix=f"{hint} `richkd settings` lists all settings."
-            )
+            listing = "" if hint.endswith(LISTING) else f" {LISTING}"
+            raise ConfigError(f"There is no option --{name}", fix=hint + listing)
         if not equals:
             if not remaining:
                 raise ConfigError(f"Option --{name} needs a value", fix=f"write --{name} VALUE.")

@@ -24,7 +24,7 @@ from richkd.core.checksums import SUMS, hash_file, sums_of
 from richkd.core.errors import ModelError
 from richkd.core.visible import one_line
 from richkd.export.places import folder_of
-from richkd.models.saved import CARD, CONFIG, WEIGHTS, check_saved
+from richkd.models.saved import CARD, CONFIG, WEIGHTS, check_saved, saved_folder
 
 # What a card has instead of the name that the student gets on the hub.
 PLACE = "PATH_OF_THIS_FOLDER"
@@ -72,7 +72,7 @@ def plan_upload(student: str | Path, repository: str) -> Upload:
         raise _no_repository(repository, one_line(error)) from None
     if repository.count("/") != 1:
         raise _no_repository(repository, "no owner")
-    folder = _folder_of(student)
+    folder = saved_folder(folder_of(student))
     check_saved(folder)
     found = sorted({path for pattern in UPLOADED for path in folder.glob(pattern) if path.is_file()})
     files: dict[str, bytes | Path] = {path.name: path for path in found}
@@ -137,19 +137,6 @@ def fetch_student(repository: str) -> Path:
     except Exception as error:  # errors of the network have no common class
         raise _not_fetched(repository, error) from None
     return Path(folder)
-
-
-def _folder_of(student: str | Path) -> Path:
-    folder = folder_of(student)
-    folder = folder / "student" if (folder / "student" / CONFIG).is_file() else folder
-    missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
-    if missing:
-        raise ModelError(
-            f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
-            got=f"no {' and no '.join(missing)}",
-            fix="pass a finished run, or the student/ folder in it.",
-        )
-    return folder
 
 
 def _hash_of(content: bytes | Path) -> str:

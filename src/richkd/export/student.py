@@ -55,7 +55,7 @@ from richkd.export.from_checkpoint import (
 from richkd.export.places import folder_of
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
-from richkd.models.saved import CONFIG, WEIGHTS, check_saved
+from richkd.models.saved import CONFIG, WEIGHTS, check_saved, saved_folder
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
@@ -222,8 +222,7 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
     folder = folder_of(path)
     if (file := find_checkpoint(folder, checkpoint)) is not None:
         return _from_checkpoint(file)
-    if (folder / "student" / CONFIG).is_file():
-        folder = folder / "student"
+    folder = saved_folder(folder)
     check_saved(folder)
     try:
         saved = read_json(folder / CONFIG)

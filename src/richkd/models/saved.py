@@ -17,6 +17,31 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 logger = logging.getLogger(__name__)
 
 
+def saved_folder(folder: Path) -> Path:
+    """The folder with the files of a student: the folder itself, or ``student/`` in the folder of a run.
+
+    Raises:
+        ModelError: a file is missing.
+
+    Example:
+        >>> try:
+        ...     saved_folder(Path("no-such-run"))
+        ... except ModelError as error:
+        ...     error.got
+        'no such folder'
+    """
+    if (folder / "student" / CONFIG).is_file():
+        folder = folder / "student"
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
+            got=f"no {' and no '.join(missing)}" if folder.is_dir() else "no such folder",
+            fix="pass the folder of a finished run, or the folder student/ in it.",
+        )
+    return folder
+
+
 def check_saved(folder: Path) -> None:
     """Check the files of a student's folder against its ``SHA256SUMS``.
 
