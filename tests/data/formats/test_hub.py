@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from richkd.data.formats import hub_parquet
 from tests.fixtures import one_thread, without_waits
 from tests.hub_server import Hub, hub_server
 
@@ -95,6 +96,24 @@ def test_a_data_set_is_downloaded_once_or_read_over_the_network(hub: Hub, tmp_pa
     student = "student/model.safetensors"
     runs = ("downloaded", "again", "offline", "away/streamed")
     assert len({(tmp_path / run / student).read_bytes() for run in runs}) == 1
+
+
+def test_a_copy_from_before_is_used_without_a_network_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train-00000-of-00001.parquet"
+    file.write_bytes(shard(4, 0))
+    monkeypatch.setattr(hub_parquet, "_kept", lambda name: {"train": [file]})
+
+    def offline(name: str) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(hub_parquet, "list_files", offline)
+    splits = hub_parquet.open_downloaded(NAME)
+    assert splits is not None and len(splits["train"]) == 4
+    # The data set has other files by now, so the copy is not the data set.
+    monkeypatch.setattr(hub_parquet, "list_files", lambda name: None)
+    assert hub_parquet.open_downloaded(NAME) is None
 
 
 def test_what_cannot_be_read_over_the_network_is_said(hub: Hub, tmp_path: Path) -> None:
