@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,24 @@ CLASSES = ("ant", "bee, wild", "Käfer")
 SHAPES = ((20, 24), (20, 24), (41, 30), (16, 16), (70, 20))
 
 
-def make_student(folder: Path, name: str = "cifar_resnet8", size: int = 16, temperature: float = 1.5) -> Path:
+def make_student(
+    folder: Path,
+    name: str = "cifar_resnet8",
+    size: int = 16,
+    temperature: float = 1.5,
+    classes: Sequence[str] = CLASSES,
+) -> Path:
     """A student whose probabilities depend on the image; random weights give nearly constant ones."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network = build_network(ModelConfig(name=name, size=size), len(CLASSES), role="student")
+        network = build_network(ModelConfig(name=name, size=size), len(classes), role="student")
         network.train()
         with torch.no_grad():
             for _ in range(20):
                 # Statistics of batch normalization that belong to pixels.
                 network(torch.randn(16, 3, size, size))
             network.model.get_classifier().weight.mul_(8)
-    save_student(folder, network, CLASSES, temperature, {"method": "kd", "note": "\u202eabc"})
+    save_student(folder, network, tuple(classes), temperature, {"method": "kd", "note": "\u202eabc"})
     return folder
 
 

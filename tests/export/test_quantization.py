@@ -52,6 +52,20 @@ def test_an_int8_artifact_is_smaller_and_as_accurate(full_run: Path, tmp_path: P
     assert sum(len(scale.dims) == 1 and scale.dims[0] > 1 for scale in scales) >= convolutions > 5
 
 
+def test_nodes_that_the_optimizer_leaves_without_a_name(tmp_path: Path) -> None:
+    """It divides a hard swish, as MobileNetV3 and LCNet have it, into two nodes without names."""
+    classes = ("ant", "bee", "cat")
+    student = make_student(tmp_path / "student", "lcnet_035", size=32, classes=classes)
+    for name in classes:
+        make_photos(tmp_path / "photos" / name)
+    int8 = Int8Settings(max_drop=100, images=4)
+    settings = ExportSettings("onnx", tmp_path / "a.onnx", data=str(tmp_path / "photos"), int8=int8, most=6)
+    assert export_student(str(student), settings).comparison.agreement >= 0.5
+    nodes = onnx.load(tmp_path / "a.onnx").graph.node
+    assert sum(node.op_type == "HardSigmoid" for node in nodes) > 1
+    assert len({node.name for node in nodes}) == len(nodes)
+
+
 def test_the_ends_can_stay_in_float32_and_the_raw_network_is_quantized_too(
     full_run: Path, tmp_path: Path
 ) -> None:

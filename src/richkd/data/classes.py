@@ -31,7 +31,7 @@ def check_same_classes(
         Traceback (most recent call last):
         ...
         richkd.core.errors.ClassError: The classes of the teacher must be in the order of the training data
-        Got: 2 classes instead of 2; first difference at class 0: 'dog' where 'cat' was expected
+        Got: first difference at class 0: 'dog' where 'cat' was expected
         Fix: rename or reorder the classes so that both lists are identical.
     """
     expected, received = [*map(normalized, expected)], [*map(normalized, received)]
@@ -58,8 +58,9 @@ def _first_difference(expected: Sequence[str], received: Sequence[str]) -> str:
     def at(names: Sequence[str]) -> str:
         return repr(names[position]) if position < len(names) else "nothing"
 
+    counts = f"{len(received)} classes instead of {len(expected)}; "
     got = (
-        f"{len(received)} classes instead of {len(expected)}; first difference at class {position}: "
+        f"{'' if len(received) == len(expected) else counts}first difference at class {position}: "
         f"{at(received)} where {at(expected)} was expected"
     )
     if missing:

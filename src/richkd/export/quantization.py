@@ -133,6 +133,7 @@ def write_int8(
     save_model(to_onnx(graph_of(student, raw=True)), files[0], {})
     with _quiet():
         quant_pre_process(files[0], files[1])
+        _name_nodes(files[1])
         quantize_static(
             files[1],
             files[2],
@@ -185,6 +186,20 @@ class _Images:
         return next(self._batches, None)
 
 
+def _name_nodes(path: Path) -> None:
+    """Give each node of a model a name of its own.
+
+    Nodes are excluded from quantization by their names, and the optimizer of onnxruntime makes some without,
+    such as the two parts of a hard swish.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.save(model, path)
+
+
 def _ends(path: Path) -> list[str]:
     """Names of the first and the last layer with weights."""
     import onnx
@@ -225,8 +240,9 @@ def _rename(graph: Any, prefix: str, keep: Sequence[str]) -> None:
 
     ``onnx.compose.add_prefix`` would miss the values in branches of the other graph.
     """
-    for node in graph.node:
-        node.name = prefix + node.name
+    for number, node in enumerate(graph.node):
+        # Nodes without a name are allowed, but no two nodes may have the same one.
+        node.name = f"{prefix}{node.name or number}"
         for names in (node.input, node.output):
             # An empty name is an input that is not given.
             names[:] = [name if name in keep or not name else prefix + name for name in names]

@@ -110,7 +110,8 @@ def test_a_copy_from_before_is_used_without_a_network_only(
 
     monkeypatch.setattr(hub_parquet, "list_files", offline)
     splits = hub_parquet.open_downloaded(NAME)
-    assert splits is not None and len(splits["train"]) == 4
+    assert splits is not None
+    assert len(splits["train"]) == 4
     # The data set has other files by now, so the copy is not the data set.
     monkeypatch.setattr(hub_parquet, "list_files", lambda name: None)
     assert hub_parquet.open_downloaded(NAME) is None
