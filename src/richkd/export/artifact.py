@@ -23,7 +23,8 @@ from richkd.data.framing import frame
 from richkd.export.description import Description
 from richkd.export.format import Opened, format_named, format_of
 from richkd.export.from_checkpoint import Which
-from richkd.export.student import BATCH, ImageLike, load_student, name_of_image, rgb_of
+from richkd.export.images import ImageLike, name_of_image, rgb_of
+from richkd.export.student import BATCH, load_student
 
 # Pixels of all pictures of a batch: the graph needs twelve bytes for each of them.
 PIXELS = 1 << 24

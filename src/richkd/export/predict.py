@@ -18,7 +18,8 @@ from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
 from richkd.data.file_types import images_below, is_folder, printable
 from richkd.export.artifact import Classifier
-from richkd.export.student import BATCH, rgb_of
+from richkd.export.images import rgb_of
+from richkd.export.student import BATCH
 
 WILDCARDS = frozenset("*?[")
 # The part of an advice that is about images for training.

@@ -19,10 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import save_for_hf
@@ -31,7 +28,7 @@ from torch import Tensor
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ModelConfig
 from richkd.core.checksums import write_hashes
-from richkd.core.errors import DataError, ModelError, NonFiniteError
+from richkd.core.errors import ModelError, NonFiniteError
 from richkd.core.files import not_written, write_atomically
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.json_text import to_json
@@ -42,8 +39,6 @@ from richkd.core.types import Output
 from richkd.core.visible import one_line
 from richkd.data.augmentations import Clean
 from richkd.data.framing import frame
-from richkd.data.images import decode_rgb
-from richkd.data.rgb import to_rgb
 from richkd.data.views import render
 from richkd.export.from_checkpoint import (
     DESCRIPTION,
@@ -52,12 +47,12 @@ from richkd.export.from_checkpoint import (
     note_of_longer_run,
     read_student_checkpoint,
 )
+from richkd.export.images import ImageLike, name_of_image, rgb_of
 from richkd.export.places import folder_of
 from richkd.models.build import Network, build_network
 from richkd.models.create import RESERVED, WRITTEN_BY_TIMM
 from richkd.models.saved import CONFIG, WEIGHTS, check_saved, saved_folder
 
-ImageLike = str | Path | Image.Image | NDArray[Any]
 # Images per forward pass.
 BATCH = 64
 # What a missing or damaged description of a network raises.
@@ -281,11 +276,6 @@ def _config_of(saved: dict[str, Any], weights: Path | None) -> ModelConfig:
     )
 
 
-def name_of_image(image: ImageLike, place: int) -> str:
-    """What an image is called in a message: its path, or its place in the batch, counted from 0."""
-    return str(image) if isinstance(image, str | Path) else f"image {place}"
-
-
 def _check_numbers(file: Path, temperature: float, config: ModelConfig) -> None:
     """Check the numbers that divide logits and pixels."""
     for name, values in (("temperature", (temperature,)), ("std", config.std or ())):
@@ -334,36 +324,3 @@ def _saveable(network: Network) -> Any:
     model = copy.copy(network.model)
     cast(Any, model).state_dict = lambda: weights
     return model
-
-
-def rgb_of(image: ImageLike) -> Image.Image:
-    """An image as 8-bit RGB, from a path, an image or an array.
-
-    Raises:
-        DataError: see `Student.probabilities`.
-
-    Example:
-        >>> rgb_of(np.zeros((4, 6), dtype=np.uint8)).size
-        (6, 4)
-    """
-    if isinstance(image, str | Path):
-        return decode_rgb(Path(image), name=str(image))
-    if isinstance(image, np.ndarray):
-        channels = image.shape[2] if image.ndim == 3 else 1
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
-            raise DataError(
-                "An array must hold one image as uint8 of shape (H, W), (H, W, 3) or (H, W, 4)",
-                got=f"{image.dtype} of shape {image.shape}",
-                fix="convert it, for example (255 * array).astype('uint8') for values in [0, 1].",
-            )
-        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and channels == 1 else image)
-    if not isinstance(image, Image.Image):
-        raise DataError(
-            "An image must be a path, an image of PIL or an array of uint8",
-            got=type(image).__name__,
-            fix="convert a tensor in [0, 1] by (255 * tensor).byte().permute(1, 2, 0).numpy().",
-        )
-    try:
-        return to_rgb(image)
-    except ValueError as error:
-        raise DataError("An image must have 8 or 16 bits per channel", got=str(error)) from None
