@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.core.freed_memory import return_freed_memory
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.launch import join, together
 from richkd.core.processes import meet, on_first, world
@@ -252,6 +253,7 @@ def _run(
     if again or not resume:
         report_sizes(parts, progress.log)
         report_teachers(parts, progress.log)
+    return_freed_memory()
     run = Run(config.out, _train(trainer, progress))
     for callback in callbacks:
         callback.on_end(run)
