@@ -56,8 +56,12 @@ def test_two_processes_share_a_filling(world: World, tmp_path: Path) -> None:
     for rank in (0, 1):
         environment = one_thread() | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531", "ACCELERATE_USE_CPU": "true"}
-        processes.append(subprocess.Popen(command(*words), env=environment))
-    assert [process.wait() for process in processes] == [0, 0]
+        processes.append(
+            subprocess.Popen(command(*words), env=environment, stdout=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "images in this process" in said[0]
     run = distill(world.config(tmp_path / "run", **cached(world, tmp_path)), quiet=True)
     assert list(run.summary["images_through_teachers"].values()) == [0]
 

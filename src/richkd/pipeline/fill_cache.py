@@ -77,7 +77,7 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
             for name in parts.stores.names:
                 if name != "train":
                     images = _fill_clean(parts, name, share, stop)
-                    progress.log(f"{name}: {images:,} images")
+                    progress.log(f"{name}: {images:,} images{' in this process' * (world() > 1)}")
         finally:
             parts.flush_caches()
 
