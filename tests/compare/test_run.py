@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from richkd.compare import queue
 from richkd.compare.logits import read_logits
 from richkd.compare.queue import run_queue
 from richkd.compare.worker import Job, Outcome, is_disk_full
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError
+from richkd.core.interrupt import StopRequest
 from richkd.training.run_folder import RunFolder
 from tests.compare.plans import content, in_child, leftovers, run, runs_of, write
 from tests.fixtures import World, refusal
@@ -142,6 +145,19 @@ def test_a_signal_saves_and_ends(world: World, tmp_path: Path) -> None:
     assert child.exitcode == 130
     assert not (tmp_path / "out" / "richkd.lock").exists()
     assert not (tmp_path / "out" / "runs" / "kd-e500-s0" / "richkd.lock").exists()
+
+
+@pytest.mark.parametrize(("requested", "state"), [(True, "stopped"), (False, "failed")])
+def test_a_run_that_the_same_signal_ends_has_not_failed(requested: bool, state: str, tmp_path: Path) -> None:
+    """A launcher sends a signal to all processes of a group, also to those that still load libraries."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    sender.close()
+    process = context.Process(target=sys.exit, args=(255,))
+    process.start()
+    job = Job("a", CONFIG, None, tmp_path / "a.txt")
+    outcome = queue._outcome_of(queue._Running(job, process, receiver), StopRequest(requested))
+    assert (outcome.state, "255" in outcome.reason) == (state, not requested)
 
 
 def test_processes_of_a_killed_comparison_save_and_end(world: World, tmp_path: Path) -> None:

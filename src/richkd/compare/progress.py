@@ -53,7 +53,8 @@ class QueueProgress:
         """A run ended; print its result and the time that is left."""
         self._running.remove(job.name)
         if outcome.state == "stopped":
-            self._say(f"{job.name}: stopped and saved")
+            rest = f"goes on {outcome.reason}" if outcome.reason else "saved"
+            self._say(f"{job.name}: stopped, {rest}")
             return
         self._ended.add(job.name)
         result = f"failed: {outcome.reason}" if outcome.state == "failed" else self._result(job)

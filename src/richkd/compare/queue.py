@@ -109,6 +109,9 @@ def _outcome_of(one: _Running, stop: StopRequest) -> Outcome:
             if outcome.state == "stopped" and not stop.requested:
                 return Outcome("failed", "stopped by a signal; its state was saved")
             return outcome
+    if stop.requested:
+        # The signal may have reached all processes, and one that loaded libraries has no state to save.
+        return Outcome("stopped", "from its last checkpoint on")
     code = one.process.exitcode or 0
     if code >= 0:
         return Outcome("failed", f"its process ended with status {code} ({one.job.log})")

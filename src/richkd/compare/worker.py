@@ -48,8 +48,8 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        state: "finished", "failed", or "stopped" by a signal after its state was saved.
-        reason: why it failed, in one line; empty otherwise.
+        state: "finished", "failed", or "stopped" by a signal.
+        reason: why it failed, in one line, or from where a stopped run goes on; empty if its state was saved.
         disk_full: whether it failed because there is no space on the disk.
     """
 
