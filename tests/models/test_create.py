@@ -243,6 +243,7 @@ def test_a_folder_calls_nothing_but_a_model(tmp_path: Path) -> None:
         "pretrained_cfg": {"input_size": [3, 8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
     assert "num_classes" in refusal(load_student, tmp_path).rule
     assert "num_classes" in refusal(built, f"local-dir:{tmp_path}").rule
 

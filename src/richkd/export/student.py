@@ -70,6 +70,7 @@ class Student:
         note: which checkpoint of a run it is, for a student that is not the result of a finished run.
 
     Example:
+        >>> from PIL import Image
         >>> config = ModelConfig(name="cifar_resnet8", size=16)
         >>> network = build_network(config, classes=2, role="student").eval()
         >>> student = Student(network, ("ant", "bee"), temperature=1.0)

@@ -21,6 +21,9 @@ def first_alone(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
     features.
 
     Example:
+        >>> import torch
+        >>> from richkd.config.schema import FusionConfig
+        >>> from richkd.fusion.fuse import fuse
         >>> logits = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 9.0]])]
         >>> fusion = fuse(FusionConfig(weights=(0.5, 0.5)), [1.0, 1.0], None)
         >>> logits_BC = first_alone(fusion, 1, multiplier=3.0).logits(logits[:1])
@@ -36,6 +39,8 @@ def last_alone(fusion: Fusion) -> Fusion:
     """The last teacher without the rest, at its scale; everything else stays as in `first_alone`.
 
     Example:
+        >>> from richkd.config.schema import FusionConfig
+        >>> from richkd.fusion.fuse import fuse
         >>> fusion = fuse(FusionConfig(preset="paper"), [1.0, 100.0], None)
         >>> last_alone(fusion).multipliers
         (100.0,)
@@ -80,6 +85,7 @@ def measure_target_shift(fused_NC: Tensor, first_NC: Tensor, temperature: float)
         temperature: T of the loss that reads the target.
 
     Example:
+        >>> import torch
         >>> logits_NC = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5]])
         >>> shift = measure_target_shift(3 * logits_NC, logits_NC, temperature=4.0)
         >>> round(abs(shift.nats), 6), round(shift.multiplier, 3)  # only the temperature differs

@@ -90,6 +90,7 @@ def average_fusion(
         clip: whether the last teacher is a CLIP.
 
     Example:
+        >>> import torch
         >>> logits = [torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.005, -0.005]])]
         >>> fused_BC = average_fusion([1.0, 100.0]).logits(logits)  # 0.9 and 0.731
         >>> [round(p, 3) for p in fused_BC.exp()[0].tolist()]

@@ -31,6 +31,8 @@ class Fusion:
         factor: multiplies the fused logits, so that the target has a given entropy (`fit_factor`).
 
     Example:
+        >>> from richkd.config.schema import FusionConfig
+        >>> from richkd.fusion.fuse import fuse
         >>> fusion = fuse(FusionConfig(weights=(0.5, 50.0)), [1.0, 100.0], None)
         >>> vision = Output(torch.tensor([[4.0, 0.0]]), torch.zeros(1, 8))
         >>> clip = Output(torch.tensor([[0.25, 0.26]]), torch.zeros(1, 6))  # logits are cosines

@@ -27,6 +27,7 @@ class HeldOut:
         DataError: there are no images, or values of a teacher are not finite or are probabilities.
 
     Example:
+        >>> import torch
         >>> str(HeldOut(["a"], [torch.tensor([[2.0, -1.0]])], torch.tensor([0]), "val"))
         '1 images of val'
     """
