@@ -52,6 +52,32 @@ def test_an_int8_artifact_is_smaller_and_as_accurate(full_run: Path, tmp_path: P
     assert sum(len(scale.dims) == 1 and scale.dims[0] > 1 for scale in scales) >= convolutions > 5
 
 
+def test_each_node_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    helper, numbers = onnx.helper, onnx.TensorProto.FLOAT
+    # As the optimizer leaves a hard swish.
+    nodes = [
+        helper.make_node("HardSigmoid", ["x"], ["a"]),
+        helper.make_node("Mul", ["x", "a"], ["b"]),
+        helper.make_node("HardSigmoid", ["b"], ["c"], name="named"),
+        helper.make_node("Mul", ["b", "c"], ["y"]),
+    ]
+    ends = [[helper.make_tensor_value_info(name, numbers, [1])] for name in ("x", "y")]
+    path = tmp_path / "a.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "graph", *ends)), path)
+    richkd.export.quantization._name_nodes(path)
+    graph = onnx.load(path).graph
+    names = [node.name for node in graph.node]
+    assert names[2] == "named"
+    assert len(set(names)) == 4
+    assert all(names)
+    # Names that are missing when the network joins its preprocessing.
+    for node in graph.node:
+        node.name = ""
+    richkd.export.quantization._rename(graph, "network/", keep=("x", "y"))
+    assert len({node.name for node in graph.node}) == 4
+
+
+@pytest.mark.slow
 def test_nodes_that_the_optimizer_leaves_without_a_name(tmp_path: Path) -> None:
     """It divides a hard swish, as MobileNetV3 and LCNet have it, into two nodes without names."""
     classes = ("ant", "bee", "cat")
