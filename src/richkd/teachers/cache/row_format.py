@@ -107,7 +107,9 @@ class RowFormat:
         assert rows_BR.shape[1] == self.row_bytes
         if self.top_k is None:
             values_BV = rows_BR.contiguous().view(self._dtype).float()
-            return Output(values_BV[:, self.features :], values_BV[:, : self.features])
+            feats_BF, logits_BC = values_BV[:, : self.features], values_BV[:, self.features :]
+            # Matrix products of some processors round otherwise if rows are not consecutive in memory.
+            return Output(logits_BC.contiguous(), feats_BF.contiguous())
         words_BW = rows_BR.contiguous().view(torch.int16)
         feats_BF = words_BW[:, : self.features].view(torch.float16).float()
         words_BW = words_BW[:, self.features :]
