@@ -26,6 +26,16 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
+def own_version() -> str:
+    """The version of this package; ``"not installed"`` if it is run from its source.
+
+    Example:
+        >>> own_version()[0].isdigit() or own_version() == "not installed"
+        True
+    """
+    return versions_of(["richkd"])["richkd"]
+
+
 def version_text() -> str:
     """What ``richkd --version`` prints: a line each for ``richkd``, Python and the main packages.
 

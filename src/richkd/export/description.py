@@ -6,7 +6,6 @@ Every format stores the texts in its own metadata, so that a program without thi
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from richkd.core.checksums import hash_file
 from richkd.core.json_text import to_json
 from richkd.core.structured import parse_json, read_json
+from richkd.core.versions import own_version
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
 from richkd.export.from_checkpoint import Which, find_checkpoint
@@ -133,7 +133,7 @@ def describe(student: Student, path: str | Path, checkpoint: Which | None = None
     lines = "".join(f"{hash_file(file)}  {file.name}\n" for file in files)
     training: dict[str, Any] = {} if len(files) == 1 else read_json(files[0]).get("richkd") or {}
     return Description(
-        importlib.metadata.version("richkd"),
+        own_version(),
         student.class_names,
         student.temperature,
         network.framing,

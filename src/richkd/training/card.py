@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from richkd.core.checksums import forget_hashes, record_hashes
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.core.types import UNLABELED
+from richkd.core.versions import own_version
 from richkd.core.visible import visible
 from richkd.models.build import Network
 from richkd.models.saved import CARD
@@ -52,7 +52,7 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
             seed=summary["seed"],
             temperature=summary["temperature"],
             fitted_on=summary["temperature_fitted_on"],
-            version=version("richkd"),
+            version=own_version(),
             method=summary["method"],
             epochs=summary.get("planned_epochs", summary["epochs"]),
             images=len(labels_N),
