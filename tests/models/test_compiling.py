@@ -37,7 +37,7 @@ def test_state_keeps_its_names_and_the_compiled_student_is_what_runs(
 ) -> None:
     called = []
 
-    def fake(call: object, **options: object) -> object:
+    def fake(call: object, device: torch.device, **options: object) -> object:
         def run(pixels: torch.Tensor, maps: bool) -> Output:
             called.append(len(pixels))
             return call(pixels, maps)  # type: ignore[operator,no-any-return]

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from richkd.core.device import moved
+
 # The label of an image whose class is not known.
 UNLABELED = -1
 
@@ -51,7 +53,7 @@ class Batch:
 
     def at(self, places: Tensor) -> Batch:
         """The images at these positions (CPU, int64) of the batch."""
-        there = places.to(self.labels_B.device, non_blocking=True)
+        there = moved(places, self.labels_B.device)
         crops = {size: crops_BSS3[there] for size, crops_BSS3 in self.crops.items()}
         return Batch(self.split, self.index_B[places], self.pixels_BHWC[there], self.labels_B[there], crops)
 
@@ -59,9 +61,9 @@ class Batch:
         """The batch with its pixels and labels on a device."""
         return replace(
             self,
-            pixels_BHWC=self.pixels_BHWC.to(device, non_blocking=True),
-            labels_B=self.labels_B.to(device, non_blocking=True),
-            crops={size: pixels.to(device, non_blocking=True) for size, pixels in self.crops.items()},
+            pixels_BHWC=moved(self.pixels_BHWC, device),
+            labels_B=moved(self.labels_B, device),
+            crops={size: moved(pixels, device) for size, pixels in self.crops.items()},
         )
 
     def split_at(self, sizes: Sequence[int]) -> list[Batch]:
@@ -92,8 +94,8 @@ class Output:
 
     def to(self, device: torch.device) -> Output:
         """The output on a device."""
-        moved = [t.to(device, non_blocking=True) for t in (self.logits_BC, self.feats_BF, *self.maps)]
-        return Output(moved[0], moved[1], tuple(moved[2:]))
+        logits_BC, feats_BF, *maps = (moved(t, device) for t in (self.logits_BC, self.feats_BF, *self.maps))
+        return Output(logits_BC, feats_BF, tuple(maps))
 
     def at(self, places: Tensor) -> Output:
         """The rows at these positions of the batch.
@@ -102,7 +104,7 @@ class Output:
             >>> Output(torch.eye(3), torch.zeros(3, 2)).at(torch.tensor([2])).logits_BC.tolist()
             [[0.0, 0.0, 1.0]]
         """
-        places = places.to(self.logits_BC.device, non_blocking=True)
+        places = moved(places, self.logits_BC.device)
         maps = tuple(map_BFHW[places] for map_BFHW in self.maps)
         return Output(self.logits_BC[places], self.feats_BF[places], maps)
 
@@ -147,7 +149,7 @@ class Target:
 
     def at(self, places: Tensor) -> Target:
         """The target of the images at these positions of the batch."""
-        places = places.to(self.logits_BC.device, non_blocking=True)
+        places = moved(places, self.logits_BC.device)
         return replace(
             self,
             logits_BC=self.logits_BC[places],

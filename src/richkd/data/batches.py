@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from richkd.core.device import moved
 from richkd.core.errors import DataError, RichKDError
 from richkd.core.processes import on_first
 from richkd.core.types import Batch
@@ -138,7 +139,8 @@ class Resident(_Square):
     def batches(self, groups: list[Tensor], *rendering: object) -> Iterator[Batch]:
         for index_B in groups:
             labels_B = self.split.labels_N[index_B]
-            yield Batch(self.split.name, index_B, self.pixels_NHWC[index_B], labels_B)
+            pixels_BHWC = self.pixels_NHWC[moved(index_B, self.pixels_NHWC.device)]
+            yield Batch(self.split.name, index_B, pixels_BHWC, labels_B)
 
     def fingerprint(self, contents: Contents | None = None) -> str:
         return on_first(self._fingerprint)

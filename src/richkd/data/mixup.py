@@ -10,6 +10,7 @@ target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import AugmentConfig
+from richkd.core.device import moved
 from richkd.core.numerics import at_least_fp32
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, Output, Target
@@ -48,7 +50,7 @@ class Mix:
             >>> mix.pixels(torch.tensor([0.0, 1.0])[:, None, None, None]).flatten().tolist()
             [0.25, 0.75]
         """
-        at_B = self.partner_B.to(pixels_B3HW.device, non_blocking=True)
+        at_B = moved(self.partner_B, pixels_B3HW.device)
         if self.box is not None:
             return self.box.pixels(pixels_B3HW, pixels_B3HW[at_B])
         return torch.lerp(pixels_B3HW[at_B], pixels_B3HW, self.share)
@@ -91,8 +93,9 @@ class Mix:
 
     def _logits(self, first_BC: Tensor, second_BC: Tensor) -> Tensor:
         logs = [at_least_fp32(z_BC).log_softmax(dim=1) for z_BC in (first_BC, second_BC)]
-        weights = torch.tensor([self.share, 1 - self.share], dtype=logs[0].dtype, device=logs[0].device).log()
-        return torch.stack([logs[0] + weights[0], logs[1] + weights[1]]).logsumexp(dim=0)
+        # The share of the second image can be zero.
+        own, other = (math.log(share) if share else -math.inf for share in (self.share, 1 - self.share))
+        return torch.logaddexp(logs[0] + own, logs[1] + other)
 
 
 def partners_of(images: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richkd.core.device import constant, moved
 from richkd.core.types import Batch
 
 RGB = tuple[float, float, float]
@@ -159,8 +160,8 @@ def render_batch(batch: Batch, views: Views, size: int, mean: RGB, std: RGB) -> 
         color_B3 = _on(views, crop_BHWC.device).color_B3
         return _normalized(crop_BHWC.float() / 255, color_B3, mean, std)
     # The same in place: most of the time is spent on memory that is written for the first time.
-    scale_W3 = (1 / (255 * torch.tensor(std))).repeat(size).to(crop_BHWC.device)
-    offset_W3 = (-torch.tensor(mean) / torch.tensor(std)).repeat(size).to(crop_BHWC.device)
+    mean_3, std_3 = constant(mean, crop_BHWC.device), constant(std, crop_BHWC.device)
+    scale_W3, offset_W3 = (1 / (255 * std_3)).repeat(size), (-mean_3 / std_3).repeat(size)
     normal_BHX = crop_BHWC.flatten(2).float().mul_(scale_W3).add_(offset_W3)
     return normal_BHX.view(crop_BHWC.shape).permute(0, 3, 1, 2)
 
@@ -170,8 +171,8 @@ def _normalized(view_BHWC: Tensor, color_B3: Tensor | None, mean: RGB, std: RGB)
         view_BHWC = _color(view_BHWC, color_B3)
     size = view_BHWC.shape[2]
     # Normalize whole rows of pixels: a last axis of three values is too short for vector instructions.
-    mean_W3 = torch.tensor(mean, device=view_BHWC.device).repeat(size)
-    std_W3 = torch.tensor(std, device=view_BHWC.device).repeat(size)
+    mean_W3 = constant(mean, view_BHWC.device).repeat(size)
+    std_W3 = constant(std, view_BHWC.device).repeat(size)
     normal_BHWC = ((view_BHWC.flatten(2) - mean_W3) / std_W3).view_as(view_BHWC)
     normal_B3HW = normal_BHWC.permute(0, 3, 1, 2)
     # The memory order of the einsum result is not specified.
@@ -212,9 +213,9 @@ def _on(views: Views, device: torch.device) -> Views:
     color_B3 = views.color_B3
     return replace(
         views,
-        box_B4=None if views.box_B4 is None else views.box_B4.to(device, non_blocking=True),
-        flip_B=views.flip_B.to(device, non_blocking=True),
-        color_B3=None if color_B3 is None else color_B3.to(device, non_blocking=True),
+        box_B4=None if views.box_B4 is None else moved(views.box_B4, device),
+        flip_B=moved(views.flip_B, device),
+        color_B3=None if color_B3 is None else moved(color_B3, device),
     )
 
 
@@ -242,7 +243,7 @@ def _crop(pixels_BHWC: Tensor, views: Views, box_B4: Tensor, size: int) -> Tenso
 
 def _color(view_BHWC: Tensor, color_B3: Tensor) -> Tensor:
     brightness, contrast, saturation = (color_B3[:, i, None, None, None] for i in range(3))
-    luma_C = torch.tensor(LUMA, device=view_BHWC.device)
+    luma_C = constant(LUMA, view_BHWC.device)
     bright_BHWC = (view_BHWC * brightness).clamp(0, 1)
     mean_B111 = (bright_BHWC @ luma_C).mean(dim=(1, 2))[:, None, None, None]
     contrasted_BHWC = torch.lerp(mean_B111, bright_BHWC, contrast).clamp(0, 1)

@@ -18,6 +18,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from richkd.core.device import constant
+
 
 class Mixing(Protocol):
     """A function from each teacher's log-probabilities (B, C) to fused logits (B, C).
@@ -88,7 +90,8 @@ class PerClass:
     weights: tuple[tuple[float, ...], ...]
 
     def __call__(self, logs: Sequence[Tensor]) -> Tensor:
-        weights_MC = torch.tensor(self.weights, dtype=logs[0].dtype, device=logs[0].device)
+        flat = tuple(weight for row in self.weights for weight in row)
+        weights_MC = constant(flat, logs[0].device, logs[0].dtype).view(len(self.weights), -1)
         fused_BC: Tensor = (weights_MC[:, None] * torch.stack(list(logs))).sum(dim=0)
         return fused_BC
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -76,3 +77,20 @@ def kd_divergence(
         each_BC = F.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True)
         divergence = (weight_B * each_BC.sum(dim=1)).mean()
     return temperature**2 * divergence
+
+
+def of_other_classes(values_BC: Tensor, class_B: Tensor) -> Tensor:
+    """The values (B, C − 1) of all classes but one for each row, in the order of the classes.
+
+    A mask would do the same, but a GPU has to finish its work before the size of a masked tensor is known.
+
+    Args:
+        values_BC: a value for each class.
+        class_B: the class that each row leaves out.
+
+    Example:
+        >>> of_other_classes(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([0, 2])).tolist()
+        [[2.0, 3.0], [4.0, 5.0]]
+    """
+    others_X = torch.arange(values_BC.shape[1] - 1, device=values_BC.device)
+    return values_BC.gather(1, others_X + (others_X >= class_B[:, None]))

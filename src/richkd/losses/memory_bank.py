@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from richkd.core.device import moved
 from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.bfloat16_copy import Bfloat16Copy
@@ -167,7 +168,8 @@ class Banks(nn.Module):
         first: int = 0,
         of_step: int | None = None,
     ) -> Scores:
-        rows_B, labels_B = self.row_of_image_N[batch.index_B], self.labels_N[batch.index_B]
+        index_B = moved(batch.index_B, self.labels_N.device)
+        rows_B, labels_B = self.row_of_image_N[index_B], self.labels_N[index_B]
         if self.settings.negatives == "shared":
             return self._shared(student_BD, target_BD, rows_B, labels_B, step)
         images = len(rows_B)
@@ -242,7 +244,8 @@ class Queues(nn.Module):
         rows_by_class(labels_N, classes)
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, *place: int | None) -> Scores:
-        excluded_BK = self.labels_K == self.labels_N[batch.index_B, None]
+        index_B = moved(batch.index_B, self.labels_N.device)
+        excluded_BK = self.labels_K == self.labels_N[index_B, None]
         scores = (
             shared_log_scores(student_BD, target_BD, self.target_KD, excluded_BK, self.temperature),
             shared_log_scores(target_BD, student_BD, self.student_KD, excluded_BK, self.temperature),

@@ -5,8 +5,6 @@ Source: Zhao, Cui, Song, Qiu and Liang, "Decoupled knowledge distillation", CVPR
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,6 +13,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.losses.logits import of_other_classes
 from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
 
 
@@ -95,9 +94,8 @@ def dkd_loss(
     teacher_BC = at_least_fp32(teacher_BC.detach()) / temperature
     student_BC = at_least_fp32(student_BC) / temperature
     class_B = torch.where(labels_B == UNLABELED, teacher_BC.argmax(dim=1), labels_B.long())
-    is_class_BC = F.one_hot(class_B, teacher_BC.shape[1]).bool()
-    binary = _kl(_target_or_other(teacher_BC, is_class_BC), _target_or_other(student_BC, is_class_BC))
-    others = _kl(_others(teacher_BC, is_class_BC), _others(student_BC, is_class_BC))
+    binary = _kl(_target_or_other(teacher_BC, class_B), _target_or_other(student_BC, class_B))
+    others = _kl(_others(teacher_BC, class_B), _others(student_BC, class_B))
     loss_B = alpha * binary + beta * others
     return temperature**2 * (loss_B if weight_B is None else weight_B * loss_B).mean()
 
@@ -112,17 +110,16 @@ def warmup_factor(progress: float, warmup: float) -> float:
     return 1.0 if progress >= warmup else progress / warmup
 
 
-def _target_or_other(logits_BC: Tensor, is_class_BC: Tensor) -> Tensor:
+def _target_or_other(logits_BC: Tensor, class_B: Tensor) -> Tensor:
     """Log-probabilities (B, 2) of the image's class and of all others together."""
     log_BC = logits_BC.log_softmax(dim=1)
-    other_B = log_BC.masked_fill(is_class_BC, -math.inf).logsumexp(dim=1)
-    return torch.stack([log_BC[is_class_BC], other_B], dim=1)
+    other_B1 = of_other_classes(log_BC, class_B).logsumexp(dim=1, keepdim=True)
+    return torch.cat([log_BC.gather(1, class_B[:, None]), other_B1], dim=1)
 
 
-def _others(logits_BC: Tensor, is_class_BC: Tensor) -> Tensor:
+def _others(logits_BC: Tensor, class_B: Tensor) -> Tensor:
     """Log-probabilities (B, C − 1) of the other classes, given that it is one of these."""
-    classes = logits_BC.shape[1]
-    return logits_BC[~is_class_BC].view(-1, classes - 1).log_softmax(dim=1)
+    return of_other_classes(logits_BC, class_B).log_softmax(dim=1)
 
 
 def _kl(teacher_BX: Tensor, student_BX: Tensor) -> Tensor:

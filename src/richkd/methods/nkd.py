@@ -7,13 +7,13 @@ unified approach with normalized loss and customized soft labels", ICCV 2023, se
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.losses.logits import of_other_classes
 from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
 
 
@@ -83,15 +83,15 @@ def nkd_loss(
     check_temperature(temperature)
     teacher_BC, student_BC = at_least_fp32(teacher_BC.detach()), at_least_fp32(student_BC)
     class_B = torch.where(labels_B == UNLABELED, teacher_BC.argmax(dim=1), labels_B.long())
-    is_class_BC = F.one_hot(class_B, teacher_BC.shape[1]).bool()
-    own_B = -teacher_BC.softmax(dim=1)[is_class_BC] * student_BC.log_softmax(dim=1)[is_class_BC]
-    teacher_log_BX = _others(teacher_BC / temperature, is_class_BC)
-    student_log_BX = _others(student_BC / temperature, is_class_BC)
+    own_B1 = -teacher_BC.softmax(dim=1).gather(1, class_B[:, None])
+    own_B = (own_B1 * student_BC.log_softmax(dim=1).gather(1, class_B[:, None]))[:, 0]
+    teacher_log_BX = _others(teacher_BC / temperature, class_B)
+    student_log_BX = _others(student_BC / temperature, class_B)
     others_B = -(teacher_log_BX.exp() * student_log_BX).sum(dim=1)
     loss_B = own_B + gamma * temperature**2 * others_B
     return (loss_B if weight_B is None else weight_B * loss_B).mean()
 
 
-def _others(logits_BC: Tensor, is_class_BC: Tensor) -> Tensor:
+def _others(logits_BC: Tensor, class_B: Tensor) -> Tensor:
     """Log-probabilities (B, C − 1) of the other classes, given that it is one of these."""
-    return logits_BC[~is_class_BC].view(len(logits_BC), -1).log_softmax(dim=1)
+    return of_other_classes(logits_BC, class_B).log_softmax(dim=1)

@@ -12,9 +12,9 @@ import torch
 
 from richkd.core.errors import ConfigError
 
-# Number of steps from which compiling saves time. On 2 CPU cores compiling ResNet-8x4 took 23 s and saved at
-# most 15 of 220 ms per step (docs/performance.md). The value for a GPU is an assumption, not a measurement.
-STEPS_TO_REPAY = {"cpu": 5_000, "cuda": 2_000}
+# Number of steps from which compiling saves time (docs/performance.md). On 2 CPU cores compiling ResNet-8x4
+# took 23 s and saved at most 15 of 220 ms per step. On an H200, ResNet-20 took 30 s and saved 12 of 20 ms.
+STEPS_TO_REPAY = {"cpu": 5_000, "cuda": 2_500}
 
 
 def compile_repays(choice: str, steps: int, device: torch.device) -> bool:
@@ -48,21 +48,29 @@ def compile_repays(choice: str, steps: int, device: torch.device) -> bool:
     return has_compiler
 
 
-def compile_fixed(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def compile_fixed(
+    call: Callable[..., Any], device: torch.device, *, repeated: bool = True, **options: Any
+) -> Callable[..., Any]:
     """Compile a function for inputs of fixed shapes with `torch.compile`.
 
     The compiled code is stored in ``~/.cache/richkd/compiled`` for later processes, unless
-    ``TORCHINDUCTOR_CACHE_DIR`` is set.
+    ``TORCHINDUCTOR_CACHE_DIR`` is set. On an NVIDIA GPU, the kernels of a call are recorded as a CUDA graph,
+    so that small networks do not wait for Python to start each of them (docs/performance.md).
 
     Args:
         call: the function or the forward method of a module.
-        options: further arguments of `torch.compile`.
+        device: where its tensors are.
+        repeated: whether nothing of a call is needed when the next one begins: neither its output nor the
+            gradients of its backward pass. A CUDA graph writes them to the same memory.
+        options: options of the compiler.
 
     Example:
-        >>> double = compile_fixed(lambda x: 2 * x, backend="eager")
-        >>> double(torch.tensor([1.0, 2.0])).tolist()
-        [2.0, 4.0]
+        >>> double = compile_fixed(lambda x: 2 * x, torch.device("cpu"))
+        >>> callable(double)  # it is compiled by the first call
+        True
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/richkd/compiled").expanduser()))
-    compiled: Callable[..., Any] = torch.compile(call, dynamic=False, **options)
+    if device.type == "cuda" and repeated:
+        options["triton.cudagraphs"] = True
+    compiled: Callable[..., Any] = torch.compile(call, dynamic=False, options=options or None)
     return compiled

@@ -245,7 +245,7 @@ def _step(
 ) -> Callable[[], None]:
     """A step of a copy of the network on random images."""
     copied = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last).train(trained)
-    forward = compile_fixed(copied.forward) if speed.compiled else copied
+    forward = compile_fixed(copied.forward, device) if speed.compiled else copied
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 3, network.size, network.size)
     pixels_B3HW = torch.randn(shape, generator=generator).to(device, memory_format=torch.channels_last)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richkd.core.device import moved
 from richkd.core.seeds import mix_seed
 from richkd.core.types import UNLABELED, Batch, Output
 from richkd.data.batches import Store
@@ -92,7 +93,7 @@ class TextOnly(Teacher):
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         if batch.split != self.training:
             return self.teacher.outputs(batch, views)
-        text_CD = self.text_CD.to(batch.labels_B.device)
+        text_CD = moved(self.text_CD, batch.labels_B.device)
         text_BD = text_CD[batch.labels_B].masked_fill((batch.labels_B == UNLABELED)[:, None], 0.0)
         return Output(text_BD @ text_CD.T, text_BD)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from richkd.core.device import moved
 from richkd.core.errors import ModelError
 from richkd.core.types import UNLABELED, Batch, Output
 from richkd.data.split import Split
@@ -84,7 +85,7 @@ class InFold(Teacher):
                 self.computed += len(places)
                 if sum_BC is None:
                     sum_BC = logits_BC.new_zeros(len(batch), logits_BC.shape[1])
-                sum_BC[places.to(logits_BC.device)] += logits_BC
+                sum_BC[moved(places, logits_BC.device)] += logits_BC
         assert sum_BC is not None
         mean_BC = sum_BC / seen_KB.sum(dim=0)[:, None].to(sum_BC)
         return as_stored(Output(mean_BC, mean_BC[:, :0]))
@@ -160,8 +161,8 @@ class FoldBlend(Teacher):
         logits_BC = inside_BC.new_empty(len(batch), inside_BC.shape[1])
         if len(outside):
             outside_BC = _outputs_at(self.out_of_fold, batch, views, outside).logits_BC
-            logits_BC[outside.to(logits_BC.device)] = outside_BC
-        places = inside.to(logits_BC.device)
+            logits_BC[moved(outside, logits_BC.device)] = outside_BC
+        places = moved(inside, logits_BC.device)
         if self.share > 0:
             inside_BC = self.share * logits_BC[places] + (1 - self.share) * inside_BC
         logits_BC[places] = inside_BC

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import ModelConfig
+from richkd.core.device import moved
 from richkd.core.errors import ModelError
 from richkd.core.structured import read_json
 from richkd.core.types import Batch, Output
@@ -82,7 +83,7 @@ class FoldTeachers(Teacher):
                 outputs = teacher.outputs(batch.at(places), views.at(places)).logits_BC
                 if logits_BC is None:
                     logits_BC = outputs.new_empty(len(fold_B), outputs.shape[1])
-                logits_BC[places.to(outputs.device, non_blocking=True)] = outputs
+                logits_BC[moved(places, outputs.device)] = outputs
         assert logits_BC is not None
         return Output(logits_BC, logits_BC[:, :0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ class VisionTeacher(Teacher):
         self.device, self.autocast, self.compiled = device, autocast, compiled
         self._forward: Callable[..., Output] = self.network
         if compiled:
-            self._forward = compile_fixed(self.network, options={"freezing": True})
+            # Code for frozen weights is compiled again by each process, which costs a GPU more than it saves.
+            options = {"freezing": True} if device.type == "cpu" else {}
+            self._forward = compile_fixed(self.network, device, **options)
 
     def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
         network = self.network
@@ -68,7 +71,9 @@ class VisionTeacher(Teacher):
         self.computed += len(pixels)
         if batch.split != "train":
             return run_exact(network, pixels, self.device, maps=maps)
-        return run_stored(self._forward, pixels, self.device, self.autocast, maps=maps)
+        output = run_stored(self._forward, pixels, self.device, self.autocast, maps=maps)
+        # The next call of a compiled network can write its maps to the same memory.
+        return replace(output, maps=tuple(m.clone() for m in output.maps)) if self.compiled else output
 
     @property
     def row_format(self) -> RowFormat:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from richkd.core.device import seed_generators
 from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, LossTerms, Target, Targets
 from richkd.data.mixup import draw_mix
@@ -49,7 +50,7 @@ class PartLosses:
         context = Context(step, epoch, progress, settings.seed, *place)
         # Dropout draws from PyTorch's global generator. Seeding makes it a function of the step.
         part = () if self.task.is_joint(share) or not share.start else (share.start,)
-        torch.manual_seed(mix_seed(settings.seed, "step", step, *part))
+        seed_generators(mix_seed(settings.seed, "step", step, *part), parts.device)
         autocast = parts.speed.autocast
         with torch.autocast(parts.device.type, autocast, enabled=autocast is not None):
             return cast(LossTerms, self.task(pixels, targets, batch, context, mix, share))

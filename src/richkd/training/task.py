@@ -28,13 +28,14 @@ class Task(nn.Module):
         self.objective = parts.build_objective()
         self._maps = "maps" in self.objective.needs
         self._compiled: Callable[[Tensor, bool], Output] | None = None
-        self._in_parts = parts.config.train.grad_accum_steps > 1 and draws_numbers(parts.student)
+        self._device, self._accumulates = parts.device, parts.config.train.grad_accum_steps > 1
+        self._in_parts = self._accumulates and draws_numbers(parts.student)
 
     def compile_student(self) -> None:
         """Compile the student's forward pass; the names in its state do not change."""
         # A compiled module would add its parameters to the state under a second name, so only the function
         # is compiled.
-        self._compiled = compile_fixed(self.student.forward)
+        self._compiled = compile_fixed(self.student.forward, self._device, repeated=not self._accumulates)
 
     def is_joint(self, share: Share) -> bool:
         """Whether the student computes a share of a step as if the whole step were there.

@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from richkd.core.checkpoint_file import Checkpoint
+from richkd.core.device import moved
 from richkd.core.errors import NonFiniteError, RichKDError
 from richkd.core.finite import non_finite
 from richkd.core.interrupt import Interrupted, StopRequest
@@ -158,7 +159,7 @@ class Trainer:
                 attempt = partial(self.losses.attempt, step=self.step)
                 raise_with_batch_size_advice(error, batch, config.train.grad_accum_steps, attempt)
                 raise
-            remembered.append((share.index_P.to(self.device), terms.memory))
+            remembered.append((moved(share.index_P, self.device), terms.memory))
             for name, value in terms.terms.items():
                 totals[name] = totals.get(name, value.new_zeros(())) + value.detach() * share.of_whole
         if world() > 1:
