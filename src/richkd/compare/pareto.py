@@ -8,6 +8,7 @@ from statistics import fmean
 
 from richkd.compare.costs import RunCost
 from richkd.compare.results import CellFigures
+from richkd.core.visible import counted
 
 # Cost by name: what it is called, and the divisor that gives its unit.
 COSTS = {
@@ -60,7 +61,7 @@ def charts_of(cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> tup
     for (data, epochs), members in groups.items():
         if len({cell.cell.pair for cell in members}) < 2:
             continue
-        title = ", ".join(part for part in (data, f"{epochs:,} epochs") if part)
+        title = ", ".join(part for part in (data, counted(epochs, "epoch")) if part)
         charts += [
             Chart(title, label, _points(members, costs, name, unit)) for name, (label, unit) in COSTS.items()
         ]

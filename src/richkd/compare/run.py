@@ -25,6 +25,7 @@ from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
+from richkd.core.visible import counted
 from richkd.training.run_folder import RunFolder
 
 LOGITS, LOGS = "logits", "logs"
@@ -131,7 +132,7 @@ def _do(
     threads = threads_of_runs(out, at_once)
     progress = QueueProgress(every, done, console, min(at_once, len(left)))
     if left:
-        console.print(f"{len(left)} runs to do, {min(at_once, len(left))} at once")
+        console.print(f"{counted(len(left), 'run')} to do, {min(at_once, len(left))} at once")
     failed: dict[str, str] = {}
     for stage in stages_of(first, runs):
         refuse_other_teachers([run for run in stage if not _broken(run, failed)], checked)

@@ -24,6 +24,7 @@ from richkd.compare.plan import Source
 from richkd.compare.problems import RunProblems
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.core.visible import counted
 
 RUNS = "runs"
 
@@ -50,7 +51,7 @@ class Cell:
             >>> Cell("small", "", 30).title
             'small, 30 epochs'
         """
-        return ", ".join(part for part in (self.pair, self.data, f"{self.epochs:,} epochs") if part)
+        return ", ".join(part for part in (self.pair, self.data, counted(self.epochs, "epoch")) if part)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ def budget_of(config: Config, images: int) -> str:
         images: number of training images of an epoch.
     """
     train = config.train
-    return f"{train.epochs:,} epochs of {images:,} images in batches of {train.batch_size:,}"
+    return (
+        f"{counted(train.epochs, 'epoch')} of {counted(images, 'image')} in batches of {train.batch_size:,}"
+    )
 
 
 def _budgets(source: Source, layers: Layers) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from richkd.config.resumed import SETTINGS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.visible import counted
 from richkd.models.build import Network
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.run_data import order_of
@@ -93,7 +94,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
             problems.attempt(run.label, refuse_changed, run, opened, run.name not in provisional)
     unchecked = _check_all_models(every, begun, missing, budgets, opened, problems)
     problems.refuse_all()
-    log(f"checked: {len(every)} runs, of which {len(finished)} are finished")
+    log(f"checked: {counted(len(every), 'run')}, of which {len(finished)} are finished")
     _say_what_is_missing(first, missing, unchecked, log)
     return Checked(budgets, frozenset(finished), frozenset(provisional), tuple(warnings))
 

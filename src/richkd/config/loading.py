@@ -19,7 +19,7 @@ from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import NAMED, ConfigError, nearest
 from richkd.core.structured import parse_yaml, read_yaml
-from richkd.core.visible import one_line
+from richkd.core.visible import counted, one_line
 
 # Settings below these are free: terms by label, and teachers by number.
 OBJECTIVE, TEACHERS = "objective", "teachers"
@@ -322,7 +322,7 @@ def _enter_list(items: list[Any], key: str, dotted: str) -> dict[str, Any]:
         if not 1 <= number <= len(items) + 1:
             raise ConfigError(
                 f"{dotted}: teachers count from 1",
-                got=f"{len(items)} teachers",
+                got=counted(len(items), "teacher"),
                 fix="name the teacher first.",
             )
         if number > len(items):

@@ -13,6 +13,7 @@ from richkd.config.schema import Config
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.structured import read_json
+from richkd.core.visible import counted
 
 # A run is finished when it has this file, and its student.
 SUMMARY, STUDENT = "summary.json", "student/config.json"
@@ -83,7 +84,11 @@ def _refuse_unfinished(run: Path, config: Config) -> None:
         got = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{run / SUMMARY} must hold the figures of the run", got=got, fix=fix) from None
     if epochs is None or epochs != config.train.epochs:
-        done = "" if epochs is None else f", and {SUMMARY} after {epochs} of {config.train.epochs} epochs"
+        done = (
+            ""
+            if epochs is None
+            else f", and {SUMMARY} after {epochs} of {counted(config.train.epochs, 'epoch')}"
+        )
         got = f"a run that is not finished: no {SUMMARY}" if epochs is None else f"a run that goes on{done}"
         raise CheckpointError(f"--from {run} must be the folder of a finished run", got=got, fix=fix)
     if not (run / STUDENT).is_file():

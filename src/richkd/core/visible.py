@@ -65,3 +65,14 @@ def _escaped(match: re.Match[str]) -> str:
     if code > 0xFF:
         width = ("u", 4) if code <= 0xFFFF else ("U", 8)
     return SHORT.get(character, f"\\{width[0]}{code:0{width[1]}x}")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    Example:
+        >>> counted(1, "epoch"), counted(1_200, "image"), counted(0, "class")
+        ('1 epoch', '1,200 images', '0 classes')
+    """
+    plural = noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"

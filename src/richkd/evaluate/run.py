@@ -12,6 +12,7 @@ from torch import Tensor
 
 from richkd.config.schema import EvaluateConfig
 from richkd.core.types import Output
+from richkd.core.visible import counted
 from richkd.core.waiting import still
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
@@ -133,7 +134,7 @@ def evaluate_models(
     outputs, fingerprint = _predict_split(subjects.predictors, split, device)
     temperatures = _temperatures(subjects)
     names = [network.name for network in subjects.networks]
-    log(f"{len(outputs)} models evaluated on {len(split):,} images of {split.name}")
+    log(f"{counted(len(outputs), 'model')} evaluated on {counted(len(split), 'image')} of {split.name}")
     clean = {name: output.logits_BC for name, output in outputs.items()}
     # Before corruptions, which take longest, so that unreadable images of all folders are found early.
     shifts = _shifts(subjects, clean, temperatures)

@@ -14,6 +14,7 @@ from richkd.core.checkpoint_file import UNREADABLE, Checkpoint, previous_of, rea
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import CheckpointError
 from richkd.core.structured import read_json, read_yaml
+from richkd.core.visible import counted
 from richkd.models.build import Network
 
 Which = Literal["best", "last"]
@@ -123,9 +124,8 @@ def note_of_longer_run(run: Path) -> str | None:
         return None
     if made == planned:
         return None
-    return (
-        f"{run / 'student'}, after {made} epochs; the run is being resumed for {planned} (--checkpoint last)"
-    )
+    resumed = f"the run is being resumed for {planned} (--checkpoint last)"
+    return f"{run / 'student'}, after {counted(made, 'epoch')}; {resumed}"
 
 
 def _no_checkpoint(run: Path, which: Which | None) -> CheckpointError:

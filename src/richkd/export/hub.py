@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from richkd.core.checksums import SUMS, hash_file, sums_of
 from richkd.core.errors import ModelError
-from richkd.core.visible import one_line
+from richkd.core.visible import counted, one_line
 from richkd.export.places import folder_of
 from richkd.models.saved import CARD, CONFIG, WEIGHTS, check_saved, saved_folder
 
@@ -110,7 +110,7 @@ def push(upload: Upload, *, private: bool = False, log: Callable[[str], None] = 
     ]
     try:
         address = api.create_repo(upload.repository, private=private, exist_ok=True)
-        log(f"uploading {len(sizes)} files, {sum(sizes.values()):,} bytes")
+        log(f"uploading {counted(len(sizes), 'file')}, {sum(sizes.values()):,} bytes")
         api.create_commit(upload.repository, operations, commit_message="Upload a student of richkd")
     except Exception as error:  # errors of the network have no common class
         raise _not_uploaded(upload.repository, error) from None

@@ -19,6 +19,7 @@ from richkd.core.launch import join, together
 from richkd.core.processes import rank, world
 from richkd.core.progress import Progress
 from richkd.core.types import Batch, Output
+from richkd.core.visible import counted
 from richkd.core.waiting import waiting
 from richkd.data.batches import Store
 from richkd.data.order import in_order
@@ -77,7 +78,7 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
             for name in parts.stores.names:
                 if name != "train":
                     images = _fill_clean(parts, name, share, stop)
-                    progress.log(f"{name}: {images:,} images{' in this process' * (world() > 1)}")
+                    progress.log(f"{name}: {counted(images, 'image')}{' in this process' * (world() > 1)}")
         finally:
             parts.flush_caches()
 

@@ -15,6 +15,7 @@ from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, ImageError, Problems
 from richkd.core.finite import refuse_non_finite_rows
 from richkd.core.terminal import Terminal
+from richkd.core.visible import counted
 from richkd.data.duplicates import duplicates, summary
 from richkd.data.framing import Framing
 from richkd.data.images import decode_all
@@ -186,7 +187,7 @@ def _plan(parts: Parts, needs: Forecast) -> list[tuple[str, str]]:
     ]
     rows.append(("objective", ", ".join(map(_term, parts.specs))))
     rows += [
-        ("steps", f"{order.steps:,} an epoch × {epochs:,} epochs = {order.steps * epochs:,}"),
+        ("steps", f"{order.steps:,} an epoch × {counted(epochs, 'epoch')} = {order.steps * epochs:,}"),
         ("precision", parts.speed.describe()),
     ]
     return rows + needs.rows()

@@ -10,6 +10,7 @@ from typing import Any
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.types import UNLABELED
+from richkd.core.visible import counted
 from richkd.data.order import TrainingOrder
 from richkd.data.split import Data
 from richkd.models.speed import seconds_of_step
@@ -57,7 +58,7 @@ class FoldCost:
         verb = "is" if self.finished == 1 else "are"
         work = [
             f"folds: {folds} trainings, each without {_range(self.left_out)} images: {_range(self.images)} "
-            f"images × {self.epochs:,} epochs, {each:.2g} of the full training",
+            f"images × {counted(self.epochs, 'epoch')}, {each:.2g} of the full training",
             f"folds: together {together:.2g} × the full training; {self.finished} of {folds} {verb} finished",
         ]
         if self.seconds is None:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from richkd.core.visible import counted
 from richkd.core.waiting import clock
 from richkd.pipeline.assemble import Parts
 from richkd.pipeline.missing_outputs import MissingOutputs, missing_outputs
@@ -54,7 +55,9 @@ class Forecast:
         measured, missing = self.measured, self.missing
         tensors = f"{si(self.tensor_bytes)}B for images, weights, optimizer and states of terms"
         at_most = f"{si(measured.peak_bytes)}B at most in these steps; " if measured.peak_bytes else ""
-        speed = f"{measured.images / measured.seconds:,.0f} images/s ({measured.steps} steps measured)"
+        speed = (
+            f"{measured.images / measured.seconds:,.0f} images/s ({counted(measured.steps, 'step')} measured)"
+        )
         if missing.steps and measured.computing:
             computing = measured.images / (measured.seconds + measured.computing)
             speed += f"; {computing:,.0f} images/s in {missing.steps:,.0f} steps that compute teacher outputs"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from richkd.config.schema import OptimConfig
 from richkd.core.errors import CheckpointError
+from richkd.core.visible import counted
 from richkd.training.schedule import learning_rate
 
 # First step and number of epochs of each plan.
@@ -46,7 +47,7 @@ def plan_again(
     if epochs == planned:
         return kept, None
     kept = [*(plan for plan in kept if plan[0] < step), [step, epochs]]
-    since = f"from step {step} ({step // steps_per_epoch} epochs done)"
+    since = f"from step {step} ({counted(step // steps_per_epoch, 'epoch')} done)"
     return kept, f"epochs: {described(kept)}, {since}. {_rates(kept, steps_per_epoch, optim)}"
 
 
@@ -65,7 +66,7 @@ def _fewer_than_done(step: int, steps_per_epoch: int, epochs: int) -> Checkpoint
     least = done + (begun > 0)
     return CheckpointError(
         f"A resumed run cannot have fewer epochs than it has made (train.epochs {epochs})",
-        got=f"{done} epochs done" + (f", and is in epoch {least}" if begun else ""),
+        got=f"{counted(done, 'epoch')} done" + (f", and is in epoch {least}" if begun else ""),
         fix=f"use --epochs {least} to end it after epoch {least}; with `--checkpoint best`, richkd predict "
         "and richkd evaluate use the student of the best epoch.",
     )
@@ -81,12 +82,13 @@ def _rates(plans: Plans, steps_per_epoch: int, optim: OptimConfig) -> str:
             was = learning_rate(optim, place, steps_per_epoch, length)
             largest = max(largest, abs(was - learning_rate(optim, place, steps_per_epoch, epochs)))
     if largest == 0:
-        return f"A new run of {epochs} epochs has the same learning rates."
+        return f"A new run of {counted(epochs, 'epoch')} has the same learning rates."
     if step == epochs * steps_per_epoch:
         return "The run ends now, before its learning rate has fallen as planned."
     rate = learning_rate(optim, step, steps_per_epoch, epochs)
     before = learning_rate(optim, step, steps_per_epoch, plans[-2][1])
     return (
         f"The next learning rate is {rate:.4g} (so far planned: {before:.4g}). The result is not that of a "
-        f"new run of {epochs} epochs, whose rates differ by up to {largest:.4g} in the steps made so far."
+        f"new run of {counted(epochs, 'epoch')}, whose rates differ by up to {largest:.4g} in the steps made "
+        "so far."
     )

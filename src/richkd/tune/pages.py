@@ -12,7 +12,7 @@ from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.pages import environment
 from richkd.core.terminal import Terminal
-from richkd.core.visible import visible
+from richkd.core.visible import counted, visible
 from richkd.tune.results import Figures, SearchResult
 from richkd.tune.study import TrialRecord
 
@@ -117,12 +117,12 @@ def _recipe(plan: str, result: SearchResult, metric: str, images: int) -> str:
         "",
         f"  richkd distill -c {result.method.name}.yaml",
         "",
-        f"{len(result.records)} trials, {result.halving.epochs:,} epochs; chosen by {WORDS[metric]} of "
-        f"{images:,} validation images.",
-        f"After {longest} epochs, trial {result.best.index}: {found}.",
+        f"{counted(len(result.records), 'trial')}, {counted(result.halving.epochs, 'epoch')}; chosen by "
+        f"{WORDS[metric]} of {images:,} validation images.",
+        f"After {counted(longest, 'epoch')}, trial {result.best.index}: {found}.",
     ]
     if result.best.index:
-        lines.append(f"Settings of the plan (trial 0), after {longest} epochs: {own}.")
+        lines.append(f"Settings of the plan (trial 0), after {counted(longest, 'epoch')}: {own}.")
     else:
         lines.append("These are the settings of the plan: no other trial was better.")
     lines.append("These images chose the settings. Measure on test images, with other seeds: richkd compare.")

@@ -21,6 +21,7 @@ from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
+from richkd.core.visible import counted
 from richkd.training.run_folder import RunFolder
 from richkd.tune.budget import ladder
 from richkd.tune.halving import ETA, Halving
@@ -245,8 +246,11 @@ def _print_space(methods: Sequence[SearchedMethod], console: Terminal) -> None:
 
 
 def _described(halving: Halving) -> str:
-    rungs = ", ".join(f"{w} of {e} epochs" for w, e in zip(halving.widths, halving.rungs, strict=True))
-    return f"for each method: {halving.brackets} times {rungs}; {halving.epochs:,} epochs in all"
+    rungs = ", ".join(
+        f"{w} of {counted(e, 'epoch')}" for w, e in zip(halving.widths, halving.rungs, strict=True)
+    )
+    together = f"{counted(halving.epochs, 'epoch')} in all"
+    return f"for each method: {counted(halving.brackets, 'time')} {rungs}; {together}"
 
 
 def _silent(text: str) -> None:
