@@ -24,14 +24,14 @@ def test_the_command_checks_runs_and_reports_failures(
         main(["compare", str(path), "--check"])
     text = capsys.readouterr().out
     assert "checked: 2 runs" in text
-    assert "budget: 1 epochs of 36 images in batches of 8: kd, wild" in text
+    assert "budget: 1 epoch of 36 images in batches of 8: kd, wild" in text
     words = ["compare", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"]
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 1
     text = capsys.readouterr().out
     assert "[1/2] kd-e1-s0: test top-1" in text
-    assert "no result: wild, seed 0 (1 epochs): " in text
+    assert "no result: wild, seed 0 (1 epoch): " in text
     assert (tmp_path / "out" / "compare.html").exists()
 
 

@@ -28,7 +28,7 @@ def test_runs_are_checked_with_an_untrained_teacher(
     (tmp_path / "scratch").mkdir()
     path = write(tmp_path, with_first(world, cache=str(tmp_path / "cache")))
     result = checked(path, lines)
-    assert result.budgets["first/teacher"] == "1 epochs of 48 images in batches of 8"
+    assert result.budgets["first/teacher"] == "1 epoch of 48 images in batches of 8"
     assert result.provisional == {"kd-e1-s0", "richkd-e1-s0", "richkd-shuffled-e1-s0"}
     assert lines[0] == "checked: 4 runs, of which 0 are finished"
     assert (

@@ -22,7 +22,7 @@ def checked(path: Path) -> Checked:
 
 def test_a_plan_that_can_run(world: World, tmp_path: Path) -> None:
     result = checked(write(tmp_path, content(world)))
-    assert set(result.budgets.values()) == {"1 epochs of 36 images in batches of 8"}
+    assert set(result.budgets.values()) == {"1 epoch of 36 images in batches of 8"}
     assert result.finished == frozenset()
     assert not (tmp_path / "out").exists()
 
@@ -60,7 +60,7 @@ def test_unequal_budgets_are_refused_unless_they_are_allowed(
     methods = {"kd": None, "richkd": {"method.variant": "l", **change}}
     error = str(refusal(checked, write(tmp_path, content(world, methods=methods))))
     assert "same budget" in error
-    assert "1 epochs of 36 images in batches of 8: kd" in error
+    assert "1 epoch of 36 images in batches of 8: kd" in error
     plan = content(world, methods=methods, allow_unequal_budgets=True)
     assert len(set(checked(write(tmp_path, plan)).budgets.values())) == 2
 
@@ -70,14 +70,14 @@ def test_images_that_an_epoch_repeats_count_in_budgets(world: World, tmp_path: P
     base["data"] |= {"labels_per_class": 2, "unlabeled": "rest"}
     plan = content(world, base=base)
     # All 36 training images, 30 of them without labels.
-    assert set(checked(write(tmp_path, plan)).budgets.values()) == {"1 epochs of 36 images in batches of 8"}
+    assert set(checked(write(tmp_path, plan)).budgets.values()) == {"1 epoch of 36 images in batches of 8"}
     methods = {"kd": None, "richkd": {"method.variant": "l", "data.unlabeled_fraction": 0.25}}
     error = str(refusal(checked, write(tmp_path, content(world, base=base, methods=methods))))
     # 15 steps with 2 of the 30 images without labels, and with all 6 labeled ones.
-    assert "1 epochs of 120 images in batches of 8: richkd" in error
+    assert "1 epoch of 120 images in batches of 8: richkd" in error
     methods = {"kd": None, "richkd": {"method.variant": "l", "data.unlabeled": None}}
     error = str(refusal(checked, write(tmp_path, content(world, base=base, methods=methods))))
-    assert "1 epochs of 6 images in batches of 8: richkd" in error
+    assert "1 epoch of 6 images in batches of 8: richkd" in error
 
 
 def test_methods_with_other_test_images_are_refused(world: World, tmp_path: Path) -> None:
@@ -124,3 +124,14 @@ def test_finished_runs_of_other_settings_are_refused(world: World, tmp_path: Pat
     base["optim"]["lr"] = 0.03
     error = str(refusal(checked, write(tmp_path, content(world, base=base, methods={"ce": None}, seeds=[0]))))
     assert "optim.lr 0.03 where the run has 0.02" in error
+
+
+def test_a_precision_that_is_emulated_is_named_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("richkd.core.precision._cpu_has_bf16", lambda: False)
+    base = content(world)["base"]
+    assert checked(write(tmp_path, content(world, base=base))).warnings == ()
+    base["train"] |= {"precision": "bf16", "teacher_precision": "bf16"}
+    (warning,) = checked(write(tmp_path, content(world, base=base))).warnings
+    assert "no instructions for bfloat16" in warning

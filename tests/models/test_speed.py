@@ -202,3 +202,16 @@ def test_a_teacher_cache_keeps_the_precision_of_a_teacher(
     assemble(world.config(tmp_path / "run-2", **changes), torch.device("cpu"), lines.append, {})
     assert any(line.startswith("warning") and str(path) in line for line in lines)
     assert "fp32" in path.read_text()
+
+
+def test_a_precision_that_is_emulated_is_a_warning(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+    monkeypatch.setattr("richkd.core.precision._cpu_has_bf16", lambda: False)
+    said: list[str] = []
+    SpeedChooser(LONG, 4, CPU, log=said.append).choose("student", network, "bf16", "never", trained=True)
+    assert len(said) == 1
+    assert "warning: student: this processor has no instructions for bfloat16" in said[0]
+    SpeedChooser(LONG, 4, CPU, log=said.append).choose("student", network, "fp32", "never", trained=True)
+    assert len(said) == 1
+    monkeypatch.setattr("richkd.core.precision._cpu_has_bf16", lambda: True)
+    SpeedChooser(LONG, 4, CPU, log=said.append).choose("student", network, "bf16", "never", trained=True)
+    assert len(said) == 1

@@ -66,7 +66,7 @@ def test_the_cost_is_printed_first_and_counts_what_is_finished(
     teach_folds(config, 3, full=full_run)
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("folds: ") for line in lines[:4]] == [True, True, True, False]
-    assert "3 trainings, each without 12 images: 24 images × 1 epochs, 0.38 of" in lines[0]
+    assert "3 trainings, each without 12 images: 24 images × 1 epoch, 0.38 of" in lines[0]
     assert "0 of 3 are finished" in lines[1]
     whole = re.search(r"about (.*) of (.*) minutes", lines[2])
     assert whole is not None

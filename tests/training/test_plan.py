@@ -45,7 +45,7 @@ def test_a_longer_run_says_so_and_has_the_rates_of_both_plans(
     config = world.config(run, train__epochs=4, **COSINE)
     summary = distill(config, resume=True).summary
     out = capsys.readouterr().out
-    assert "epochs: 2 then 4, from step 4 (1 epochs done)" in out
+    assert "epochs: 2 then 4, from step 4 (1 epoch done)" in out
     assert "not that of a new run of 4 epochs" in out
     before = learning_rate(config.optim, STEPS, STEPS, 2)
     after = learning_rate(config.optim, STEPS, STEPS, 4)
@@ -145,7 +145,7 @@ def test_the_old_student_of_a_run_that_is_being_lengthened_says_so(world: World,
         stop_after(monkeypatch, STEPS + 1)
         with pytest.raises(Interrupted):
             distill(world.config(run, train__epochs=2, **COSINE), resume=True, quiet=True)
-    assert "after 1 epochs; the run is being resumed for 2" in str(load_student(run).note)
+    assert "after 1 epoch; the run is being resumed for 2" in str(load_student(run).note)
     assert "after epoch 1 and 1 of 4 steps" in str(load_student(run, "last").note)
     distill(world.config(run, train__epochs=2, **COSINE), resume=True, quiet=True)
     assert load_student(run).note is None

@@ -14,6 +14,8 @@ from richkd.core.checksums import hash_file
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, RichKDError
 from richkd.core.files import write_atomically
+from richkd.core.json_text import to_json
+from richkd.core.structured import parse_json
 from richkd.core.temporary import remove_abandoned
 from richkd.core.tensor_files import encode_tensors, read_tensors
 from richkd.data.sources import open_data
@@ -34,6 +36,7 @@ class StoredLogits:
         images: SHA-256 of the pixels that the student saw.
         keys: SHA-256 of the names of the images in order.
         weights: SHA-256 of the file of the student's weights.
+        classes: names of the classes.
     """
 
     logits_NC: Tensor
@@ -42,6 +45,7 @@ class StoredLogits:
     images: str
     keys: str
     weights: str
+    classes: tuple[str, ...] = ()
 
 
 def store_logits(config: Config, path: Path) -> None:
@@ -68,6 +72,7 @@ def store_logits(config: Config, path: Path) -> None:
         "images": stores[predictor.framings[0]].fingerprint(),
         "keys": _hash_of_keys(split.keys()),
         "weights": _hash_of_weights(config),
+        "classes": to_json(data.class_names),
     }
     write_atomically(path, encode_tensors(tensors, metadata))
 
@@ -98,7 +103,10 @@ def read_logits(path: Path) -> StoredLogits:
             tensors["logits"],
             tensors["labels"],
             float(metadata["temperature"]),
-            *(metadata[name] for name in ("images", "keys", "weights")),
+            images=metadata["images"],
+            keys=metadata["keys"],
+            weights=metadata["weights"],
+            classes=tuple(map(str, parse_json(metadata["classes"]))),
         )
     except (OSError, SafetensorError, KeyError, ValueError, RichKDError) as error:
         raise CheckpointError(

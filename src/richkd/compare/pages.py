@@ -19,6 +19,7 @@ from richkd.compare.table import (
     NUMBERS,
     confidence_rows,
     failures_of,
+    further_table,
     numbers_of,
     rows_of,
 )
@@ -39,6 +40,11 @@ NOTE = (
 CONFIDENCE_NOTE = (
     "NLL and the expected calibration error (ECE) are calibrated by the temperature that was fitted on "
     "held-out images. The last columns do not depend on a temperature."
+)
+FURTHER_NOTE = (
+    "Superclass AUROC says how well the probabilities of an image's wrong classes tell those of its "
+    "superclass from others; 0.5 is chance. Corrupted images: mean error rate over all corruptions and "
+    "severities."
 )
 NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
 # Share of the range that is free at both ends of an axis.
@@ -87,6 +93,9 @@ def print_tables(
         console.print()
         console.print(_table(f"{cell.cell.title}, confidence", CONFIDENCE, confidence_rows(cell)))
         console.print()
+        if further := further_table(cell):
+            console.print(_table(f"{cell.cell.title}, beyond accuracy", *further))
+            console.print()
     for name, reason in first_failures(first):
         console.print(f"no result: {name}: {reason}", soft_wrap=True)
     for title, method, seed, reason in failures_of(cells):
@@ -115,9 +124,12 @@ def _context(
         "runs": sum(len(method.runs) for cell in cells for method in cell.methods),
         "heads": HEADS,
         "narrow": NARROW,
-        "tables": [(cell, rows_of(cell, costs), confidence_rows(cell)) for cell in cells],
+        "tables": [
+            (cell, rows_of(cell, costs), confidence_rows(cell), further_table(cell)) for cell in cells
+        ],
         "confidence_heads": CONFIDENCE,
         "confidence_note": CONFIDENCE_NOTE,
+        "further_note": FURTHER_NOTE,
         "sort_key": sort_key,
         "notes": [NOTE.format(baseline=cell.baseline) for cell in cells],
         "failures": failures_of(cells),
@@ -176,6 +188,8 @@ def _latex(cells: Sequence[CellFigures], costs: Mapping[str, RunCost]) -> str:
         note = NOTE.format(baseline=cell.baseline)
         lines += _latex_table(f"{cell.cell.title}. {note}", [HEADS[place] for place in NARROW], rows)
         lines += _latex_table(f"{cell.cell.title}. {CONFIDENCE_NOTE}", CONFIDENCE, confidence_rows(cell))
+        if further := further_table(cell):
+            lines += _latex_table(f"{cell.cell.title}. {FURTHER_NOTE}", *further)
     lines += [
         f"% No result: {latex(f'{method}, seed {seed} ({title}): {reason}')}"
         for title, method, seed, reason in failures_of(cells)

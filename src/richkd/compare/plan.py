@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from richkd.compare.plan_file import place_of, read_plan_file
+from richkd.config.choices import CORRUPTIONS
 from richkd.config.schema import Section
 from richkd.core.errors import ConfigError, Problems, nearest
+from richkd.evaluate.corruptions import corrupt
 
 Control = Literal["teacher-only", "clip-only", "shuffled", "shuffled-in-class", "text-only"]
 CONTROLS: tuple[Control, ...] = ("teacher-only", "clip-only", "shuffled")
@@ -24,6 +26,23 @@ Settings = dict[str, Any]
 # NumPy takes no larger seeds.
 Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 32)]
 Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 31)]
+
+
+class Corrupted(Section):
+    """Which corrupted test images students are evaluated on.
+
+    Example:
+        >>> Corrupted(names=("fog",)).measured
+        ('fog',)
+    """
+
+    images: Count = Field(500, description="number of test images, evenly spaced; all if there are fewer")
+    names: tuple[str, ...] = Field((), description="corruptions (default: the 15 of the published test)")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the corruptions."""
+        return tuple(dict.fromkeys(self.names)) or corrupt.TEST
 
 
 class Plan(Section):
@@ -71,6 +90,12 @@ class Plan(Section):
     )
     jobs: Count | None = Field(
         None, description="number of runs at once (default: what cores and memory allow; one on a GPU)"
+    )
+    corruptions: Corrupted | None = Field(
+        None, description="also evaluate every student on corrupted test images; {} for the defaults"
+    )
+    hierarchy: Path | None = Field(
+        None, description="YAML file {superclass: [class, …]} (default: that of CIFAR-100, for its classes)"
     )
     cache: Path | None = Field(None, description="folder of the teacher cache that all runs share")
     out: Path | None = Field(None, description="folder of the comparison (default: runs/NAME-OF-THE-PLAN)")
@@ -137,6 +162,8 @@ def _check_names(source: Source) -> None:
         path = getattr(plan, part)
         if isinstance(path, Path):
             problems.attempt(check_path, part, path, source.place(part))
+    for name in plan.corruptions.names if plan.corruptions else ():
+        problems.attempt(_check_corruption, name, source.place("corruptions", "names"))
     for part in ("seeds", "budgets"):
         values = getattr(plan, part)
         if len(set(values)) < len(values):
@@ -183,6 +210,13 @@ def _twice(part: str, values: tuple[int, ...], place: str) -> None:
         got=", ".join(map(str, values)),
         fix="remove one of them.",
     )
+
+
+def _check_corruption(name: str, place: str) -> None:
+    if name not in CORRUPTIONS:
+        raise ConfigError(
+            f"There is no corruption '{name}' ({place})", fix=nearest(name, CORRUPTIONS, CORRUPTIONS.listing)
+        )
 
 
 def _no_baseline(plan: Plan, place: str) -> None:

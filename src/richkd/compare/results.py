@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from richkd.compare.further import NOTHING, Further, corrupted_difference, over_known
 from richkd.compare.logits import StoredLogits
 from richkd.compare.runs import Cell, PlannedRun, by_cell
 from richkd.core.errors import CheckpointError
@@ -20,6 +22,9 @@ from richkd.metrics.intervals import Interval, McNemar, discordant_counts, mcnem
 from richkd.metrics.seeds import OverSeeds, over_seeds
 
 HALF = 0.5
+
+# Test logits and further figures of the runs of a method, by seed.
+Outputs = Mapping[int, tuple[StoredLogits, Further]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class RunFigures:
         temperature: temperature, fitted on held-out images; 1 without any.
         ece: expected calibration error with the temperature.
         half_error: fraction of wrong predictions among the more confident half of the images.
+        superclass_auroc, corrupted_error: see `Further`.
     """
 
     name: str
@@ -43,6 +49,8 @@ class RunFigures:
     temperature: float
     ece: float
     half_error: float
+    superclass_auroc: float | None
+    corrupted_error: float | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,10 @@ class MethodFigures:
         nll: calibrated NLL over seeds.
         ece: calibration error over seeds.
         half_error: errors among the more confident half, over seeds.
+        superclass_auroc: the same over seeds; None without superclasses.
+        corrupted_error: error rate on corrupted images over seeds; None if it was not measured.
         difference: against the baseline; None for the baseline, and without common seeds.
+        corrupted_difference: difference of ``corrupted_error``, by seed.
     """
 
     name: str
@@ -90,7 +101,10 @@ class MethodFigures:
     nll: OverSeeds | None
     ece: OverSeeds | None
     half_error: OverSeeds | None
+    superclass_auroc: OverSeeds | None
+    corrupted_error: OverSeeds | None
     difference: Difference | None
+    corrupted_difference: OverSeeds | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,7 @@ def figures_of(
     failed: Mapping[str, str],
     baseline: str,
     budgets: Mapping[str, str],
+    further: Mapping[str, Further] = MappingProxyType({}),
 ) -> tuple[CellFigures, ...]:
     """All figures of a comparison.
 
@@ -131,12 +146,14 @@ def figures_of(
         failed: reason by name, of the other runs.
         baseline: name of the method that the others are compared with.
         budgets: the budget of each run, by name.
+        further: further figures of the finished runs, by name.
 
     Raises:
         CheckpointError: runs of a cell were evaluated on different images.
     """
     return tuple(
-        _cell(cell, members, logits, failed, baseline, budgets) for cell, members in by_cell(list(runs))
+        _cell(cell, members, logits, failed, baseline, budgets, further)
+        for cell, members in by_cell(list(runs))
     )
 
 
@@ -147,16 +164,21 @@ def _cell(
     failed: Mapping[str, str],
     baseline: str,
     budgets: Mapping[str, str],
+    further: Mapping[str, Further],
 ) -> CellFigures:
     _refuse_other_images(cell, members, logits)
     by_method: dict[str, dict[int, PlannedRun]] = {}
     for run in members:
         by_method.setdefault(run.method, {})[run.seed] = run
     outputs = {
-        method: {seed: logits[run.name] for seed, run in by_seed.items() if run.name in logits}
+        method: {
+            seed: (logits[run.name], further.get(run.name, NOTHING))
+            for seed, run in by_seed.items()
+            if run.name in logits
+        }
         for method, by_seed in by_method.items()
     }
-    first = next((one for by_seed in outputs.values() for one in by_seed.values()), None)
+    first = next((one for by_seed in outputs.values() for one, _ in by_seed.values()), None)
     return CellFigures(
         cell,
         0 if first is None else len(first.labels_N),
@@ -194,12 +216,12 @@ def _refuse_other_images(cell: Cell, members: list[PlannedRun], logits: Mapping[
 
 def _method(
     by_seed: Mapping[int, PlannedRun],
-    outputs: Mapping[int, StoredLogits],
+    outputs: Outputs,
     failed: dict[int, str],
-    baseline: Mapping[int, StoredLogits] | None,
+    baseline: Outputs | None,
 ) -> MethodFigures:
     first = next(iter(by_seed.values()))
-    runs = tuple(_run(by_seed[seed], output) for seed, output in sorted(outputs.items()))
+    runs = tuple(_run(by_seed[seed], *outputs[seed]) for seed in sorted(outputs))
     common = sorted(outputs.keys() & baseline.keys()) if baseline is not None else []
     top1, nll, calibration_error, half_error = _over_seeds(runs)
     return MethodFigures(
@@ -211,8 +233,19 @@ def _method(
         nll,
         calibration_error,
         half_error,
-        _difference(common, outputs, baseline) if baseline is not None and common else None,
+        over_known([run.superclass_auroc for run in runs]),
+        over_known([run.corrupted_error for run in runs]),
+        _difference(common, _logits(outputs), _logits(baseline)) if baseline and common else None,
+        corrupted_difference(_further(outputs), _further(baseline)) if baseline and common else None,
     )
+
+
+def _logits(outputs: Outputs) -> dict[int, StoredLogits]:
+    return {seed: output for seed, (output, _) in outputs.items()}
+
+
+def _further(outputs: Outputs) -> dict[int, Further]:
+    return {seed: further for seed, (_, further) in outputs.items()}
 
 
 def _over_seeds(runs: Sequence[RunFigures]) -> list[OverSeeds | None]:
@@ -220,12 +253,21 @@ def _over_seeds(runs: Sequence[RunFigures]) -> list[OverSeeds | None]:
     return [over_seeds(values) for values in zip(*figures, strict=True)] or [None] * 4
 
 
-def _run(run: PlannedRun, output: StoredLogits) -> RunFigures:
+def _run(run: PlannedRun, output: StoredLogits, further: Further) -> RunFigures:
     top1, nll = _values(output).mean(0).tolist()
     probs_NC = (output.logits_NC.double() / output.temperature).softmax(dim=1)
     half = confident_rates_at_coverage(probs_NC, output.labels_N, HALF)
-    calibration_error = ece(probs_NC, output.labels_N)
-    return RunFigures(run.name, run.seed, top1, nll, output.temperature, calibration_error, half.wrong / HALF)
+    return RunFigures(
+        run.name,
+        run.seed,
+        top1,
+        nll,
+        output.temperature,
+        ece(probs_NC, output.labels_N),
+        half.wrong / HALF,
+        further.superclass_auroc,
+        further.corrupted_error,
+    )
 
 
 def _values(output: StoredLogits) -> Tensor:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from richkd.compare.corrupted import FOLDER as CORRUPTED
+from richkd.compare.corrupted import Log, corrupted_errors
 from richkd.compare.costs import RunCost, costs_of
 from richkd.compare.first import FirstRun, stages_of
 from richkd.compare.first_figures import FirstFigures, first_figures
+from richkd.compare.further import further_figures
 from richkd.compare.layers import read_layers
 from richkd.compare.logits import StoredLogits, are_stored, read_logits
 from richkd.compare.machine import default_jobs, threads_of_runs
@@ -91,12 +94,12 @@ def compare(
         _print_checked(check_runs(source.plan, runs, console.print), runs, console)
         return None
     with folder_lock(out, f"--out {out}"):
-        for folder in (out, out / LOGITS):
+        for folder in (out, out / LOGITS, out / CORRUPTED):
             remove_abandoned(folder)
         checked = check_runs(source.plan, runs, console.print)
         _print_checked(checked, runs, console)
         failed = _do(source, runs, checked, out, jobs, console, start)
-        return _write(source, runs, checked, failed, out)
+        return _write(source, runs, checked, failed, out, console.print)
 
 
 def _print_checked(checked: Checked, runs: Sequence[PlannedRun], console: Terminal) -> None:
@@ -176,11 +179,18 @@ def logits_file(out: Path, run: PlannedRun) -> Path:
 
 
 def _write(
-    source: Source, runs: Sequence[PlannedRun], checked: Checked, failed: Mapping[str, str], out: Path
+    source: Source,
+    runs: Sequence[PlannedRun],
+    checked: Checked,
+    failed: Mapping[str, str],
+    out: Path,
+    log: Log,
 ) -> Comparison:
-    done = [run for run in runs if run.name not in failed]
+    plan, done = source.plan, [run for run in runs if run.name not in failed]
     logits: dict[str, StoredLogits] = {run.name: read_logits(logits_file(out, run)) for run in done}
-    cells = figures_of(runs, logits, failed, source.plan.reference, checked.budgets)
+    corrupted = corrupted_errors(done, logits, plan.corruptions, out, log) if plan.corruptions else {}
+    further = further_figures(logits, plan.hierarchy, corrupted)
+    cells = figures_of(runs, logits, failed, plan.reference, checked.budgets, further)
     teachers = first_figures(first_runs_of(runs), failed)
     warnings = (*checked.warnings, *precision_warnings(done))
     comparison = Comparison(out, cells, costs_of(done, out), dict(failed), warnings, teachers)

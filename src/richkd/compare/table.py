@@ -40,12 +40,24 @@ CONFIDENCE = (
     "wrong in most confident 50 %",
     "95% CI",
 )
+FURTHER = (
+    "method",
+    "superclass AUROC",
+    "95% CI",
+    "wrong on corrupted images",
+    "95% CI",
+    "Δ wrong, points",
+    "95% CI, seeds",
+)
 NUMBERS = (
     *("pair", "data", "epochs", "method", "control_of", "baseline", "images", "seeds", "failed"),
     *("top1", "top1_sd", "top1_low", "top1_high"),
     *("nll", "nll_sd", "nll_low", "nll_high"),
     *("ece", "ece_sd", "ece_low", "ece_high"),
     *("half_error", "half_error_sd", "half_error_low", "half_error_high"),
+    *("superclass_auroc", "superclass_auroc_sd", "superclass_auroc_low", "superclass_auroc_high"),
+    *("corrupted_error", "corrupted_error_sd", "corrupted_error_low", "corrupted_error_high"),
+    *("corrupted_difference", "corrupted_difference_low", "corrupted_difference_high"),
     *("top1_difference", "top1_difference_low", "top1_difference_high"),
     *("top1_difference_images_low", "top1_difference_images_high"),
     *("nll_difference", "nll_difference_low", "nll_difference_high"),
@@ -72,6 +84,32 @@ def confidence_rows(cell: CellFigures) -> list[list[str]]:
             _range(method.half_error, 100, 1),
         ]
         for method in cell.methods
+    ]
+
+
+def further_table(cell: CellFigures) -> tuple[tuple[str, ...], list[list[str]]] | None:
+    """Heads and rows on wrong classes and corrupted images, as far as they were measured; None if neither."""
+    known = [
+        any(method.superclass_auroc is not None for method in cell.methods),
+        any(method.corrupted_error is not None for method in cell.methods),
+    ]
+    if not any(known):
+        return None
+    places = [0, *range(1, 3 if known[0] else 1), *range(3, 7 if known[1] else 3)]
+    rows = [_further_row(method) for method in cell.methods]
+    return tuple(FURTHER[place] for place in places), [[row[place] for place in places] for row in rows]
+
+
+def _further_row(method: MethodFigures) -> list[str]:
+    difference = method.corrupted_difference
+    return [
+        method.name,
+        _plain(method.superclass_auroc),
+        _range(method.superclass_auroc, 1, 3),
+        _percent(method.corrupted_error, ""),
+        _range(method.corrupted_error, 100, 1),
+        "" if difference is None else f"{100 * difference.mean:+.2f}",
+        _range(difference, 100, 2, sign="+"),
     ]
 
 
@@ -167,6 +205,9 @@ def _numbers(cell: CellFigures, method: MethodFigures, costs: Mapping[str, RunCo
         *_fields(method.nll, "mean", "sd", "low", "high"),
         *_fields(method.ece, "mean", "sd", "low", "high"),
         *_fields(method.half_error, "mean", "sd", "low", "high"),
+        *_fields(method.superclass_auroc, "mean", "sd", "low", "high"),
+        *_fields(method.corrupted_error, "mean", "sd", "low", "high"),
+        *_fields(method.corrupted_difference, "mean", "low", "high"),
     ]
     difference = method.difference
     if difference is None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from richkd.compare.first import FirstRun
+from richkd.compare.further import superclasses_of
 from richkd.compare.opened import EVALUATED, OpenedData
 from richkd.compare.plan import Plan
 from richkd.compare.problems import RunProblems
@@ -19,6 +20,7 @@ from richkd.config.resumed import SETTINGS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.precision import emulation_warning
 from richkd.core.visible import counted
 from richkd.models.build import Network
 from richkd.pipeline.assemble import assemble
@@ -78,13 +80,15 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
             order = problems.attempt(run.label, order_of, run.config, data)
             if order is not None:
                 budgets[run.name] = budget_of(run.config, order.images_of_epoch)
+            if plan.hierarchy is not None:
+                problems.attempt("", superclasses_of, data.class_names, plan.hierarchy)
     warnings: list[str] = []
     if len(budgets) == len(every):
         for _, members in by_cell(runs):
             problems.attempt("", _refuse_other_tests, members, opened)
             if not plan.allow_unequal_budgets:
                 problems.attempt("", _refuse_unequal, members, budgets)
-        warnings = check_trained_on(runs, opened, problems)
+        warnings = [*check_trained_on(runs, opened, problems), *_emulated(every)]
     begun = [run for run in every if RunFolder(run.config.out).entries()]
     finished = {run.name for run in begun if problems.attempt(run.label, is_finished, run.config)}
     missing = unfinished(first, finished)
@@ -97,6 +101,17 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
     log(f"checked: {counted(len(every), 'run')}, of which {len(finished)} are finished")
     _say_what_is_missing(first, missing, unchecked, log)
     return Checked(budgets, frozenset(finished), frozenset(provisional), tuple(warnings))
+
+
+def _emulated(runs: Iterable[AnyRun]) -> list[str]:
+    """Warnings of precisions that the device only emulates, each once."""
+    settings = [run.config.train for run in runs]
+    found = [
+        emulation_warning(precision, pick_device(train.device))
+        for train in settings
+        for precision in (train.precision, train.teacher_precision)
+    ]
+    return list(dict.fromkeys(warning for warning in found if warning))
 
 
 def refuse_other_teachers(runs: Iterable[AnyRun], checked: Checked) -> None:

@@ -31,5 +31,21 @@ def precisions_of(device: torch.device) -> tuple[str, ...]:
     return ("fp32", "bf16") if _cpu_has_bf16() else ("fp32",)
 
 
+def emulation_warning(precision: str, device: torch.device) -> str:
+    """A warning if a device only emulates a precision; empty if it has it.
+
+    Example:
+        >>> emulation_warning("fp32", torch.device("cpu"))
+        ''
+    """
+    if precision == "auto" or precision in precisions_of(device):
+        return ""
+    where = "GPU" if device.type == "cuda" else "processor"
+    return (
+        f"this {where} has no instructions for bfloat16 and emulates it, which can take 20 times as long; "
+        "use --train.precision auto or fp32, and the same for --train.teacher_precision"
+    )
+
+
 def _cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -113,6 +113,21 @@ def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Seman
     )
 
 
+def superclass_auroc(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> float | None:
+    """``superclass_auroc`` of `Semantics` without its interval; None if no image has both kinds of classes.
+
+    Raises:
+        DataError: see `semantics`.
+
+    Example:
+        >>> hierarchy = Hierarchy(("animals", "vehicles"), (0, 0, 1, 1))  # cat, dog | car, bus
+        >>> superclass_auroc(torch.tensor([[0.7, 0.1, 0.15, 0.05]]), torch.tensor([0]), hierarchy)
+        0.5
+    """
+    auroc_M = _auroc(probs_NC.double(), labels_N, same_superclass(hierarchy, probs_NC.shape[1]))
+    return float(auroc_M.mean()) if len(auroc_M) else None
+
+
 def others(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     """Distribution over the wrong classes, ``q_j = p_j / (1 − p_y)`` with q_y = 0; shape (N, C).
 

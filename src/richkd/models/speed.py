@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from richkd.core.precision import autocast_dtype, precisions_of
+from richkd.core.precision import autocast_dtype, emulation_warning, precisions_of
 from richkd.core.processes import on_first, world
 from richkd.core.structured import read_json
 from richkd.core.waiting import still
@@ -123,6 +123,8 @@ class SpeedChooser:
                 with still(f"measuring precisions and compiling of {name}"):
                     speed = on_first(lambda: self._fastest(candidates, network, trained=trained))
                 self.log(f"precision: {name} {speed.describe()}")
+            elif self.measure and (warning := emulation_warning(precision, self.device)):
+                self.log(f"warning: {name}: {warning}")
             self.chosen[name] = asdict(speed)
         return Speed(**self.chosen[name])
 

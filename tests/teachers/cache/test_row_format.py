@@ -93,3 +93,12 @@ def test_what_float16_cannot_hold_is_refused(bad: float, rows: RowFormat) -> Non
 def test_impossible_sparse_rows_are_refused(classes: int, top: int) -> None:
     with pytest.raises(CacheError, match=r"cache\.top_k"):
         RowFormat(classes, 0, top)
+
+
+@pytest.mark.parametrize("top", [None, 2])
+def test_outputs_lie_in_memory_like_computed_ones(top: int | None) -> None:
+    rows = RowFormat(classes=3, features=4, top_k=top)
+    output = rows.unpack(rows.pack(Output(torch.randn(5, 3), torch.randn(5, 4))))
+    # Products of AVX2 processors round otherwise if there are gaps between rows.
+    assert output.logits_BC.is_contiguous()
+    assert output.feats_BF.is_contiguous()
