@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from richkd.core.device import pick_device
+from richkd.core.device import constant, pick_device, seed_generators
 from richkd.core.errors import ConfigError
 from tests.fixtures import refusal
 
@@ -51,3 +51,22 @@ def test_a_known_kind_that_the_machine_lacks_is_refused(monkeypatch: pytest.Monk
     assert isinstance(error, ConfigError)
     assert error.got == "this machine has: cpu"
     assert pick_device("cpu").type == "cpu"
+
+
+def test_a_constant_of_an_evaluation_can_be_used_in_training() -> None:
+    constant.cache_clear()
+    with torch.inference_mode():
+        factors_2 = constant((1.0, 2.0), torch.device("cpu"))
+    weights_2 = torch.ones(2, requires_grad=True)
+    (weights_2 * factors_2).sum().backward()
+    assert weights_2.grad is not None
+    assert weights_2.grad.tolist() == [1.0, 2.0]
+    assert constant((1.0, 2.0), torch.device("cpu")) is factors_2
+    assert constant((1.0, 2.0), torch.device("cpu"), torch.float64).dtype == torch.float64
+
+
+def test_seeding_a_device_is_what_pytorch_does_for_all() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_generators(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

@@ -61,7 +61,9 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
         >>> constant((0.5, 2.0), torch.device("cpu")).tolist()
         [0.5, 2.0]
     """
-    return torch.tensor(values, dtype=dtype, device=device)
+    # A tensor that is made in inference mode could not be used in training later.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
