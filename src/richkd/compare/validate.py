@@ -88,7 +88,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
             problems.attempt("", _refuse_other_tests, members, opened)
             if not plan.allow_unequal_budgets:
                 problems.attempt("", _refuse_unequal, members, budgets)
-        warnings = [*check_trained_on(runs, opened, problems), *_emulated(every)]
+        warnings = check_trained_on(runs, opened, problems)
     begun = [run for run in every if RunFolder(run.config.out).entries()]
     finished = {run.name for run in begun if problems.attempt(run.label, is_finished, run.config)}
     missing = unfinished(first, finished)
@@ -100,11 +100,13 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
     problems.refuse_all()
     log(f"checked: {counted(len(every), 'run')}, of which {len(finished)} are finished")
     _say_what_is_missing(first, missing, unchecked, log)
+    for warning in _emulated(run for run in every if run.name not in finished):
+        log(f"warning: {warning}")
     return Checked(budgets, frozenset(finished), frozenset(provisional), tuple(warnings))
 
 
 def _emulated(runs: Iterable[AnyRun]) -> list[str]:
-    """Warnings of precisions that the device only emulates, each once."""
+    """Warnings of precisions that the device only emulates, each once. They are about time, not figures."""
     settings = [run.config.train for run in runs]
     found = [
         emulation_warning(precision, pick_device(train.device))
