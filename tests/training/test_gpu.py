@@ -63,29 +63,25 @@ def steps_of(world: World, out: Path, device: torch.device, **changes: Any) -> I
     parts.flush_caches()
 
 
-@contextmanager
-def waits() -> Iterator[list[str]]:
-    """The operations that waited for the GPU, by the lines that called them."""
-    found: list[str] = []
+def waits_of(steps: Iterator[dict[str, float]]) -> list[str]:
+    """The lines of code that waited for the GPU, in steps after the first ones."""
+    for _ in range(WARM_UP):
+        next(steps)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            for _ in range(MEASURED):
+                next(steps)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            found += [f"{w.filename}:{w.lineno}" for w in caught if "called a synch" in str(w.message)]
+    return sorted({f"{w.filename}:{w.lineno}" for w in caught if "called a synch" in str(w.message)})
 
 
 @pytest.mark.parametrize("name", [*RICHKD, *NAMES])
 def test_no_step_waits_for_the_gpu(world: World, tmp_path: Path, name: str) -> None:
     steps = steps_of(world, tmp_path / "run", GPU, **settings_of(world, tmp_path, name))
-    for _ in range(WARM_UP):
-        next(steps)
-    with waits() as found:
-        for _ in range(MEASURED):
-            next(steps)
-    assert sorted(set(found)) == []
+    assert waits_of(steps) == []
 
 
 def test_cached_outputs_are_read_without_waiting(world: World, tmp_path: Path) -> None:
@@ -93,12 +89,7 @@ def test_cached_outputs_are_read_without_waiting(world: World, tmp_path: Path) -
     for _ in steps_of(world, tmp_path / "fills", GPU, **cached):
         pass
     steps = steps_of(world, tmp_path / "reads", GPU, **cached)
-    for _ in range(WARM_UP):
-        next(steps)
-    with waits() as found:
-        for _ in range(MEASURED):
-            next(steps)
-    assert sorted(set(found)) == []
+    assert waits_of(steps) == []
 
 
 @contextmanager
