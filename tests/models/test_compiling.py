@@ -9,7 +9,7 @@ import torch
 
 from richkd.core.errors import ConfigError
 from richkd.core.types import Output
-from richkd.models.compiling import STEPS_TO_REPAY, compile_repays
+from richkd.models.compiling import STEPS_TO_REPAY, compile_fixed, compile_repays
 from richkd.training.run import distill
 from tests.fixtures import World
 
@@ -62,3 +62,16 @@ def test_a_compiled_run_ends_near_the_plain_one(world: World, tmp_path: Path) ->
     ]
     losses = [run.summary["splits"]["val"]["nll"] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("device", "repeated", "expected"),
+    [("cuda", True, {"triton.cudagraphs": True}), ("cuda", False, None), ("cpu", True, None)],
+)
+def test_kernels_are_recorded_on_a_gpu_unless_gradients_add_up(
+    monkeypatch: pytest.MonkeyPatch, device: str, repeated: bool, expected: dict[str, bool] | None
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda call, *, dynamic, options: asked.append(options))
+    compile_fixed(abs, torch.device(device), repeated=repeated)
+    assert asked == [expected]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richkd.compare.logits import StoredLogits
-from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
+from richkd.data.hierarchy import Hierarchy, superclasses_of
 from richkd.metrics.seeds import OverSeeds, over_seeds
 from richkd.metrics.semantics import superclass_auroc
 
@@ -52,19 +52,6 @@ def further_figures(
         auroc = None if tree is None else superclass_auroc(probs_NC, output.labels_N, tree)
         result[name] = Further(auroc, corrupted.get(name))
     return result
-
-
-def superclasses_of(classes: Sequence[str], hierarchy: Path | None) -> Hierarchy | None:
-    """The superclass of each class from a file, or those that are built in; None without any.
-
-    Raises:
-        ClassError: the file cannot be read, or does not have these classes.
-
-    Example:
-        >>> superclasses_of(("ant", "bee"), None) is None
-        True
-    """
-    return known_hierarchy(classes) if hierarchy is None else read_hierarchy(hierarchy, classes)
 
 
 def over_known(values: Sequence[float | None]) -> OverSeeds | None:

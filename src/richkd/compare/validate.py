@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from richkd.compare.first import FirstRun
-from richkd.compare.further import superclasses_of
 from richkd.compare.opened import EVALUATED, OpenedData
 from richkd.compare.plan import Plan
 from richkd.compare.problems import RunProblems
@@ -22,6 +21,7 @@ from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.precision import emulation_warning
 from richkd.core.visible import counted
+from richkd.data.hierarchy import superclasses_of
 from richkd.models.build import Network
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.run_data import order_of

@@ -68,11 +68,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural unless it is one.
+    """A number with its noun, which gets an s unless the number is one.
 
     Example:
-        >>> counted(1, "epoch"), counted(1_200, "image"), counted(0, "class")
-        ('1 epoch', '1,200 images', '0 classes')
+        >>> counted(1, "epoch"), counted(1_200, "image")
+        ('1 epoch', '1,200 images')
     """
-    plural = noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -56,6 +56,19 @@ def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
     return Hierarchy(tuple(SUPERCLASSES), tuple(above[clean_name(name)] for name in class_names))
 
 
+def superclasses_of(class_names: Sequence[str], path: Path | None) -> Hierarchy | None:
+    """The hierarchy of a file, or without one the built-in hierarchy; None if there is none.
+
+    Raises:
+        ClassError: see `read_hierarchy`.
+
+    Example:
+        >>> superclasses_of(("ant", "bee"), None) is None
+        True
+    """
+    return known_hierarchy(class_names) if path is None else read_hierarchy(path, class_names)
+
+
 def read_hierarchy(path: str | Path, class_names: Sequence[str]) -> Hierarchy:
     """Read a hierarchy ``{superclass: [class, …]}`` from a YAML or JSON file.
 

@@ -11,7 +11,7 @@ import torch
 from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
-from richkd.data.hierarchy import Hierarchy, known_hierarchy, read_hierarchy
+from richkd.data.hierarchy import Hierarchy, superclasses_of
 from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
 from richkd.evaluate.artifacts import ArtifactPredictor, open_artifact
@@ -94,7 +94,7 @@ def open_subjects(
         for model, file in checkpoints.items()
     ]
     teachers = problems.attempt(_open_teachers, first, data, device) if config.teachers else None
-    hierarchy = problems.attempt(_hierarchy_of, config.hierarchy, opened.class_names)
+    hierarchy = problems.attempt(superclasses_of, opened.class_names, config.hierarchy)
     shifts = {
         name: problems.attempt(open_shift, path, opened.class_names) for name, path in config.shift.items()
     }
@@ -167,10 +167,6 @@ def _split_of(opened: Data, data: str, name: str) -> Split:
             fix=nearest(name, opened.splits, f"They are {', '.join(opened.splits)}."),
         )
     return opened.splits[name]
-
-
-def _hierarchy_of(path: Path | None, class_names: Sequence[str]) -> Hierarchy | None:
-    return known_hierarchy(class_names) if path is None else read_hierarchy(path, class_names)
 
 
 def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:
