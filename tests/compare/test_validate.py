@@ -23,6 +23,7 @@ def checked(path: Path) -> Checked:
 def test_a_plan_that_can_run(world: World, tmp_path: Path) -> None:
     result = checked(write(tmp_path, content(world)))
     assert set(result.budgets.values()) == {"1 epoch of 36 images in batches of 8"}
+    assert set(result.images.values()) == {36}
     assert result.finished == frozenset()
     assert not (tmp_path / "out").exists()
 

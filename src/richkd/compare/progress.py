@@ -27,6 +27,7 @@ class QueueProgress:
         console: where to print.
         at_once: number of runs at once.
         split: the split whose accuracy is printed.
+        images: number of training images in an epoch of each run, by its name; equal numbers if it is empty.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class QueueProgress:
         console: Terminal,
         at_once: int,
         split: str = "test",
+        images: Mapping[str, int] | None = None,
     ) -> None:
         self.split = split
         self.runs = {run.name: run for run in runs}
@@ -43,7 +45,7 @@ class QueueProgress:
         self._ended = set(finished)
         self._running: list[str] = []
         self._began = self._reported = time.monotonic()
-        self._time_left = TimeLeft(runs, at_once)
+        self._time_left = TimeLeft(runs, at_once, images or {})
 
     def began(self, job: Job) -> None:
         """A run began."""

@@ -133,7 +133,7 @@ def _do(
             RunFolder(run.config.out).tidy()
     at_once = jobs or source.plan.jobs or default_jobs(left)
     threads = threads_of_runs(out, at_once)
-    progress = QueueProgress(every, done, console, min(at_once, len(left)))
+    progress = QueueProgress(every, done, console, min(at_once, len(left)), images=checked.images)
     if left:
         console.print(f"{counted(len(left), 'run')} to do, {min(at_once, len(left))} at once")
     failed: dict[str, str] = {}

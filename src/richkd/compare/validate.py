@@ -42,12 +42,14 @@ class Checked:
 
     Attributes:
         budgets: the budget of each run, by its name.
+        images: number of training images in an epoch of each run, by its name.
         finished: names of the runs that are finished.
         provisional: names of the runs whose teachers or student are still to be made by first runs.
         warnings: what makes the comparison doubtful.
     """
 
     budgets: dict[str, str]
+    images: dict[str, int]
     finished: frozenset[str]
     provisional: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
@@ -73,13 +75,15 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
     first = first_runs_of(runs)
     every: list[AnyRun] = [*first, *runs]
     budgets: dict[str, str] = {}
+    images: dict[str, int] = {}
     for run in every:
         problems.attempt(run.label, refuse_missing_trackers, run.config.train.trackers)
         data = problems.attempt(run.label, opened.of, run.config)
         if data is not None:
             order = problems.attempt(run.label, order_of, run.config, data)
             if order is not None:
-                budgets[run.name] = budget_of(run.config, order.images_of_epoch)
+                images[run.name] = order.images_of_epoch
+                budgets[run.name] = budget_of(run.config, images[run.name])
             if plan.hierarchy is not None:
                 problems.attempt("", superclasses_of, data.class_names, plan.hierarchy)
     warnings: list[str] = []
@@ -102,7 +106,7 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
     _say_what_is_missing(first, missing, unchecked, log)
     for warning in _emulated(run for run in every if run.name not in finished):
         log(f"warning: {warning}")
-    return Checked(budgets, frozenset(finished), frozenset(provisional), tuple(warnings))
+    return Checked(budgets, images, frozenset(finished), frozenset(provisional), tuple(warnings))
 
 
 def _emulated(runs: Iterable[AnyRun]) -> list[str]:
