@@ -39,11 +39,12 @@ def test_jobs_follow_from_cores_memory_and_runs(
 
 def test_threads_are_those_of_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 8)
-    assert threads_of_runs(tmp_path, 2) == 4
-    assert threads_of_runs(tmp_path, 8) == 4
-    for damaged in ("", "[]", '{"threads": "x"}', '{"threads": 0}', "null"):
+    assert threads_of_runs(tmp_path, {"runs": 2}) == {"runs": 4}
+    assert threads_of_runs(tmp_path, {"runs": 8}) == {"runs": 4}
+    assert threads_of_runs(tmp_path, {"runs": 8, "first": 1}) == {"runs": 4, "first": 8}
+    for damaged in ("", "[]", '{"runs": "x"}', '{"runs": 0}', "null"):
         (tmp_path / "threads.json").write_text(damaged)
-        assert threads_of_runs(tmp_path, 8) == 1
+        assert threads_of_runs(tmp_path, {"runs": 16}) == {"runs": 1}
 
 
 def test_the_memory_of_this_machine_is_read() -> None:

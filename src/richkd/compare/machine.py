@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from richkd.compare.runs import AnyRun
@@ -40,23 +40,24 @@ def free_gigabytes() -> float:
         return 8.0
 
 
-def threads_of_runs(out: Path, jobs: int) -> int:
-    """Threads of each run: those with which the comparison began, because sums depend on their number.
+def threads_of_runs(out: Path, at_once: Mapping[str, int]) -> dict[str, int]:
+    """Threads of each run: an equal part of the cores, by the kind of run.
+
+    They are those with which the comparison began, because sums depend on their number.
 
     Args:
-        out: folder of the comparison, which records the number.
-        jobs: number of runs at once.
+        out: folder of the comparison, which records the numbers.
+        at_once: number of runs at once, by the kind of run.
 
     Raises:
-        CheckpointError: the number cannot be recorded.
+        CheckpointError: the numbers cannot be recorded.
     """
     path = out / THREADS_FILE
     try:
-        recorded = read_json(path)["threads"]
-        if isinstance(recorded, int) and recorded >= 1:
-            return recorded
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    threads = max(1, cores() // jobs)
-    write_atomically(path, (to_json({"threads": threads}) + "\n").encode())
+        recorded = {kind: n for kind, n in read_json(path).items() if isinstance(n, int) and n >= 1}
+    except (OSError, ValueError, AttributeError):
+        recorded = {}
+    threads = {kind: max(1, cores() // number) for kind, number in at_once.items()} | recorded
+    if threads != recorded:
+        write_atomically(path, (to_json(threads) + "\n").encode())
     return threads

@@ -9,6 +9,7 @@ from pathlib import Path
 from richkd.compare.corrupted import FOLDER as CORRUPTED
 from richkd.compare.corrupted import Log, corrupted_errors
 from richkd.compare.costs import RunCost, costs_of
+from richkd.compare.first import FOLDER as FIRST
 from richkd.compare.first import FirstRun, stages_of
 from richkd.compare.first_figures import FirstFigures, first_figures
 from richkd.compare.further import further_figures
@@ -21,7 +22,7 @@ from richkd.compare.precisions import precision_warnings
 from richkd.compare.progress import QueueProgress
 from richkd.compare.queue import Start, run_queue
 from richkd.compare.results import CellFigures, figures_of
-from richkd.compare.runs import AnyRun, PlannedRun, first_runs_of, planned_runs
+from richkd.compare.runs import RUNS, AnyRun, PlannedRun, first_runs_of, planned_runs
 from richkd.compare.validate import Checked, check_runs, refuse_other_teachers
 from richkd.compare.worker import Job
 from richkd.core.files import refuse_unwritable
@@ -132,12 +133,14 @@ def _do(
         if run.name in done:
             RunFolder(run.config.out).tidy()
     at_once = jobs or source.plan.jobs or default_jobs(left)
-    threads = threads_of_runs(out, at_once)
+    stages = stages_of(first, runs)
+    widest = max((len(stage) for stage in stages[:-1]), default=1)
+    threads = threads_of_runs(out, {FIRST: min(at_once, widest), RUNS: min(at_once, len(runs))})
     progress = QueueProgress(every, done, console, min(at_once, len(left)), images=checked.images)
     if left:
         console.print(f"{counted(len(left), 'run')} to do, {min(at_once, len(left))} at once")
     failed: dict[str, str] = {}
-    for stage in stages_of(first, runs):
+    for stage in stages:
         refuse_other_teachers([run for run in stage if not _broken(run, failed)], checked)
         waiting = [run for run in stage if run.name not in done]
         for run in waiting:
@@ -168,9 +171,9 @@ def _broken(run: AnyRun, failed: Mapping[str, str]) -> str:
     return reasons[0] if reasons else ""
 
 
-def _job(run: AnyRun, out: Path, threads: int) -> Job:
-    logits = None if isinstance(run, FirstRun) else logits_file(out, run)
-    return Job(run.name, run.config, logits, out / LOGS / f"{run.name}.txt", threads)
+def _job(run: AnyRun, out: Path, threads: Mapping[str, int]) -> Job:
+    kind, logits = (FIRST, None) if isinstance(run, FirstRun) else (RUNS, logits_file(out, run))
+    return Job(run.name, run.config, logits, out / LOGS / f"{run.name}.txt", threads[kind])
 
 
 def logits_file(out: Path, run: PlannedRun) -> Path:

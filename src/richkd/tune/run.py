@@ -14,7 +14,7 @@ from richkd.compare.opened import OpenedData
 from richkd.compare.problems import RunProblems
 from richkd.compare.progress import QueueProgress
 from richkd.compare.queue import Start, run_queue
-from richkd.compare.runs import PlannedRun
+from richkd.compare.runs import RUNS, PlannedRun
 from richkd.compare.validate import check_runs, is_finished, refuse_changed
 from richkd.compare.worker import Job
 from richkd.core.files import refuse_unwritable
@@ -127,7 +127,7 @@ def search(
         _print_space(methods, console)
         # The first rung has several runs of each method.
         at_once = jobs or source.plan.jobs or default_jobs(own * ETA)
-        runner = _Runner(out, at_once, threads_of_runs(out, at_once), console, start)
+        runner = _Runner(out, at_once, threads_of_runs(out, {RUNS: at_once})[RUNS], console, start)
         halving = ladder(source.plan, methods, trials, at_once, runner.do)
         searches = [_open(source, out, method, halving) for method in methods]
         runner.refuse_changed(_done(searches, trials))
