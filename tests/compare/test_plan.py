@@ -62,6 +62,14 @@ def test_a_plan_becomes_runs(tmp_path: Path) -> None:
         (("[3]", "[3]\ncontrols: [teacher-onli]"), ("'controls'", "'teacher-onli'", "line 10")),
         (("[3]", "[3]\nbaseline: cee"), ("baseline", "line 10", "'ce'")),
         (("  ce:", "  on: ce\n  ce:"), ("must be text (plan.yaml, line 6)", "quotes")),
+        (("  ce:", "  other: {3: x}\n  ce:"), ("'methods.other' must be text (plan.yaml, line 6)", "quotes")),
+        (("  ce:", "  other: {on: x}\n  ce:"), ("'methods.other' must be text (plan.yaml, line 6)",)),
+        (("  ce:", "  other: {~: x}\n  ce:"), ("'methods.other' must be text (plan.yaml, line 6)",)),
+        (("[3]", "[3]\npairs: {a: {3: x}}"), ("'pairs.a' must be text (plan.yaml, line 10)",)),
+        (("[3]", "[3]\ncorruptions: {image: 3}"), ("no part 'corruptions.image'", "Did you mean 'images'?")),
+        (("[0, 1]", "3"), ("it must be a list, such as [0, 1]",)),
+        (("  ce:", "  kdd:"), ("must say what it is", "or 'kd'?")),
+        (("weight_decay: 0.1}", "lr: 1}, optim.lr: 2"), ("given once: 'optim.lr'", "1 in plan.yaml, line 7")),
         (("  ce:", "  a/b: ce\n  ce:"), ("folder (plan.yaml, line 6)",)),
         (("  ce:", "  ..: ce\n  ce:"), ("folder (plan.yaml, line 6)",)),
         (("  ce:", "  CE: ce\n  ce:"), ("same name", "CE-e3-s0")),
@@ -109,7 +117,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in str(refusal(read_plan, tmp_path / "none.yaml"))
     (tmp_path / "plan.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in str(refusal(read_plan, tmp_path / "plan.yaml"))
+    assert "must be text in UTF-8" in str(refusal(read_plan, tmp_path / "plan.yaml"))
     assert "cannot be read" in str(refusal(read_plan, tmp_path))
 
 

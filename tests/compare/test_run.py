@@ -22,8 +22,8 @@ from richkd.compare.logits import read_logits
 from richkd.compare.queue import run_queue
 from richkd.compare.worker import Job, Outcome, is_disk_full
 from richkd.config.schema import Config
-from richkd.core.errors import CheckpointError
-from richkd.core.interrupt import StopRequest
+from richkd.core.errors import CheckpointError, ProcessError
+from richkd.core.interrupt import Interrupted, StopRequest
 from richkd.training.run_folder import RunFolder
 from tests.compare.plans import content, in_child, leftovers, run, runs_of, write
 from tests.fixtures import World, refusal
@@ -158,6 +158,26 @@ def test_a_run_that_the_same_signal_ends_has_not_failed(requested: bool, state: 
     job = Job("a", CONFIG, None, tmp_path / "a.txt")
     outcome = queue._outcome_of(queue._Running(job, process, receiver), StopRequest(requested))
     assert (outcome.state, "255" in outcome.reason) == (state, not requested)
+
+
+class Serverless:
+    """Starts processes as a server of processes does that has ended."""
+
+    Pipe = staticmethod(multiprocessing.Pipe)
+
+    class Process:
+        def __init__(self, **given: object) -> None: ...
+
+        def start(self) -> None:
+            raise EOFError("unexpected EOF")
+
+
+@pytest.mark.parametrize(("requested", "expected"), [(True, Interrupted), (False, ProcessError)])
+def test_a_signal_may_end_the_server_of_processes(
+    requested: bool, expected: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(expected):
+        queue._begin(Serverless, *jobs_of(tmp_path, 1), works, StopRequest(requested))
 
 
 def test_processes_of_a_killed_comparison_save_and_end(world: World, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from richkd.core.errors import ClassError
-from richkd.data.hierarchy import read_hierarchy
+from richkd.data.hierarchy import read_hierarchy, superclasses_of
 from tests.fixtures import refusal
 
 CLASSES = ("ant", "brown_bear", "cow")
@@ -44,3 +44,13 @@ def test_invalid_hierarchies_are_rejected(tmp_path: Path, text: str, words: str)
     assert isinstance(error, ClassError)
     assert words in str(error)
     assert "cannot be read" in str(refusal(read_hierarchy, tmp_path / "none.yaml", CLASSES))
+
+
+@pytest.mark.parametrize("text", ["all: [ant, cow, brown_bear]", "{a: [ant], b: [cow], c: [brown_bear]}"])
+def test_answers_are_not_judged_by_superclasses_that_group_nothing(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    error = str(refusal(superclasses_of, CLASSES, path))
+    assert "several superclasses" in error
+    assert str(path) in error
+    # Prompts may still name them.
+    assert len(read_hierarchy(path, CLASSES).names()) == 3

@@ -86,6 +86,18 @@ def test_the_term_equals_the_published_steps(known: bool) -> None:
     assert float(value.detach()) == pytest.approx(reference.ca_mkd_maps(pairs, weights), rel=1e-9)
 
 
+def test_each_image_counts_by_its_weight() -> None:
+    pairs = [(random_map(5, 2, 1), random_map(5, 2, 2))]
+    weights_MB, weight_B = torch.ones(1, 3, dtype=torch.float64), torch.tensor([1.0, 0.0, 0.25])
+    each = [
+        float(weighted_map_loss([(s[i : i + 1], t[i : i + 1])], weights_MB[:, :1]))
+        for s, t in pairs
+        for i in range(3)
+    ]
+    expected = sum(w * loss for w, loss in zip(weight_B.tolist(), each, strict=True)) / 3
+    assert float(weighted_map_loss(pairs, weights_MB, weight_B)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_projection_reaches_larger_and_smaller_maps() -> None:
     for side in (2, 4, 9):
         maps_BFHW = Projection(4, (5, side, side), relu=True)(random_map(4, 4, 0).float())

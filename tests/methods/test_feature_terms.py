@@ -16,7 +16,7 @@ from richkd.methods.objective import Objective, TermSpec
 from richkd.methods.term import Context, Term
 from tests.methods.feature_records import CLASSES, batch, build, output, shapes, target
 
-NAMES = ("fitnet", "vid", "sp", "rkd", "pkt", "embed")
+NAMES = ("at", "fitnet", "vid", "sp", "rkd", "pkt", "embed")
 ON_FEATURES = ("rkd", "pkt", "embed")
 COMPARING = ("sp", "rkd", "pkt")
 STUDENT_MAPS, TEACHER_MAPS = ((2, 8, 8), (3, 4, 4), (4, 2, 2)), ((5, 16, 16), (6, 4, 4), (7, 4, 4))

@@ -61,6 +61,30 @@ def test_whole_numbers_stay_whole() -> None:
     assert steps.settings(3) == {"train.grad_accum_steps": 3}
 
 
+def test_a_setting_of_whole_numbers_gets_whole_numbers() -> None:
+    sizes, terms = read(
+        {
+            "train.batch_size": {"low": 8, "high": 30},
+            "objective.crd.num_negatives": {"low": 16, "high": 4096, "log": True},
+        }
+    )
+    for entry in (sizes, terms):
+        assert type(entry.distribution).__name__ == "IntDistribution"
+    assert sizes.value_of({"train.batch_size": 9}) == 9
+    error = str(refusal(read, {"train.batch_size": {"low": 8.5, "high": 30}}))
+    assert "whole numbers" in error
+
+
+def test_numbers_that_yaml_reads_as_text() -> None:
+    (rate,) = read({"optim.lr": {"low": "1e-3", "high": 0.1, "log": True}})
+    assert (rate.low, rate.high) == (0.001, 0.1)
+
+
+@pytest.mark.parametrize("name", ["data.val_fraction", "data.path", "data.labels_per_class"])
+def test_all_trials_are_judged_by_the_same_images(name: str) -> None:
+    assert "same images" in str(refusal(read, {name: [1, 2]}))
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -75,6 +99,9 @@ def test_whole_numbers_stay_whole() -> None:
         {"low": True, "high": 3},
         {"low": 1, "high": 2, "step": 0},
         {"low": 1, "high": 2, "steps": 1},
+        {"low": 1, "high": 2, "step": 5},
+        {"low": 1, "high": 2, "step": "one"},
+        {"low": "few", "high": 2},
         [1],
         [1, 1],
         [],

@@ -12,12 +12,14 @@ from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
 from richkd.core.structured import read_json
-from richkd.export.student import load_student
+from richkd.export.student import UNDESCRIBED, load_student
 from richkd.metrics.cost import cost_of
+from richkd.models.saved import CONFIG
 from richkd.training.run_folder import RunFolder, read_lines
 
 # Figures that depend on the speed of the machine are apart from those that do not.
 FILE = "costs.json"
+STUDENT = "student"
 FIELDS = ("parameters", "flops", "latency_ms")
 
 
@@ -63,13 +65,18 @@ def seconds_of(folder: Path) -> float:
 
 
 def _architecture(run: PlannedRun) -> str:
-    """Students with equal settings for equal data sets have the same architecture."""
-    settings = run.config.student.model_dump_json(exclude={"weights", "pretrained"})
-    return f"{settings} for {run.cell.data or 'the data'} on {pick_device(run.config.train.device)}"
+    """The network of a student as it was saved, because a loss may leave parts of its own in it."""
+    try:
+        saved = read_json(run.config.out / STUDENT / CONFIG)
+        parts = {name: saved[name] for name in ("architecture", "model_args")}
+        size = saved["pretrained_cfg"]["input_size"]
+    except UNDESCRIBED:
+        return run.name  # loading it says what is wrong
+    return f"{to_json(parts)} for {size} on {pick_device(run.config.train.device)}"
 
 
 def _measure(run: PlannedRun) -> dict[str, Any]:
-    network = load_student(run.config.out / "student").network
+    network = load_student(run.config.out / STUDENT).network
     cost = cost_of(network, pick_device(run.config.train.device))
     return {"parameters": cost.parameters, "flops": cost.flops, "latency_ms": cost.milliseconds[1]}
 

@@ -7,7 +7,7 @@ methods that read a CLIP, and ``objective.kd.temperature`` to those that have th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from richkd.compare.plan_file import place_of
 from richkd.config.listing import section_type
 from richkd.config.loading import OBJECTIVE, TEACHERS, nearest_setting, read_recipe, setting_names
 from richkd.config.schema import Config, Section
-from richkd.core.errors import ConfigError, Problems
+from richkd.core.errors import ConfigError, Problems, nearest
 from richkd.core.structured import lines_of
 from richkd.methods.presets import method_names
 
 # What the plan itself gives.
 RESERVED = {
-    "train.seed": "write the seeds under seeds:",
+    "train.seed": "write the seeds under seeds: (in a search, the seed as seed:)",
     "out": "write it as out: of the plan, or give --out",
     "cache.dir": "write the folder as cache: of the plan",
 }
@@ -77,18 +77,22 @@ def read_layers(source: Source) -> Layers:
         ConfigError: settings that do not exist, or that belong to another part; all of them are listed.
     """
     plan, problems = source.plan, Problems(ConfigError)
+
+    def layer_of(part: str, name: str, settings: Settings | None) -> Layer:
+        return problems.attempt(_layer, source, part, name, settings or {}) or {}
+
     base = _base(source)
-    data = {name: _layer(source, "data", name, _of_data(given)) for name, given in plan.data.items()}
-    pairs = {name: _layer(source, "pairs", name, given) for name, given in plan.pairs.items()}
+    data = {name: layer_of("data", name, _of_data(given)) for name, given in plan.data.items()}
+    pairs = {name: layer_of("pairs", name, given) for name, given in plan.pairs.items()}
     first, methods, folds = {}, {}, {}
     for name, given in plan.first.items():
         settings = problems.attempt(_of_first, name, given, source.place("first", name))
-        first[name] = _layer(source, "first", name, settings or {})
+        first[name] = layer_of("first", name, settings)
         if FOLDS in first[name]:
             folds[name] = problems.attempt(_number_of_folds, first[name].pop(FOLDS))
     for name, given in plan.methods.items():
         named = problems.attempt(_of_method, name, given, source.place("methods", name))
-        methods[name] = _layer(source, "methods", name, named or {})
+        methods[name] = layer_of("methods", name, named)
     for layer in (base, *data.values(), *pairs.values(), *first.values(), *methods.values()):
         for dotted, setting in layer.items():
             problems.attempt(check_setting, dotted, setting, budgets=bool(plan.budgets))
@@ -105,18 +109,27 @@ def _base(source: Source) -> Layer:
         return _layer(source, "base", None, base)
     content = read_recipe(base)
     lines = lines_of(base.read_text(encoding="utf-8-sig"))
-    return {
-        dotted: Given(value, place_of(base.name, lines, path), "base")
-        for dotted, value, path in leaves(content)
-    }
+    return _given_once("base", content, lambda path: place_of(base.name, lines, path))
 
 
 def _layer(source: Source, part: str, name: str | None, settings: Settings) -> Layer:
     above = (part,) if name is None else (part, name)
-    return {
-        dotted: Given(copy.deepcopy(value), source.place(*above, *path), part)
-        for dotted, value, path in leaves(settings)
-    }
+    return _given_once(part, settings, lambda path: source.place(*above, *path))
+
+
+def _given_once(part: str, settings: Settings, place_of_path: Callable[[tuple[str, ...]], str]) -> Layer:
+    """Settings by dotted name; the same one may not be written twice, once nested and once dotted."""
+    layer: Layer = {}
+    for dotted, value, path in leaves(settings):
+        place = place_of_path(path)
+        if dotted in layer:
+            raise ConfigError(
+                f"A setting must be given once: '{dotted}' ({place})",
+                got=f"{value!r}, and {layer[dotted].value!r} in {layer[dotted].place}",
+                fix="remove one of them.",
+            )
+        layer[dotted] = Given(copy.deepcopy(value), place, part)
+    return layer
 
 
 def _of_data(given: Settings | str) -> Settings:
@@ -165,7 +178,7 @@ def _of_method(name: str, given: Settings | str | None, place: str) -> Settings:
         raise ConfigError(
             f"A method must say what it is ({place})",
             got=f"'{name}', which is no name of --method, without method.name and without a list of terms",
-            fix=f"add `method: richkd` or another one: {', '.join(method_names())}.",
+            fix=f"{nearest(name, method_names())} Or add `method: richkd` for a method with another name.",
         )
     return {"method.name": name, **settings}
 
@@ -226,11 +239,13 @@ def check_setting(dotted: str, setting: Given, *, budgets: bool) -> None:
         reason = None
     if setting.part not in OWN and section == "method":
         reason = OF_METHODS
+    if setting.part == "space" and section == "data":
+        reason = "write it in base:, because all trials are judged by the same images"
     if setting.part not in OWN and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
         reason = f"{OF_METHODS}; a mapping of terms may be shared"
     elsewhere = ("data", "pairs", "base", "space") if budgets else ("data", "pairs")
     if dotted == "train.epochs" and setting.part in elsewhere:
-        reason = "write the numbers of epochs under budgets:"
+        reason = "write the numbers of epochs under budgets: (in a search, the number as epochs:)"
     if reason is not None:
         raise ConfigError(
             f"Setting '{dotted}' must not be given here ({setting.place})",

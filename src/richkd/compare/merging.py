@@ -17,6 +17,7 @@ from richkd.pipeline.unused import refuse_unused, unused
 
 # The parts whose settings a method need not read.
 SHARED = ("base", "data", "pairs", "plan", "space")
+OPTIONS = "In a plan, options are settings: `clip: {name: …}` for --clip."
 
 
 def merge(layers: Iterable[Layer], place: str) -> tuple[Config, Layer]:
@@ -55,7 +56,9 @@ def with_place(error: RichKDError, layer: Mapping[str, Given], place: str) -> Ri
         "Setting 'optim.lr' must be positive (plan.yaml, line 3)"
     """
     named = next((given.place for name, given in layer.items() if _is_about(error, name, given)), place)
-    return type(error)(f"{error.rule} ({named})", got=error.got, fix=error.fix)
+    # Most messages are about the command line, where the same settings are options.
+    fix = f"{error.fix} {OPTIONS}" if re.search(r"(?<!\w)--?[a-z]", error.fix or "") else error.fix
+    return type(error)(f"{error.rule} ({named})", got=error.got, fix=fix)
 
 
 def _is_about(error: RichKDError, name: str, given: Given) -> bool:

@@ -10,7 +10,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from richkd.config.listing import section_type
 from richkd.config.loading import RECIPE_LIMIT
+from richkd.config.messages import message_of
 from richkd.config.schema import Section
 from richkd.core.errors import ConfigError, Problems, nearest
 from richkd.core.regular_files import read_regular
@@ -83,6 +85,9 @@ def _text_of(path: Path) -> str:
     fix = "check the path of the plan."
     try:
         return read_regular(path, RECIPE_LIMIT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        rule = f"The plan {path} must be text in UTF-8"
+        raise ConfigError(rule, got=one_line(error), fix="save it as UTF-8 in your editor.") from None
     except FileNotFoundError:
         raise ConfigError(f"The plan {path} does not exist", got="no such file", fix=fix) from None
     except (OSError, ValueError) as error:
@@ -102,8 +107,8 @@ def _explained(error: ValidationError, name: str, lines: Lines, form: _Form) -> 
     for key, one in deepest.items():
         path = tuple(str(part) for part in one["loc"])
         if path[-1] == KEY:
-            path = next(p for p in lines if len(p) == 2 and p[0] == path[0] and _is(p[1], one["input"]))
-            key = key[:1]
+            key = _above(path[:-2], lines)
+            path = next((p for p in lines if p[:-1] == key and _is(p[-1], one["input"])), key)
         place = place_of(name, lines, path)
         problems.attempt(_refuse, one, ".".join(key), place, form)
     try:
@@ -111,6 +116,14 @@ def _explained(error: ValidationError, name: str, lines: Lines, form: _Form) -> 
     except ConfigError as refused:
         return refused
     raise AssertionError("a validation failed without an error")
+
+
+def _above(location: tuple[str, ...], lines: Lines) -> tuple[str, ...]:
+    """The part around a place of pydantic, which also has the types that a value may have."""
+    path: tuple[str, ...] = ()
+    for part in location:
+        path = (*path, part) if (*path, part) in lines else path
+    return path
 
 
 def _is(key: str, value: object) -> bool:
@@ -124,8 +137,9 @@ def _refuse(error: ErrorDetails, key: str, place: str, form: _Form) -> None:
         parts = form.model.model_fields
         if len(error["loc"]) > 1:
             inner = ".".join(str(part) for part in error["loc"])
-            meaning = "" if field is None else f"{key} is: {field.description}."
-            raise ConfigError(f"A plan has no part '{inner}' ({place})", fix=meaning)
+            section = None if field is None else section_type(field)
+            hint = "" if section is None else nearest(str(error["loc"][-1]), section.model_fields)
+            raise ConfigError(f"A plan has no part '{inner}' ({place})", fix=hint)
         hint = nearest(key, parts, f"They are {', '.join(parts)}.")
         raise ConfigError(f"A plan has no part '{key}' ({place})", fix=hint)
     if error["type"] == "missing":
@@ -135,9 +149,8 @@ def _refuse(error: ErrorDetails, key: str, place: str, form: _Form) -> None:
         rule = f"A name in '{key}' must be text ({place})"
         raise ConfigError(rule, got=repr(error["input"])[:SHOWN], fix=fix)
     meaning = "" if field is None else f"it is: {field.description}."
-    message = error["msg"].removeprefix("Value error, ")
     raise ConfigError(
-        f"'{key}' of the plan does not take this value: {message} ({place})",
+        f"'{key}' of the plan does not take this value: {message_of(error)} ({place})",
         got=repr(error["input"])[:SHOWN],
         fix=meaning,
     )

@@ -13,8 +13,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 from richkd.compare.worker import Job, Outcome, serve
-from richkd.core.errors import CheckpointError
+from richkd.core.errors import CheckpointError, ProcessError
 from richkd.core.interrupt import Interrupted, StopRequest, stop_request
+from richkd.core.visible import one_line
 
 # Seconds between two looks at signals and progress, and until a process that was asked to end is killed.
 LOOK, GRACE = 0.2, 600.0
@@ -55,6 +56,7 @@ def run_queue(
 
     Raises:
         CheckpointError: the disk is full. Running jobs were stopped; they save their state if they can.
+        ProcessError: no process can start.
         Interrupted: a signal came. Running jobs saved their state.
     """
     context = _context(start)
@@ -63,7 +65,7 @@ def run_queue(
     with stop_request() as stop, _all_ended(running):
         while waiting or running:
             while waiting and len(running) < at_once and not stop.requested:
-                running.append(_begin(context, waiting.pop(0), work))
+                running.append(_begin(context, waiting.pop(0), work, stop))
                 began(running[-1].job)
             for one in _ended_of(running):
                 running.remove(one)
@@ -87,10 +89,19 @@ def _context(start: Start | None) -> Any:
     return context
 
 
-def _begin(context: Any, job: Job, work: Work) -> _Running:
+def _begin(context: Any, job: Job, work: Work, stop: StopRequest) -> _Running:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(job, sender), name=f"richkd {job.name}")
-    process.start()
+    try:
+        process.start()
+    except (EOFError, OSError) as error:
+        if stop.requested:  # the signal also ended the server of processes
+            raise Interrupted from None
+        raise ProcessError(
+            f"A process must start for run {job.name}",
+            got=one_line(error) or type(error).__name__,
+            fix="repeat the command: finished runs are kept, and the others go on.",
+        ) from None
     sender.close()
     return _Running(job, process, receiver)
 

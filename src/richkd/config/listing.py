@@ -58,6 +58,20 @@ def choices_of(dotted: str) -> tuple[str, ...]:
     return next((tuple(n for n, _ in s.choices) for s in _all(experimental=True) if s.name == dotted), ())
 
 
+def takes_whole_numbers(dotted: str) -> bool:
+    """Whether all numbers that a setting takes are whole.
+
+    Example:
+        >>> takes_whole_numbers("train.batch_size"), takes_whole_numbers("optim.lr")
+        (True, False)
+    """
+    fields = dict(fields_of(Config))
+    for entry in TERMS.entries(experimental=True):
+        fields |= {f"objective.{entry.name}.{leaf}": f for leaf, f in entry.value.Config.model_fields.items()}
+    annotation = fields[dotted].annotation if dotted in fields else None
+    return annotation is int or (int in get_args(annotation) and float not in get_args(annotation))
+
+
 def section_type(field: FieldInfo, *, items: bool = False) -> type[Section] | None:
     """The section that a field of `Config` holds, or None; with ``items``, also the sections of a list.
 

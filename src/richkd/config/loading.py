@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from richkd.config.listing import choices_of, fields_of, section_type
+from richkd.config.messages import message_of
 from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, check_hashes
@@ -170,6 +171,10 @@ def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None)
     location = _location(error)
     dotted = ".".join(location)
     if error["type"] == "extra_forbidden":
+        section, _, leaf = location[-1].rpartition(".")
+        if section and dotted in set(setting_names()):
+            fix = f"write `{section.replace('.', ': {')}: {{{leaf}: …}}{'}' * section.count('.')}`."
+            return ConfigError(f"A recipe has settings in sections: '{dotted}' (in {where})", fix=fix)
         listing = f"`richkd settings {where}` lists all."
         hint = nearest_setting(dotted) if known is None else nearest(dotted, known, listing)
         return ConfigError(f"There is no setting '{dotted}' (in {where})", fix=hint)
@@ -190,12 +195,13 @@ def explain(error: ErrorDetails, where: str, known: Sequence[str] | None = None)
     value = error["input"]
     renamed = RENAMED_VALUES.get(name, {}).get(str(value))
     choices = choices_of(name)
-    message = error["msg"].removeprefix("Value error, ")
     if renamed:
         fix = f"it is called '{renamed}' since version 0.2."
     else:
         fix = f"choose one of: {', '.join(choices)}." if choices else f"see `richkd settings {name}`."
-    return ConfigError(f"Setting '{name}' does not take this value: {message}", got=_shown(value), fix=fix)
+    return ConfigError(
+        f"Setting '{name}' does not take this value: {message_of(error)}", got=_shown(value), fix=fix
+    )
 
 
 def _shown(value: object) -> str:
@@ -247,7 +253,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         content = read_yaml(path, RECIPE_LIMIT)
     except FileNotFoundError:
         raise ConfigError(
-            f"The recipe {path} does not exist", got="no such file", fix="check the path after -c."
+            f"The recipe {path} does not exist", got="no such file", fix="check its path."
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(

@@ -57,16 +57,42 @@ def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
 
 
 def superclasses_of(class_names: Sequence[str], path: Path | None) -> Hierarchy | None:
-    """The hierarchy of a file, or without one the built-in hierarchy; None if there is none.
+    """The hierarchy to judge wrong answers by: that of a file, else the built-in one; None if there is none.
 
     Raises:
-        ClassError: see `read_hierarchy`.
+        ClassError: see `read_hierarchy` and `refuse_ungrouped`.
 
     Example:
         >>> superclasses_of(("ant", "bee"), None) is None
         True
     """
-    return known_hierarchy(class_names) if path is None else read_hierarchy(path, class_names)
+    if path is None:
+        return known_hierarchy(class_names)
+    hierarchy = read_hierarchy(path, class_names)
+    refuse_ungrouped(hierarchy, f" ({path})")
+    return hierarchy
+
+
+def refuse_ungrouped(hierarchy: Hierarchy, where: str = "") -> None:
+    """Refuse a hierarchy in which no class is more similar to a second one than to a third one.
+
+    Args:
+        hierarchy: superclass of each class.
+        where: where it was written, for the message.
+
+    Raises:
+        ClassError: there is only one superclass, or none has several classes.
+
+    Example:
+        >>> refuse_ungrouped(Hierarchy(("insect", "mammal"), (0, 1, 1)))
+    """
+    classes, used = len(hierarchy.superclass_of_C), len(set(hierarchy.superclass_of_C))
+    if not 1 < used < classes:
+        raise ClassError(
+            f"A hierarchy must have several superclasses, at least one of them with several classes{where}",
+            got=f"{used} for {classes:,} classes",
+            fix="put similar classes into one superclass and the others into different superclasses.",
+        )
 
 
 def read_hierarchy(path: str | Path, class_names: Sequence[str]) -> Hierarchy:

@@ -44,19 +44,21 @@ class AttentionTransfer(Term):
         assert target is not None
         (teacher,) = target.teachers
         pairs = [(student.maps[own], teacher.maps[other]) for own, other in self.pairs]
-        return Loss(attention_loss(pairs, self.config.power))
+        return Loss(attention_loss(pairs, self.config.power, target.weight_B))
 
 
-def attention_loss(pairs: Sequence[tuple[Tensor, Tensor]], power: float = 2.0) -> Tensor:
-    """``Σ_stages mean_B mean_positions (Q_student − Q_teacher)²``.
+def attention_loss(
+    pairs: Sequence[tuple[Tensor, Tensor]], power: float = 2.0, weight_B: Tensor | None = None
+) -> Tensor:
+    """``Σ_stages mean_B w · mean_positions (Q_student − Q_teacher)²``.
 
-    Q is the attention map: the mean over channels of ``|activation|^p`` at each position, flattened and
-    scaled to unit L2 norm. Maps of different resolution are averaged to the smaller one first. Teachers
-    receive no gradient.
+    Q is the attention map: the mean over channels of ``|activation|^p`` at each position, averaged to the
+    smaller resolution of the two, flattened and scaled to unit L2 norm. Teachers receive no gradient.
 
     Args:
         pairs: maps (B, channels, H, W) of student and teacher for each stage; channels may differ.
         power: p.
+        weight_B: weight w of each image in [0, 1]; 1 if None.
 
     Example:
         >>> import torch
@@ -69,7 +71,8 @@ def attention_loss(pairs: Sequence[tuple[Tensor, Tensor]], power: float = 2.0) -
         height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
         student_BP = attention_map(student_BFHW, (height, width), power)
         teacher_BP = attention_map(teacher_BFHW.detach(), (height, width), power)
-        losses.append((student_BP - teacher_BP).square().mean())
+        loss_B = (student_BP - teacher_BP).square().mean(dim=1)
+        losses.append((loss_B if weight_B is None else weight_B * loss_B).mean())
     total = losses[0]
     for loss in losses[1:]:
         total = total + loss

@@ -59,7 +59,8 @@ class ConfidentMaps(Term):
         if len(known) == len(pairs):
             means = [projected_BFHW.mean(dim=(2, 3)) for projected_BFHW, _ in pairs]
             logits = [classify(mean_BF) for classify, mean_BF in zip(known, means, strict=True)]
-        return Loss(weighted_map_loss(pairs, confidence_weights(logits, batch.labels_B)))
+        weights_MB = confidence_weights(logits, batch.labels_B)
+        return Loss(weighted_map_loss(pairs, weights_MB, target.weight_B))
 
 
 class Projection(nn.Module):
@@ -102,8 +103,10 @@ class Projection(nn.Module):
         return projected_BFHW.relu() if self.relu else projected_BFHW
 
 
-def weighted_map_loss(pairs: Sequence[tuple[Tensor, Tensor]], weights_MB: Tensor) -> Tensor:
-    """``mean_B Σ_m w_m · mean (F_m − r_m)²``, with the mean over channels and positions.
+def weighted_map_loss(
+    pairs: Sequence[tuple[Tensor, Tensor]], weights_MB: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
+    """``mean_B w Σ_m w_m · mean (F_m − r_m)²``, with the mean over channels and positions.
 
     Computed in float32 or higher.
 
@@ -111,6 +114,7 @@ def weighted_map_loss(pairs: Sequence[tuple[Tensor, Tensor]], weights_MB: Tensor
         pairs: projected map r_m of the student and map F_m of the teacher (B, channels, H, W), for each
             teacher; teachers receive no gradient.
         weights_MB: weight w_m of each teacher for each image; see `confidence_weights`.
+        weight_B: weight w of each image in [0, 1]; 1 if None.
 
     Example:
         >>> zeros_BFHW, ones_BFHW = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
@@ -127,4 +131,5 @@ def weighted_map_loss(pairs: Sequence[tuple[Tensor, Tensor]], weights_MB: Tensor
             for student_BFHW, teacher_BFHW in pairs
         ]
     )
-    return (weights_MB * errors_MB).sum(dim=0).mean()
+    loss_B = (weights_MB * errors_MB).sum(dim=0)
+    return (loss_B if weight_B is None else weight_B * loss_B).mean()

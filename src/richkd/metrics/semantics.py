@@ -17,7 +17,7 @@ from torch import Tensor
 
 from richkd.core.errors import DataError
 from richkd.core.seeds import mix_seed
-from richkd.data.hierarchy import Hierarchy
+from richkd.data.hierarchy import Hierarchy, refuse_ungrouped
 from richkd.metrics.checks import Figures, checked_probs
 from richkd.metrics.intervals import Interval, bootstrap_means
 
@@ -81,8 +81,7 @@ def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Seman
 
     Raises:
         RichKDError: a row is not a distribution, or a label is not a valid class.
-        DataError: the hierarchy has a different number of classes, or has not several superclasses of which
-            at least one has several classes.
+        DataError: the hierarchy has a different number of classes, or groups no classes.
 
     Example:
         >>> hierarchy = Hierarchy(("animals", "vehicles"), (0, 0, 1, 1))  # cat, dog | car, bus
@@ -229,8 +228,7 @@ def same_superclass(hierarchy: Hierarchy, classes: int) -> Tensor:
         classes: number of classes C of the model.
 
     Raises:
-        DataError: the hierarchy has a different number of classes, or has not several superclasses of which
-            at least one has several classes.
+        DataError: the hierarchy has a different number of classes, or groups no classes.
 
     Example:
         >>> same_superclass(Hierarchy(("a", "b"), (0, 0, 1)), classes=3).int().tolist()
@@ -242,15 +240,9 @@ def same_superclass(hierarchy: Hierarchy, classes: int) -> Tensor:
             got=f"{len(hierarchy.superclass_of_C)} classes in the hierarchy, {classes} in the model",
             fix="write a hierarchy file for the classes of the model.",
         )
+    refuse_ungrouped(hierarchy)
     superclass_C = torch.tensor(hierarchy.superclass_of_C)
-    same_CC = (superclass_C[:, None] == superclass_C) & ~torch.eye(classes, dtype=torch.bool)
-    if not same_CC.any() or bool((same_CC.sum(dim=1) == classes - 1).all()):
-        raise DataError(
-            "A hierarchy must have several superclasses, at least one of them with several classes",
-            got=", ".join(hierarchy.superclasses[:5]),
-            fix="put similar classes into one superclass and the others into different superclasses.",
-        )
-    return same_CC
+    return (superclass_C[:, None] == superclass_C) & ~torch.eye(classes, dtype=torch.bool)
 
 
 def _auroc(probs_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from richkd.compare.layers import Given, Layer, check_setting, leaves
+from richkd.config.listing import takes_whole_numbers
 from richkd.core.errors import ConfigError, Problems
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Range:
         low, high: its ends.
         log: whether equal factors are equally probable, instead of equal differences.
         step: distance between values, from ``low``; None for all numbers.
+        whole: whether only whole numbers are drawn.
     """
 
     name: str
@@ -40,14 +43,15 @@ class Range:
     high: float
     log: bool = False
     step: float | None = None
+    whole: bool = False
 
     @property
     def distribution(self) -> BaseDistribution:
         """What Optuna draws from."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        if self.step is not None and all(isinstance(x, int) for x in (self.low, self.high, self.step)):
-            return IntDistribution(int(self.low), int(self.high), step=int(self.step))
+        if self.whole:
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def settings(self, value: Any) -> dict[str, Any]:
@@ -68,7 +72,8 @@ class Range:
         value = given.get(self.name)
         if value is None or not _is_number(value) or not self.low <= value <= self.high:
             return None
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        step = 1 if self.whole and self.step is None else self.step
+        steps = 0.0 if step is None else (value - self.low) / step
         return value if steps == round(steps) else None
 
 
@@ -178,17 +183,29 @@ def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _range(name: str, given: Mapping[str, Any], place: str) -> Range:
     unknown = [key for key in given if key not in RANGE_KEYS]
-    low, high, step = given.get("low"), given.get("high"), given.get("step")
-    numbers = all(_is_number(x) for x in (low, high)) and (step is None or _is_number(step))
+    low, high, step = (_number(given.get(key)) for key in ("low", "high", "step"))
     log = given.get("log", False)
-    sound = not unknown and numbers and isinstance(log, bool) and low < high  # type: ignore[operator]
-    if sound and (step is None or step > 0) and not (log and (low <= 0 or step is not None)):  # type: ignore[operator]
-        return Range(name, place, low, high, log, step)  # type: ignore[arg-type]
+    sound = not unknown and isinstance(log, bool) and (step is not None) == (given.get("step") is not None)
+    if sound and low is not None and high is not None and low < high:
+        fits = not (low <= 0 or step is not None) if log else step is None or 0 < step <= high - low
+        given_whole = all(isinstance(x, int) for x in (low, high, 1 if step is None else step))
+        whole = given_whole and (step is not None or takes_whole_numbers(name))
+        if fits and (whole or not takes_whole_numbers(name)):
+            return Range(name, place, low, high, log, step, whole)
     raise ConfigError(
-        f"A range must have low < high, and low > 0 and no step with log: true ({place})",
+        "A range must have low < high and a step that fits between them, low > 0 and no step with log: true, "
+        f"and whole numbers for a setting that takes only these ({place})",
         got=f"{name}: {dict(given)!r}"[:SHOWN],
         fix="write `{low: 0.01, high: 0.3, log: true}` or `{low: 1, high: 8, step: 1}`.",
     )
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one such as 1e-3, which YAML reads as text; None for other values."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    return value if _is_number(value) else None
 
 
 def _is_number(value: Any) -> bool:
