@@ -14,6 +14,7 @@ from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.interrupt import Interrupted
 from richkd.core.terminal import Terminal
+from richkd.fusion.presets import scale_and_mixing
 from richkd.training.run import distill
 from richkd.training.run_folder import RunFolder
 from richkd.tune import before, budget
@@ -24,14 +25,16 @@ from tests.fixtures import STEPS, World, refusal
 from tests.training.test_resume import stop_after
 
 
-def plan_of(config: Config) -> dict[str, Any]:
+def trials_of(config: Config) -> Trials:
     plan = TunePlan(
         base=before._shared(config), methods=candidates(config), epochs=9, budget=Budget(epochs=9), seed=3
     )
     source = of_plan(plan, "search", {})
-    return {
-        method.name: method for method in Trials(source, read_layers(source.source), Path("out")).methods()
-    }
+    return Trials(source, read_layers(source.source), Path("out"))
+
+
+def plan_of(config: Config) -> dict[str, Any]:
+    return {method.name: method for method in trials_of(config).methods()}
 
 
 def test_the_first_trial_of_the_runs_method_is_the_run_itself(world: World, tmp_path: Path) -> None:
@@ -44,6 +47,42 @@ def test_the_first_trial_of_the_runs_method_is_the_run_itself(world: World, tmp_
     assert set(own.first) == {entry.name for entry in own.entries}
     assert methods["control"].config.fusion.control == "teacher-only"
     assert methods["kd"].config.clip is None
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        {"preset": "paper"},
+        {"preset": "paper", "alpha": 0.4},
+        {"preset": "paper", "alpha": 0.5},
+        {"preset": "as-released"},
+        {"preset": "default", "alpha": 0.6},
+        {"entropy": 1.2},
+        {"labeled": {"preset": "paper"}},
+        {"mixing": "gate"},
+    ],
+)
+def test_the_first_trial_has_the_fusion_of_the_run(
+    world: World, tmp_path: Path, fusion: dict[str, Any]
+) -> None:
+    config = world.config(tmp_path / "run", train__seed=3, train__epochs=9, fusion=fusion)
+    own = plan_of(config)["richkd"]
+    assert own.outside == ()
+    assert own.first_trial == "the settings of the plan"
+    trials = trials_of(config)
+    first = trials.config("richkd", own.entries, own.first).fusion
+    assert scale_and_mixing(first) == scale_and_mixing(config.fusion)
+    assert (first.alpha or 0.7) == (config.fusion.alpha or 0.7)
+    assert first.model_copy(update={"alpha": None}) == config.fusion.model_copy(update={"alpha": None})
+
+
+def test_plain_kd_is_a_candidate_beside_a_kd_of_the_fused_target(world: World, tmp_path: Path) -> None:
+    settings = {"method__name": "kd", "objective__kd__target": "fused"}
+    config = world.config(tmp_path / "run", clip__name=f"outputs:{world.clip}", **settings)
+    methods = plan_of(config)
+    assert list(methods) == ["kd", "control", "own"]
+    assert methods["kd"].config.clip is None
+    assert methods["own"].config.clip is not None
 
 
 def test_a_list_of_terms_is_a_candidate_of_its_own(world: World, tmp_path: Path) -> None:

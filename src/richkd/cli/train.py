@@ -112,6 +112,9 @@ def teach(
     )
 
 
+RESUME = "the same command and --resume"
+
+
 def _train(
     config: Config, folds: int | None = None, full: Path | None = None, tune: str | None = None, **how: Any
 ) -> None:
@@ -128,16 +131,17 @@ def _train(
         )
     # The result of a run is its folder, so the run does not end with the reader of its messages.
     with lasting("stdout"):
+        again = "the same command" if tune is not None else RESUME
         try:
             if tune is not None:
-                config = _tuned(config, tune, **how)
+                config, again = _tuned(config, tune, **how), RESUME
             if folds is None:
                 run_distill(config, **how)
             else:
                 teach_folds(config, folds, full=full, **how)
         except Interrupted:
             if os.environ.get("RANK", "0") == "0":
-                print("\nstopped and saved; continue with the same command and --resume")
+                print(f"\nstopped and saved; continue with {again}")
             sys.exit(STOPPED)
 
 

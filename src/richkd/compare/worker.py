@@ -33,6 +33,7 @@ class Job:
         log: the file of its messages.
         threads: number of threads; None for PyTorch's own choice.
         keep_checkpoints: whether the checkpoints of the finished run are kept.
+        splits: the splits that are evaluated; None for all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Job:
     log: Path
     threads: int | None = None
     keep_checkpoints: bool = True
+    splits: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def do(job: Job) -> None:
     from richkd.compare.logits import store_logits
     from richkd.compare.validate import is_finished
     from richkd.training.environment import THREAD_VARIABLES
+    from richkd.training.finalize import EVALUATED
     from richkd.training.run import distill
     from richkd.training.run_folder import RunFolder
 
@@ -112,7 +115,8 @@ def do(job: Job) -> None:
     while not is_finished(job.config):
         try:
             # A kill before the run began leaves nothing that could be resumed.
-            distill(job.config, resume=bool(RunFolder(job.config.out).entries()))
+            resume, splits = bool(RunFolder(job.config.out).entries()), job.splits or EVALUATED
+            distill(job.config, resume=resume, splits=splits)
         except Exception as error:
             if not _is_locked(error) or time.monotonic() > deadline:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -90,19 +91,19 @@ def section_type(field: FieldInfo, *, items: bool = False) -> type[Section] | No
     return None
 
 
-def fields_of(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+@cache
+def fields_of(section: type[Section], prefix: str = "") -> tuple[tuple[str, FieldInfo], ...]:
     """The dotted name and the field of every setting of a section, also of sections in it.
 
     Example:
         >>> [name for name, _ in fields_of(Config) if name.endswith("alpha")][:3]
         ['augment.mixup_alpha', 'augment.cutmix_alpha', 'fusion.alpha']
     """
+    found: list[tuple[str, FieldInfo]] = []
     for name, field in section.model_fields.items():
         inner = section_type(field)
-        if inner is None:
-            yield f"{prefix}{name}", field
-        else:
-            yield from fields_of(inner, f"{prefix}{name}.")
+        found += fields_of(inner, f"{prefix}{name}.") if inner is not None else ((f"{prefix}{name}", field),)
+    return tuple(found)
 
 
 def _all(*, experimental: bool) -> Iterator[Setting]:

@@ -7,6 +7,7 @@ Python (``config.optim.lr``). Later sources win: defaults, recipe, overrides.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -269,19 +270,20 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _read_text(dotted: str, text: str) -> Any:
+    # "null" unsets a text, too; a comment, as in "#1", is not null.
+    if _takes_text(dotted) and text.lower() not in ("", "~", "null"):
+        return text
     try:
-        value = parse_yaml(text)
+        return parse_yaml(text)
     except ValueError as error:
         if text.lstrip()[:1] in ("{", "[") and not _takes_text(dotted):
             rule = f"Setting '{dotted}' does not take this value: {' '.join(str(error).split())}"
             fix = "correct it, and quote it for the shell, such as '{a: 1}'."
             raise ConfigError(rule, got=_shown(text), fix=fix) from None
-        value = text
-    # "null" unsets a text, too; a comment, as in "#1", is not null.
-    is_text = _takes_text(dotted) and text.lower() not in ("", "~", "null")
-    return text if is_text else value
+        return text
 
 
+@cache
 def _takes_text(dotted: str) -> bool:
     section, _, leaf = dotted.rpartition(".")
     fields = dict(fields_of(Config))

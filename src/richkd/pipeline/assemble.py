@@ -39,7 +39,7 @@ from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.reuse import with_reused_classifier
 from richkd.pipeline.roles import assign_roles
 from richkd.pipeline.run_data import open_run_data, order_of
-from richkd.pipeline.sharpen import Factors, Sharpener, refuse_ambiguous
+from richkd.pipeline.sharpen import Factors, Sharpener, refuse_ambiguous, refuse_impossible
 from richkd.pipeline.signal import sampling_of
 from richkd.pipeline.sources import open_sources, read_of, shapes_of, sizes_of
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
@@ -203,6 +203,7 @@ def assemble(
     refuse_ambiguous(settings, specs, [n for n in roles.targets if len(roles.vision[n]) + roles.clip[n] > 1])
     read_effects(config.augment)  # refuses a policy that timm does not know, before data are opened
     data = open_run_data(config, log)
+    refuse_impossible(config.fusion, len(data.class_names))
     student = build_student(config, data)
     log_resizing(student, "student", log)
     if student.loaded is not None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from richkd.config.entropy import MATCH_TEACHER, OWN
-from richkd.config.schema import Config
+from richkd.config.schema import Config, FusionConfig
 from richkd.core.checksums import check_hashes
 from richkd.core.errors import CheckpointError, ConfigError, DataError
 from richkd.core.structured import read_json
 from richkd.fusion.by_label import ALL, ByLabel, setting_of
-from richkd.fusion.entropy import fit_factor, mean_entropy
+from richkd.fusion.entropy import check_nats, fit_factor, mean_entropy
 from richkd.methods.objective import TermSpec, softening_terms
 from richkd.pipeline.signal import Sample, Sampling, teacher_entropy
 from richkd.pipeline.targets import TargetSource, of_kind
@@ -122,7 +122,7 @@ class Sharpener:
         self.factors.setdefault(name, {})[kind] = factor
         before = mean_entropy(logits_NC, temperature)
         self.log(
-            f"entropy of target {name}{_images(kind)}: {before:.4g} nats, with factor {factor:.4g} "
+            f"entropy of target {name}{_images(kind)}: {before:.4g} nats; factor {factor:.4g} makes it "
             f"{nats:.4g} nats, at temperature {temperature:g} on {int(among_N.sum()):,} training views"
         )
         return factor
@@ -140,6 +140,18 @@ class Sharpener:
 
     def _setting(self, kind: str) -> str:
         return setting_of(self.config.fusion, kind, "entropy")
+
+
+def refuse_impossible(fusion: FusionConfig, classes: int) -> None:
+    """Refuse an entropy that no target of this many classes has, before any model is opened.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    groups = {"fusion": fusion, "fusion.labeled": fusion.labeled, "fusion.unlabeled": fusion.unlabeled}
+    for name, group in groups.items():
+        if group is not None and isinstance(group.entropy, float):
+            check_nats(group.entropy, classes, f"{name}.entropy")
 
 
 def entropy_temperature(specs: Sequence[TermSpec], target: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,35 +24,42 @@ EVALUATED = ("val", "test", LEFT_OUT)
 
 
 def finish(
-    parts: Parts, student: Network, folder: RunFolder, facts: dict[str, Any], *, write: bool
+    parts: Parts,
+    student: Network,
+    folder: RunFolder,
+    facts: dict[str, Any],
+    splits: Sequence[str] = EVALUATED,
+    *,
+    write: bool,
 ) -> dict[str, Any]:
     """Evaluate the last epoch's student and its teachers, write ``student/`` and ``summary.json``.
 
     Args:
         facts: further figures of the run for the summary.
+        splits: names of the splits that are evaluated, as far as the data have them.
         write: whether this process writes; all return the summary.
     """
+    fitted_on = held_out_split(parts.stores.names)
     logits = {
         name: logits_of(student, parts.stores.clean(name), parts.device)
         for name in parts.stores.names
-        if name != "train"
+        if name in splits or name == fitted_on
     }
     labels = {name: parts.data.splits[name].labels_N for name in logits}
-    fitted_on = held_out_split(logits)
     temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
-    evaluated = [name for name in EVALUATED if name in logits]
-    splits: dict[str, Any] = {}
+    evaluated = [name for name in EVALUATED if name in logits and name in splits]
+    figures: dict[str, Any] = {}
     for name in evaluated:
-        splits[name] = measure(logits[name], labels[name]).to_dict()
+        figures[name] = measure(logits[name], labels[name]).to_dict()
         if fitted_on:
-            splits[name]["calibrated"] = measure(logits[name], labels[name], temperature).to_dict()
+            figures[name]["calibrated"] = measure(logits[name], labels[name], temperature).to_dict()
     teachers: dict[str, Any] = {}
     if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
         # A teacher's pass over a split costs more than the student's, so one split has to do.
         name = [name for name in evaluated if name != LEFT_OUT][-1]
         teachers[name], targets = _teachers(parts, name)
         for target, target_NC in targets.items():
-            splits[name][f"agreement_with_{target}"] = agreement(logits[name], target_NC)
+            figures[name][f"agreement_with_{target}"] = agreement(logits[name], target_NC)
     summary: dict[str, Any] = {
         "method": method_label(parts.config),
         "objective": {spec.label: _described(spec) for spec in parts.specs},
@@ -61,7 +69,7 @@ def finish(
         "temperature": temperature,
         "temperature_fitted_on": fitted_on,
         "test_calibration_fraction": parts.config.data.test_calibration_fraction,
-        "splits": splits,
+        "splits": figures,
         "teachers": teachers,
         **describe_target(parts),
         "student_folder": str(folder.student),

@@ -27,7 +27,7 @@ from richkd.pipeline.assemble import assemble
 from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
 from richkd.training.environment import recorded_environment, threads_of
-from richkd.training.finalize import finish
+from richkd.training.finalize import EVALUATED, finish
 from richkd.training.fold_folder import prepare_folds
 from richkd.training.inputs import ACCEPT
 from richkd.training.plan import described
@@ -147,6 +147,7 @@ def distill(
     quiet: bool = False,
     accept_changed_images: bool = False,
     callbacks: Sequence[Callback] = (),
+    splits: Sequence[str] = EVALUATED,
 ) -> Run:
     """Train a student, evaluate it and save it.
 
@@ -161,6 +162,8 @@ def distill(
         accept_changed_images: resume the run although images were replaced.
         callbacks: called while the student is trained, in every process. A record of an epoch is its line of
             ``metrics.jsonl``, and the result is the `Run`.
+        splits: the splits on which student and teachers are evaluated at the end; a search has no use for
+            test images.
 
     Returns:
         The run folder and the content of ``summary.json``.
@@ -203,7 +206,7 @@ def distill(
         progress = Progress(quiet=quiet or not accelerator.is_main_process)
         recorded = on_first(lambda: recorded_environment(config.out)) if resume else {}
         end.enter_context(threads_of(recorded, progress.log))
-        return _run(config, accelerator, device, folder, progress, callbacks, **how)
+        return _run(config, accelerator, device, folder, progress, callbacks, splits, **how)
 
 
 def _refuse_compiling(config: Config) -> None:
@@ -227,6 +230,7 @@ def _run(
     folder: RunFolder,
     progress: Progress,
     callbacks: Sequence[Callback],
+    splits: Sequence[str],
     *,
     resume: bool,
     overwrite: bool,
@@ -254,7 +258,7 @@ def _run(
         report_sizes(parts, progress.log)
         report_teachers(parts, progress.log)
     return_freed_memory()
-    run = Run(config.out, _train(trainer, progress))
+    run = Run(config.out, _train(trainer, progress, splits))
     for callback in callbacks:
         callback.on_end(run)
     return run
@@ -289,7 +293,7 @@ def _close_trackers(accelerator: Accelerator) -> None:
         tracker.finish()
 
 
-def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
+def _train(trainer: Trainer, progress: Progress, splits: Sequence[str]) -> dict[str, Any]:
     """Train the remaining epochs, evaluate and save the student; returns the summary."""
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
     epochs = parts.config.train.epochs
@@ -321,7 +325,7 @@ def _train(trainer: Trainer, progress: Progress) -> dict[str, Any]:
     }
     if len(trainer.plans) > 1:
         facts["planned_epochs"] = described(trainer.plans)
-    summary = finish(parts, trainer.shipped, folder, facts, write=accelerator.is_main_process)
+    summary = finish(parts, trainer.shipped, folder, facts, splits, write=accelerator.is_main_process)
     parts.flush_caches()
     progress.log_summary(summary)
     return summary

@@ -22,7 +22,7 @@ from richkd.tune.plan import Budget, TunePlan, of_plan
 from richkd.tune.results import SearchResult
 from richkd.tune.run import TuneResult, search
 
-KD, CONTROL = "kd", "control"
+KD, CONTROL, OWN_METHOD = "kd", "control", "own"
 UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 # What the plan of a search gives, instead of the settings that all methods share.
 OWN = ("method", "objective", "out")
@@ -74,9 +74,11 @@ def tuned(
     print_table(result.methods, result.metric, out, console)
     best = _best(result)
     assert best.config is not None
+    others = [one.method.name for one in result.methods if one.best and one.best_value == best.best_value]
+    equal = f", as many as for {' and '.join(others[1:])}; it is the simplest" if len(others) > 1 else ""
     console.print(
-        f"the run trains {best.method.name}: {best.best_value:.2%} of the validation images, which chose it "
-        f"({out / 'tune.html'})",
+        f"the run trains {best.method.name}: right for {best.best_value:.2%} of the validation images, which "
+        f"chose it{equal} ({out / 'tune.html'})",
         soft_wrap=True,
     )
     return best.config.model_copy(update={"out": config.out})
@@ -110,16 +112,20 @@ def candidates(config: Config) -> dict[str, Any]:
         ['kd', 'control', 'richkd']
         >>> list(candidates(Config.model_validate(base | {"method": {"name": "ce"}})))
         ['ce']
+        >>> fused = {"method": {"name": "kd"}, "objective": {"kd": {"target": "fused"}}}
+        >>> list(candidates(Config.model_validate(base | both | fused)))
+        ['kd', 'control', 'own']
     """
     name = config.method.name or DEFAULT_METHOD
     if isinstance(config.objective, Mapping):
         method = {"name": name} | config.method.model_dump(mode="json", exclude_none=True)
         own: dict[str, Any] = {"method": method, "objective": config.objective}
     else:
-        name, own = "own", {"objective": config.objective}
+        name, own = OWN_METHOD, {"objective": config.objective}
     found: dict[str, Any] = {}
     if config.teachers and not _is_plain_kd(config):
         found[KD] = {"method": KD}
+        name = OWN_METHOD if name == KD else name
     if is_fused(config) and config.fusion.control is None:
         found[CONTROL] = own | {"fusion.control": "teacher-only"}
     return found | {name: own}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from richkd.core.visible import counted
+
 # A third of the runs goes on, three times as long.
 ETA = 3
 # Numbers of lengths: more make the shortest runs too short to say anything.
@@ -48,6 +50,25 @@ class Halving:
     def epochs(self) -> int:
         """Epochs of the whole search, if the first trial is never one of those that go on."""
         return self.brackets * self.bracket_epochs + self.first_epochs
+
+    @property
+    def in_words(self) -> str:
+        """The runs of a method, for people.
+
+        Example:
+            >>> Halving((2, 6, 18), 3).in_words
+            '3 times: 9 runs of 2 epochs, 3 of 6, 1 of 18; at most 186 epochs'
+            >>> Halving((6,), 1).in_words
+            '1 run of 6 epochs'
+        """
+        (runs, epochs), *longer = zip(self.widths, self.rungs, strict=True)
+        rungs = ", ".join(
+            [f"{counted(runs, 'run')} of {counted(epochs, 'epoch')}", *(f"{w} of {e:,}" for w, e in longer)]
+        )
+        if runs * self.brackets == 1:
+            return rungs
+        times = "" if self.brackets == 1 else f"{self.brackets:,} times: "
+        return f"{times}{rungs}; at most {counted(self.epochs, 'epoch')}"
 
     @property
     def first_epochs(self) -> int:

@@ -113,7 +113,7 @@ def _recipe(plan: str, result: SearchResult, metric: str, images: int) -> str:
     longest = result.halving.rungs[-1]
     found, own = (_evidence(result.figures.get((index, longest))) for index in (result.best.index, 0))
     lines = [
-        f"Settings of '{result.method.name}', found by `richkd tune {plan}`.",
+        f"Settings of '{result.method.name}', found by a search ({plan}).",
         "",
         f"  richkd distill -c {result.method.name}.yaml",
         "",
@@ -122,9 +122,9 @@ def _recipe(plan: str, result: SearchResult, metric: str, images: int) -> str:
         f"After {counted(longest, 'epoch')}, trial {result.best.index}: {found}.",
     ]
     if result.best.index:
-        lines.append(f"Settings of the plan (trial 0), after {counted(longest, 'epoch')}: {own}.")
+        lines.append(f"Trial 0 ({result.method.first_trial}), after {counted(longest, 'epoch')}: {own}.")
     else:
-        lines.append("These are the settings of the plan: no other trial was better.")
+        lines.append(f"Trial 0 has {result.method.first_trial}: no other trial was better.")
     lines.append("These images chose the settings. Measure on test images, with other seeds: richkd compare.")
     head = "".join(f"# {visible(line)}".rstrip() + "\n" for line in lines)
     config = result.config.model_copy(update={"out": Path("runs") / result.method.name})
@@ -139,11 +139,10 @@ def _tables(results: Sequence[SearchResult], metric: str) -> list[dict[str, Any]
     return [
         {
             "name": result.method.name,
+            "first_trial": result.method.first_trial,
             "settings": [entry.name for entry in result.method.entries],
-            "epochs": result.halving.epochs,
+            "ladder": result.halving.in_words,
             "rungs": result.halving.rungs,
-            "widths": result.halving.widths,
-            "brackets": result.halving.brackets,
             "best": result.best,
             "rows": [_row(result, record, metric) for record in _ordered(result, metric)],
             "shown": SHOWN_TRIALS,

@@ -22,8 +22,9 @@ from richkd.core.folder_lock import folder_lock
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
 from richkd.core.visible import counted
+from richkd.core.waiting import clock
 from richkd.training.run_folder import RunFolder
-from richkd.tune.budget import ladder
+from richkd.tune.budget import MINUTE, ladder
 from richkd.tune.halving import ETA, Halving
 from richkd.tune.pages import write_pages
 from richkd.tune.plan import TuneSource, read_tune_plan
@@ -131,7 +132,7 @@ def search(
         halving = ladder(source.plan, methods, trials, at_once, runner.do)
         searches = [_open(source, out, method, halving) for method in methods]
         runner.refuse_changed(_done(searches, trials))
-        console.print(_described(halving), soft_wrap=True)
+        _print_ladder(halving, source.plan.budget.minutes, len(methods), console)
         for bracket, rung in itertools.product(range(halving.brackets), range(len(halving.rungs))):
             _round(searches, bracket, rung, trials, runner, source.plan.metric)
         results = tuple(_result(one, trials) for one in searches)
@@ -171,7 +172,9 @@ class _Runner:
             return {}
         progress = QueueProgress(left, [], self.console, min(self.jobs, len(left)), SPLIT)
         jobs = [
-            Job(run.name, run.config, None, self.out / LOGS / f"{run.name}.txt", self.threads, False)
+            Job(
+                run.name, run.config, None, self.out / LOGS / f"{run.name}.txt", self.threads, False, (SPLIT,)
+            )
             for run in left
         ]
         outcomes = run_queue(
@@ -243,14 +246,18 @@ def _print_space(methods: Sequence[SearchedMethod], console: Terminal) -> None:
     for method in methods:
         names = ", ".join(entry.name for entry in method.entries)
         console.print(f"{method.name}: {names}", soft_wrap=True)
+        if method.outside:
+            console.print(f"{method.name}: trial 0 has {method.first_trial}", soft_wrap=True)
 
 
-def _described(halving: Halving) -> str:
-    rungs = ", ".join(
-        f"{w} of {counted(e, 'epoch')}" for w, e in zip(halving.widths, halving.rungs, strict=True)
-    )
-    together = f"{counted(halving.epochs, 'epoch')} in all"
-    return f"for each method: {counted(halving.brackets, 'time')} {rungs}; {together}"
+def _print_ladder(halving: Halving, minutes: float | None, methods: int, console: Terminal) -> None:
+    console.print(f"for each method: {halving.in_words}", soft_wrap=True)
+    if minutes is not None:
+        console.print(
+            f"about {clock(MINUTE * minutes * methods)} of training for {counted(methods, 'method')}, and "
+            "the time in which runs start and are evaluated",
+            soft_wrap=True,
+        )
 
 
 def _silent(text: str) -> None:

@@ -13,8 +13,10 @@ from richkd.compare.problems import RunProblems
 from richkd.compare.runs import RUNS, Cell, PlannedRun, own_layer
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.fusion.mixings import ALPHA
+from richkd.fusion.presets import PAPER_ALPHA, scale_and_mixing
 from richkd.methods.objective import read_objective
-from richkd.tune.defaults import default_space
+from richkd.tune.defaults import FOLDS, default_space
 from richkd.tune.plan import TuneSource
 from richkd.tune.space import Entry, Point, layer_of, read_space
 from richkd.tune.study import TrialRecord
@@ -29,12 +31,28 @@ class SearchedMethod:
         entries: the entries of the space that it reads.
         first: the point of its own settings, as far as the space has it.
         config: its own settings.
+        outside: entries of the space that do not have the method's own value; it is drawn in the first trial.
     """
 
     name: str
     entries: tuple[Entry, ...]
     first: dict[str, Any]
     config: Config
+    outside: tuple[str, ...] = ()
+
+    @property
+    def first_trial(self) -> str:
+        """What the first trial is, in words.
+
+        Example:
+            >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}}
+            >>> SearchedMethod("kd", (), {}, Config.model_validate(base), ("optim.lr",)).first_trial
+            'the settings of the plan, but a drawn optim.lr, because the space does not have its own'
+        """
+        if not self.outside:
+            return "the settings of the plan"
+        names = ", ".join(self.outside)
+        return f"the settings of the plan, but a drawn {names}, because the space does not have its own"
 
 
 class Trials:
@@ -52,6 +70,8 @@ class Trials:
         self.out = out
         # Identities of the settings of ``base`` that some method reads at some point.
         self._read: set[int] = set()
+        # All pairs of values are merged to find what a method reads.
+        self._configs: dict[tuple[str, frozenset[tuple[str, Any]]], Config] = {}
 
     def methods(self) -> list[SearchedMethod]:
         """All methods, with what is searched for each.
@@ -79,7 +99,10 @@ class Trials:
 
     def config(self, method: str, entries: Sequence[Entry], point: Point) -> Config:
         """The settings of a method at a point, with the number of epochs of the plan."""
-        return self._merged(method, entries, point)[0]
+        key = method, frozenset(point.items())
+        if key not in self._configs:
+            self._configs[key] = self._merged(method, entries, point)[0]
+        return self._configs[key]
 
     def run(self, method: SearchedMethod, record: TrialRecord, epochs: int) -> PlannedRun:
         """The run of a trial with a number of epochs; trials with equal settings share their runs."""
@@ -101,7 +124,17 @@ class Trials:
         read = tuple(entry for entry in entries if self._reads(name, entry, entries))
         settings = settings_of(config)
         first = {entry.name: value for entry in read if (value := entry.value_of(settings)) is not None}
-        return SearchedMethod(name, read, first, config)
+        return SearchedMethod(name, read, first, config, self._outside(name, read, first))
+
+    def _outside(self, method: str, entries: Sequence[Entry], first: Point) -> tuple[str, ...]:
+        """The entries that must be drawn in the first trial, and make a difference there."""
+        config = self.config(method, entries, first)
+        return tuple(
+            entry.name
+            for entry in entries
+            if entry.name not in first
+            and any(self.config(method, entries, {**first, entry.name: v}) != config for v in entry.samples())
+        )
 
     def _reads(self, method: str, entry: Entry, entries: Sequence[Entry]) -> bool:
         """Whether the values of an entry make a difference, alone or with a value of another entry."""
@@ -149,6 +182,12 @@ def settings_of(config: Config) -> dict[str, Any]:
         found[name] = value
         if isinstance(value, Mapping):
             found |= {f"{name}.{leaf}": inner for leaf, inner in value.items()}
+    if config.fusion.alpha is None and scale_and_mixing(config.fusion)[1] == ALPHA:
+        found["fusion.alpha"] = PAPER_ALPHA
+    for place, teacher in enumerate(config.teachers, 1):
+        if teacher.name.startswith(FOLDS):
+            share = 1.0 if teacher.fold_share is None else teacher.fold_share
+            found[f"teachers.{place}.fold_share"] = share
     for spec in read_objective(config):
         terms = spec.config.model_dump(mode="json")
         found |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}

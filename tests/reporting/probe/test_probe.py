@@ -258,7 +258,7 @@ def test_a_class_without_held_out_images_and_few_images_are_told(parts: Parts) -
 def test_what_to_expect_of_a_student_hangs_on_unlabeled_images(parts: Parts) -> None:
     result = probed(parts, 1.5, 1.5)
     assert "--tune 5m" in explanation(result)
-    assert "the student usually improves, too" in explanation(replace(result, unlabeled=9 * result.labeled))
+    assert "Expect a better student, too" in explanation(replace(result, unlabeled=9 * result.labeled))
 
 
 def messages(result: Probe) -> str:

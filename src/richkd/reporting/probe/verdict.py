@@ -14,6 +14,11 @@ NO_SIGNAL = 0.001
 # With fewer held-out images the confidence intervals are wide.
 FEW_IMAGES = 200
 
+TRIAL = (
+    "A short trial says more than a rule: add --tune 5m to richkd distill. Plain KD, the control and this "
+    "method then get five minutes of training each, and the best on validation images is trained."
+)
+
 
 class Outcome(Enum):
     """What a probe found; `outcome` decides."""
@@ -143,23 +148,26 @@ def _saturation_warning(train_top1: float, held_out_top1: float, split: str) -> 
     return [
         f"the accuracy of the teacher is {train_top1:.1%} on its training images and {held_out_top1:.1%} on "
         f"{split}: its outputs for training images contain little more than the labels. Outputs of "
-        "out-of-fold teachers contain more: richkd teach --from RUN."
+        "out-of-fold teachers (richkd teach --from RUN) contain more, but made no better student where this "
+        "was measured."
     ]
 
 
 def _student_expectation(result: Probe) -> str:
+    if outcome(result) is Outcome.UNDECIDED:
+        return TRIAL
     if outcome(result) is not Outcome.YES:
         return ""
     if result.unlabeled > result.labeled:
         return (
             f"There are {result.labeled / result.class_count:.0f} labeled training images per class and "
-            f"{result.unlabeled:,} unlabeled ones. In such a case the student usually improves, too: it "
-            "learns CLIP's knowledge from the unlabeled images."
+            f"{result.unlabeled:,} unlabeled ones. Expect a better student, too: it learns CLIP's knowledge "
+            "from the unlabeled images. In the two cases of this kind that were measured, it was right on 11 "
+            "and 17 more of 100 images than the best student without CLIP."
         )
     return (
         f"This does not imply a better student: {result.labeled:,} of "
         f"{result.labeled + result.unlabeled:,} training images are labeled, and on labeled images a softer "
-        "target alone can help a student as much as CLIP does. A short trial says more than a rule: add "
-        "--tune 5m to richkd distill. Plain KD, the control and this method then get five minutes each, and "
-        "the best on validation images is trained. Unlabeled images (--unlabeled DIR) help more."
+        f"target alone can help a student as much as CLIP does. {TRIAL} Unlabeled images (--unlabeled DIR) "
+        "help more."
     )
