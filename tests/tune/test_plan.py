@@ -60,7 +60,13 @@ def test_a_plan_without_a_space_searches_the_usual_settings(world: World, tmp_pa
     terms = ["objective.kd.weight", "objective.kd.temperature"]
     assert searched(found["ce"]) == ["optim.lr", "augment.mixup_alpha"]
     assert searched(found["kd"]) == ["optim.lr", "augment.mixup_alpha", *terms]
-    assert searched(found["richkd"]) == ["optim.lr", "augment.mixup_alpha", *terms, "fusion", "fusion.entropy"]
+    assert searched(found["richkd"]) == [
+        "optim.lr",
+        "augment.mixup_alpha",
+        *terms,
+        "fusion",
+        "fusion.entropy",
+    ]
     for method in found.values():
         assert set(method.first) == set(searched(method)), "the settings of the plan are the first trial"
 

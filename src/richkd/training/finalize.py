@@ -48,11 +48,8 @@ def finish(
     labels = {name: parts.data.splits[name].labels_N for name in logits}
     temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
     evaluated = [name for name in EVALUATED if name in logits and name in splits]
-    figures: dict[str, Any] = {}
-    for name in evaluated:
-        figures[name] = measure(logits[name], labels[name]).to_dict()
-        if fitted_on:
-            figures[name]["calibrated"] = measure(logits[name], labels[name], temperature).to_dict()
+    calibrated = temperature if fitted_on else None
+    figures = {name: _measured(logits[name], labels[name], calibrated) for name in evaluated}
     teachers: dict[str, Any] = {}
     if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
         # A teacher's pass over a split costs more than the student's, so one split has to do.
@@ -88,6 +85,14 @@ def finish(
         write_card(folder.student, parts, student, summary)
         folder.write_json("summary.json", summary)
     return summary
+
+
+def _measured(logits_NC: Tensor, labels_N: Tensor, temperature: float | None) -> dict[str, Any]:
+    """Metrics at the network's own scale and, if a temperature was fitted, at that."""
+    figures: dict[str, Any] = measure(logits_NC, labels_N).to_dict()
+    if temperature is not None:
+        figures["calibrated"] = measure(logits_NC, labels_N, temperature).to_dict()
+    return figures
 
 
 def _described(spec: TermSpec) -> dict[str, Any]:
