@@ -123,6 +123,13 @@ def test_the_best_candidate_is_trained_and_the_command_can_be_repeated(
     assert summary["epochs"] == 2
     assert (tmp_path / "run-tune" / "tune.html").exists()
     assert "the run trains " in text
+    # Trials are judged by validation images alone; only the run itself evaluates test images.
+    trials = [
+        RunFolder(file.parent).summary() for file in (tmp_path / "run-tune").glob("runs/*/summary.json")
+    ]
+    assert trials
+    assert all(trial is not None and trial["splits"].keys() == {"val"} for trial in trials)
+    assert "test" in summary["splits"]
     with pytest.raises(SystemExit):
         main(["distill", *options, "--tune", "4s"])
     assert "not empty" in capsys.readouterr().err

@@ -40,6 +40,7 @@ FullTeacher = Annotated[
         converter=place,
     ),
 ]
+RESUME = "the same command and --resume"
 
 
 @configured(
@@ -110,9 +111,6 @@ def teach(
         overwrite=overwrite,
         accept_changed_images=accept_changed_images,
     )
-
-
-RESUME = "the same command and --resume"
 
 
 def _train(
