@@ -8,7 +8,7 @@ that was not fitted; its influence decreases as 1/N.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,9 +46,9 @@ def fit_multipliers(
 ) -> tuple[float, ...]:
     """Positive factors w that minimize ``mean −log softmax(Σ_m w_m z_m)[y] + (k/N) Σ_m prior(log w_m/c_m)``.
 
-    The prior is `log_prior`, with k = `PRIOR_IMAGES`. The minimum is found from the best of a grid of starts
-    by Newton steps in log w with backtracking, in float64. Logits that are equal within each image have no
-    information; their factor is 0.
+    The prior is `log_prior`, with k = `PRIOR_IMAGES`. Newton steps in log w with backtracking, in float64,
+    start from the centers and from the best of a grid; the lower of both minima is taken. Logits that are
+    equal within each image have no information; their factor is 0.
 
     Args:
         logits: logits or log-probabilities (N, C) of each teacher.
@@ -87,10 +87,29 @@ def _minimized(stack_MNC: Tensor, labels_N: Tensor) -> Tensor:
         fused_NC = torch.einsum("m,mnc->nc", u_M.exp(), stack_MNC)
         return float(functional.cross_entropy(fused_NC, labels_N) + strength * log_prior(u_M).sum())
 
-    u_M = torch.zeros(len(stack_MNC), dtype=torch.float64)
-    for m in range(len(u_M)):  # the objective is flat far below the minimum, so a descent could stay there
+    # The objective is not convex in log w: it is flat far below the minimum, where a descent could stay,
+    # and the best point of the grid can lie above another minimum than the lowest.
+    centers_M = torch.zeros(len(stack_MNC), dtype=torch.float64)
+    starts = (_best_of_grid(centers_M, objective), centers_M)
+    ends = [_descended(start_M, objective, stack_MNC, labels_N, strength) for start_M in starts]
+    return min(ends, key=objective)
+
+
+def _best_of_grid(u_M: Tensor, objective: Callable[[Tensor], float]) -> Tensor:
+    for m in range(len(u_M)):
         tried = [u_M.index_fill(0, torch.tensor(m), start) for start in STARTS]
         u_M = min(tried, key=objective)
+    return u_M
+
+
+def _descended(
+    u_M: Tensor,
+    objective: Callable[[Tensor], float],
+    stack_MNC: Tensor,
+    labels_N: Tensor,
+    strength: float,
+) -> Tensor:
+    """The end of Newton steps from u, each halved until it gains something."""
     before = objective(u_M)
     for _ in range(NEWTON_STEPS):
         step_M, gain = _newton_step(u_M, stack_MNC, labels_N, strength)
