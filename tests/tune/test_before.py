@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from richkd.cli import main
+from richkd.cli.exit_status import STOPPED
 from richkd.compare.layers import read_layers
 from richkd.config.loading import load_config
 from richkd.config.schema import Config
@@ -166,3 +167,27 @@ def test_a_full_folder_is_refused_before_the_search(world: World, tmp_path: Path
     error = refusal(tuned, world.config(out), 1.0, console=Terminal(quiet=True))
     assert isinstance(error, CheckpointError)
     assert not (tmp_path / "run-tune").exists()
+
+
+@pytest.mark.parametrize("stopped", ["search", "run"])
+def test_a_stopped_command_says_how_to_go_on(
+    world: World,
+    tmp_path: Path,
+    stopped: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(config: Config, *args: Any, **how: Any) -> Config:
+        raise Interrupted
+
+    def found(config: Config, *args: Any, **how: Any) -> Config:
+        return config
+
+    monkeypatch.setattr("richkd.tune.before.tuned", interrupted if stopped == "search" else found)
+    monkeypatch.setattr("richkd.training.run.distill", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", *world.options(tmp_path / "run"), "--tune", "1m"])
+    assert ended.value.code == STOPPED
+    # The command of the search is repeated as it was; a run that has begun needs one option more.
+    advice = {"search": "the same command", "run": "the same command and --resume"}
+    assert capsys.readouterr().out.endswith(f"stopped and saved; continue with {advice[stopped]}\n")
