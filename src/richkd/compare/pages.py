@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from richkd.compare.costs import RunCost
+from richkd.compare.differences import difference_charts
 from richkd.compare.first_figures import FIRST_HEADS, FirstFigures, first_failures, first_rows
 from richkd.compare.pareto import Chart, charts_of
 from richkd.compare.results import CellFigures, results_file
@@ -125,7 +126,14 @@ def _context(
         "heads": HEADS,
         "narrow": NARROW,
         "tables": [
-            (cell, rows_of(cell, costs), confidence_rows(cell), further_table(cell)) for cell in cells
+            (
+                cell,
+                rows_of(cell, costs),
+                confidence_rows(cell),
+                further_table(cell),
+                difference_charts(cell),
+            )
+            for cell in cells
         ],
         "confidence_heads": CONFIDENCE,
         "confidence_note": CONFIDENCE_NOTE,

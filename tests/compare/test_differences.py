@@ -1,0 +1,85 @@
+"""Charts of differences: what their rows say, their axes, and how the page draws them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from richkd.compare.differences import difference_charts, ticks
+from richkd.compare.pages import write_pages
+from tests.compare.test_results import SEEDS, compared, costs_of
+
+
+def test_rows_have_the_differences_of_the_cell_in_points_and_nats() -> None:
+    (cell,) = compared(("kd", "ce", "dkd"), "kd")
+    top1, nll = difference_charts(cell)
+    by_name = {method.name: method for method in cell.methods}
+    for chart, metric, unit in ((top1, "top1", 100), (nll, "nll", 1)):
+        assert {row.method for row in chart.rows} == {"ce", "dkd"}
+        for row in chart.rows:
+            own, base = (
+                {run.seed: getattr(run, metric) for run in by_name[n].runs} for n in (row.method, "kd")
+            )
+            assert row.runs == pytest.approx([unit * (own[seed] - base[seed]) for seed in SEEDS])
+            assert row.mean == pytest.approx(sum(row.runs) / len(SEEDS))
+            difference = by_name[row.method].difference
+            assert difference is not None
+            images = getattr(difference, f"{metric}_images")
+            assert row.images == pytest.approx((unit * images.low, unit * images.high))
+
+
+def test_the_best_is_first_and_the_sign_of_a_certain_difference_is_named() -> None:
+    (cell,) = compared(("kd", "ce", "dkd", "at"), "kd")
+    top1, nll = difference_charts(cell)
+    assert [row.mean for row in top1.rows] == sorted((row.mean for row in top1.rows), reverse=True)
+    assert [row.mean for row in nll.rows] == sorted(row.mean for row in nll.rows)
+    for chart, better in ((top1, 1), (nll, -1)):
+        for row in chart.rows:
+            low, high = sorted(better * end for end in row.images)
+            assert row.kind == ("better" if low > 0 else "worse" if high < 0 else "unclear")
+
+
+def test_the_axis_holds_zero_and_all_that_was_measured_and_cuts_only_the_interval_over_seeds() -> None:
+    (cell,) = compared(("kd", "ce", "dkd"), "kd")
+    for chart in difference_charts(cell):
+        assert 0.0 in chart.ticks
+        for row in chart.rows:
+            assert all(chart.low < value < chart.high for value in (row.mean, *row.images, *row.runs))
+            assert row.seeds is not None
+            assert chart.low <= row.seeds[0] <= row.mean <= row.seeds[1] <= chart.high
+
+
+def test_a_baseline_alone_has_no_chart() -> None:
+    (cell,) = compared(("kd",), "kd")
+    assert difference_charts(cell) == ()
+
+
+@given(st.floats(-1e4, -1e-4), st.floats(1e-4, 1e4))
+def test_ticks_are_equal_steps_that_fill_the_range(low: float, high: float) -> None:
+    found = ticks(low, high)
+    steps = [b - a for a, b in itertools.pairwise(found)]
+    assert 4 <= len(found) <= 11
+    assert 0.0 in found
+    assert low - 1e-9 <= found[0]
+    assert found[-1] <= high + 1e-9
+    assert max(steps) == pytest.approx(min(steps), rel=1e-6)
+    digit = float(f"{steps[0]:.6e}".split("e")[0])
+    assert min(abs(digit - one) for one in (1, 2, 5, 10)) < 1e-4
+    assert max(found[0] - low, high - found[-1]) < steps[0] * (1 + 1e-6)
+
+
+def test_the_page_draws_each_row_where_its_numbers_are(tmp_path: Path) -> None:
+    cells = compared(("kd", "ce"), "kd")
+    page = write_pages("plan.yaml", cells, costs_of(cells), tmp_path).read_text()
+    (chart, _) = difference_charts(cells[0])
+    drawing = page[page.index(f'aria-label="{chart.title}"') :].split("</svg>")[0]
+    (row,) = chart.rows
+    places = [float(x) for x in re.findall(r'<circle[^>]* cx="([\d.]+)"', drawing)]
+    expected = [150 + 390 * (value - chart.low) / (chart.high - chart.low) for value in (*row.runs, row.mean)]
+    assert places == pytest.approx(expected, abs=0.06)
+    assert f"{row.mean:+.2f}" in drawing
