@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from richkd.compare.layers import read_layers
+from richkd.core.terminal import Terminal
 from richkd.tune.plan import read_tune_plan
+from richkd.tune.run import tune
 from richkd.tune.study import TrialRecord
 from richkd.tune.trials import SearchedMethod, Trials
 from tests.fixtures import World, refusal
@@ -80,6 +82,19 @@ def test_points_become_settings(world: World, tmp_path: Path) -> None:
     assert run.name == "richkd-t004-e2"
     assert (run.config.optim.lr, run.config.train.epochs) == (0.0123, 2)
     assert run.config.objective == {"kd": {"temperature": 4}}
+
+
+@pytest.mark.parametrize("nats", [[0.5, 3.5], {"low": 0.5, "high": 3.5}])
+def test_an_entropy_that_no_target_of_the_classes_has_is_refused_before_the_search(
+    world: World, tmp_path: Path, nats: object
+) -> None:
+    space = {"optim.lr": [0.01, 0.02], "fusion.entropy": nats}
+    path = write(tmp_path, content(world, space=space))
+    error = refusal(tune, path, out=tmp_path / "out", check_only=True, console=Terminal(quiet=True))
+    assert "fusion.entropy" in error.rule
+    assert "3.5" in str(error)
+    assert "method 'richkd'" in error.rule
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
 from richkd.core.visible import counted
 from richkd.core.waiting import clock
+from richkd.pipeline.sharpen import refuse_impossible
 from richkd.training.run_folder import RunFolder
 from richkd.tune.budget import MINUTE, ladder
 from richkd.tune.halving import ETA, Halving
@@ -119,16 +120,17 @@ def search(
     refuse_unwritable(out)
     own = [trials.of_length(method.config, method.name, "own", source.plan.epochs) for method in methods]
     if check_only:
-        check_runs(source.source.plan, own, _silent, SPLIT)
+        _check(source, trials, methods, own, OpenedData(SPLIT))
         _print_space(methods, console)
         return None
     with folder_lock(out, f"--out {out}"):
         remove_abandoned(out)
-        check_runs(source.source.plan, own, _silent, SPLIT)
+        opened = OpenedData(SPLIT)
+        _check(source, trials, methods, own, opened)
         _print_space(methods, console)
         # The first rung has several runs of each method.
         at_once = jobs or source.plan.jobs or default_jobs(own * ETA)
-        runner = _Runner(out, at_once, threads_of_runs(out, {RUNS: at_once})[RUNS], console, start)
+        runner = _Runner(out, at_once, threads_of_runs(out, {RUNS: at_once})[RUNS], opened, console, start)
         halving = ladder(source.plan, methods, trials, at_once, runner.do)
         searches = [_open(source, out, method, halving) for method in methods]
         runner.refuse_changed(_done(searches, trials))
@@ -141,13 +143,37 @@ def search(
         return TuneResult(out, source.plan.metric, results)
 
 
+def _check(
+    source: TuneSource,
+    trials: Trials,
+    methods: Sequence[SearchedMethod],
+    own: list[PlannedRun],
+    opened: OpenedData,
+) -> None:
+    """Refuse runs that cannot start, and values of the space that no images of these classes can have."""
+    check_runs(source.source.plan, own, _silent, SPLIT)
+    problems = RunProblems()
+    for method in methods:
+        for entry in method.entries:
+            for value in entry.samples():
+                point = {**method.first, entry.name: value}
+                fusion = trials.config(method.name, method.entries, point).fusion
+                if fusion != method.config.fusion:
+                    classes = len(opened.of(method.config).class_names)
+                    problems.attempt(
+                        f"{entry.place}, method '{method.name}'", refuse_impossible, fusion, classes
+                    )
+    problems.refuse_all()
+
+
 class _Runner:
     """Does runs in the queue."""
 
-    def __init__(self, out: Path, jobs: int, threads: int, console: Terminal, start: Start | None) -> None:
-        self.out, self.jobs, self.threads = out, jobs, threads
+    def __init__(
+        self, out: Path, jobs: int, threads: int, opened: OpenedData, console: Terminal, start: Start | None
+    ) -> None:
+        self.out, self.jobs, self.threads, self.opened = out, jobs, threads, opened
         self.console, self.start = console, start
-        self.opened = OpenedData(SPLIT)
 
     def refuse_changed(self, runs: Sequence[PlannedRun]) -> None:
         """Refuse runs that began with other settings or images.
