@@ -61,9 +61,8 @@ problems = st.tuples(
 
 @settings(max_examples=40, deadline=None)
 @given(problems)
-@example(
-    (["huge", "duplicate", "skilled"], 13, 2, 119)
-)  # the best start of the grid is above a higher minimum
+# The best start of the grid is above a higher minimum.
+@example((["huge", "duplicate", "skilled"], 13, 2, 119))
 def test_no_general_optimizer_finds_a_lower_minimum(problem: tuple[list[str], int, int, int]) -> None:
     kinds, images, classes, seed = problem
     labels_N, generator = labeled(images, classes, seed)
@@ -75,7 +74,7 @@ def test_no_general_optimizer_finds_a_lower_minimum(problem: tuple[list[str], in
         slow_objective, np.zeros(len(kinds)), (logits, labels_N, centers), method="Nelder-Mead",
         options={"xatol": 1e-6, "fatol": 1e-10, "maxiter": 2000},
     )  # fmt: skip
-    # The objective is not convex in log w: both searches start from the centers and can end apart.
+    # The objective is not convex in log w: two searches can end in different minima.
     assert reached <= found.fun + 1e-6 or reached <= slow_objective(found.x, logits, labels_N, centers) * 1.02
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from richkd.compare.results import CellFigures, Difference, MethodFigures
 from richkd.metrics.intervals import Interval
@@ -56,48 +55,69 @@ class DifferenceChart:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class _Metric:
+    """A metric of which charts are drawn.
+
+    Attributes:
+        name: the field of `Difference` and of the figures of a run.
+        title: what the chart is called, with the name of the baseline.
+        unit: factor of the values.
+        digits: decimals.
+        sign: 1 if higher is better, -1 if lower is.
+    """
+
+    name: str
+    title: str
+    unit: float
+    digits: int
+    sign: int
+
+
+METRICS = (
+    _Metric("top1", "Accuracy minus that of {}, points: higher is better", 100, 2, 1),
+    _Metric("nll", "Calibrated NLL minus that of {}, nats: lower is better", 1, 3, -1),
+)
+
+
 def difference_charts(cell: CellFigures) -> tuple[DifferenceChart, ...]:
     """Charts of accuracy and of calibrated NLL; none if no method has a difference."""
-    found = [(method, method.difference) for method in cell.methods if method.difference]
-    if not found:
+    if not any(method.difference for method in cell.methods):
         return ()
+    return tuple(_chart(cell, metric) for metric in METRICS)
+
+
+def _chart(cell: CellFigures, metric: _Metric) -> DifferenceChart:
     baseline = next(method for method in cell.methods if method.name == cell.baseline)
-    top1 = [_row(m.name, d.top1, d.top1_images, _by_seed(m, baseline, d, "top1"), 100, 1) for m, d in found]
-    nll = [_row(m.name, d.nll, d.nll_images, _by_seed(m, baseline, d, "nll"), 1, -1) for m, d in found]
-    return (
-        _chart(f"Accuracy minus that of {cell.baseline}, points: higher is better", 2, top1, 1),
-        _chart(f"Calibrated NLL minus that of {cell.baseline}, nats: lower is better", 3, nll, -1),
-    )
-
-
-def _by_seed(method: MethodFigures, baseline: MethodFigures, found: Difference, name: str) -> list[float]:
-    ours, theirs = ({run.seed: getattr(run, name) for run in one.runs} for one in (method, baseline))
-    return [ours[seed] - theirs[seed] for seed in found.seeds]
-
-
-def _row(
-    name: str, seeds: OverSeeds, images: Interval, runs: Sequence[float], unit: float, better: int
-) -> Row:
-    low, high = sorted((better * images.low, better * images.high))
-    kind = "better" if low > 0 else "worse" if high < 0 else "unclear"
-    over = None if seeds.low is None or seeds.high is None else (unit * seeds.low, unit * seeds.high)
-    values = tuple(unit * value for value in runs)
-    return Row(name, unit * seeds.mean, (unit * images.low, unit * images.high), over, values, kind)
-
-
-def _chart(title: str, digits: int, rows: Sequence[Row], better: int) -> DifferenceChart:
+    rows = [_row(method, method.difference, baseline, metric) for method in cell.methods if method.difference]
     # The t-interval over two or three seeds can be many times as wide as all that was measured.
     ends = [0.0, *(value for row in rows for value in (*row.images, *row.runs))]
-    margin = MARGIN * (max(ends) - min(ends)) or 10.0**-digits
+    margin = MARGIN * (max(ends) - min(ends)) or 10.0**-metric.digits
     low, high = min(ends) - margin, max(ends) + margin
-    ordered = sorted(rows, key=lambda row: -better * row.mean)
-    cut = tuple(_cut(row, low, high) for row in ordered)
-    return DifferenceChart(title, digits, low, high, ticks(low, high), cut)
+    ordered = sorted(rows, key=lambda row: -metric.sign * row.mean)
+    cut = tuple(
+        replace(row, seeds=row.seeds and (max(low, row.seeds[0]), min(high, row.seeds[1]))) for row in ordered
+    )
+    title = metric.title.format(cell.baseline)
+    return DifferenceChart(title, metric.digits, low, high, ticks(low, high), cut)
 
 
-def _cut(row: Row, low: float, high: float) -> Row:
-    seeds = row.seeds and (max(low, row.seeds[0]), min(high, row.seeds[1]))
-    return Row(row.method, row.mean, row.images, seeds, row.runs, row.kind)
+def _row(method: MethodFigures, found: Difference, baseline: MethodFigures, metric: _Metric) -> Row:
+    seeds: OverSeeds = getattr(found, metric.name)
+    images: Interval = getattr(found, f"{metric.name}_images")
+    ours, theirs = ({run.seed: getattr(run, metric.name) for run in one.runs} for one in (method, baseline))
+    certain = images.low * images.high > 0
+    kind = "unclear" if not certain else "better" if metric.sign * images.low > 0 else "worse"
+    return Row(
+        method.name,
+        metric.unit * seeds.mean,
+        (metric.unit * images.low, metric.unit * images.high),
+        None
+        if seeds.low is None or seeds.high is None
+        else (metric.unit * seeds.low, metric.unit * seeds.high),
+        tuple(metric.unit * (ours[seed] - theirs[seed]) for seed in found.seeds),
+        kind,
+    )
 
 
 def ticks(low: float, high: float) -> tuple[float, ...]:

@@ -150,19 +150,16 @@ def _check(
     own: list[PlannedRun],
     opened: OpenedData,
 ) -> None:
-    """Refuse runs that cannot start, and values of the space that no images of these classes can have."""
+    """Refuse runs that cannot start, and entropies in the space that no target of the classes has."""
     check_runs(source.source.plan, own, _silent, SPLIT)
     problems = RunProblems()
     for method in methods:
+        classes = len(opened.of(method.config).class_names)
         for entry in method.entries:
+            where = f"{entry.place}, method '{method.name}'"
             for value in entry.samples():
-                point = {**method.first, entry.name: value}
-                fusion = trials.config(method.name, method.entries, point).fusion
-                if fusion != method.config.fusion:
-                    classes = len(opened.of(method.config).class_names)
-                    problems.attempt(
-                        f"{entry.place}, method '{method.name}'", refuse_impossible, fusion, classes
-                    )
+                config = trials.config(method.name, method.entries, {**method.first, entry.name: value})
+                problems.attempt(where, refuse_impossible, config.fusion, classes)
     problems.refuse_all()
 
 
