@@ -35,6 +35,7 @@ from richkd.methods.objective import (
 )
 from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network, build_network
+from richkd.models.small_maps import pad_small_maps
 from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.reuse import with_reused_classifier
 from richkd.pipeline.roles import assign_roles
@@ -249,4 +250,6 @@ def build_student(config: Config, data: Data) -> Network:
     """The student, initialized from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_network(config.student, len(data.class_names), role="student", new_classifier=True)
+        student = build_network(config.student, len(data.class_names), role="student", new_classifier=True)
+    pad_small_maps(student)
+    return student
