@@ -45,7 +45,7 @@ class PaddedConv2d(nn.Conv2d):
 def pad_small_maps(model: nn.Module) -> None:
     """Let the depthwise convolutions of a network be `PaddedConv2d`, in place.
 
-    A step of EfficientNet-Lite0 at 64 px takes two thirds of the time (docs/performance.md).
+    A step of EfficientNet-Lite0 at 64 px takes three quarters of the time (docs/performance.md).
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 5, padding=2, groups=8))
