@@ -162,8 +162,8 @@ def _student_expectation(result: Probe) -> str:
         return (
             f"There are {result.labeled / result.class_count:.0f} labeled training images per class and "
             f"{result.unlabeled:,} unlabeled ones. Expect a better student, too: it learns CLIP's knowledge "
-            "from the unlabeled images. In the three cases of this kind that were measured, it was right on 8, "
-            "11 and 17 more of 100 images than the best student without CLIP."
+            "from the unlabeled images. In the three cases of this kind that were measured, it was right on "
+            "8, 11 and 17 more of 100 images than the best student without CLIP."
         )
     return (
         f"This does not imply a better student: {result.labeled:,} of "
