@@ -5,6 +5,7 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1 OMP_NUM_THREADS=1 python benchmarks/small_
 
 from __future__ import annotations
 
+import argparse
 import copy
 import statistics
 import time
@@ -26,7 +27,7 @@ NETWORKS = (
     ("tf_efficientnet_lite0", 112, 32),
     ("mobilenetv4_conv_small", 96, 32),
 )
-CLASSES, WARM_UP, ROUNDS = 100, 2, 7
+CLASSES, WARM_UP = 100, 2
 
 
 def milliseconds(model: nn.Module, pixels_B3HW: Tensor, label_B: Tensor) -> float:
@@ -39,6 +40,9 @@ def milliseconds(model: nn.Module, pixels_B3HW: Tensor, label_B: Tensor) -> floa
 
 def main() -> None:
     """Print the medians of each network, plain and padded in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="measured steps of each network")
+    rounds = parser.parse_args().rounds
     for name, size, batch in NETWORKS:
         torch.manual_seed(0)
         plain = timm.create_model(name, num_classes=CLASSES).train().to(memory_format=torch.channels_last)
@@ -46,7 +50,7 @@ def main() -> None:
         pad_small_maps(padded)
         pixels = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
         labels = torch.randint(CLASSES, (batch,))
-        times = [[milliseconds(m, pixels, labels) for m in (plain, padded)] for _ in range(WARM_UP + ROUNDS)]
+        times = [[milliseconds(m, pixels, labels) for m in (plain, padded)] for _ in range(WARM_UP + rounds)]
         before, after = (statistics.median(column) for column in zip(*times[WARM_UP:], strict=True))
         print(f"{name}, {size} px, {batch}: {before:.0f}, {after:.0f} ms, {after / before:.2f}", flush=True)
 
