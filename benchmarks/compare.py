@@ -1,10 +1,12 @@
 """The price of a training step, in ratios: ours in its several ways, a peer's, and the method written out.
 
     python benchmarks/compare.py --data DATA/cifar100
+    python benchmarks/compare.py --data DATA/cifar100 --device cuda --out benchmarks/results/step-gpu.json
 
 ResNet-32x4 teaches ResNet-8x4 on CIFAR-100's images, batch 64, 16,384 negatives, and CLIP features of
 width 768. Weights and CLIP features are random: a step's time does not depend on their values. Prints
-minimum, median and processor time of each contender and the ratios that matter, and writes them as JSON.
+minimum, median and processor time of each contender and the ratios that matter, and writes them as JSON. On a
+GPU, only our contenders are measured: the others are written for a processor.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch.nn import functional
 
 from richkd.config.loading import load_config
 from richkd.config.schema import Config
+from richkd.core.precision import precisions_of
 from richkd.data.batches import Resident
 from richkd.models.build import Network
 from richkd.models.compiling import compile_repays
@@ -52,15 +55,27 @@ RATIOS = (
 )
 
 
-def configs(data: Path, folder: Path) -> dict[str, Config]:
+# Steps between two synchronizations with a GPU, which a run has at each line of its log only.
+STEPS_ON_GPU = 50
+
+
+def configs(data: Path, folder: Path, device: torch.device = CPU) -> dict[str, Config]:
     """Settings of our contenders, by name; the peer's step reads those of our KD online."""
+    fast = "bf16" if "bf16" in precisions_of(device) else "fp32"
+    precisions = {"train.precision": fast, "train.teacher_precision": fast}
     plain: dict[str, Any] = COMMON | {
         "data.path": str(data),
         "data.label_column": "fine_label",
         "method.name": "ce",
+        "train.precision": fast,
     }
     # CIFAR-100 has 100 classes.
-    kd = plain | {"method.name": "kd"} | write_teacher(folder / "teacher.safetensors", 100, TEACHER)
+    kd = (
+        plain
+        | {"method.name": "kd"}
+        | write_teacher(folder / "teacher.safetensors", 100, TEACHER)
+        | precisions
+    )
     rich = kd | {
         "method.name": "richkd",
         "clip.name": f"outputs:{folder / 'clip.npz'}",
@@ -88,16 +103,18 @@ def configs(data: Path, folder: Path) -> dict[str, Config]:
     return {name: load_config(overrides=selected) for name, selected in settings.items()}
 
 
-def contenders_of(data: Path, folder: Path) -> dict[str, Call]:
+def contenders_of(data: Path, folder: Path, device: torch.device = CPU) -> dict[str, Call]:
     """Every contender's step; compiled ones where there is a compiler, the peer's where timm has it."""
-    selected, compiles = configs(data, folder), compile_repays("auto", sys.maxsize, CPU)
+    selected, compiles = configs(data, folder, device), compile_repays("auto", sys.maxsize, device)
     write_clip(folder / "clip.npz", selected["plain"])
-    stores = assemble(selected["plain"], CPU).stores
+    stores = assemble(selected["plain"], device).stores
     contenders = {
-        name: our_step(config, folder / name, stores)
+        name: our_step(config, folder / name, stores, device)
         for name, config in selected.items()
         if compiles or config.train.compile != "always"
     }
+    if device.type == "cuda":
+        return {name: on_gpu(call) for name, call in contenders.items()}
     contenders["reference"] = reference_step(selected["online fp32"])
     for name, ours in (("peer KD", "our KD online"), ("peer KD fp32", "our KD online fp32")):
         peer = timm_step(selected[ours])
@@ -131,6 +148,17 @@ def reference_step(config: Config) -> Call:
     return lambda: step(next(groups))
 
 
+def on_gpu(call: Call) -> Call:
+    """`STEPS_ON_GPU` steps, until the GPU has finished them."""
+
+    def steps() -> None:
+        for _ in range(STEPS_ON_GPU):
+            call()
+        torch.cuda.synchronize()
+
+    return steps
+
+
 class Pair(nn.Module):
     """A network's output as a plain pair, in torch's default memory layout."""
 
@@ -149,12 +177,18 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-100 as parquet")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", type=torch.device, default=CPU, help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step.json"))
     arguments = parser.parse_args()
+    on_cpu = arguments.device.type == "cpu"
     with tempfile.TemporaryDirectory() as temporary:
-        contenders = contenders_of(arguments.data, Path(temporary))
-        timings = interleaved(contenders, rounds=arguments.rounds, warmup=BATCHES)
-    table = {name: timing.summary() for name, timing in timings.items()}
+        contenders = contenders_of(arguments.data, Path(temporary), arguments.device)
+        timings = interleaved(contenders, rounds=arguments.rounds, warmup=BATCHES if on_cpu else 1)
+    steps = 1 if on_cpu else STEPS_ON_GPU
+    table = {
+        name: {key: seconds / steps for key, seconds in timing.summary().items()}
+        for name, timing in timings.items()
+    }
     ratios = {
         f"{above} ÷ {below}": table[above]["median"] / table[below]["median"]
         for above, below in RATIOS
@@ -162,7 +196,7 @@ def main() -> None:
     }
     result = {"machine": machine(), "ceilings": ceilings(), "seconds": table, "ratios": ratios}
     for name, row in table.items():
-        print(f"{name:36}" + "".join(f"  {key} {1000 * value:8.1f} ms" for key, value in row.items()))
+        print(f"{name:36}" + "".join(f"  {key} {1000 * value:8.2f} ms" for key, value in row.items()))
     for name, ratio in ratios.items():
         print(f"{name:56}  {ratio:.2f}")
     print(json.dumps(machine() | result["ceilings"]))

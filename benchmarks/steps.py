@@ -48,20 +48,20 @@ COMMON: dict[str, Any] = {
 Call = Callable[[], object]
 
 
-def our_step(config: Config, folder: Path, stores: Stores | None = None) -> Call:
+def our_step(config: Config, folder: Path, stores: Stores | None = None, device: torch.device = CPU) -> Call:
     """A step of the trainer, over the same few batches again and again, gathered anew each time.
 
     ``stores`` are the decoded images where another contender has them already.
     """
-    parts = assemble(config, CPU)
+    parts = assemble(config, device)
     parts = replace(parts, stores=stores or parts.stores)
-    trainer = Trainer(parts, Accelerator(cpu=True), RunFolder(folder))
+    trainer = Trainer(parts, Accelerator(cpu=device.type == "cpu"), RunFolder(folder))
     trainer.task.train()
     groups = trainer.order.epoch(0)[:BATCHES]
     batches = _batches(parts, groups)
 
     def step() -> None:
-        trainer.train_step(next(batches))
+        trainer.train_step(next(batches).to(device))
         trainer.step = (trainer.step + 1) % len(groups)
 
     return step

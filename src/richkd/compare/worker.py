@@ -118,6 +118,9 @@ def do(job: Job) -> None:
             resume, splits = bool(RunFolder(job.config.out).entries()), job.splits or EVALUATED
             distill(job.config, resume=resume, splits=splits)
         except Exception as error:
+            if is_finished(job.config):
+                # A process of a killed comparison ended the run after the check above.
+                break
             if not _is_locked(error) or time.monotonic() > deadline:
                 raise
             print("the run is still in use by another process: waiting", flush=True)
