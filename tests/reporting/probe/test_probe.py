@@ -24,6 +24,7 @@ from richkd.core.types import Batch, Output
 from richkd.data.views import Views
 from richkd.evaluate.model_report import confusions_of
 from richkd.fusion.fusion import identity_fusion
+from richkd.fusion.select import Candidate
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.targets import TargetSource
 from richkd.reporting.probe.figures import gains_by_class, similar_names
@@ -259,6 +260,22 @@ def test_what_to_expect_of_a_student_hangs_on_unlabeled_images(parts: Parts) -> 
     result = probed(parts, 1.5, 1.5)
     assert "--tune 5m" in explanation(result)
     assert "Expect a better student, too" in explanation(replace(result, unlabeled=9 * result.labeled))
+
+
+def test_a_teacher_that_adds_little_to_clip_is_told(parts: Parts) -> None:
+    result = probed(parts, 1.5, 1.5)
+    least, name = result.choice.candidates[0].nll, f"{result.clip.name} alone"
+
+    def told(nll: float) -> str:
+        choice = replace(
+            result.choice,
+            candidates=(Candidate("log-pool", least, 0.02), Candidate(name, nll, 0.02)),
+            threshold=least + 0.02,
+        )
+        return explanation(replace(result, choice=choice, unlabeled=9 * result.labeled))
+
+    assert "compare --fusion.control clip-only" in told(least + 0.01)
+    assert "--fusion.control" not in told(least + 0.03)
 
 
 def messages(result: Probe) -> str:
