@@ -15,6 +15,8 @@ def _as_before() -> Iterator[None]:
     yield
     gc.enable()
     gc.unfreeze()
+    # What the tests loaded stays left out of collections, as `pytest_collection_finish` made it.
+    gc.freeze()
 
 
 def test_the_collector_is_off_inside_and_on_afterwards() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_eval_context, select_autoescape
@@ -35,8 +36,9 @@ class Bounds(Protocol):
     def high(self) -> float: ...
 
 
+@cache
 def environment(package: str) -> Environment:
-    """The Jinja environment of the templates in a package's folder ``templates``.
+    """The Jinja environment of the templates in a package's folder ``templates``, which compiles each once.
 
     Text is escaped for HTML, or for Markdown (`markdown`) in templates whose names end in ``.md``, and hidden
     characters are shown by `visible`. An undefined name raises an error. Filters: ``percent`` (one decimal),
