@@ -177,12 +177,12 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-100 as parquet")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", type=torch.device, default=CPU, help="cpu or cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step.json"))
     arguments = parser.parse_args()
-    on_cpu = arguments.device.type == "cpu"
+    device, on_cpu = torch.device(arguments.device), arguments.device == "cpu"
     with tempfile.TemporaryDirectory() as temporary:
-        contenders = contenders_of(arguments.data, Path(temporary), arguments.device)
+        contenders = contenders_of(arguments.data, Path(temporary), device)
         timings = interleaved(contenders, rounds=arguments.rounds, warmup=BATCHES if on_cpu else 1)
     steps = 1 if on_cpu else STEPS_ON_GPU
     table = {
