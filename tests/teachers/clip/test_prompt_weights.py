@@ -91,6 +91,12 @@ def test_a_few_images_move_the_weights_only_as_far_as_the_prior_lets_them(
     divergence = float((equal_P * (equal_P / weights_P).log()).sum())
     gain = nll(prompts, *few, equal_P.tolist()) - nll(prompts, *few, weights_P.tolist())
     assert divergence <= count / PRIOR_IMAGES * gain + 1e-9
+    # At the minimum, the slopes of NLL and prior cancel for each θ in w = softmax(θ).
+    for place, weight in enumerate(weights_P.tolist()):
+        steps_P = 1e-4 * torch.eye(len(noises), dtype=torch.float64)[place]
+        up, down = ((weights_P.log() + sign * steps_P).softmax(0).tolist() for sign in (1, -1))
+        slope = (nll(prompts, *few, up) - nll(prompts, *few, down)) / 2e-4
+        assert slope == pytest.approx(PRIOR_IMAGES / count * (1 / len(noises) - weight), abs=1e-4)
 
 
 def test_with_many_images_no_template_alone_is_better_than_fitted_weights() -> None:
