@@ -54,7 +54,6 @@ RATIOS = (
     ("peer KD fp32", "our KD cached fp32"),
 )
 
-
 # Steps between two synchronizations with a GPU, which a run has at each line of its log only.
 STEPS_ON_GPU = 50
 
@@ -62,7 +61,6 @@ STEPS_ON_GPU = 50
 def configs(data: Path, folder: Path, device: torch.device = CPU) -> dict[str, Config]:
     """Settings of our contenders, by name; the peer's step reads those of our KD online."""
     fast = "bf16" if "bf16" in precisions_of(device) else "fp32"
-    precisions = {"train.precision": fast, "train.teacher_precision": fast}
     plain: dict[str, Any] = COMMON | {
         "data.path": str(data),
         "data.label_column": "fine_label",
@@ -74,7 +72,7 @@ def configs(data: Path, folder: Path, device: torch.device = CPU) -> dict[str, C
         plain
         | {"method.name": "kd"}
         | write_teacher(folder / "teacher.safetensors", 100, TEACHER)
-        | precisions
+        | {"train.teacher_precision": fast}
     )
     rich = kd | {
         "method.name": "richkd",
