@@ -27,7 +27,7 @@ test: check
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 # Kills, flipped bits, full disks, two writers and hostile files; at most 20 minutes on two cores.
 faults: install

@@ -366,3 +366,66 @@ def test_a_teacher_is_repeated_in_folds_by_one_short_command(
     assert "not from both" in refused(capsys, "teach", "--from", str(full_run), "-c", "recipe.yaml")
     assert "finished run" in refused(capsys, "teach", "--from", str(tmp_path), "--out", str(out))
     assert "empty" in refused(capsys, "teach", "--from", "", "--out", str(out))
+
+
+def test_a_folder_is_no_file_for_predictions(world: World, tmp_path: Path, capsys: Capture) -> None:
+    # Refused before the model, which does not exist, is opened.
+    text = refused(capsys, "predict", "no-such-model", "no-such-image.png", "--out", str(tmp_path))
+    assert f"--out {tmp_path} must be a file Got: a folder" in text
+    assert f"such as {tmp_path / 'predictions.csv'}." in text
+    assert "--resume" not in text
+
+
+def test_the_model_comes_before_the_images(world: World, capsys: Capture) -> None:
+    photo = str(world.images / "test" / "ant" / "0.png")
+    text = refused(capsys, "predict", photo, str(world.teacher))
+    assert "Got: a file, no folder" in text
+    assert "richkd predict MODEL IMAGE" in text
+
+
+@pytest.mark.parametrize("words", [["ls"], ["verify"], ["rm"]], ids=" ".join)
+def test_a_folder_without_caches_is_named(tmp_path: Path, capsys: Capture, words: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "photos").mkdir()
+    more = ["x"] if words == ["rm"] else []
+    for name, got in (("nowhere", "no such folder"), ("photos", "no cache in it"), ("file", "a file")):
+        text = refused(capsys, "cache", *words, str(tmp_path / name), *more)
+        assert f"There are no caches in {tmp_path / name} Got: {got} Fix: check the path;" in text
+        assert "No name is known" not in text
+
+
+def test_a_run_to_resume_that_is_not_there_is_named(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = refused(capsys, "distill", "--resume", "--out", "runs/nope")
+    assert "--resume: there is no run in runs/nope Got: no such folder Fix: check --out" in text
+    assert "there is no run in runs/latest" in refused(capsys, "teach", "--resume")
+    (tmp_path / "photos").mkdir()
+    text = refused(capsys, "distill", "--resume", "--out", "photos")
+    assert "Got: no config.yaml with checkpoints/" in text
+
+
+def test_a_word_without_settings_has_no_far_hint(capsys: Capture) -> None:
+    text = refused(capsys, "settings", "nonsense")
+    assert "Did you mean" not in text
+    assert "`richkd settings` lists all." in text
+
+
+@pytest.mark.parametrize("name", ["distill", "teach", "check"])
+def test_help_shows_defaults(capsys: Capture, name: str) -> None:
+    _, out, _ = call(capsys, name, "--help")
+    for option, default in (("epochs", "240"), ("seed", "0"), ("device", "auto"), ("out", "runs/latest")):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"│ --{option} "))
+        assert f"(default: {default})" in line
+
+
+def test_help_says_what_an_option_is_for_this_command(capsys: Capture) -> None:
+    _, out, _ = call(capsys, "distill", "--help")
+    lines = {word: line for line in out.splitlines() for word in line.split() if word.startswith("--")}
+    assert "folds:FOLDER or cache:NAME" in lines["--teacher"]
+    assert "folds:" not in lines["--student"]
+    assert "search the settings first: time for each of this method" in lines["--tune"]
+    _, out, _ = call(capsys, "probe", "--help")
+    assert "folder of probe.html and probe.json (default: none is written)" in out
+    assert "run folder" not in out

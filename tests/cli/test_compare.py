@@ -13,6 +13,7 @@ from tests.compare.plans import content, run, write
 from tests.fixtures import World
 
 
+@pytest.mark.slow
 def test_the_command_checks_runs_and_reports_failures(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +43,7 @@ def test_wrong_options_are_refused(world: World, tmp_path: Path, words: list[str
     assert ended.value.code in (1, 2)
 
 
+@pytest.mark.slow
 def test_a_shared_cache_changes_no_figure(world: World, tmp_path: Path) -> None:
     for name, changes in (("plain", {}), ("cached", {"cache": str(tmp_path / "cache")})):
         (tmp_path / name).mkdir()

@@ -32,6 +32,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return process
 
 
+@pytest.mark.slow
 def test_fine_failed_and_wrong_usage(world: World, tmp_path: Path) -> None:
     student, photo = str(world.teacher), str(world.images / "test" / "ant" / "0.png")
     fine = run("predict", student, photo)
@@ -93,6 +94,7 @@ def test_every_status_is_documented() -> None:
     assert (OK, FAILED, USAGE, STOPPED, TERMINATED) == (0, 1, 2, 130, 143)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
@@ -109,6 +111,7 @@ def test_letters_that_the_terminal_lacks_are_escaped(environment: dict[str, str]
     assert run("--help", **environment).returncode == OK
 
 
+@pytest.mark.slow
 def test_json_is_exact_where_the_terminal_lacks_letters(world: World, tmp_path: Path) -> None:
     photo = tmp_path / "Käfer 🐞.png"
     photo.write_bytes((world.images / "test" / "ant" / "0.png").read_bytes())

@@ -10,6 +10,8 @@ import pytest
 from richkd.cli import main
 from richkd.config.loading import load_config
 
+pytestmark = pytest.mark.slow
+
 
 def call(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -> tuple[str, str]:
     with pytest.raises(SystemExit) as end:

@@ -13,11 +13,24 @@ from richkd.cli import app, main
 from richkd.config.listing import settings
 from tests.compare.plans import content as compare_content
 from tests.compare.plans import write as write_plan
+from tests.docs.blocks import ROOT
 from tests.fixtures import CLASSES, World
 from tests.tune.plans import content as tune_content
 
 # Commands that print a table or figures, and those whose result is a folder, a page or a sentence.
-WITH = ("check", "compare", "doctor", "evaluate", "predict", "probe", "report", "settings", "tune")
+WITH = (
+    "benchmark",
+    "check",
+    "compare",
+    "doctor",
+    "evaluate",
+    "export",
+    "predict",
+    "probe",
+    "report",
+    "settings",
+    "tune",
+)
 WITHOUT = ("cache", "completion", "demo", "distill", "teach")
 Capture = pytest.CaptureFixture[str]
 
@@ -52,6 +65,16 @@ def test_every_command_that_prints_figures_has_the_option() -> None:
         for name in ("ls", "verify")
     )
     assert all("--json" not in options_of(name) for name in WITHOUT if name != "cache")
+
+
+def test_every_command_with_the_option_is_documented() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    section = page.partition("**`--json`**")[2].partition("- **Names are exact")[0]
+    apps = {name: app[name] for name in app if not name.startswith("-") and name != "cache"}
+    apps |= {f"cache {name}": app["cache"][name] for name in app["cache"] if not name.startswith("-")}
+    for name, command in apps.items():
+        options = {option for one in command.assemble_argument_collection() for option in one.names}
+        assert ("--json" in options) == (f"`{name}`" in section or f"`{name} --json`" in section), name
 
 
 def test_settings(capsys: Capture) -> None:
@@ -107,6 +130,7 @@ def test_evaluate(world: World, capsys: Capture) -> None:
     assert isinstance(found, dict)
 
 
+@pytest.mark.slow
 def test_compare_and_its_failures(world: World, tmp_path: Path, capsys: Capture) -> None:
     base = compare_content(world)["base"]
     del base["clip"]
@@ -118,6 +142,7 @@ def test_compare_and_its_failures(world: World, tmp_path: Path, capsys: Capture)
     assert "[1/2] kd-e1-s0: test top-1" in err
 
 
+@pytest.mark.slow
 def test_tune(world: World, tmp_path: Path, capsys: Capture) -> None:
     base = tune_content(world)["base"]
     del base["clip"]

@@ -24,6 +24,8 @@ from richkd.training.run_folder import RunFolder, read_lines
 from tests.cli.test_cli import call, refused
 from tests.fixtures import World, command, one_thread, without_waits
 
+pytestmark = pytest.mark.slow
+
 ALONE: dict[str, Any] = {"method__name": "ce", "train__trackers": "[]"}
 LONG = ALONE | {"train__epochs": 500, "train__save_every": 1, "train__eval_every": 100}
 Capture = pytest.CaptureFixture[str]

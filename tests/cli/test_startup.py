@@ -66,11 +66,13 @@ def test_help_and_version_import_nothing_large() -> None:
     assert imported(commands(["--help"], ["--version"], [], *helps)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "timm"])
 def test_large_libraries_are_found_if_they_are_imported(name: str) -> None:
     assert name in imported(f"import {name}")
 
 
+@pytest.mark.slow
 def test_a_run_imports_no_library_that_it_does_not_use(world: World, tmp_path: Path) -> None:
     words = world.options(tmp_path / "run", method__name="ce", train__epochs=1, train__trackers="[]")
     expected = {"torch", "torchvision", "timm", "datasets", "pandas", "pyarrow", "accelerate"}

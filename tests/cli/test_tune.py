@@ -12,6 +12,7 @@ from tests.fixtures import World
 from tests.tune.plans import content, write
 
 
+@pytest.mark.slow
 def test_the_command_writes_recipes_and_says_what_was_gained(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

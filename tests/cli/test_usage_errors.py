@@ -11,9 +11,13 @@ from cyclopts import App
 from cyclopts.argument import Argument
 
 from richkd.cli import app, main
-from richkd.cli.exit_status import USAGE
+from richkd.cli.exit_status import FAILED, USAGE
 
 HELP = "`richkd {} --help` shows how it is used."
+LISTING = "`richkd settings` lists all."
+# The options of predict besides --help.
+PREDICT = "5 names are known."
+RUN = ["distill", "--data", "photos", "--student", "resnet18"]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,55 @@ HELP = "`richkd {} --help` shows how it is used."
             ["demo", "--out", ""],
             f"Option --out cannot be used: the path is empty\nGot: ''\nFix: {HELP.format('demo')}",
         ),
-        (["demo", "--out"], f"Option --out must be given\nGot: no value\nFix: {HELP.format('demo')}"),
+        (
+            ["demo", "--out"],
+            "Option --out needs a value\nGot: no value\nFix: write --out VALUE, such as --out runs/small.",
+        ),
+        (
+            ["predict", "m", "x.png", "--out"],
+            "Option --out needs a value\nGot: no value\nFix: write --out VALUE, "
+            "such as --out predictions.csv.",
+        ),
+        (
+            ["distill", "--data", "photos", "--tune", "-5m"],
+            "Option --tune needs a value\nGot: no value\nFix: write --tune VALUE, such as --tune 10m.",
+        ),
+        (
+            ["evaluate", "m", "--data", "x", "--checkpoint"],
+            "Option --checkpoint needs a value\nGot: no value\nFix: write --checkpoint VALUE, "
+            "such as --checkpoint best.",
+        ),
+        (
+            ["predict", "m", "x.png", "--top"],
+            "Option --top needs a value\nGot: no value\nFix: write --top VALUE.",
+        ),
+        (["distill", "--dta", "photos"], "There is no option --dta\nFix: Did you mean '--data'? " + LISTING),
+        (["check", "--dta", "photos"], "There is no option --dta\nFix: Did you mean '--data'? " + LISTING),
+        (["cache", "fill", "--dta", "x"], "There is no option --dta\nFix: Did you mean '--data'? " + LISTING),
+        (
+            ["cache", "verify", "tests", "--sampel", "3"],
+            "There is no option --sampel\nFix: Did you mean '--sample'? " + LISTING,
+        ),
+        (
+            ["distill", "--overwrte"],
+            "There is no option --overwrte\nFix: Did you mean '--overwrite'? " + LISTING,
+        ),
+        (["teach", "--frmo", "x"], "There is no option --frmo\nFix: Did you mean '--from'? " + LISTING),
+        ([*RUN, "--optim.lr"], "Option --optim.lr needs a value\nFix: write --optim.lr VALUE."),
+        (
+            [*RUN, "--train.epochs", "1.5"],
+            "Setting 'train.epochs' does not take this value: Input should be a valid integer, got a number "
+            "with a fractional part\nGot: 1.5\nFix: see `richkd settings train.epochs`.",
+        ),
+        (["predict", "m", "x.png", "--tp", "3"], "There is no option --tp\nFix: Did you mean '--top'?"),
+        (
+            ["predict", "m", "--xyzzyx=3"],
+            f"There is no option --xyzzyx\nFix: {PREDICT} {HELP.format('predict')}",
+        ),
+        (
+            [*RUN, "--tune", "5x"],
+            "Option --tune must be a time\nGot: '5x'\nFix: write --tune 10m, 1.5h or 90s.",
+        ),
         (
             ["distill", "--epochs", "x"],
             f"Option --epochs must be a whole number\nGot: 'x'\nFix: {HELP.format('distill')}",
@@ -69,6 +121,34 @@ def test_what_was_wrong_is_said(words: list[str], message: str, capsys: pytest.C
     assert ended.value.code == USAGE
     output = capsys.readouterr()
     assert (output.out, output.err) == ("", f"error: ConfigError\n{message}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--optim.lr", "ten"], USAGE),
+        (["--optim.lr", "[0.1"], USAGE),
+        (["--fusion.weights", "[1, x]"], USAGE),
+        (["--method.variant", "x"], USAGE),
+        (["--teachers.1.nme", "x"], USAGE),
+        # A number that is out of range is of the right type.
+        (["--optim.lr", "0"], FAILED),
+        (["--epochs", "0"], FAILED),
+        (["--fusion.mixing", "x"], FAILED),
+    ],
+)
+def test_a_value_of_another_type_is_no_word_of_the_command_line(words: list[str], status: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*RUN, *words])
+    assert ended.value.code == status
+
+
+def test_a_value_of_another_type_in_a_recipe_is_wrong_input(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {path: photos}\nstudent: {name: resnet18}\noptim: {lr: ten}")
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", "-c", str(recipe)])
+    assert ended.value.code == FAILED
 
 
 def test_hidden_characters_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

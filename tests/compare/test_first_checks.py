@@ -56,6 +56,7 @@ def test_a_first_run_that_cannot_run_is_one_problem(world: World, tmp_path: Path
     assert not error.problems
 
 
+@pytest.mark.slow
 def test_runs_of_a_first_run_that_cannot_run_are_no_problems_of_their_own(
     world: World, tmp_path: Path
 ) -> None:

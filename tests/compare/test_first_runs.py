@@ -16,6 +16,8 @@ from tests.compare.first_plans import TEACHER, with_first
 from tests.compare.plans import in_child, leftovers, run, runs_of, write
 from tests.fixtures import World, refusal
 
+pytestmark = pytest.mark.slow
+
 # A teacher from labels, one from this teacher, and teachers of folds.
 FIRST = {
     "teacher": TEACHER,

@@ -16,6 +16,8 @@ from richkd.demo.run import LABELS, NEGATIVES, SETTINGS, SIZE, STUDENT, TEACHER,
 from richkd.training.run import distill
 from tests.compare.plans import in_child, leftovers, run, write
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 
 

@@ -210,3 +210,13 @@ def test_a_plan_has_the_fusion_of_some_images(world: World, tmp_path: Path) -> N
     both["base"]["fusion"] = {"labeled": {"preset": "paper", "presett": 1}}
     error = refusal(runs_of, write(tmp_path, both))
     assert "There is no setting 'fusion.labeled.presett' (plan.yaml, line" in str(error)
+
+
+def test_a_control_can_be_the_baseline(world: World, tmp_path: Path) -> None:
+    path = write(tmp_path, content(world))
+    assert read_plan(path, "richkd shuffled").plan.reference == "richkd shuffled"
+    error = str(refusal(read_plan, path, "richkd clip-only"))
+    assert "(--baseline)" in error
+    assert "'richkd shuffled'" in error
+    plan = content(world, baseline="kd shuffled")
+    assert "fuse a vision teacher with a CLIP" in str(refusal(runs_of, write(tmp_path, plan)))

@@ -39,6 +39,7 @@ def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_killed_ten_times_ends_as_if_nothing_had_happened(
     world: World, whole: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_damaged_logits_are_computed_again(whole: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_queue_goes_on_after_a_run_that_fails(world: World, tmp_path: Path) -> None:
     methods = {"kd": None, "wild": {"method": "kd", "optim.lr": 1e30}, "ce": None}
     base = content(world)["base"]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from richkd.config.choices import TERMS
 from richkd.config.listing import choices_of, settings
-from richkd.config.loading import dotted_overrides, load_config, setting_names
+from richkd.config.loading import check_types, dotted_overrides, load_config, nearest_setting, setting_names
 from richkd.config.renamed import RENAMED, RENAMED_VALUES
 from richkd.config.schema import Config, OptimConfig
 from richkd.core.errors import ConfigError
@@ -202,6 +202,19 @@ def test_a_value_of_version_0_1_is_answered_with_its_new_name(name: str, old: st
         ("fusion.alpha", "1.01", "1.01"),
         ("fusion.weights", "[1, x]", "'x'"),
         ("augment.scale", "[0.5]", "[0.5]"),
+        ("augment.scale", "[0, 1]", "[0, 1]"),
+        ("augment.scale", "[0, 0]", "[0, 0]"),
+        ("augment.scale", "[-1, 2]", "[-1, 2]"),
+        ("augment.scale", "[0.5, 8]", "[0.5, 8]"),
+        ("augment.scale", "[0.9, 0.1]", "[0.9, 0.1]"),
+        ("augment.ratio", "[0, 1]", "[0, 1]"),
+        ("augment.ratio", "[2, 0.5]", "[2, 0.5]"),
+        ("optim.milestones", "[150, 180, 210]", "150"),
+        ("optim.milestones", "[0.5, -3]", "-3"),
+        ("optim.milestones", "[0]", "0"),
+        ("optim.milestones", "[1]", "1"),
+        ("train.seed", str(2**64), str(2**64)),
+        ("train.seed", "-1", "-1"),
         ("student.mean", "[0.5, 0.5]", "[0.5, 0.5]"),
         ("train.trackers", "[carrier-pigeon]", "'carrier-pigeon'"),
         ("optim.lr", "[0.1", "'[0.1'"),
@@ -213,6 +226,14 @@ def test_a_bad_value_is_named_with_its_setting(name: str, value: Any, got: str) 
     # An item of a list is named by its place, as in 'fusion.weights.1'.
     assert re.match(rf"Setting '{name}(\.\d)?' does not take this value: \w", error.rule)
     assert error.got == got
+
+
+def test_limits_are_accepted_and_milestones_in_epochs_are_explained() -> None:
+    config = loaded(augment__scale="[1e-3, 1]", augment__ratio="[1, 1]", train__seed=2**64 - 1)
+    assert (config.augment.scale, config.augment.ratio) == ((1e-3, 1.0), (1.0, 1.0))
+    assert config.train.seed == 2**64 - 1
+    assert loaded(optim__milestones="[]").optim.milestones == ()
+    assert "epoch 150 of 240 is 0.625" in refusal(optim__milestones="[150, 180, 210]").rule
 
 
 def test_arguments_of_a_model_are_yaml(tmp_path: Path) -> None:
@@ -298,7 +319,8 @@ def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read as YAML" in refusal(written(tmp_path, "data: [")).rule
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     assert "cannot be read as YAML" in refusal(tmp_path / "recipe.yaml").rule
-    assert "cannot be read as YAML" in refusal(tmp_path).rule
+    error = refusal(tmp_path)
+    assert (error.rule, error.got) == (f"The recipe {tmp_path} must be a file", "a folder")
 
 
 def test_a_value_cannot_be_a_section(tmp_path: Path) -> None:
@@ -378,6 +400,10 @@ def test_every_form_of_an_option() -> None:
     ("tokens", "message"),
     [
         (["--optim.lr"], "Option --optim.lr needs a value"),
+        (["--optim.lr", "--optim.momentum", "0.5"], "Option --optim.lr needs a value"),
+        (["--dta", "x"], "Did you mean '--data.path'"),
+        # A section is no option.
+        (["--fussion", "x"], "Did you mean '--fusion."),
         (["optim.lr", "1"], "Settings are given as --section.name value"),
         (["--lr", "1"], "Did you mean '--optim.lr'?"),
         (["--optim.lrr=1"], "optim.lr'"),
@@ -389,6 +415,40 @@ def test_options_that_are_not_understood(tokens: list[str], message: str) -> Non
         dotted_overrides(tokens)
     assert message in str(caught.value)
     assert str(caught.value).count("lists all") <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "got"),
+    [
+        ({"optim.lr": "ten"}, "'ten'"),
+        ({"train.epochs": "1.5"}, "1.5"),
+        ({"method.variant": "x"}, "'x'"),
+        ({"teachers.1.size": "small"}, "'small'"),
+        ({"student.args": "{a"}, "'{a'"),
+        ({"objective": "ce"}, "'ce'"),
+        # What a recipe has before it is not known.
+        ({"teachers.1.size": "64", "teachers.3.name": "b", "optim.lr": "ten"}, "'ten'"),
+    ],
+)
+def test_an_override_of_another_type_is_refused_without_a_recipe(overrides: dict[str, str], got: str) -> None:
+    error = other_refusal(check_types, overrides)
+    assert isinstance(error, ConfigError)
+    assert error.got == got
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"optim.lr": "-1"}, {"teachers.2.weights": "b.pth"}, {"train.epochs": "0"}, {"fusion.mixing": "x"}],
+)
+def test_what_a_recipe_may_complete_or_only_the_range_refuses_is_no_other_type(
+    overrides: dict[str, str],
+) -> None:
+    check_types(overrides)
+
+
+def test_a_hint_may_have_to_be_similar() -> None:
+    assert nearest_setting("optimm", similar=0.7).startswith("Did you mean 'optim'")
+    assert nearest_setting("nonsense", similar=0.7) == "`richkd settings` lists all."
 
 
 def test_the_list_of_settings_has_each_once_with_its_default() -> None:

@@ -27,6 +27,19 @@ def plain(labels: list[int]) -> Dataset:
     return Dataset.from_dict({"image": cells, "label": labels}).cast_column("image", Image(decode=False))
 
 
+@pytest.mark.parametrize("name", ["\u00b2", "1" * 5000])
+def test_names_of_digits_need_not_be_numbers(name: str) -> None:
+    rows = plain([0, 1]).remove_columns(["label"]).add_column("label", ["0", name])
+    error = refusal(as_split, rows, "test", "zoo", expected=("0", "1"))
+    assert isinstance(error, ClassError)
+    assert name in str(error)
+
+
+def test_bytes_inside_of_an_inner_struct_are_no_images() -> None:
+    rows = Dataset.from_dict({"image": [{"bytes": {"bytes": b""}}] * 2, "label": [0, 1]})
+    assert "0 candidates" in str(refusal(as_split, rows, "test", "zoo").got)
+
+
 def test_declared_labels_up_to_the_number_of_classes_are_refused() -> None:
     table = plain([1, 2, 3])
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=list(NAMES))})

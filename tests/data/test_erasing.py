@@ -126,6 +126,7 @@ def test_the_constant_is_the_color_that_timm_has_for_the_mean() -> None:
     assert filled("const", 64, 3).unique(dim=0).tolist() == [[round(255 * value) for value in MEAN]]
 
 
+@pytest.mark.slow
 def test_a_box_has_one_random_color_that_all_sizes_have() -> None:
     colors = []
     for seed in range(1000):

@@ -224,6 +224,7 @@ def test_a_rest_needs_a_number_and_a_training_split(folder: Path, tmp_path: Path
     error = refusal(opened, folder, unlabeled="rest")
     assert isinstance(error, ConfigError)
     assert "data.unlabeled rest needs data.labels_per_class" in str(error)
+    assert "add --data.labels_per_class N, or remove --unlabeled" in str(error.fix)
     only_test = make_folder(tmp_path / "tests", {"test/ant": 2, "test/bee": 2})
     error = refusal(opened, only_test, labels_per_class=1)
     assert isinstance(error, DataError)

@@ -156,6 +156,7 @@ def test_a_crop_of_the_right_size_is_copied() -> None:
     assert torch.equal(resize_crop(crop_HWC, 8), crop_HWC)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_depends_on_files_and_resolution(tmp_path: Path) -> None:
     one, other = (split_of([smooth(9, 9, seed)]) for seed in (0, 1))
     prints = [Pictures(s, short, (8,), 0).fingerprint() for s, short in ((one, 9), (other, 9), (one, 8))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -21,6 +22,7 @@ from richkd.core.errors import ClassError, ConfigError, DataError
 from richkd.data.duplicates import duplicates
 from richkd.data.sources import LEFT_OUT, open_data
 from richkd.data.split import Data, Split
+from richkd.data.tables import is_table
 
 Layout = dict[str, int]
 
@@ -215,6 +217,20 @@ def test_unreadable_image_of_a_folder_is_named_by_its_path(tmp_path: Path) -> No
         open_path(tmp_path).splits["train"].read(1)
 
 
+def test_a_table_without_images_beside_class_folders_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_folder(tmp_path, {"ant": 2, "bee": 2})
+    pyarrow.parquet.write_table(
+        pyarrow.table({"file": ["ant/000.png"], "embedding": [[0.5]]}), tmp_path / "embeddings.parquet"
+    )
+    assert len(all_keys(open_path(tmp_path))) == 4
+    assert "not used, because they have no images: embeddings.parquet" in caplog.text
+    # A table of images counts.
+    write_parquet(tmp_path / "embeddings.parquet", ["x", "y"])
+    assert open_path(tmp_path).class_names == ("x", "y")
+
+
 def test_missing_folder_suggests_its_neighbors(tmp_path: Path) -> None:
     make_folder(tmp_path, {"flowers": 0, "zebras": 0})
     (tmp_path / "flowers.csv").touch()
@@ -229,16 +245,29 @@ def test_missing_folder_suggests_its_neighbors(tmp_path: Path) -> None:
     assert "zebras" not in str(raised.value)
 
 
-def test_hub_name_without_network_mentions_it_and_suggests_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_folder(tmp_path, {"flowers": 0})
+def test_hub_name_without_network_mentions_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        DataError, match=r"'flowerz' is no local folder(.|\n)*the network(.|\n)*Similar names: flowers"
-    ):
+    with pytest.raises(DataError, match=r"'jane/flowers' is no local folder(.|\n)*the network"):
+        open_path("jane/flowers")
+
+
+def test_a_name_without_an_owner_is_a_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path, {"flowers": 0})
+    monkeypatch.chdir(tmp_path)
+
+    def wait(*names: str) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("richkd.data.formats.hub.open_downloaded", wait)
+    monkeypatch.setattr(datasets, "load_dataset", wait)
+    with pytest.raises(DataError) as caught:
         open_path("flowerz")
+    error = caught.value
+    assert (error.rule, error.got) == ("The data folder flowerz must exist", "no such folder")
+    assert error.fix == "check the path. Similar names: flowers. A data set of the hub is OWNER/NAME."
+    with pytest.raises(DataError, match=r"Fix: check the path\. A data set of the hub is OWNER/NAME\."):
+        open_path("xyz")
 
 
 def test_a_file_that_is_not_parquet_is_rejected(tmp_path: Path) -> None:
@@ -329,6 +358,15 @@ def test_parquet_in_split_folders(tmp_path: Path) -> None:
         "train": 3,
         "test": 2,
     }
+
+
+def test_hidden_copies_of_parquet_files_are_ignored(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [0, 1] * 2, ["ant", "bee"])
+    (tmp_path / "._train-0.parquet").write_bytes(b"\0\5\26\7")
+    assert open_path(tmp_path, val_fraction=0).class_names == ("ant", "bee")
+    assert not is_table(str(make_folder(tmp_path / "more", {".": 1})))
+    (tmp_path / "more" / "._x.parquet").write_bytes(b"\0\5\26\7")
+    assert not is_table(str(tmp_path / "more"))
 
 
 def test_parquet_files_of_which_only_some_name_their_split_are_rejected(tmp_path: Path) -> None:
@@ -571,6 +609,20 @@ def test_invalid_class_names_files_are_rejected(tmp_path: Path, text: str, messa
         open_path(tmp_path / "data", class_names=tmp_path / "names.txt")
 
 
+def test_class_names_of_labels_that_are_no_numbers(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", {"0": 3, "²": 3})
+    (tmp_path / "names.txt").write_text("one\ntwo\nthree")
+    with pytest.raises(ClassError, match=r"Got: 3 lines\n"):
+        open_path(tmp_path / "data", class_names=tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("option", ["path", "calibration", "unlabeled"])
+def test_the_home_folder_of_an_unknown_user_does_not_exist(tmp_path: Path, option: str) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 3})
+    with pytest.raises(DataError, match=r"folder ~no-such-user/x must exist"):
+        open_data(DataConfig(**{"path": str(tmp_path), option: "~no-such-user/x"}))
+
+
 def test_class_names_file_that_is_missing(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", {"a": 3, "b": 3})
     with pytest.raises(DataError, match=r"gone\.txt must be readable"):
@@ -603,6 +655,37 @@ def test_calibration_may_be_parquet_and_may_have_the_replaced_names(tmp_path: Pa
     data = open_path(tmp_path / "data", calibration=file, class_names=tmp_path / "names.txt")
     assert data.splits["calibration"].labels_N.tolist() == [1, 0, 0]
     assert data.splits["calibration"].keys() == [f"calibration[{i}]" for i in range(3)]
+
+
+def test_calibration_images_with_keys_of_other_images_get_a_prefix(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", {"ant": 4, "bee": 4})
+    make_folder(tmp_path / "held", {"ant": 1, "bee": 1})
+    data = open_path(tmp_path / "data", calibration=tmp_path / "held")
+    split = data.splits["calibration"]
+    assert split.keys() == ["calibration/ant/000.png", "calibration/bee/000.png"]
+    assert [split.key(1)] == split.select("part", np.array([1])).keys() == ["calibration/bee/000.png"]
+    assert split.read(1).tobytes() == Image.open(tmp_path / "held/bee/000.png").tobytes()
+    assert len(set(all_keys(data))) == 10
+
+
+def test_calibration_has_the_columns_of_the_data_where_it_has_them(tmp_path: Path) -> None:
+    wrong = {"kind": ["ant", "bee"] * 2, "uid": [7, 8, 9, 10]}
+    for name in ("data", "same"):
+        write_parquet(tmp_path / f"{name}.parquet", ["x", "y"] * 2, extra=wrong)
+    given = {"label_column": "kind", "key_column": "uid"}
+    data = open_path(tmp_path / "data.parquet", calibration=tmp_path / "same.parquet", **given)
+    assert data.class_names == ("ant", "bee")
+    assert data.splits["calibration"].labels_N.tolist() == [0, 1, 0, 1]
+    assert data.splits["calibration"].keys() == [f"calibration/{uid}" for uid in range(7, 11)]
+    # Neither a folder nor another table has these columns.
+    make_folder(tmp_path / "held", {"ant": 1, "bee": 1})
+    write_parquet(tmp_path / "other.parquet", ["ant", "bee"])
+    for other in ("held", "other.parquet"):
+        data = open_path(tmp_path / "data.parquet", calibration=tmp_path / other, **given)
+        assert data.splits["calibration"].labels_N.tolist() == [0, 1]
+    # The data must have them.
+    with pytest.raises(DataError, match="label_column must name a column"):
+        open_path(tmp_path / "other.parquet", **given)
 
 
 def test_a_calibration_folder_inside_an_undivided_folder_is_not_a_class(tmp_path: Path) -> None:
@@ -680,6 +763,7 @@ def test_a_fold_of_data_without_a_training_split_is_rejected(tmp_path: Path) -> 
 # Real data
 
 
+@pytest.mark.slow
 def test_cifar100(data_dir: Path) -> None:
     data = open_path(data_dir / "cifar100")
     assert {name: len(split) for name, split in data.splits.items()} == {

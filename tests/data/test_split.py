@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from richkd.data.split import evenly_spaced, folds_of, held_out
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=120),
@@ -73,8 +76,9 @@ def test_folds_divide_each_class_evenly(labels: list[int], folds: int) -> None:
 @given(st.integers(1, 2000), st.integers(1, 600))
 def test_evenly_spaced_positions_cover_the_whole_range(count: int, most: int) -> None:
     positions_N = evenly_spaced(count, most)
-    assert torch.equal(positions_N, torch.linspace(0, count - 1, min(count, most)).long())
     positions = positions_N.tolist()
+    gaps = max(1, len(positions) - 1)
+    assert positions == [math.floor(Fraction(place * (count - 1), gaps)) for place in range(len(positions))]
     assert positions == sorted(set(positions))
     assert len(positions) == min(count, most)
     assert positions[0] == 0
@@ -82,6 +86,11 @@ def test_evenly_spaced_positions_cover_the_whole_range(count: int, most: int) ->
         assert positions[-1] == count - 1
         steps = np.diff(positions)
         assert steps.max() - steps.min() <= 1
+
+
+def test_evenly_spaced_positions_are_exact_above_the_digits_of_float32() -> None:
+    for count in (2**24 + 4, 20_480_000):
+        assert int(evenly_spaced(count, 256)[-1]) == count - 1
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 5), (5, 0)])

@@ -94,6 +94,7 @@ def store_of(kind: str, split: Split, workers: int) -> Streamed | Pictures:
     return Pictures(split, 8, (8,), workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["squares", "pictures"])
 @pytest.mark.parametrize(
     ("workers", "change", "reason"),
@@ -129,6 +130,7 @@ def test_without_stored_outputs_files_may_change(split: Split, tmp_path: Path, k
     read(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["squares", "pictures"])
 def test_a_file_with_other_times_and_the_same_content_is_no_change(
     split: Split, tmp_path: Path, kind: str

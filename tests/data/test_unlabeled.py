@@ -77,6 +77,20 @@ def test_equal_keys_get_a_prefix(labeled: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_keys_of_test_images_get_a_prefix_too(labeled: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "more", {"test/ant": 1})
+    assert open_both(labeled, folder).splits["train"].keys()[-1] == "unlabeled/test/ant/000.png"
+
+
+def test_columns_of_the_data_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "data.parquet", ["ant", "bee"] * 4, extra={"uid": list(range(8))})
+    folder = make_folder(tmp_path / "more", {".": 1})
+    given = {"image_column": "image", "key_column": "uid", "test_fraction": 0}
+    assert open_both(file, folder, **given).splits["train"].keys()[-2:] == ["7", "000.png"]
+    other = write_parquet(tmp_path / "other.parquet", [0, 1], extra={"uid": [70, 80]})
+    assert open_both(file, other, **given).splits["train"].keys()[-2:] == ["70", "80"]
+
+
 def test_a_folder_inside_the_data_folder_is_not_labeled_data(labeled: Path) -> None:
     folder = make_folder(labeled / "rest", {".": 2})
     assert isinstance(refusal(open_data, DataConfig(path=str(labeled))), DataError)

@@ -89,6 +89,7 @@ def test_workers_survive_an_interrupt_that_the_main_process_handles() -> None:
     assert list(Reader(interrupt, 2).map(range(5))) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "advice"), [(signal.SIGKILL, "--train.workers 0"), (signal.SIGBUS, "/dev/shm")]
 )
@@ -132,6 +133,7 @@ def test_errors_of_the_function_are_left_alone() -> None:
         list(Reader(fails, 2).map(range(4)))
 
 
+@pytest.mark.slow
 def test_processes_end_at_once_also_if_their_requests_refer_to_the_reader() -> None:
     class Owner:
         def __init__(self) -> None:

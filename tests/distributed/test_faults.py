@@ -13,6 +13,8 @@ import pytest
 from tests.distributed.starts import Run, both, finished, lines, result, work, written
 from tests.fixtures import World
 
+pytestmark = pytest.mark.slow
+
 SHORT: dict[str, Any] = {
     "train__batch_size": 7,
     "train__epochs": 2,
@@ -41,7 +43,6 @@ def test_a_dying_process_ends_the_others_and_the_run_can_go_on(world: World, tmp
     assert "--resume" in message
 
 
-@pytest.mark.slow
 def test_a_run_of_which_a_process_died_goes_on_as_if_nothing_had_happened(
     world: World, tmp_path: Path
 ) -> None:
@@ -57,7 +58,6 @@ def test_a_run_of_which_a_process_died_goes_on_as_if_nothing_had_happened(
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_run_goes_on_with_another_number_of_processes(world: World, tmp_path: Path, count: int) -> None:
     runs: list[Run] = [("run", SHORT, {"spies": {"term": [0, STEPS + 1]}}, "run")]

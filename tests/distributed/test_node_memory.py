@@ -16,6 +16,8 @@ from richkd.data.sources import open_data
 from tests.distributed.starts import finished, free_port, start
 from tests.fixtures import World
 
+pytestmark = pytest.mark.slow
+
 
 def started(out: Path, images: Path, nodes: list[int]) -> list[dict[str, int]]:
     """What processes found that are started as by launchers on machines with so many processes each."""

@@ -15,6 +15,8 @@ from tests.distributed.spies import watching
 from tests.distributed.starts import Run, lines, result, work
 from tests.fixtures import World
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {"student__name": "tests.fixtures:PlainNet"}
 # Few, small steps: rounding must not grow to a difference that could hide an error.
 SMALL = {"optim__lr": 0.002, "train__epochs": 1, "train__trackers": ()}
@@ -54,18 +56,15 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-# One start of processes for each group of runs; the others are slow.
+# One start of processes for each group of runs.
 GROUPS = {
     "two": (2, tuple(RUNS)),
     "three": (3, ("lf-plain", "kd-drawn", "ofd-two", "rkd-mixed")),
     "three, others": (3, ("lf-norm", "l-mixed", "f-parts", "fitnet-norm", "views")),
     "four": (4, tuple(RUNS)),
 }
-SLOW = ("three, others", "four")
 CASES = [
-    pytest.param(group, name, id=f"{name}, {group}", marks=[pytest.mark.slow] if group in SLOW else [])
-    for group, (_, names) in GROUPS.items()
-    for name in names
+    pytest.param(group, name, id=f"{name}, {group}") for group, (_, names) in GROUPS.items() for name in names
 ]
 SHORT = {**SMALL, "train__batch_size": 7, "train__epochs": 2}
 # Stops on which two processes agree, so that they can go on with the next run; each ends as "whole".

@@ -13,6 +13,8 @@ from tests.distributed.sharded_worker import BATCHES, NAMES
 from tests.distributed.starts import Run, finished, lines, result, start, torchrun, work
 from tests.fixtures import CLASSES, World
 
+pytestmark = pytest.mark.slow
+
 SHORT: dict[str, Any] = {"train__batch_size": 7, "train__epochs": 1, "train__trackers": ()}
 DIVIDED = SHORT | {"train__shard_teachers": True}
 

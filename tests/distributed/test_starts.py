@@ -13,6 +13,8 @@ import pytest
 from tests.distributed.starts import both, finished, start, torchrun
 from tests.fixtures import World
 
+pytestmark = pytest.mark.slow
+
 ONE_EPOCH = {"method__name": "ce", "train__epochs": 1, "train__trackers": "[]"}
 WORKS = "torchrun --nproc_per_node 2 -m richkd distill"
 
@@ -32,7 +34,6 @@ def test_torchrun_on_a_cpu_is_one_run_whose_messages_are_printed_once(world: Wor
     assert environment["processes"] == 2
 
 
-@pytest.mark.slow
 def test_a_mistake_is_refused_in_all_processes_and_said_once(world: World, tmp_path: Path) -> None:
     words = torchrun(2, *richkd(world, tmp_path / "run", optim__name="adamww"))
     status, output = finished(start(words, tmp_path))
@@ -43,7 +44,6 @@ def test_a_mistake_is_refused_in_all_processes_and_said_once(world: World, tmp_p
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-@pytest.mark.slow
 def test_accelerate_on_a_cpu_is_refused_with_the_command_that_works(world: World, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     words = [*launcher, "-m", *richkd(world, tmp_path / "run")[1:]]
@@ -54,7 +54,6 @@ def test_accelerate_on_a_cpu_is_refused_with_the_command_that_works(world: World
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_an_environment_of_processes_that_nobody_joined_is_refused(world: World, tmp_path: Path) -> None:
     words = [sys.executable, *richkd(world, tmp_path / "run")]
     status, output = finished(start(words, tmp_path, WORLD_SIZE="2"))
@@ -71,7 +70,7 @@ def test_other_commands_are_one_process(world: World, tmp_path: Path) -> None:
     assert "several can be started for distill, teach, cache" in output
 
 
-@pytest.mark.parametrize("first", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("first", [0, 1])
 def test_signals_at_different_times_end_all_processes_as_they_end_one(
     world: World, tmp_path: Path, first: int
 ) -> None:
@@ -88,7 +87,6 @@ def test_signals_at_different_times_end_all_processes_as_they_end_one(
     assert "stopped and saved" not in ends[1][1]
 
 
-@pytest.mark.slow
 def test_a_signal_to_torchrun_stops_the_run_with_a_checkpoint(world: World, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = torchrun(2, *richkd(world, out, train__epochs=2000, train__save_every=1))
@@ -103,7 +101,6 @@ def test_a_signal_to_torchrun_stops_the_run_with_a_checkpoint(world: World, tmp_
     assert status == 0, output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("asleep", [0, 1])
 def test_a_process_that_hangs_ends_the_others_after_the_timeout(
     world: World, tmp_path: Path, asleep: int
@@ -130,7 +127,6 @@ def wait_for(path: Path) -> None:
     raise AssertionError(f"{path} was not written")
 
 
-@pytest.mark.slow
 def test_a_compiled_student_and_a_search_are_one_process(world: World, tmp_path: Path) -> None:
     compiled = richkd(world, tmp_path / "run", train__compile="always")
     for words, message in (

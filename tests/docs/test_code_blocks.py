@@ -75,6 +75,7 @@ def test_commands_are_accepted(block: Block, folder: Path, monkeypatch: pytest.M
             check(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", PYTHON, ids=lambda file: file.stem)
 def test_python_blocks_run(document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
@@ -215,6 +216,7 @@ MORE = {
 DIGITS = ("one", "two", "three")
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = (block for block in blocks_of(README) if block.text.count("richkd ") > 1)
     text = block.text

@@ -20,6 +20,8 @@ from tests.docs.commands import commands_of
 from tests.docs.folder import make_working_folder
 from tests.fixtures import one_thread
 
+pytestmark = pytest.mark.slow
+
 HEAD = ("# src/", "# tests/")
 STEPS = """
 import json

@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 
 from tests.docs.blocks import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

@@ -17,6 +17,8 @@ import richkd
 from richkd.config.listing import settings
 from tests.docs.blocks import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Chromium lays a page out in frames of these widths, and writes how wide the pages really are.
 HARNESS = """<!doctype html><body><script>
 const pages = %s, found = {};

@@ -82,6 +82,7 @@ def test_corruptions_for_tuning_are_judged_by_themselves(world: World) -> None:
     assert row.mce is None
 
 
+@pytest.mark.slow
 def test_teachers_who_look_are_judged_and_stored_outputs_are_not(world: World, tmp_path: Path) -> None:
     distill(world.config(tmp_path / "run", train__epochs=1, cache__dir=str(tmp_path / "cache")), quiet=True)
     config = EvaluateConfig(teachers=True, validation_corruptions=True)

@@ -153,14 +153,9 @@ def published(data_dir: Path, name: str, capsys: pytest.CaptureFixture[str]) -> 
     return round(100 * top1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "top1"),
-    [
-        ("resnet20", 68.83),
-        pytest.param("resnet32", 70.16, marks=pytest.mark.slow),
-        pytest.param("resnet44", 71.63, marks=pytest.mark.slow),
-        pytest.param("resnet56", 72.63, marks=pytest.mark.slow),
-    ],
+    ("name", "top1"), [("resnet20", 68.83), ("resnet32", 70.16), ("resnet44", 71.63), ("resnet56", 72.63)]
 )
 def test_published_accuracies_are_met_to_the_last_image(
     data_dir: Path, capsys: pytest.CaptureFixture[str], name: str, top1: float
@@ -215,6 +210,7 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
     assert json.loads(json.dumps(result.to_dict()))["models"].keys() == set(names)
 
 
+@pytest.mark.slow
 def test_a_cache_saves_the_teachers_the_work_and_changes_nothing(world: World, tmp_path: Path) -> None:
     def judge_with_teachers(run: Path) -> tuple[EvaluationRun, int]:
         result = evaluate_models([str(run)], str(world.images), EvaluateConfig(teachers=True))

@@ -11,11 +11,12 @@ import pytest
 
 from richkd.cli import main
 from richkd.config.schema import EvaluateConfig
-from richkd.core.errors import DataError, ImageError, RichKDError
+from richkd.core.errors import ConfigError, DataError, ImageError, RichKDError
 from richkd.evaluate import run
 from richkd.evaluate.run import evaluate_models
 from richkd.evaluate.subjects import open_subjects
 from richkd.reporting.report.collect import collect
+from richkd.training.run import distill
 from tests.fixtures import World, make_images, refusal
 
 
@@ -58,6 +59,17 @@ def test_all_problems_are_one_error(world: World, tmp_path: Path, computed: list
     assert "--teachers needs the folder of a run" in text
     # The missing folder of published files is one problem, not one for each corruption.
     assert error.rule.startswith("7 problems")
+
+
+def test_a_model_that_is_called_like_a_teacher_is_refused(world: World, tmp_path: Path) -> None:
+    weights = world.teacher / "model.safetensors"
+    named = {"teachers__1__name": "cifar_resnet8", "teachers__1__weights": str(weights)}
+    config = world.config(tmp_path / "run", method__name="kd", train__epochs=1, **named)
+    models = [str(distill(config, quiet=True).folder), f"cifar_resnet8={weights}"]
+    error = refusal(evaluate_models, models, str(world.images), EvaluateConfig(teachers=True))
+    assert isinstance(error, ConfigError)
+    assert error.got == "cifar_resnet8 twice"
+    assert len(evaluate_models(models, str(world.images)).outputs) == 2
 
 
 @pytest.mark.parametrize(

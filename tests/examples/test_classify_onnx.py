@@ -29,6 +29,7 @@ assert not {"richkd", "torch"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_example_gives_the_probabilities_of_the_student(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     folder, photos = make_student(tmp_path / "small" / "student"), make_photos(tmp_path / "photos")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ def difference(
     return ours_3SS.permute(1, 2, 0).numpy().astype(np.int64) - pillow_SSC
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(sides, sides, framings)
 @example(1, 9000, Framing(16))  # the far ends are cut off
@@ -70,6 +72,7 @@ def test_every_filter_of_pillow_is_implemented() -> None:
     assert {*FILTERS, "nearest"} == set(RESAMPLING)
 
 
+@pytest.mark.slow
 def test_a_batch_is_framed_like_its_pictures() -> None:
     batch_BHWC = torch.from_numpy(np.stack([noise(20, 31, seed) for seed in range(3)]))
     graph = FramingGraph(Framing(12, 0.875))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from richkd.core.checksums import hash_file
 from richkd.core.errors import CheckpointError, ModelError
 from richkd.core.interrupt import Interrupted
+from richkd.export.description import describe
+from richkd.export.latency import benchmark
 from richkd.export.student import load_student
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.run import distill
@@ -93,6 +97,17 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(unfinished: Path, tm
     assert "last.previous.ckpt, after epoch 1 (step 4)" in note
     # Looking at a run never changes it.
     assert last.read_bytes() == damaged
+    for _ in ("damaged", "missing"):
+        student = load_student(tmp_path / "run")
+        assert student.files == (last.with_name("last.previous.ckpt"),)
+        about = describe(student, tmp_path / "run")
+        line = f"{hash_file(student.files[0])}  last.previous.ckpt\n"
+        assert about.source["files"] == ["last.previous.ckpt"]
+        assert about.source["sha256"] == hashlib.sha256(line.encode()).hexdigest()
+        found = benchmark(str(tmp_path / "run"), batches=(1,), rounds=1, warmup=0)
+        assert found.bytes == student.files[0].stat().st_size
+        last.unlink(missing_ok=True)
+    last.write_bytes(damaged)
     last.with_name("last.previous.ckpt").unlink()
     error = refusal(load_student, tmp_path / "run")
     assert isinstance(error, CheckpointError)

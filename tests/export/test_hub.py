@@ -19,6 +19,8 @@ from richkd.export.student import save_student
 from richkd.models.build import build_network
 from tests.hub_server import TOKEN, Hub, hub_server
 
+pytestmark = pytest.mark.slow
+
 CARD = "# A student\n\n`local-dir:PATH_OF_THIS_FOLDER`, `richkd predict PATH_OF_THIS_FOLDER photo.jpg`\n"
 
 

@@ -56,6 +56,14 @@ def test_folders_patterns_and_files_are_found(photos: Path) -> None:
     assert [path.name for path in find_images([f"{photos}/*.png"])] == ["a.png", "b.png"]
     assert [path.name for path in find_images([f"{photos}/**/*.png"])] == ["a.png", "b.png", "c.png"]
     assert find_images([photos / "gone.png"]) == [photos / "gone.png"]
+    for hidden in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
+        (photos / hidden).parent.mkdir(exist_ok=True)
+        (photos / hidden).touch()
+    (photos / "deep" / "link").symlink_to(photos / "deep")
+    (photos / "out").symlink_to(photos / "deep")
+    names = [path.relative_to(photos).as_posix() for path in find_images([photos])]
+    assert names == ["a.png", "b.png", "deep/c.png", "out/c.png"]
+    (photos / "out").unlink()
     strange = photos / "a[1].png"
     strange.write_bytes((photos / "a.png").read_bytes())
     assert find_images([strange]) == [strange]
@@ -167,6 +175,7 @@ def test_wrong_options_are_refused(
     assert "Fix:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_ends_early_is_no_error(folder: Path, photos: Path) -> None:
     """As with ``richkd predict … | head -1``."""
     command = [sys.executable, "-m", "richkd", "predict", str(folder), *([str(photos)] * 500), "--csv"]

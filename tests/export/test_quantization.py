@@ -26,6 +26,7 @@ def metrics(top1: float) -> Metrics:
     return Metrics(top1, 1.0, 0.5, 0.1, 0.2, 200)
 
 
+@pytest.mark.slow
 def test_an_int8_artifact_is_smaller_and_as_accurate(full_run: Path, tmp_path: Path) -> None:
     """Per channel, with preprocessing in float32; the whole graph is run on pictures of several sizes."""
     out = tmp_path / "small.int8.onnx"
@@ -92,6 +93,7 @@ def test_nodes_that_the_optimizer_leaves_without_a_name(tmp_path: Path) -> None:
     assert len({node.name for node in nodes}) == len(nodes)
 
 
+@pytest.mark.slow
 def test_the_ends_can_stay_in_float32_and_the_raw_network_is_quantized_too(
     full_run: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_the_ends_can_stay_in_float32_and_the_raw_network_is_quantized_too(
     assert max(int(np.abs(array.astype(int)).max()) for array in integers) <= 64
 
 
+@pytest.mark.slow
 def test_a_loss_of_accuracy_is_refused_and_nothing_is_left(
     full_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ from richkd.export.student import Student, load_student
 from tests.export.students import CLASSES, make_photos, make_student
 from tests.fixtures import World, make_images, refusal
 
+pytestmark = pytest.mark.slow
+
 # Formats with their runtime, and the difference of probabilities that rounding explains.
 FORMATS = {"onnx": ("onnxruntime", 1e-5), "pt2": ("torch", 1e-5), "openvino": ("openvino", 5e-3)}
 
@@ -231,7 +233,7 @@ def test_a_missing_package_is_named_with_its_command(
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     error = refusal(export_student, str(student), ExportSettings("onnx", tmp_path / "a.onnx"))
-    assert error.fix == "pip install 'richkd[onnx]'"
+    assert error.fix == "in a clone of richkd: pip install '.[onnx]'"
     assert "onnxscript" in error.rule
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from richkd.core.errors import CheckpointError, DataError, ModelError
 from richkd.data.framing import Framing, frame
 from richkd.export.student import load_student, save_student
 from richkd.models.build import Network, build_network
+from tests.data.files import encode
 from tests.fixtures import make_teacher, refusal
 
 CLASSES = ("aquarium fish", "Bär", "cat")
@@ -220,6 +222,19 @@ def test_arrays_are_images(folder: Path, pictures: list[Image.Image]) -> None:
     both = student.probabilities([gray, gray[:, :, None]])
     assert torch.equal(both[0], both[1])
     assert student.probabilities([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "closed", "floats"])
+def test_an_image_whose_pixels_cannot_be_read_is_refused(folder: Path, kind: str) -> None:
+    content = encode(Image.effect_noise((40, 40), 50))
+    image = Image.open(io.BytesIO(content[:-300] if kind == "truncated" else content))
+    words = "pixels that can be read"
+    if kind == "closed":
+        image.close()
+    if kind == "floats":
+        image, words = Image.new("F", (4, 4)), "8 or 16 bits"
+    with pytest.raises(DataError, match=words):
+        load_student(folder).probabilities([image])
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def faults_of(hostile: Hostile, group: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", FAST)
 def test_hostile_files_are_refused_in_words(hostile: Hostile, group: str) -> None:
     assert faults_of(hostile, group) == []
@@ -102,6 +103,7 @@ def test_a_separate_process_prints_the_same(hostile: Hostile) -> None:
     assert not any("Traceback" in process.stdout + process.stderr for process in processes)
 
 
+@pytest.mark.slow
 def test_names_from_standard_input_may_have_any_bytes(hostile: Hostile) -> None:
     folder, _ = hostile
     words = command("predict", str(folder / "good" / "teacher"), "-")

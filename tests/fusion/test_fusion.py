@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED, Output
 from richkd.fusion.alone import first_alone, last_alone, measure_target_shift
-from richkd.fusion.feature_scale import FeatureScale
+from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
 from richkd.fusion.fit import fit_simplex
 from richkd.fusion.fuse import fuse
 from richkd.fusion.fusion import Fusion, identity_fusion
@@ -52,6 +53,18 @@ def test_multipliers_of_the_presets() -> None:
     assert multipliers(preset="paper", weights=(0.5, 40.0)) == (0.5, 40.0)
     assert multipliers((1.0, 1.0, 100.0), preset="paper") == pytest.approx((0.35, 0.35, 30.0))
     assert identity_fusion().multipliers == identity_fusion().feature_weights == (1.0,)
+
+
+def test_scaled_features_leave_the_maps_and_logits_of_teachers() -> None:
+    torch.manual_seed(0)
+    teachers = [Output(torch.randn(4, 3), torch.randn(4, 8), (torch.randn(4, 2, 5, 5),)) for _ in range(2)]
+    plain = fuse(FusionConfig(preset="paper"), (1.0, 1.0), None, clip=False)
+    scales = tuple(fit_feature_scale(torch.randn(64, 8), isotropic=False) for _ in teachers)
+    target = replace(plain, features=scales)(teachers, torch.zeros(4, dtype=torch.int64))
+    for scaled, before, scale in zip(target.teachers, teachers, scales, strict=True):
+        assert torch.equal(scaled.maps[0], before.maps[0])
+        assert torch.equal(scaled.logits_BC, before.logits_BC)
+        assert torch.equal(scaled.feats_BF, scale(before.feats_BF))
 
 
 def test_shares() -> None:

@@ -30,7 +30,7 @@ def test_trust_equals_the_loop(held_out: int, images: int, ood_quantile: float, 
     trust = fit_ood_weights(SCALES, before, ood_quantile)
     known_B = torch.arange(images) % 3 == 0
     result = trust(now, known_B)
-    kept = math.ceil(ood_quantile * held_out)
+    kept = math.ceil(round(ood_quantile * held_out, 9))
     for m, scale in enumerate(SCALES):
         ranked = sorted(energy(scale, before[m]).double().tolist())
         for i, value in enumerate(energy(scale, now[m]).double().tolist()):
@@ -83,3 +83,9 @@ def test_an_image_that_is_strange_to_all_counts_for_nothing() -> None:
     target = fusion(far, torch.full((2,), UNLABELED))
     assert target.weight_B is not None
     assert target.weight_B.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("quantile", "kept"), [(0.07, 7), (0.29, 29), (0.071, 8), (1.0, 100)])
+def test_a_fraction_of_a_round_number_is_exact(quantile: float, kept: int) -> None:
+    trust = fit_ood_weights(SCALES, random_teachers(100, 0), quantile)
+    assert [len(energies) for energies in trust.lowest] == [kept] * len(SCALES)

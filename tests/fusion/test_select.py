@@ -110,6 +110,7 @@ def test_one_threshold_decides_for_all_candidates(monkeypatch: pytest.MonkeyPatc
     assert by_name["log-pool"].nll <= choice.threshold
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from(KINDS), min_size=2, max_size=3), st.integers(50, 90), st.integers(0, 9999))
 def test_the_choice_is_the_first_below_the_threshold(kinds: list[str], images: int, seed: int) -> None:

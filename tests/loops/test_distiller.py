@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
+from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, ModelError
 from richkd.core.types import Output
 from richkd.loops.distiller import Distiller
+from tests.fixtures import refusal
 
 SIZE, CLASSES = 8, 5
 
@@ -184,6 +188,103 @@ def test_settings_are_checked_as_in_a_recipe() -> None:
         Distiller(small(0), [small(1)], classes=CLASSES, size=SIZE, fusion={"alhpa": 0.5})
     with pytest.raises(ConfigError, match="teacher"):
         Distiller(small(0), classes=CLASSES, size=SIZE, method="kd")
+
+
+@pytest.mark.parametrize("name", ["labeled", "unlabeled", "entropy", "control", "features", "ood_quantile"])
+def test_settings_of_the_fusion_of_a_run_are_refused_by_name(name: str) -> None:
+    values: dict[str, Any] = {
+        "labeled": {"alpha": 0.1},
+        "unlabeled": {"alpha": 0.1},
+        "entropy": 0.5,
+        "control": "teacher-only",
+        "features": "standardized",
+        "ood_quantile": 0.2,
+    }
+    known = {"preset", "scale", "mixing", "alpha", "feature_alpha", "weights"}
+    assert set(FusionConfig.model_fields) == known | set(values)
+    error = refusal(
+        Distiller,
+        linear(0),
+        [linear(1)],
+        clip=cosines,
+        classes=CLASSES,
+        size=SIZE,
+        fusion={name: values[name]},
+    )
+    assert f"'fusion.{name}' belongs to a run from settings" in error.rule
+
+
+@pytest.mark.parametrize(
+    ("objective", "setting"),
+    [
+        ({"dkd": {}}, "dkd.warmup"),
+        ({"ctkd": {}}, "ctkd.curriculum"),
+        ({"kd": {"annealing": "cosine"}}, "kd.annealing"),
+        ({"soft": {"term": "kd", "annealing": "linear"}}, "soft.annealing"),
+    ],
+)
+def test_terms_that_change_need_the_number_of_steps(
+    objective: dict[str, Any], setting: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    def distiller(**options: Any) -> Distiller:
+        models = (linear(0), [linear(1)])
+        return Distiller(*models, classes=CLASSES, size=SIZE, objective=[objective], **options).double()
+
+    error = refusal(distiller(), *batch)
+    assert f"objective.{setting}" in error.rule
+    assert "steps=" in str(error.fix)
+    planned = distiller()
+    refusal(planned.plan, None)
+    planned.plan(10)
+    for ready in (planned, distiller(steps=10)):
+        ready.step = 4
+        assert float(ready(*batch).total.detach()) > 0
+    for steps in (0, -3):
+        assert refusal(distiller, steps=steps).got == f"steps={steps}"
+
+
+def test_terms_that_do_not_change_need_no_number_of_steps(batch: tuple[Tensor, Tensor]) -> None:
+    objective = [{"dkd": {"warmup": 0}}, {"ctkd": {"curriculum": 0}}, {"kd": {}}]
+    distiller = Distiller(linear(0), [linear(1)], classes=CLASSES, size=SIZE, objective=objective).double()
+    assert all(float(value.detach()) > 0 for value in distiller(*batch).terms.values())
+
+
+def test_parts_of_a_step_are_those_of_one_batch(batch: tuple[Tensor, Tensor]) -> None:
+    """With gradient accumulation, each image has its own negatives, and Z is estimated once."""
+
+    def with_features(seed: int) -> Callable[[Tensor], Output]:
+        network = linear(seed)
+        return lambda pixels: Output(network(pixels.double()), pixels.double().flatten(1))
+
+    labels, index_B = torch.arange(30) % CLASSES, torch.tensor([3, 9, 11, 4, 19, 0])
+    pixels_B3HW, parts = batch[0], (slice(0, 2), slice(2, 6))
+    few = {"num_negatives": 7, "embed_dim": 4}
+    whole, divided = (
+        Distiller(
+            with_features(0),
+            [with_features(1)],
+            classes=CLASSES,
+            size=SIZE,
+            objective=[{"crd": few}],
+            labels=labels,
+        ).double()
+        for _ in range(2)
+    )
+    for step in range(3):
+        expected = whole(pixels_B3HW, labels[index_B], index_B).terms["crd"]
+        losses = [divided(pixels_B3HW[p], labels[index_B[p]], index_B[p]).terms["crd"] for p in parts]
+        if step:
+            mean = (2 * losses[0] + 4 * losses[1]) / 6
+            torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
+        else:
+            # Z of the first batch differs from that of its first part, which is kept.
+            known = divided.state_dict()["objective.terms.crd.memory.log_normalizers"]
+            whole.state_dict()["objective.terms.crd.memory.log_normalizers"].copy_(known)
+        divided.eval()
+        divided(pixels_B3HW, labels[index_B], index_B)  # a batch that is not trained on does not count
+        divided.train()
+        whole.after_step()
+        divided.after_step()
 
 
 def test_weights_that_change_follow_the_planned_steps(batch: tuple[Tensor, Tensor]) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import richkd
 from richkd.core.errors import ConfigError, DataError, NonFiniteError
 from richkd.loops.callbacks import Callback
 from richkd.loops.distiller import Distiller
 from richkd.loops.loop import accuracy, parts_of, train
+from tests.fixtures import refusal
 
 CLASSES, SIZE = 3, 4
 
@@ -123,6 +125,37 @@ def test_an_iterator_that_is_used_up_is_named() -> None:
     distiller = Distiller(linear(0), [knowing], classes=3, size=4)
     with pytest.raises(DataError, match="needs batches"):
         train(distiller, iter([separable(6, 0)]), epochs=2)
+
+
+class Stream:
+    """Batches whose number is not known."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([separable(6, seed) for seed in range(3)])
+
+
+class Images(IterableDataset[tuple[Tensor, Tensor]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(*separable(18, 0), strict=True)
+
+
+@pytest.mark.parametrize("batches", [Stream(), DataLoader(Images(), batch_size=6)], ids=["own", "torch"])
+def test_terms_that_change_need_batches_with_a_length(batches: Any) -> None:
+    recorder = Recorder()
+    (record,) = train(
+        Distiller(linear(0), [knowing], classes=3, size=4), batches, epochs=1, callbacks=[recorder]
+    )
+    assert record["kd"] > 0
+    assert recorder.seen[0] == ("start", 0)
+    assert recorder.seen[-1] == ("end", 1)
+    changing = {"classes": 3, "size": 4, "method": "dkd"}
+    error = refusal(train, Distiller(linear(0), [knowing], **changing), batches, epochs=1)
+    assert "objective.dkd.warmup" in error.rule
+    assert "steps=" in str(error.fix)
+    first, second = train(Distiller(linear(0), [knowing], steps=6, **changing), batches, epochs=2)
+    assert first["dkd"] > 0
+    assert second["dkd"] > 0
+    assert train(Distiller(linear(0), [knowing], **changing), [*Stream()], epochs=2)[-1]["dkd"] > 0
 
 
 def test_an_optimizer_without_the_projections_is_refused() -> None:

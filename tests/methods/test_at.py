@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from richkd.core.errors import RichKDError
@@ -93,6 +94,22 @@ def test_an_inactive_map_has_a_finite_gradient() -> None:
     attention_loss([(student, random_map(2, 3, 0, images=1).float())]).backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert bool(student.grad.isfinite().all())
+
+
+def test_powers_whose_gradient_has_no_limit_at_zero_are_refused() -> None:
+    with pytest.raises(ValidationError, match="power"):
+        AttentionConfig(power=0.5)
+    student = random_map(2, 3, 0).relu().requires_grad_()
+    attention_loss([(student, random_map(2, 3, 1))], power=1.0).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert bool(student.grad.isfinite().all())
+
+
+def test_a_map_that_is_almost_inactive_has_a_small_gradient() -> None:
+    student = torch.full((1, 2, 3, 3), 1e-7, requires_grad=True)
+    attention_loss([(student, random_map(2, 3, 0, images=1).float())]).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) == 0
 
 
 def test_the_term_reads_the_paired_maps() -> None:

@@ -65,6 +65,32 @@ def test_a_correlation_is_between_minus_one_and_one() -> None:
     assert float(pearson(rows, rows, equal)) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, -4.6])
+@pytest.mark.parametrize("classes", [3, 10, 100, 1000])
+def test_constant_logits_have_a_gradient_of_usual_size(
+    dtype: torch.dtype, value: float, classes: int
+) -> None:
+    # Heads of MLP-Mixer, ResMLP and gMLP start with zeros.
+    teacher = 3 * torch.randn(16, classes, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    student = torch.full((16, classes), value, dtype=dtype, requires_grad=True)
+    loss = dist_loss(student, teacher)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(4.0**2 * (2 + 2), rel=1e-5)
+    assert student.grad is not None
+    assert 0 < float(student.grad.norm()) < 10
+    # A step against the gradient brings the student nearer to the teacher.
+    moved = student.detach() - 0.1 * student.grad
+    assert float(dist_loss(moved, teacher)) < float(loss.detach()) - 1
+
+
+def test_a_row_that_varies_by_rounding_counts_as_constant() -> None:
+    rows = torch.tensor([[1.0, 1.0, 1.0 + 2**-23]])
+    assert abs(float(pearson(rows, torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(3)))) < 1e-6
+    less = torch.tensor([[1.0, 1.0, 1.001]])
+    assert float(pearson(less, less, torch.ones(3))) == pytest.approx(1)
+
+
 def test_the_defaults_are_those_of_the_paper() -> None:
     config = DistConfig()
     assert (config.weight, config.temperature, config.beta, config.gamma) == (1.0, 4.0, 2.0, 2.0)

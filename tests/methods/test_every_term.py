@@ -73,6 +73,7 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"teachers__1__name": f"local-dir:{folder}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", ["cnn-cnn", "cnn-transformer", "transformer-cnn"])
 @pytest.mark.parametrize("name", NAMES)
 def test_its_loss_falls_for_any_pair_of_teacher_and_student(
@@ -162,6 +163,7 @@ def test_terms_read_different_targets_in_one_run(world: World, tmp_path: Path) -
     assert len(run.summary["teachers"]["test"]) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"ce"}))
 def test_a_resumed_run_has_the_same_bytes(
     world: World, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

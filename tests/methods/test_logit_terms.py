@@ -152,7 +152,7 @@ def test_gradients_are_right_and_reach_the_student_only(name: str, standardize: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("value", ["0", "-1", "1e200", ".inf", ".nan"])
+@pytest.mark.parametrize("value", ["0", "-1", "1e-45", "1e200", ".inf", ".nan"])
 def test_temperatures_without_a_finite_square_are_refused(name: str, value: str) -> None:
     setting = {"mlkd": "temperatures", "ctkd": "min_temperature"}.get(name, "temperature")
     given = f"[{value}]" if setting == "temperatures" else value

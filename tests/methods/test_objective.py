@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from richkd.config.schema import Config
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.data.mixup import Mix, draw_cutmix, draw_mixup
 from richkd.methods.ce import CrossEntropy, CrossEntropyConfig
 from richkd.methods.contrastive import Contrastive, ContrastiveConfig
 from richkd.methods.kd import Distillation, DistillationConfig
-from richkd.methods.objective import LABELS, Objective, TermSpec
+from richkd.methods.objective import LABELS, Objective, TermSpec, read_objective
 from richkd.methods.term import Context, Loss, NetworkShapes, Setup, TargetConfig, Term
+from tests.fixtures import refusal
 from tests.reference import losses as slow
 
 IMAGES, CLASSES, WIDTHS = 6, 4, (7, 3)
+BASE: dict[str, Any] = {"data": {"path": "."}, "student": {"name": "resnet18"}}
 LABELS_N = torch.arange(24) % CLASSES
 
 
@@ -152,6 +155,22 @@ def test_a_mixed_loss_of_a_non_linear_term_is_the_loss_with_the_mixed_target(
     distance = (soft_BC - soft_BC[mix.partner_B]).square().mean().item()
     gap = 0.3 * mix.share * (1 - mix.share) * distance
     assert lerp - result.terms["squared"].item() == pytest.approx(gap, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("label", ["", "kd.soft", "train", "type", "keys", "half", "training", "_modules"])
+def test_a_label_that_is_no_name_of_a_module_is_refused(label: str) -> None:
+    for objective in ([{"ce": {}}, {label: {"term": "kd"}}], {label: {"term": "kd"}}):
+        error = refusal(read_objective, Config.model_validate(BASE | {"objective": objective}))
+        assert f"'objective.{label}'" in error.rule
+        assert error.fix == "use letters, digits, - and _, such as kd-soft."
+
+
+@pytest.mark.parametrize("label", ["kd-soft", "kd_2", "k", "Train", "2", "kd (clip)", "terms"])
+def test_other_labels_name_a_term(label: str) -> None:
+    config = Config.model_validate(BASE | {"objective": [{label: {"term": "kd"}}]})
+    (spec,) = specs = read_objective(config)
+    assert spec.label == label
+    assert list(build(*specs).terms) == [label]
 
 
 def test_terms_equal_the_loops_and_have_their_labels() -> None:

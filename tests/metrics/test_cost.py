@@ -42,6 +42,25 @@ def test_flops_count_every_multiply_and_add_of_convolutions() -> None:
     assert made.training
 
 
+def test_flops_of_attention_are_counted() -> None:
+    name, width, depth = "vit_tiny_patch16_224", 192, 12
+    made = build_network(ModelConfig(name=name, size=64), 10, role="student")
+    tokens = (64 // 16) ** 2 + 1
+    linear = 0
+
+    def hook(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal linear
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        linear += 2 * output[0].numel() * weight[0].numel()
+
+    for module in made.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(hook)
+    # Two products of each head: tokens × tokens × its width.
+    assert flops(made) == linear + depth * 2 * (2 * tokens**2 * width)
+
+
 def test_peak_memory_is_what_lives_at_once() -> None:
     with _LiveBytes() as meter:
         a = torch.zeros(100)  # 400 bytes

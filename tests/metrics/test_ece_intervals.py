@@ -55,6 +55,7 @@ def one_bin(images: int, seed: int) -> tuple[Tensor, Tensor]:
     return probs_NC, torch.where(inside_N & unlucky_N, 1, labels_N)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "true", "least"),
     [(300, 0.0, 0.92), (1000, 0.0, 0.92), (1000, 0.01, 0.88), (1000, 0.05, 0.9), (1000, None, 0.9)],
@@ -73,6 +74,7 @@ def test_intervals_hold_the_true_value(images: int, true: float | None, least: f
     assert held / trials >= least
 
 
+@pytest.mark.slow
 def test_intervals_of_differences_hold_the_true_value() -> None:
     """Basic bootstrap intervals of the difference hold 0.05 in two of three cases."""
     held, trials = 0, 100

@@ -69,3 +69,19 @@ def test_a_student_that_is_its_teacher_and_one_that_is_not() -> None:
 def test_other_images_are_refused() -> None:
     for a, b in ((5, 6), (3, 3)):
         assert isinstance(refusal(cka, torch.ones(a, 2), torch.ones(b, 2)), DataError)
+
+
+def test_features_are_compared_on_images_of_all_classes() -> None:
+    random = torch.Generator().manual_seed(0)
+    feats_NF = torch.randn(4000, 8, generator=random)
+    other_NF = torch.randn(4000, 8, generator=random)
+    # Sorted by class: both agree on the later half of the images only.
+    mixed_NF = torch.where(torch.arange(4000)[:, None] < 2000, other_NF, feats_NF)
+    order_N = torch.randperm(4000, generator=random)
+    logits_NC = torch.zeros(4000, 2)
+    sorted_, shuffled = (
+        measure_fidelity("t", Output(logits_NC, mixed_NF[i]), Output(logits_NC, feats_NF[i])).cka
+        for i in (torch.arange(4000), order_N)
+    )
+    assert sorted_ == pytest.approx(shuffled, abs=0.05)
+    assert sorted_ == pytest.approx(cka(mixed_NF, feats_NF), abs=0.05)

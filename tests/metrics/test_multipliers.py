@@ -59,6 +59,7 @@ problems = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(problems)
 # The best start of the grid is above a higher minimum.

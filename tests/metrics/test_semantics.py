@@ -64,7 +64,9 @@ def test_figures_equal_loops_and_scikit_learn(images: int, seed: int) -> None:
     wrong = [d for d in distances if d]
     assert estimate(result.mistake_severity) == (pytest.approx(np.mean(wrong)) if wrong else None)
     assert result.distance.low <= result.distance.estimate <= result.distance.high
-    expected = mantel(class_means(others(probs_NC, labels_N), labels_N), SAME, seed=0)
+    seen = sorted(set(labels_N.tolist()))
+    means_CC = class_means(others(probs_NC, labels_N), labels_N)
+    expected = mantel(means_CC[seen][:, seen], SAME[seen][:, seen], seed=0) if len(seen) > 2 else None
     assert result.correlation == expected
 
 
@@ -161,3 +163,29 @@ def test_cifars_hierarchy_is_built_in() -> None:
     assert sorted(result.superclass_of_C) == sorted(list(range(20)) * 5)
     assert result.names()[names.index("tractor")] == "vehicles_2"
     assert known_hierarchy(names[:-1]) is None
+
+
+def test_classes_without_images_change_no_correlation() -> None:
+    random = torch.Generator().manual_seed(0)
+    classes, images = 12, 600
+    groups = [c // 3 for c in range(classes)]
+    related_CC = torch.tensor([[float(a == b) for b in groups] for a in groups])
+    labels_N = torch.randint(0, 6, (images,), generator=random)
+    logits_NC = torch.randn(images, classes, generator=random) + 2 * related_CC[labels_N]
+    tree = Hierarchy(("a", "b", "c", "d"), tuple(groups))
+    q_NC = others(logits_NC.double().softmax(1), labels_N)
+    means_KK = torch.stack([q_NC[labels_N == c].mean(0) for c in range(6)])[:, :6]
+    expected = mantel(means_KK, related_CC[:6, :6], seed=0)
+    found = semantics(logits_NC.softmax(1), labels_N, tree).correlation
+    assert found is not None
+    assert found.rho == pytest.approx(expected.rho, abs=1e-5)
+    few_N = labels_N < 2
+    assert semantics(logits_NC.softmax(1)[few_N], labels_N[few_N], tree).correlation is None
+
+
+@pytest.mark.parametrize("top", [100.0, 700.0, 720.0, 740.0])
+def test_the_rest_of_a_certain_answer_is_a_distribution(top: float) -> None:
+    probs_1C = torch.tensor([[top, 0.0, -0.5, -1.0]], dtype=torch.float64).softmax(1)
+    q_1C = others(probs_1C, torch.tensor([0]))
+    assert float(q_1C.sum()) == pytest.approx(1)
+    assert float(q_1C[0, 0]) == 0

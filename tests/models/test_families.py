@@ -107,6 +107,7 @@ def check_saved(network: Network, model: nn.Module, folder: Path) -> None:
     assert (student.size, student.classes) == (network.size, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), FEW.items())
 def test_a_network_is_the_model_inside_it(name: str, size: int, tmp_path: Path) -> None:
     check(name, size, tmp_path)

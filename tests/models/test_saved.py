@@ -18,7 +18,7 @@ from richkd.core.errors import ModelError
 from richkd.core.tensor_files import read_tensors
 from richkd.export.student import load_student
 from richkd.models.build import build_network
-from richkd.models.saved import CARD, CONFIG, WEIGHTS
+from richkd.models.saved import CARD, CONFIG, WEIGHTS, saved_folder
 from tests.fixtures import World, flip_bit, refusal
 
 LABELS = {"label_names": ["a", "b", "c"]}
@@ -105,3 +105,25 @@ def test_a_card_may_be_edited(world: World, folder: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         load_student(folder)
     assert str(folder / CARD) in caplog.text
+
+
+def test_a_file_in_the_place_of_a_folder_is_no_missing_folder(world: World, folder: Path) -> None:
+    photo = world.images / "test" / "ant" / "0.png"
+    error = refusal(load_student, photo)
+    assert isinstance(error, ModelError)
+    assert error.got == "a file, no folder"
+    assert "the model comes before the images: richkd predict MODEL IMAGE" in str(error.fix)
+    for name in (CONFIG, WEIGHTS):
+        error = refusal(load_student, folder / name)
+        assert (error.got, error.fix) == ("a file, no folder", f"pass its folder, {folder}.")
+
+
+def test_the_name_of_a_network_needs_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cifar_resnet8", "resnet18"):
+        error = refusal(saved_folder, Path(name))
+        assert error.got == "no such folder"
+        assert f"for the network {name} itself, add --weights FILE" in str(error.fix)
+    assert "--weights" not in str(refusal(saved_folder, Path("no-such-run")).fix)
+    (tmp_path / "run").mkdir()
+    assert refusal(saved_folder, Path("run")).got == f"no {CONFIG} and no {WEIGHTS}"

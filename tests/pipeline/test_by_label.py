@@ -160,6 +160,7 @@ def test_the_teacher_alone_is_nearest_to_the_fusion_of_each_kind_of_images(
     assert source.labeled.multipliers != source.fusion.multipliers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", [None, "teacher-only"])
 def test_a_resumed_run_has_the_stored_factors(
     world: World,
@@ -248,6 +249,7 @@ def test_the_shift_of_two_fusions_is_the_mean_over_views(world: World, more: dic
     assert shift.nats == pytest.approx(nats, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_both_fusions_of_the_run(
     world: World, more: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -301,6 +303,7 @@ def test_what_cannot_be_reached_or_is_ambiguous_is_refused(
     assert error.fix
 
 
+@pytest.mark.slow
 def test_an_entropy_of_images_that_are_in_no_view_is_refused(
     world: World, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

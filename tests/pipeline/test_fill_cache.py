@@ -50,6 +50,7 @@ def test_filling_twice_computes_once(world: World, tmp_path: Path) -> None:
     assert sorted((tmp_path / "cache").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_filling(world: World, tmp_path: Path) -> None:
     words = ["cache", "fill", *world.options(tmp_path / "run", **cached(world, tmp_path))]
     processes = []
@@ -66,6 +67,7 @@ def test_two_processes_share_a_filling(world: World, tmp_path: Path) -> None:
     assert list(run.summary["images_through_teachers"].values()) == [0]
 
 
+@pytest.mark.slow
 def test_a_filling_that_is_stopped_keeps_what_it_computed(world: World, tmp_path: Path) -> None:
     changes = cached(world, tmp_path, train__epochs=500)
     words = command("cache", "fill", *world.options(tmp_path / "run", **changes))

@@ -15,6 +15,7 @@ from richkd.cli import main
 from richkd.core.errors import CacheError, ClassError, RichKDError
 from richkd.pipeline.import_outputs import import_outputs
 from richkd.teachers.cache.manifest import list_caches
+from tests.data.formats.test_shards import samples, write_tar
 from tests.fixtures import CLASSES, TEST, TRAIN, World, keys_of, make_outputs, refusal
 
 KD: dict[str, Any] = {"method__name": "kd", "clip__name": None}
@@ -265,9 +266,9 @@ def test_numbered_views_belong_to_training(world: World, tmp_path: Path) -> None
 
 
 def test_keys_that_name_two_images_are_refused(world: World, tmp_path: Path) -> None:
-    # Two folders of one shape: the keys of each are relative to itself.
-    inner = str(world.images / "train")
-    error = refused(world, tmp_path, data__path=inner, data__calibration=inner)
+    for split in ("train", "test"):
+        write_tar(tmp_path / "data" / f"{split}-0000.tar", *samples(*CLASSES, *CLASSES))
+    error = refused(world, tmp_path, data__path=str(tmp_path / "data"))
     assert "unique over all splits" in error.rule
 
 

@@ -10,15 +10,18 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from richkd.config.loading import load_config
+from richkd.config.schema import OptimConfig
 from richkd.core.errors import ConfigError
 from richkd.core.interrupt import Interrupted
 from richkd.data.batches import Store
 from richkd.methods.objective import read_objective
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.roles import assign_roles
-from richkd.pipeline.unused import refuse_unused
+from richkd.pipeline.unused import refuse_unused, warn_of_endless_warmup
+from richkd.training.optimizer import build_optimizer
 from richkd.training.run import distill
 from richkd.training.trainer import Trainer
 from tests.fixtures import World, make_teacher, refusal
@@ -106,6 +109,11 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     # optim
     ({"optim__schedule": "cosine"}, {"optim__milestones": (0.5,)}, "the schedule is cosine"),
     ({"optim__schedule": "cosine"}, {"optim__gamma": 0.5}, "the schedule is cosine"),
+    ({"optim__milestones": ()}, {"optim__gamma": 0.5}, "there are no milestones"),
+    *(
+        ({"optim__name": name}, {"optim__momentum": 0.5}, f"the optimizer {name} does not take it")
+        for name in ("adamw", "lion", "nadam", "adafactor")
+    ),
     # fusion without a teacher
     (CE, {"fusion__preset": "paper"}, "no loss term reads a teacher"),
     (CE, {"fusion__weights": (1.0,)}, "no loss term reads a teacher"),
@@ -211,7 +219,6 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (FOLDS, {"student__fold_share": 0.5}, "it needs a teacher folds:FOLDER"),
     # data
     ({}, {"data__unlabeled_fraction": 0.5}, "it needs data.unlabeled"),
-    ({}, {"data__unlabeled": "rest"}, "rest needs data.labels_per_class"),
 ]
 
 
@@ -259,6 +266,11 @@ def test_a_share_of_vision_teachers_beside_no_clip_is_refused(
         {"augment__mixup_alpha": 0.4, "augment__cutmix_alpha": 1.0, "augment__mixup_switch_prob": 0.2},
         {"optim__milestones": (0.5,), "optim__gamma": 0.5},
         {"optim__schedule": "cosine", "optim__warmup_epochs": 1.0},
+        {"optim__name": "rmsprop", "optim__momentum": 0.5},
+        {"optim__name": "muon", "optim__momentum": 0.5},
+        {"optim__name": "adamw", "optim__momentum": 0.9},
+        {"train__epochs": 1},
+        {"optim__warmup_epochs": 0.5, "train__epochs": 1},
         KD | {"fusion__weights": (0.7,)},
         KD | {"cache__dir": Path("cache"), "cache__top_k": 2},
         FOLDS | {"teachers__1__fold_share": 0.5},
@@ -284,6 +296,40 @@ def test_a_share_of_vision_teachers_beside_no_clip_is_refused(
 )
 def test_a_setting_with_an_effect_is_accepted(world: World, changes: dict[str, Any]) -> None:
     check(world, **changes)
+
+
+def test_a_rest_of_labels_that_are_all_used_is_refused_with_both_ways_out(world: World) -> None:
+    error = refusal(check, world, data__unlabeled="rest")
+    assert error.rule == "data.unlabeled rest needs data.labels_per_class"
+    assert str(error.fix).startswith("add --data.labels_per_class N, or remove --unlabeled;")
+
+
+@pytest.mark.parametrize(("warmup", "epochs"), [(3.0, 3), (1.0, 1), (1e9, 240), (0.5, 1), (2.0, 3), (0.0, 1)])
+def test_a_warm_up_that_takes_the_whole_run_is_a_warning(
+    world: World, tmp_path: Path, warmup: float, epochs: int
+) -> None:
+    lines: list[str] = []
+    warn_of_endless_warmup(
+        world.config(tmp_path, optim__warmup_epochs=warmup, train__epochs=epochs), lines.append
+    )
+    assert len(lines) == (warmup >= epochs)
+    assert all(f"(optim.warmup_epochs {warmup:g}) takes the whole run" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "name", ["momentum", "sgd", "adamw", "lion", "nadam", "rmsprop", "adafactor", "muon"]
+)
+def test_momentum_is_refused_where_it_does_not_reach_the_optimizer(world: World, name: str) -> None:
+    values = (0.4, 0.5)
+    groups = [
+        build_optimizer(nn.Linear(2, 2), OptimConfig(name=name, momentum=value)).param_groups
+        for value in values
+    ]
+    plain = [[{n: v for n, v in group.items() if n != "params"} for group in one] for one in groups]
+    if plain[0] == plain[1]:
+        assert "'optim.momentum'" in refusal(check, world, optim__name=name, optim__momentum=0.5).rule
+    else:
+        check(world, optim__name=name, optim__momentum=0.5)
 
 
 def test_settings_of_unlabeled_images_and_of_several_teachers_are_accepted(
@@ -336,6 +382,7 @@ def test_settings_that_are_accepted_for_a_clip_alone_change_its_features(world: 
     assert (plain.fusion.features is None, changed.fusion.features is None) == (True, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, KD, CE, CLIP, CROP | {"augment__num_views": 2}])
 def test_the_saved_settings_of_a_run_load_and_resume(
     world: World, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch

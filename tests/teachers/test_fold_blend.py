@@ -167,6 +167,7 @@ def computed(
     return count, (run.folder / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recorded", [True, False])
 def test_every_output_is_computed_once_for_all_shares(
     world: World, repeated: Path, without_full: Path, tmp_path: Path, recorded: bool

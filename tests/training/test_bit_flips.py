@@ -14,6 +14,7 @@ def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Finished
     return make_finished(world, tmp_path_factory.mktemp("finished"))
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_silent(finished: Finished) -> None:
     names = {file.name for file in files_of(finished)}
     assert {"SHA256SUMS", "config.yaml", "speed.json", "inputs.json", "metrics.jsonl"} <= names
@@ -25,6 +26,7 @@ def test_no_flipped_bit_is_silent(finished: Finished) -> None:
     assert outcome.counts[REFUSED] > 0.8 * outcome.tried
 
 
+@pytest.mark.slow
 def test_a_flip_that_is_not_noticed_is_found(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the hashes of a run's records, flips in them are silent."""
     monkeypatch.setattr("richkd.training.run_folder.check_run", lambda *_, **__: None)

@@ -48,6 +48,7 @@ def test_a_student_of_labels_alone_says_so(world: World, tmp_path: Path) -> None
     assert "trained from labels alone" in (tmp_path / "run" / "student" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

@@ -44,6 +44,7 @@ def make_list(images: Path, wrong: set[str] | None = None) -> Path:
     return images / "list.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [REST, HALF])
 def test_the_rest_is_learned_from_and_interrupted_like_other_images(
     world: World, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch

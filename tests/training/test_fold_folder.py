@@ -36,6 +36,7 @@ def test_five_folds_are_the_default(world: World, tmp_path: Path) -> None:
     assert excluded == [(fold, 5) for fold in range(5)]
 
 
+@pytest.mark.slow
 def test_teachers_of_more_folds_do_not_stay_behind(
     world: World, full_run: Path, repeated: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ from richkd.training.run_folder import RunFolder
 from richkd.training.trainer import Trainer
 from tests.fixtures import World, refusal
 
+pytestmark = pytest.mark.slow
+
 SAME = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.jsonl", "student/model.safetensors")
 # What is called last, and how many calls of it end well.
 STAGES: dict[str, tuple[Any, str, int]] = {

@@ -90,6 +90,7 @@ def assert_same(a: Path, b: Path) -> None:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("steps", [1, STEPS - 1, STEPS, STEPS + 2, EPOCHS * STEPS])
 def test_a_stopped_run_goes_on_bit_for_bit(
@@ -199,6 +200,7 @@ def wait_for_save(process: subprocess.Popen[str], last: Path, after: float) -> N
     raise AssertionError("no checkpoint was written")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(world: World, tmp_path: Path) -> None:
     out, last = tmp_path / "stopped", tmp_path / "stopped" / "checkpoints" / "last.ckpt"
     process = start(world, out)

@@ -83,6 +83,7 @@ def with_more_images(world: World, folder: Path, count: int = 24) -> dict[str, A
     return {"data__unlabeled": str(folder / "more"), "clip__name": f"outputs:{folder / 'clip.npz'}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"data__unlabeled_fraction": 0.5, "objective__contrastive__negatives": "shared"}]
 )

@@ -121,6 +121,7 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on(world: World, whole: Pat
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["out", "inside", "settings", "recipe"])
 def test_a_moved_run_finds_its_settings_and_what_moved_with_it(
     world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -186,6 +187,7 @@ def test_a_teachers_card_is_not_part_of_it(world: World, whole: Path, tmp_path: 
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory_gb", [4.0, 0.0])
 @pytest.mark.parametrize("hashed", [True, False], ids=["content", "stamp"])
 def test_a_replaced_image_is_refused_by_name_and_can_be_accepted(
@@ -280,6 +282,7 @@ def test_the_same_environment_is_not_mentioned(
     assert (run / "environment.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [None, "1"], ids=["default", "by the user"])
 def test_the_number_of_threads_is_that_of_the_run(
     world: World,
@@ -310,6 +313,7 @@ def test_the_number_of_threads_is_that_of_the_run(
         assert "same bits as an uninterrupted one: threads 1 where the run had 2" in out
 
 
+@pytest.mark.slow
 def test_a_run_with_other_threads_is_bit_identical_with_those_of_its_start(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +331,7 @@ def test_a_run_with_other_threads_is_bit_identical_with_those_of_its_start(
     assert_same(run, tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "[]", '{"splits": {"train": 1}, "classes": []}', '{"files": {}}'])
 def test_a_damaged_record_never_ends_in_a_traceback(world: World, tmp_path: Path, content: str) -> None:
     run = stopped(world, tmp_path / "run", method__name="ce")

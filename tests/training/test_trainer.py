@@ -66,6 +66,7 @@ def interrupted(world: World, out: Path, step: int, place: str, **settings: Any)
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
     ("place", "step"), [("training", STEPS + 2), ("training", STEPS), ("validation", STEPS)]

@@ -50,6 +50,7 @@ def test_the_first_trial_of_the_runs_method_is_the_run_itself(world: World, tmp_
     assert methods["kd"].config.clip is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fusion",
     [
@@ -109,6 +110,7 @@ def test_other_times_are_refused(text: str) -> None:
     assert isinstance(refusal(minutes_of, text), ConfigError)
 
 
+@pytest.mark.slow
 def test_the_best_candidate_is_trained_and_the_command_can_be_repeated(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

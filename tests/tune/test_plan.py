@@ -73,12 +73,32 @@ def test_a_plan_without_a_space_searches_the_usual_settings(world: World, tmp_pa
         assert set(method.first) == set(searched(method)), "the settings of the plan are the first trial"
 
 
+def test_the_usual_fusions_include_the_fitted_one_and_the_plans(world: World, tmp_path: Path) -> None:
+    methods = {"kd": None, "richkd": {"method.variant": "l"}}
+    plan = content(world, space=None, methods=methods)
+    plan["base"]["fusion"] = {"alpha": 0.4}
+    path = write(tmp_path, plan)
+    source = read_tune_plan(path)
+    trials = Trials(source, read_layers(source.source), tmp_path / "out")
+    method = next(method for method in trials.methods() if method.name == "richkd")
+    assert method.first["fusion"] == "default 0.4"
+    found = {
+        name: trials.config("richkd", method.entries, {**method.first, "fusion": name}).fusion
+        for name in ("default", "default 0.4", "paper 0.7")
+    }
+    assert {name: fusion.alpha for name, fusion in found.items()} == {
+        "default": None,
+        "default 0.4": 0.4,
+        "paper 0.7": 0.7,
+    }
+
+
 def test_points_become_settings(world: World, tmp_path: Path) -> None:
     path = write(tmp_path, content(world))
     source = read_tune_plan(path)
     trials = Trials(source, read_layers(source.source), tmp_path / "out")
     (method,) = trials.methods()
-    run = trials.run(method, TrialRecord(5, 4, {"optim.lr": 0.0123456, "objective.kd.temperature": "4"}), 2)
+    run = trials.run(method, TrialRecord(5, 4, {"optim.lr": 0.012345678, "objective.kd.temperature": "4"}), 2)
     assert run.name == "richkd-t004-e2"
     assert (run.config.optim.lr, run.config.train.epochs) == (0.0123, 2)
     assert run.config.objective == {"kd": {"temperature": 4}}

@@ -28,6 +28,7 @@ def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_ten_times_ends_as_if_nothing_had_happened(
     world: World, whole: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_nothing_runs_again_and_a_lost_study_is_made_again(whole: Path) -> None:
     assert not list((whole / "out" / "runs").glob("*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_search_on_changed_images_or_settings_is_refused(world: World, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(world.images, images)
@@ -107,6 +109,7 @@ def test_a_search_on_changed_images_or_settings_is_refused(world: World, tmp_pat
     assert "images" in str(refusal(run, write(tmp_path, plan), tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_are_named_and_the_search_goes_on(world: World, tmp_path: Path) -> None:
     space = {"optim.lr": [0.02, 1e30]}
     result = run(write(tmp_path, of_labels(world, space=space)), tmp_path / "out")
@@ -122,6 +125,7 @@ def test_trials_that_diverge_are_named_and_the_search_goes_on(world: World, tmp_
     assert len(list((tmp_path / "out" / "runs").glob("ce-*-e1"))) == 2
 
 
+@pytest.mark.slow
 def test_minutes_become_epochs_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "seconds_of", lambda folder: 2.0)
     path = write(tmp_path, of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4}))

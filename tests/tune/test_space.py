@@ -29,7 +29,7 @@ def test_the_three_forms() -> None:
         "4.5": {"objective.kd.temperature": 4.5},
     }
     assert both.options["half"] == {"fusion.alpha": 0.5, "fusion.preset": "paper"}
-    layer = layer_of([rate, temperature, both], {"optim.lr": 0.0523456, "target": "half"})
+    layer = layer_of([rate, temperature, both], {"optim.lr": 0.052345678, "target": "half"})
     assert {name: given.value for name, given in layer.items()} == {
         "optim.lr": 0.0523,
         "fusion.alpha": 0.5,
@@ -47,6 +47,10 @@ def test_the_three_forms() -> None:
         ({"low": 1, "high": 9}, None, None),
         ({"low": 0.5, "high": 9}, 0.5, 0.5),
         ([1, 3], 3, "3"),
+        ({"low": 0.1, "high": 0.9, "step": 0.1}, 0.3, 0.3),
+        ({"low": 0.1, "high": 0.9, "step": 0.1}, 0.7, 0.7),
+        ({"low": 0.1, "high": 0.9, "step": 0.1}, 0.75, None),
+        ({"low": 0.01, "high": 0.9}, 0.03125, 0.03125),
         ([1, 3], 2, None),
     ],
 )
@@ -136,3 +140,17 @@ def test_settings_that_cannot_be_searched_are_refused(name: str, words: str) -> 
 
 def test_all_mistakes_are_listed() -> None:
     assert "2 problems" in str(refusal(read, {"optim.lr": [1], "optim.rate": [1, 2]}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "expected"),
+    [
+        ({"low": 0.1, "high": 0.9, "step": 0.0125}, 0.1125, 0.1125),
+        ({"low": 0.1, "high": 0.9, "step": 0.1}, 0.1 + 0.1 * 2, 0.3),
+        ({"low": 0.01, "high": 0.1}, 0.03125, 0.03125),
+        ({"low": 0.01, "high": 0.1, "log": True}, 0.031252819462739, 0.0313),
+    ],
+)
+def test_steps_and_the_plans_own_numbers_stay_as_they_are(entry: Any, value: float, expected: float) -> None:
+    (one,) = read({"optim.lr": entry})
+    assert one.settings(value) == {"optim.lr": expected}

@@ -27,7 +27,7 @@ from richkd.cli.report import report
 from richkd.cli.settings import settings
 from richkd.cli.train import distill, teach
 from richkd.cli.tune import tune
-from richkd.cli.usage_errors import as_config_error
+from richkd.cli.usage_errors import UsageError, as_config_error
 from richkd.core.errors import ConfigError, ProcessError, RichKDError
 from richkd.core.interrupt import Interrupted
 from richkd.core.output import discard, escape_what_is_lacking, flushed, lasting
@@ -96,12 +96,11 @@ def _call(argv: Iterable[str] | None) -> None:
         if not ended.code and not flushed(sys.stdout):
             sys.exit(FAILED)
         raise
-    except CycloptsError as error:
+    except (CycloptsError, UsageError) as error:
         _print_error(as_config_error(error, app), console)
         sys.exit(USAGE)
     except RichKDError as error:
-        if not _said_elsewhere(str(error)):
-            _print_error(error, console)
+        _print_error(error, console)
         sys.exit(FAILED)
     except MemoryError as error:
         console.print(Text.assemble(("error:", "bold red"), " ", ("MemoryError", "bold")))
@@ -119,6 +118,8 @@ def _call(argv: Iterable[str] | None) -> None:
 
 
 def _print_error(error: RichKDError, console: Terminal) -> None:
+    if _said_elsewhere(str(error)):
+        return
     title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
     lines = str(error).split("\n")
     if isinstance(error, ProcessError):

@@ -18,6 +18,7 @@ from richkd.config.schema import Config
 from richkd.core.output import lasting
 from richkd.core.quick_imports import quick_imports
 from richkd.core.terminal import Terminal
+from richkd.core.visible import counted
 
 if TYPE_CHECKING:
     from richkd.pipeline.fill_cache import Verified
@@ -110,6 +111,7 @@ def ls(folder: Folder, /, *, json: Json = False) -> None:
     with quick_imports():
         from richkd.pipeline.fill_cache import contents
 
+    _refuse_none(folder)
     caches = contents(folder)
     if json:
         with json_alone(json) as write:
@@ -132,6 +134,21 @@ def ls(folder: Folder, /, *, json: Json = False) -> None:
             f"{logits} logits, {kept.features or 'no'} features",
         )
     Terminal().print(table)
+
+
+def _refuse_none(folder: Path) -> None:
+    """Refuse a folder without caches, which may be a mistyped path."""
+    from richkd.core.errors import CacheError
+    from richkd.teachers.cache.manifest import list_caches
+
+    if list_caches(folder):
+        return
+    got = "no cache in it" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+    raise CacheError(
+        f"There are no caches in {folder}",
+        got=got,
+        fix="check the path; `richkd cache fill … --teacher-cache DIR` fills one.",
+    )
 
 
 def _cache_json(manifest: Manifest, opened: OutputCache) -> dict[str, Any]:
@@ -174,20 +191,24 @@ def verify(
         from richkd.pipeline.fill_cache import damaged_shards, verify_caches
         from richkd.teachers.cache.manifest import list_caches
 
+    config: Config | None = None
+    if recipe is not None or overrides:
+        config = config_of(recipe, {"teacher_cache": folder}, overrides, others=("sample", "json"))
+    _refuse_none(folder)
     with json_alone(json) as write:
         damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
         for name, problems in damaged.items():
             _log(f"{name}: {'; '.join(problems) or 'every shard is intact'}")
         results: Sequence[Verified] = ()
-        if recipe is not None or overrides:
-            results = verify_caches(config_of(recipe, {"teacher_cache": folder}, overrides), sample=sample)
+        if config is not None:
+            results = verify_caches(config, sample=sample)
             _log_verified(results)
         if json:
             write({"damaged": damaged, "computed_again": [_verified_json(one) for one in results]})
-    if not damaged or any(damaged.values()):
+    if any(damaged.values()):
         raise CacheError(
             f"The teacher caches in {folder} must be intact",
-            got=f"{sum(map(len, damaged.values()))} damaged shards" if damaged else "no cache",
+            got=counted(sum(map(len, damaged.values())), "damaged shard"),
             fix="the next run removes damaged shards and computes their rows again; for an imported "
             "teacher, import its file again.",
         )
@@ -228,4 +249,5 @@ def rm(folder: Folder, name: Annotated[str, Parameter(help="the cache, as `ls` c
     with quick_imports():
         from richkd.teachers.cache.removal import remove_cache
 
+    _refuse_none(folder)
     Terminal().print(f"removed {remove_cache(folder, name)}", soft_wrap=True)

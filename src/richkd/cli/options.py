@@ -13,9 +13,10 @@ from cyclopts import Parameter, Token
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from richkd.config.listing import section_type
-from richkd.config.loading import dotted_overrides, load_config
-from richkd.config.resumed import resumed_config
+from richkd.cli.usage_errors import reading_words
+from richkd.config.listing import default_text, section_type
+from richkd.config.loading import check_types, dotted_overrides, load_config
+from richkd.config.resumed import is_run, resumed_config
 from richkd.config.schema import Config, EvaluateConfig
 from richkd.config.teacher_run import recipe_of
 from richkd.core.errors import ConfigError
@@ -36,6 +37,11 @@ SHORT = {
     "seed": "train.seed",
     "device": "train.device",
     "out": "out",
+}
+# Help of short options that means something else for a command than for a run.
+OTHER_HELP = {
+    ("probe", "out"): "folder of probe.html and probe.json (default: none is written)",
+    ("check", "out"): f"run folder, which is not touched (default: {Config.model_fields['out'].default})",
 }
 KEYWORD, POSITIONAL = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY
 Command = Callable[..., None]
@@ -101,7 +107,9 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         own = [p for p in _parameters(function) if p.name != "config"]
-        options = [_option(name) for name in names]
+        positional = [p for p in own if p.kind is POSITIONAL]
+        keywords = [p for p in own if p.kind is not POSITIONAL]
+        options, others = [_option(name, function.__name__) for name in names], list(map(_name_of, keywords))
         words = inspect.Parameter(
             "overrides",
             inspect.Parameter.VAR_POSITIONAL,
@@ -114,15 +122,13 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
         recipe = inspect.Parameter("recipe", KEYWORD, default=None, annotation=recipe_type)
 
         def command(*args: Any, **values: Any) -> None:
-            positional = [p for p in own if p.kind is POSITIONAL]
             given, overrides = args[: len(positional)], args[len(positional) :]
             chosen = {name: values.pop(name, None) for name in names} | fixed
             resume, full = bool(values.get("resume")), values.get("full")
-            config = config_of(values.pop("recipe", None), chosen, overrides, resume=resume, full=full)
+            recipe = values.pop("recipe", None)
+            config = config_of(recipe, chosen, overrides, resume=resume, full=full, others=others)
             function(*given, config=config, **values)
 
-        positional = [p for p in own if p.kind is POSITIONAL]
-        keywords = [p for p in own if p.kind is not POSITIONAL]
         return _as_command(command, function, [*positional, words, *options, *keywords, recipe])
 
     return decorate
@@ -132,7 +138,7 @@ def evaluating(function: Command) -> Command:
     """Give a command, whose keyword is ``config``, an option for each field of `EvaluateConfig`."""
     own = [p for p in _parameters(function) if p.name != "config"]
     fields = EvaluateConfig.model_fields
-    options = [_keyword(name, _plain_type(field), field.description) for name, field in fields.items()]
+    options = [_keyword(name, _plain_type(field), _help(field)) for name, field in fields.items()]
 
     def command(*args: Any, **values: Any) -> None:
         chosen = {name: values.pop(name, None) for name in fields}
@@ -152,15 +158,18 @@ def config_of(
     *,
     resume: bool = False,
     full: Path | None = None,
+    others: Iterable[str] = (),
 ) -> Config:
     """Settings from a recipe, short options and dotted options; later ones win.
 
     With ``resume``, the settings of the run to resume are the recipe if none is given. The settings of a
-    full teacher's run ``full`` take the place of a recipe.
+    full teacher's run ``full`` take the place of a recipe. A mistyped option may have meant one of
+    ``others``, too.
 
     Raises:
-        ConfigError: a setting that does not exist, a value that it does not take, checkpoints that cannot
-            be assigned to teachers, or both ``recipe`` and ``full``.
+        UsageError: an option that does not exist, has no value, or has one of another type.
+        ConfigError: a value that a setting does not take, checkpoints that cannot be assigned to teachers,
+            both ``recipe`` and ``full``, or no run to resume and no settings of one.
         CheckpointError: ``full`` is no finished run.
 
     Example:
@@ -172,7 +181,9 @@ def config_of(
     settings = _teachers(given.pop("teacher", []), given.pop("teacher_weights", []))
     settings |= {SHORT[option]: str(v) if isinstance(v, Path) else v for option, v in given.items()}
     names = [option.replace("_", "-") for option in (*options, "config")]
-    settings |= dotted_overrides(list(overrides), names)
+    with reading_words():
+        settings |= dotted_overrides(list(overrides), [*names, *others])
+        check_types(settings)
     if full is not None and recipe is not None:
         raise ConfigError(
             "The settings come from --from or from --config, not from both",
@@ -181,7 +192,25 @@ def config_of(
         )
     if full is not None:
         return recipe_of(full, settings)
-    return resumed_config(recipe, settings) if resume else load_config(recipe, settings)
+    return _resumed(recipe, settings) if resume else load_config(recipe, settings)
+
+
+def _resumed(recipe: Path | None, settings: Mapping[str, Any]) -> Config:
+    """The settings of a run to resume, which must be there if no others are given."""
+    if recipe is None and "data.path" not in settings:
+        here = Path() if is_run(Path()) else Path(Config.model_fields["out"].default)
+        _refuse_no_run(Path(settings.get("out") or here))
+    return resumed_config(recipe, settings)
+
+
+def _refuse_no_run(folder: Path) -> None:
+    """Refuse to resume what is no run, where no other settings are given."""
+    if not is_run(folder):
+        raise ConfigError(
+            f"--resume: there is no run in {folder}",
+            got="no config.yaml with checkpoints/" if folder.is_dir() else "no such folder",
+            fix="check --out, or repeat the whole command with --resume.",
+        )
 
 
 def _as_command(command: Command, function: Command, parameters: Sequence[inspect.Parameter]) -> Command:
@@ -207,18 +236,34 @@ def _keyword(name: str, kind: Any, description: str | None, **more: Any) -> insp
     return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, parameter])
 
 
-def _option(name: str) -> inspect.Parameter:
-    """A short option, with the type and the description of its setting."""
+def _option(name: str, command: str) -> inspect.Parameter:
+    """A short option of a command, with the type and the description of its setting."""
     if name == "teacher":
-        description = f"{_field('student.name').description}; repeat for several teachers"
-        return _keyword(name, list[str] | None, f"vision teacher: {description}")
+        description = f"{_field('student.name').description}; also folds:FOLDER or cache:NAME"
+        return _keyword(name, list[str] | None, f"vision teacher: {description}; repeat for several teachers")
     if name == "teacher_weights":
         description = (
             "checkpoint of the teacher (.safetensors, .pth); with several teachers, one for each, in order"
         )
         return _keyword(name, list[Path] | None, description)
     field = _field(SHORT[name])
-    return _keyword(name, _plain_type(field), field.description)
+    return _keyword(name, _plain_type(field), OTHER_HELP.get((command, name)) or _help(field))
+
+
+def _help(field: FieldInfo) -> str | None:
+    """The description of a setting with its default, if it does not say it itself."""
+    default, description = default_text(field), field.description or ""
+    if default in ("", "required", "false") or "default" in description:
+        return field.description
+    return f"{description} (default: {default})"
+
+
+def _name_of(option: inspect.Parameter) -> str:
+    """How an option of a command itself is written, without its dashes."""
+    for mark in getattr(option.annotation, "__metadata__", ()):
+        if isinstance(mark, Parameter) and mark.name:
+            return (mark.name if isinstance(mark.name, str) else next(iter(mark.name))).lstrip("-")
+    return option.name.replace("_", "-")
 
 
 def _field(dotted: str) -> FieldInfo:

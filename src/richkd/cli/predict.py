@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.options import ChosenCheckpoint, place, whole
+from richkd.cli.usage_errors import options_of, reading_words
 from richkd.core.quick_imports import quick_imports
 
 
@@ -53,8 +54,9 @@ def predict(
     richkd predict runs/small photos/ --out predictions.csv
     """
     with quick_imports():
+        from richkd.cli import app
         from richkd.core.errors import ConfigError, DataError
-        from richkd.core.files import write_atomically
+        from richkd.core.files import refuse_no_file, write_atomically
         from richkd.core.temporary import remove_abandoned
         from richkd.core.terminal import log_to_stderr
         from richkd.export.artifact import open_classifier
@@ -73,9 +75,12 @@ def predict(
         raise ConfigError("--top must be at least 1", got=str(top), fix="give a number of classes.")
     if json and csv:
         raise ConfigError("Only one format can be written", got="--json and --csv", fix="choose one.")
-    names = with_stdin(images)
+    with reading_words():
+        names = with_stdin(images, options_of(app["predict"].assemble_argument_collection()))
     if not names:
         raise DataError("No image was given", got="none", fix="richkd predict MODEL IMAGE [IMAGE …]")
+    if out is not None:
+        refuse_no_file(out, "predictions.csv")
     failed: list[Prediction] = []
     results = sys.stdout
     # The network of a callable may print, too, but not between the results.

@@ -6,6 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+# Similarity of a name that is suggested instead of a word.
+SIMILAR = 0.7
+
 
 def settings(
     word: Annotated[str, Parameter(help="show settings that contain this word only")] = "",
@@ -32,14 +35,17 @@ def settings(
     from rich.text import Text
 
     from richkd.config.listing import settings as listed
-    from richkd.config.loading import nearest_setting
+    from richkd.config.loading import LISTING, nearest_setting
     from richkd.core.errors import ConfigError
     from richkd.core.json_text import to_json
     from richkd.core.terminal import Terminal
 
     rows = list(listed(word))
     if not rows:
-        raise ConfigError(f"No setting contains '{word}'", got=word, fix=nearest_setting(word))
+        # A word is no name of a setting, so only a close name is an answer.
+        hint = nearest_setting(word, similar=SIMILAR)
+        fix = hint if LISTING in hint else f"{hint} {LISTING}"
+        raise ConfigError(f"No setting contains '{word}'", got=word, fix=fix)
     if json:
         print(to_json([asdict(setting) for setting in rows], indent=1))
         return

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from richkd.cli.exit_status import STOPPED
 from richkd.cli.options import AcceptChangedImages, Overwrite, Resume, configured, place, wholes
+from richkd.cli.usage_errors import reading_words
 from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
@@ -28,8 +29,8 @@ NumberOfFolds = Annotated[
 Tune = Annotated[
     str | None,
     Parameter(
-        help="first search settings for so long, such as 10m, for this method, plain KD and the control "
-        "each; the best on validation images is trained",
+        help="search the settings first: time for each of this method, plain KD and the control, such as "
+        "10m; the best on validation images is trained",
     ),
 ]
 FullTeacher = Annotated[
@@ -148,4 +149,6 @@ def _tuned(
 ) -> Config:
     from richkd.tune.before import minutes_of, tuned
 
-    return tuned(config, minutes_of(tune), resume=resume, overwrite=overwrite)
+    with reading_words():
+        minutes = minutes_of(tune)
+    return tuned(config, minutes, resume=resume, overwrite=overwrite)

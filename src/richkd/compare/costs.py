@@ -21,6 +21,8 @@ from richkd.training.run_folder import RunFolder, read_lines
 FILE = "costs.json"
 STUDENT = "student"
 FIELDS = ("parameters", "flops", "latency_ms")
+# Part of the keys, so that figures that were counted in another way are measured again.
+COUNTED = "attention counted"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _architecture(run: PlannedRun) -> str:
         size = saved["pretrained_cfg"]["input_size"]
     except UNDESCRIBED:
         return run.name  # loading it says what is wrong
-    return f"{to_json(parts)} for {size} on {pick_device(run.config.train.device)}"
+    return f"{to_json(parts)} for {size} on {pick_device(run.config.train.device)}, {COUNTED}"
 
 
 def _measure(run: PlannedRun) -> dict[str, Any]:

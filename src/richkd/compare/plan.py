@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -148,12 +150,17 @@ def read_plan(path: Path, baseline: str | None = None) -> Source:
     if baseline is not None:
         plan = plan.model_copy(update={"baseline": baseline})
     source = Source(plan, path.name, lines)
-    _check_names(source)
+    _check_names(source, source.place("baseline") if baseline is None else "--baseline")
     return source
 
 
-def _check_names(source: Source) -> None:
-    """Refuse names that cannot be names of folders, values that occur twice, and an unknown baseline."""
+def _check_names(source: Source, baseline: str) -> None:
+    """Refuse names that cannot be names of folders, values that occur twice, and an unknown baseline.
+
+    Args:
+        source: the plan.
+        baseline: where the baseline is named, for messages.
+    """
     plan, problems = source.plan, Problems(ConfigError)
     for part in NAMED_PARTS:
         for name in getattr(plan, part):
@@ -168,8 +175,8 @@ def _check_names(source: Source) -> None:
         values = getattr(plan, part)
         if len(set(values)) < len(values):
             problems.attempt(_twice, part, values, source.place(part))
-    if plan.reference not in plan.methods:
-        problems.attempt(_no_baseline, plan, source.place("baseline"))
+    if plan.reference not in (known := _comparable(plan)):
+        problems.attempt(_no_baseline, plan.reference, known, baseline)
     problems.refuse_all()
 
 
@@ -219,9 +226,15 @@ def _check_corruption(name: str, place: str) -> None:
         )
 
 
-def _no_baseline(plan: Plan, place: str) -> None:
+def _comparable(plan: Plan) -> list[str]:
+    """Names of the methods, and of the controls that are added to those of them that are fused."""
+    pairs = product(plan.methods, plan.added_controls)
+    return [*plan.methods, *(f"{method} {control}" for method, control in pairs)]
+
+
+def _no_baseline(given: str, known: Iterable[str], place: str) -> None:
     raise ConfigError(
-        f"The baseline must be one of the methods ({place})",
-        got=repr(plan.reference),
-        fix=nearest(plan.reference, plan.methods),
+        f"The baseline must be one of the methods or of their controls ({place})",
+        got=repr(given),
+        fix=nearest(given, known),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
@@ -23,7 +23,7 @@ from richkd.compare.named_runs import runs_named_in
 from richkd.compare.plan import Source
 from richkd.compare.problems import RunProblems
 from richkd.config.schema import Config
-from richkd.core.errors import ConfigError
+from richkd.core.errors import ConfigError, nearest
 from richkd.core.visible import counted
 
 RUNS = "runs"
@@ -117,6 +117,7 @@ def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
         shared_parts = (layers.base, *layers.data.values(), *layers.pairs.values())
         problems.attempt("", refuse_never_read, shared_parts, read)
         problems.attempt("", refuse_never_needed, source, [one for run in runs for one in run.needs])
+        problems.attempt("", _refuse_no_baseline, source.plan.reference, runs)
     problems.attempt("", _refuse_equal_names, runs)
     problems.attempt(
         "", _refuse_equal_folders, [one for named in first.values() for one in chain(*named.values())]
@@ -125,6 +126,17 @@ def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
     order = {name: place for place, name in enumerate(dict.fromkeys(run.method for run in runs))}
     cells = {cell: place for place, cell in enumerate(dict.fromkeys(run.cell for run in runs))}
     return sorted(runs, key=lambda run: (cells[run.cell], run.seed, order[run.method]))
+
+
+def _refuse_no_baseline(reference: str, runs: Sequence[PlannedRun]) -> None:
+    """Refuse a control of a method that has none as the baseline."""
+    known = dict.fromkeys(run.method for run in runs)
+    if reference not in known:
+        raise ConfigError(
+            "The baseline must be one of the methods or of their controls",
+            got=f"{reference!r}, but controls belong to methods that fuse a vision teacher with a CLIP",
+            fix=nearest(reference, known),
+        )
 
 
 def first_runs_of(runs: Iterable[PlannedRun]) -> list[FirstRun]:

@@ -121,10 +121,16 @@ def _terms(experimental: bool) -> Iterator[Setting]:
 
 
 def _setting(name: str, field: FieldInfo, experimental: bool) -> Setting:
-    return Setting(name, _default(field), _choices(field, experimental), field.description or "")
+    return Setting(name, default_text(field), _choices(field, experimental), field.description or "")
 
 
-def _default(field: FieldInfo) -> str:
+def default_text(field: FieldInfo) -> str:
+    """The default of a setting as it is written in a recipe; "required" or "" if there is none.
+
+    Example:
+        >>> default_text(Config.model_fields["out"]), default_text(Config.model_fields["data"])
+        ('runs/latest', 'required')
+    """
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)

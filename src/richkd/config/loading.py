@@ -6,7 +6,9 @@ Python (``config.optim.lr``). Later sources win: defaults, recipe, overrides.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -20,6 +22,7 @@ from richkd.config.renamed import RENAMED_VALUES, new_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import NAMED, ConfigError, nearest
+from richkd.core.regular_files import kind_of
 from richkd.core.structured import parse_yaml, read_yaml
 from richkd.core.visible import counted, one_line
 
@@ -30,6 +33,9 @@ OBJECTIVE_FORM = "a list of {TERM: {SETTING: value}} with one term each, or one 
 OBJECTIVE_FIX = "write `objective: [{ce: {}}, {kd: {temperature: 4}}]`, for example."
 # The short option that gives what a section lacks.
 OPTION_OF_SECTION = {"data": "data", "student": "student", "clip": "clip", TEACHERS: "teacher"}
+
+# Endings of pydantic's errors about the type of a value, which no other setting can make right.
+OF_TYPE = ("_type", "_parsing", "_from_float", "literal_error")
 
 # Largest recipe in bytes, and length up to which a message shows a wrong value.
 RECIPE_LIMIT, SHOWN = 1 << 20, 300
@@ -61,6 +67,39 @@ def load_config(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
         return Config.model_validate(merged)
     except ValidationError as error:
         raise explain(first_error(error), str(recipe) if recipe else "the settings") from None
+
+
+def check_types(overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides that are wrong whatever a recipe says: of another type, or of no setting.
+
+    Args:
+        overrides: as for `load_config`.
+
+    Raises:
+        ConfigError: a value has another type than its setting, or a teacher has no such setting.
+
+    Example:
+        >>> check_types({"optim.lr": "0.1", "optim.momentum": "7"})  # a number, although it is too large
+        >>> try:
+        ...     check_types({"optim.lr": "ten"})
+        ... except ConfigError as error:
+        ...     error.got
+        "'ten'"
+    """
+    merged: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        read = _read_text(dotted, value) if isinstance(value, str) else value
+        # The second teacher may follow the first one of a recipe, which is not read here.
+        with suppress(ConfigError):
+            _assign(merged, dotted, read)
+    try:
+        Config.model_validate(merged)
+    except ValidationError as error:
+        for wrong in error.errors():
+            place = ".".join(_location(wrong))
+            given = any(place == name or place.startswith(f"{name}.") for name in overrides)
+            if given and (wrong["type"] == "extra_forbidden" or wrong["type"].endswith(OF_TYPE)):
+                raise explain(wrong, "the settings") from None
 
 
 def setting_names() -> Iterator[str]:
@@ -101,19 +140,31 @@ def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict
             listing = "" if hint.endswith(LISTING) else f" {LISTING}"
             raise ConfigError(f"There is no option --{name}", fix=hint + listing)
         if not equals:
-            if not remaining:
+            # No setting has values that look like an option.
+            if not remaining or remaining[0].startswith("--"):
                 raise ConfigError(f"Option --{name} needs a value", fix=f"write --{name} VALUE.")
             value = remaining.pop(0)
         overrides[name] = value
     return overrides
 
 
-def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") -> str:
+def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "", similar: float = 0.0) -> str:
     """A hint for a setting that does not exist: its new name, the same last word, or a similar name.
+
+    Args:
+        dotted: the name.
+        options: other names that may be meant.
+        prefix: what precedes a name where it was written; with ``--``, names of sections are no answer.
+        similar: smallest similarity of a name in the hint (`difflib.SequenceMatcher.ratio`); 0 for that of
+            `nearest`.
 
     Example:
         >>> nearest_setting("lr")
         "Did you mean 'optim.lr'?"
+        >>> nearest_setting("dta", ["data"], prefix="--")
+        "Did you mean '--data'?"
+        >>> nearest_setting("nonsense", similar=0.7)
+        '`richkd settings` lists all.'
         >>> nearest_setting("train.ema")
         "It is called 'train.ema_decay' since version 0.2."
     """
@@ -128,7 +179,29 @@ def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "") 
     if same:
         hint = " or ".join(f"'{prefix}{name}'" for name in same[:NAMED])
         return f"Did you mean {hint}?{f' {LISTING}' if len(same) > NAMED else ''}"
-    return nearest(dotted, {*known, *_of_teachers(dotted), *Config.model_fields, *options}, LISTING)
+    names = {*known, *_of_teachers(dotted), *options} | ({*Config.model_fields} if not prefix else set())
+    close = [name for name in names if difflib.SequenceMatcher(None, name, dotted).ratio() >= similar]
+    if not close:
+        return LISTING
+    return nearest_option(dotted, close, LISTING) if prefix else nearest(dotted, close, LISTING)
+
+
+def nearest_option(option: str, known: Iterable[str], listing: str = "") -> str:
+    """A hint for a mistyped option, as `nearest`, with the two dashes of options.
+
+    The dashes are not compared: all options share them, so every short name would be similar.
+
+    Args:
+        option: the option, with or without its dashes.
+        known: the options that there are, with or without their dashes.
+        listing: a sentence that says where all options are listed.
+
+    Example:
+        >>> nearest_option("--tp", ["--top", "json"])
+        "Did you mean '--top'?"
+    """
+    hint = nearest(option.lstrip("-"), [name.lstrip("-") for name in known], listing)
+    return hint.replace(" '", " '--") if hint.startswith("Did you mean") else hint
 
 
 def _of_teachers(dotted: str) -> list[str]:
@@ -247,6 +320,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ...     read_recipe(Path(folder, "recipe.yaml"))
         {'optim': {'lr': 0.1}}
     """
+    kind = kind_of(path)
+    if kind is not None:
+        raise ConfigError(f"The recipe {path} must be a file", got=kind, fix="check the path.")
     # The settings of a run are read as a recipe, too.
     fix = f"change a copy of it in another folder, or remove {path.parent / SUMS}."
     check_hashes(path.parent, [path.name], ConfigError, fix)
@@ -256,7 +332,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"The recipe {path} does not exist", got="no such file", fix="check its path."
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        got = error.strerror or one_line(error)
+        raise ConfigError(f"The recipe {path} cannot be read", got=got, fix="check the file.") from None
+    except ValueError as error:
         raise ConfigError(
             f"The recipe {path} cannot be read as YAML", got=one_line(error), fix="correct the file."
         ) from None

@@ -34,10 +34,34 @@ Positive = Annotated[float, Field(gt=0)]
 Preset = Literal["default", "paper", "as-released"]
 Entropy = Annotated[Literal["own", "match-teacher"] | float, BeforeValidator(read_entropy)]
 Precision = Literal["auto", "bf16", "fp32"]
+LARGEST_SEED = 2**64 - 1
 FREE, FILES = WhenResumed.FREE, WhenResumed.FILES
 IMAGES, LENGTH = WhenResumed.IMAGES, WhenResumed.LENGTH
 # The value of data.unlabeled that names no source.
 REST = "rest"
+
+
+def _share_of_run(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError("it must be a fraction of the run between 0 and 1: epoch 150 of 240 is 0.625")
+    return value
+
+
+def _range(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high:
+        raise ValueError("it must be [LOW, HIGH] with 0 < LOW ≤ HIGH")
+    return value
+
+
+def _range_of_shares(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high <= 1:
+        raise ValueError("it must be [LOW, HIGH] with 0 < LOW ≤ HIGH ≤ 1: fractions of the area of the image")
+    return value
+
+
+ShareOfRun = Annotated[float, AfterValidator(_share_of_run)]
 
 
 class Section(BaseModel):
@@ -114,8 +138,10 @@ class AugmentConfig(Section):
         None, ge=0, description="crop-flip: black border in pixels before cropping (default: size / 8)"
     )
     flip: bool = Field(True, description="mirror half of the views; set to false for digits, text or signs")
-    scale: tuple[float, float] = Field((0.35, 1.0), description="random-resized-crop: range of the area")
-    ratio: tuple[float, float] = Field(
+    scale: Annotated[tuple[float, float], AfterValidator(_range_of_shares)] = Field(
+        (0.35, 1.0), description="random-resized-crop: range of the area, as fractions of the image's"
+    )
+    ratio: Annotated[tuple[float, float], AfterValidator(_range)] = Field(
         (0.75, 1.333), description="random-resized-crop: range of width / height"
     )
     color_jitter: float = Field(
@@ -158,8 +184,7 @@ class ModelConfig(Section):
     """A student or a vision teacher."""
 
     name: Annotated[NameOfModel, FILES] = Field(
-        description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable; "
-        "a teacher may also be folds:FOLDER or cache:NAME"
+        description="timm name, local-dir:FOLDER, hf-hub:OWNER/REPO or package.module:callable"
     )
     weights: Annotated[Path | None, FILES] = Field(None, description="checkpoint file (.safetensors, .pth)")
     pretrained: bool = Field(False, description="load timm's pretrained weights of this name")
@@ -333,7 +358,7 @@ class OptimConfig(Section):
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
     decay_norm_and_bias: bool = Field(True, description="apply weight decay to norms and biases, too")
     schedule: Literal["step", "cosine"] = Field("step", description="learning-rate schedule")
-    milestones: tuple[float, ...] = Field(
+    milestones: tuple[ShareOfRun, ...] = Field(
         (0.625, 0.75, 0.875),
         description="step: fractions of the run after which the rate is multiplied by gamma",
     )
@@ -348,7 +373,12 @@ class TrainConfig(Section):
     epochs: Annotated[int, LENGTH] = Field(240, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=2, description="images per optimizer step, over all processes")
     grad_accum_steps: int = Field(1, ge=1, description="parts in which a batch is computed, to save memory")
-    seed: int = Field(0, ge=0, description="seed; everything random is a function of it and of the step")
+    seed: int = Field(
+        0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="seed; everything random is a function of it and of the step",
+    )
     device: Annotated[str, FREE] = Field("auto", description="auto, cuda, cuda:N, mps or cpu")
     precision: Precision = Field(
         "auto", description="precision of the student; auto: what a measurement of a few steps finds fastest"

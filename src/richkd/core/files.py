@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from richkd.core.errors import CheckpointError
+from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.regular_files import kind_of
 from richkd.core.temporary import temporary_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# Suffix of the checkpoints of a run.
+CHECKPOINT = ".ckpt"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -54,6 +58,34 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.close(folder)
     except OSError as error:
         raise not_written(path, len(content), error) from error
+
+
+def refuse_no_file(path: Path, example: str, option: str = "--out") -> None:
+    """Check before a long computation that a file can be written.
+
+    Args:
+        path: the file, which need not exist.
+        example: a name of such a file, for the message.
+        option: the option that names it.
+
+    Raises:
+        ConfigError: the path is a folder, a pipe or a device.
+        CheckpointError: its folder cannot be written; see `refuse_unwritable`.
+
+    Example:
+        >>> try:
+        ...     refuse_no_file(Path(__file__).parent, "predictions.csv")
+        ... except ConfigError as error:
+        ...     error.got
+        'a folder'
+    """
+    kind = kind_of(path)
+    if kind is not None:
+        name = path / example if path.is_dir() else example
+        raise ConfigError(
+            f"{option} {path} must be a file", got=kind, fix=f"give a file name, such as {name}."
+        )
+    refuse_unwritable(path.parent, option)
 
 
 def refuse_unwritable(folder: Path, option: str = "--out") -> None:
@@ -111,12 +143,21 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 def not_written(path: Path, size: int, error: OSError) -> CheckpointError:
     """The error to raise when a file of ``size`` bytes cannot be written; contains the reason of the system.
 
+    For a checkpoint, it says that the run can be resumed.
+
     Example:
         >>> print(not_written(Path("last.ckpt"), 2000, OSError(28, "No space left on device")).got)
         No space left on device
     """
-    return CheckpointError(
-        f"{path} could not be written ({size:,} bytes)",
-        got=error.strerror or str(error),
-        fix="free space or choose another folder; earlier checkpoints are intact and --resume can use them.",
-    )
+    got = error.strerror or str(error)
+    if error.errno in (0, errno.EINVAL) and kind_of(path) is not None:
+        return CheckpointError(f"{path} must be a file", got=got, fix="give another name.")
+    rule = f"{path} could not be written ({size:,} bytes)"
+    place = next((one for one in (path, *path.parents) if one.exists()), path)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and place.is_file():
+        return CheckpointError(rule, got=f"{place} is a file, no folder", fix="choose another folder.")
+    fix = "free space or choose another folder"
+    # Only a run has checkpoints; a page or a list of predictions is simply written again.
+    if path.suffix == CHECKPOINT:
+        fix += "; earlier checkpoints are intact and --resume can use them"
+    return CheckpointError(rule, got=got, fix=f"{fix}.")

@@ -56,6 +56,17 @@ def all_normalized(names: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(first)
 
 
+def is_number(name: str) -> bool:
+    """Whether a class name is a whole number of at most 19 digits, as labels without names are.
+
+    Example:
+        >>> is_number("10"), is_number("\u00b2"), is_number("1" * 20)
+        (True, False, False)
+    """
+    # Digits such as ² are no numbers for `int`.
+    return name.isdecimal() and len(name) < 20
+
+
 def difference(name: str, other: str) -> str:
     """Where two different names that look alike differ, as code points; empty if they do not look alike.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from richkd.core.errors import ClassError, DataError
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import LIMIT
-from richkd.data.class_text import difference, normalized
+from richkd.data.class_text import difference, is_number, normalized
 
 
 def check_same_classes(
@@ -144,7 +144,7 @@ def read_names(file: Path, classes: int, labels: Sequence[str] = ()) -> tuple[st
 
 def _missing_labels(labels: Sequence[str], names: int) -> str:
     """Which integer labels have no images, if the names are for more classes than the data have."""
-    if len(labels) > names or not all(label.isdigit() for label in labels):
+    if len(labels) > names or not all(map(is_number, labels)):
         return ""
     numbers = set(map(int, labels))
     first = 0 if 0 in numbers or max(numbers, default=0) < names else 1

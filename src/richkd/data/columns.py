@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import datasets
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from richkd.core.errors import DataError, nearest
 from richkd.core.logs import logger_of
-from richkd.data.class_text import all_normalized, normalized
+from richkd.data.class_text import all_normalized, is_number, normalized
 from richkd.data.classes import check_same_classes, positions_of
 from richkd.data.formats.scan import LAYOUT, WHOLE, first_few
 from richkd.data.split import Split
@@ -34,6 +34,8 @@ class Columns:
         label: name of the label column; by default the only ``ClassLabel`` column, or one of `LABEL_COLUMNS`.
         key: name of the key column; by default the first of `KEY_COLUMNS` that holds unique strings. Without
             a key column, images are named by their row number.
+        optional: whether the defaults count for names that a source does not have, because the user gave them
+            for another source.
 
     Example:
         >>> Columns(label="breed").image is None
@@ -43,6 +45,19 @@ class Columns:
     image: str | None = None
     label: str | None = None
     key: str | None = None
+    optional: bool = False
+
+    def among(self, names: Collection[str]) -> Columns:
+        """The columns that a source with these columns is asked for.
+
+        Example:
+            >>> Columns("photo", "breed", optional=True).among(["photo", "kind"])
+            Columns(image='photo', label=None, key=None, optional=True)
+        """
+        if not self.optional:
+            return self
+        image, label, key = (n if n in names else None for n in (self.image, self.label, self.key))
+        return replace(self, image=image, label=label, key=key)
 
 
 DETECTED = Columns()
@@ -82,12 +97,13 @@ def as_split(
     """
     if not len(rows):
         raise DataError(f"A split must contain images: {where}", got="no rows", fix="add images to it.")
+    columns = columns.among(rows.column_names)
     image_column = _image_column(rows, columns.image, where)
     label_column = _label_column(rows, columns.label, where)
     key_column = _key_column(rows, columns.key, where)
     labels_N, class_names = _labels(rows, label_column, where)
     if expected is not None:
-        if set(expected) == set(map(str, range(len(expected)))) and all(map(str.isdigit, class_names)):
+        if set(expected) == set(map(str, range(len(expected)))) and all(map(is_number, class_names)):
             _refuse_counted_from_one([*map(int, class_names)], len(expected), where)
         declared = isinstance(rows.features[label_column], datasets.ClassLabel)
         # Positions that a source declares for the same classes must not contradict each other.
@@ -154,11 +170,9 @@ def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str],
 
 
 def image_and_key_columns(
-    rows: datasets.Dataset, where: str, image_column: str | None, key_column: str | None
+    rows: datasets.Dataset, where: str, columns: Columns = DETECTED
 ) -> tuple[str, str | None]:
     """Find the image column and the key column of a table without labels.
-
-    Defaults are those of `Columns`.
 
     Raises:
         DataError: a column that does not exist, or several columns that could be meant.
@@ -166,10 +180,11 @@ def image_and_key_columns(
     Example:
         >>> cells = [{"bytes": b"", "path": None}] * 2
         >>> rows = datasets.Dataset.from_dict({"photo": cells, "id": ["a", "b"]})
-        >>> image_and_key_columns(rows, "example", None, None)
+        >>> image_and_key_columns(rows, "example")
         ('photo', 'id')
     """
-    return _image_column(rows, image_column, where), _key_column(rows, key_column, where)
+    columns = columns.among(rows.column_names)
+    return _image_column(rows, columns.image, where), _key_column(rows, columns.key, where)
 
 
 def _given(rows: datasets.Dataset, column: str, option: str, where: str) -> str:
@@ -193,7 +208,7 @@ def _image_column(rows: datasets.Dataset, given: str | None, where: str) -> str:
 
 def _holds_bytes(feature: object) -> bool:
     if isinstance(feature, dict):
-        return _holds_bytes(feature.get("bytes"))
+        feature = feature.get("bytes")
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
 
 

@@ -7,8 +7,10 @@ time, which `mv` and `rsync -a` keep.
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +105,26 @@ def changed_images(
         text = f"{len(new):,} of {len(now_N):,} images of {split.name}"
     names = [split.key(int(index)) for index in new[:most]]
     return text + (f": {', '.join(names)}" if names else "") + (", …" if len(new) > most else "")
+
+
+def encoded(digest_N: NDArray[np.uint64]) -> dict[str, str]:
+    """The digests of a split as an entry of a JSON record, which `decoded` reads.
+
+    Example:
+        >>> encoded(np.array([1], dtype="<u8"))
+        {'digests': 'AQAAAAAAAAA='}
+    """
+    return {"digests": base64.b64encode(digest_N.tobytes()).decode()}
+
+
+def decoded(split: Mapping[str, Any]) -> NDArray[np.uint64]:
+    """The digests of the images of a split (N,) in a record, as `encoded` wrote them.
+
+    Example:
+        >>> decoded({"digests": "AQAAAAAAAAA="}).tolist()
+        [1]
+    """
+    return np.frombuffer(base64.b64decode(split["digests"]), dtype="<u8")
 
 
 def _content(key: str, cell: Cell) -> bytes:

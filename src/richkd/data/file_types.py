@@ -84,15 +84,14 @@ def is_folder(entry: Path | os.DirEntry[str]) -> bool:
         return False
 
 
-def images_below(folder: Path) -> list[Path]:
-    """The files in a folder and its subfolders whose names end like those of images, sorted by path.
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in the place of ``~``; the same path if there is no such user.
 
     Example:
-        >>> images_below(Path("no-such-folder"))
-        []
+        >>> expanded("~no-such-user/photos").as_posix()
+        '~no-such-user/photos'
     """
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(file for file in found if not is_folder(file))
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def printable(path: Path | str) -> str:

@@ -39,7 +39,7 @@ def refuse_rest_of_all(config: DataConfig) -> None:
         raise ConfigError(
             f"data.unlabeled {REST} needs data.labels_per_class",
             got="labels of all training images are used",
-            fix=f"set data.labels_per_class to a number; a folder with the name {REST} is ./{REST}.",
+            fix=f"add --data.labels_per_class N, or remove --unlabeled; a folder named {REST} is ./{REST}.",
         )
 
 

@@ -6,7 +6,7 @@ list of class names that all splits share. Classes are matched by name, and no i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from richkd.data.unlabeled import with_unlabeled
 # Fixed, so that runs with different seeds are evaluated on the same test images.
 TEST_SEED = 0
 LEFT_OUT = "left-out"
+# Name of a column that no source has.
+KEY = "richkd: key"
 ORDER = (WHOLE, "train", "val", "test", "calibration", LEFT_OUT)
 
 logger = logger_of(__name__)
@@ -41,7 +43,8 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
     1. A source without splits gives ``test_fraction`` of each class to "test".
     2. A source without a validation split gives ``val_fraction`` of each class of "train" to "val".
     3. ``test_calibration_fraction`` of each class of "test" is moved to "calibration". Alternatively,
-       "calibration" is opened from ``calibration``, a source with the same classes in any order.
+       "calibration" is opened from ``calibration``, a source with the same classes in any order. If one of
+       its keys is also the key of another image, all its keys get the prefix ``calibration/``.
     4. ``labels_per_class`` images of each class of "train" keep their labels. The others are left out, or
        lose their labels with ``unlabeled`` "rest"; see :func:`~richkd.data.labels.labeled_images`.
     5. ``exclude_fold`` (j, k) moves fold j of k of the labeled images of "train" to "left-out".
@@ -84,7 +87,8 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         check_names(class_names, config.path)
         _hold_out(splits, config, seed)
         if config.calibration is not None:
-            splits["calibration"] = _open_calibration(config, source_names, class_names)
+            calibration = _open_calibration(config, source_names, class_names)
+            splits["calibration"] = _with_other_keys(calibration, splits.values())
     named = {name: replace(split, class_names=class_names) for name, split in splits.items()}
     if config.labels_per_class is not None:
         named["train"] = with_few_labels(named, config)
@@ -93,16 +97,14 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
     data = Data({name: named[name] for name in ORDER if name in named}, class_names, config.path)
     if config.unlabeled is None or config.unlabeled == REST:
         return data
-    return with_unlabeled(
-        data, config.unlabeled, image_column=config.image_column, key_column=config.key_column
-    )
+    return with_unlabeled(data, config.unlabeled, replace(_columns(config), label=None, optional=True))
 
 
 def _source_splits(config: DataConfig) -> dict[str, Split]:
     """The splits of the source; training data come first, so that errors compare other splits with them."""
     unlabeled = None if config.unlabeled == REST else config.unlabeled
     others = [Path(other) for other in (config.calibration, unlabeled) if other is not None]
-    columns = Columns(config.image_column, config.label_column, config.key_column)
+    columns = _columns(config)
     tables = open_tables(config.path, exclude=others, columns=columns, nested=config.nested_classes)
     splits: dict[str, Split] = {}
     for name in sorted(tables, key=ORDER.index):
@@ -113,6 +115,10 @@ def _source_splits(config: DataConfig) -> dict[str, Split]:
         expected = next(iter(splits.values())).class_names if splits else None
         splits[name] = as_split(tables[name], name, where, columns, expected)
     return splits
+
+
+def _columns(config: DataConfig) -> Columns:
+    return Columns(config.image_column, config.label_column, config.key_column)
 
 
 def _hold_out(splits: dict[str, Split], config: DataConfig, seed: int) -> None:
@@ -177,14 +183,15 @@ def _check_divisible(splits: dict[str, Split], calibration: Path | None, path: s
 
 def _open_calibration(config: DataConfig, source_names: Sequence[str], class_names: Sequence[str]) -> Split:
     path = config.calibration
-    tables = open_tables(str(path), nested=config.nested_classes)
+    columns = replace(_columns(config), optional=True)
+    tables = open_tables(str(path), columns=columns, nested=config.nested_classes)
     if len(tables) != 1:
         raise DataError(
             f"Calibration images in {path} must not be divided into splits",
             got=", ".join(sorted(tables, key=ORDER.index)),
             fix="set data.calibration to one folder of class folders, or to one parquet file.",
         )
-    split = as_split(next(iter(tables.values())), "calibration", str(path))
+    split = as_split(next(iter(tables.values())), "calibration", str(path), columns)
     where = f"calibration in {path}"
     # The order of classes may differ, because class folders are sorted by name; match classes by name.
     known = (names for names in (source_names, class_names) if set(split.class_names) <= set(names))
@@ -193,3 +200,12 @@ def _open_calibration(config: DataConfig, source_names: Sequence[str], class_nam
     labels_N = position_C[split.labels_N]
     log_absent(labels_N, expected, where)
     return replace(split, labels_N=labels_N, class_names=expected)
+
+
+def _with_other_keys(split: Split, others: Iterable[Split]) -> Split:
+    """The split, with a prefix before all its keys if one of them is also the key of another image."""
+    keys = split.keys()
+    if set(keys).isdisjoint(key for other in others for key in other.keys()):  # noqa: SIM118
+        return split
+    table = split.table.add_column(KEY, [f"{split.name}/{key}" for key in keys])
+    return replace(split, table=table, key_column=KEY)

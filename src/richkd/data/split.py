@@ -214,4 +214,6 @@ def evenly_spaced(count: int, most: int) -> Tensor:
         >>> evenly_spaced(9, most=3).tolist(), evenly_spaced(2, most=3).tolist()
         ([0, 4, 8], [0, 1])
     """
-    return torch.linspace(0, count - 1, min(count, most)).long()
+    number = min(count, most)
+    # Whole numbers: float32 cannot tell positions above 2²⁴ apart.
+    return torch.arange(number) * (count - 1) // max(number - 1, 1)

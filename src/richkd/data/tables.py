@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -11,6 +11,7 @@ import datasets
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.logs import logger_of
 from richkd.data.columns import DETECTED, Columns
+from richkd.data.file_types import expanded
 from richkd.data.formats.class_folders import (
     open_class_folders,
     split_folders,
@@ -32,12 +33,13 @@ from richkd.data.formats.imagenet import (
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.listings import open_listing
 from richkd.data.formats.outside import refuse_special
-from richkd.data.formats.parquet import open_parquet
+from richkd.data.formats.parquet import PARQUET, may_hold_images, open_parquet
 from richkd.data.formats.scan import (
     LAYOUT,
     WHOLE,
     contents,
     files_by_split,
+    first_few,
     holds_images,
     is_image,
     warn_of_hidden,
@@ -84,11 +86,9 @@ def open_tables(
         ...     {name: table["file"][:] for name, table in open_tables(folder).items()}
         {'train': ['train/ant/0.png', 'train/bee/0.png'], 'test': ['test/ant/0.png', 'test/bee/0.png']}
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises for some names
-        return _open_directory(
-            path, place, {other.expanduser().resolve() for other in exclude}, columns, nested
-        )
+        return _open_directory(path, place, {expanded(other).resolve() for other in exclude}, columns, nested)
     _refuse_nested(nested, path)
     if os.path.isfile(place):  # noqa: PTH113
         return _open_file(path, place, columns, labeled)
@@ -106,21 +106,21 @@ def is_table(path: str) -> bool:
         >>> is_table("no-such-folder")
         False
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises for some names
-        return any(place.glob("*.parquet")) or bool(_shards(place, (), set()))
+        return bool(_parquet(place, (), set()) or _shards(place, (), set()))
     return os.path.isfile(place) or shards_of_pattern(path) is not None  # noqa: PTH113
 
 
 def _open_file(path: str, place: Path, columns: Columns, labeled: bool) -> dict[str, datasets.Dataset]:
     suffix = place.suffix.lower()
-    if suffix == ".parquet":
+    if suffix == PARQUET:
         return {WHOLE: open_parquet([place], place.parent)}
     if suffix == SUFFIX:
         return {WHOLE: open_shards([place], columns)}
     if suffix in LISTING_SUFFIXES:
         return open_listing(place, columns, labeled=labeled)
-    kinds = ", ".join((".parquet", SUFFIX, *LISTING_SUFFIXES))
+    kinds = ", ".join((PARQUET, SUFFIX, *LISTING_SUFFIXES))
     rule = f"{path} must be a folder or a file of type {kinds}"
     raise DataError(rule, got=f"a file named {place.name}", fix=f"provide {LAYOUT}")
 
@@ -138,7 +138,7 @@ def _open_directory(
     path: str, place: Path, excluded: set[Path], columns: Columns, nested: bool
 ) -> dict[str, datasets.Dataset]:
     folders = [folder for folder in contents(place).folders if folder.resolve() not in excluded]
-    parquet = files_by_split(place, folders, ".parquet", excluded)
+    parquet = _parquet(place, folders, excluded)
     shards = _shards(place, folders, excluded)
     if parquet or shards:
         _refuse_nested(nested, path)
@@ -174,9 +174,23 @@ def _open_directory(
 
 def _shards(place: Path, folders: Sequence[Path], excluded: set[Path]) -> dict[str, list[Path]]:
     # An archive beside the images that it contained is no shard.
-    if not any(any(folder.glob(f"*{SUFFIX}")) for folder in (place, *folders)) or holds_images(place):
+    if not _ending((place, *folders), SUFFIX) or holds_images(place):
         return {}
     return files_by_split(place, folders, SUFFIX, excluded)
+
+
+def _parquet(place: Path, folders: Sequence[Path], excluded: set[Path]) -> dict[str, list[Path]]:
+    # A table beside images that has no images itself, for example of embeddings, is about these images.
+    files = [file for file in _ending((place, *folders), PARQUET) if file.resolve() not in excluded]
+    if files and not any(map(may_hold_images, files)) and holds_images(place):
+        names = first_few([file.relative_to(place).as_posix() for file in files])
+        logger.warning("%s: not used, because they have no images: %s", place, names)
+        return {}
+    return files_by_split(place, folders, PARQUET, excluded)
+
+
+def _ending(folders: Iterable[Path], suffix: str) -> list[Path]:
+    return [file for folder in folders for file in contents(folder).files if file.name.endswith(suffix)]
 
 
 def _open_listings(

@@ -7,18 +7,17 @@ the outputs of the teachers for them, without the cross-entropy term.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 import torch
 
 from richkd.core.errors import DataError, ImageError, Problems
 from richkd.core.types import UNLABELED
-from richkd.data.columns import Columns, image_and_key_columns
+from richkd.data.columns import DETECTED, Columns, image_and_key_columns
 from richkd.data.duplicates import duplicates, summary
-from richkd.data.file_types import images_below, is_folder, printable
+from richkd.data.file_types import expanded, is_folder, printable
 from richkd.data.formats.hub import load_hub, quiet
-from richkd.data.formats.scan import WHOLE, check_files
+from richkd.data.formats.scan import WHOLE, check_files, images_below
 from richkd.data.slices import COLUMN as SLICES
 from richkd.data.slices import FEATURE
 from richkd.data.split import Data, Split
@@ -30,20 +29,17 @@ HUB_SPLITS = ("unlabeled", "unlabelled", "unsupervised", "train")
 KEY = "key"
 
 
-def with_unlabeled(
-    data: Data, path: str, *, image_column: str | None = None, key_column: str | None = None
-) -> Data:
+def with_unlabeled(data: Data, path: str, columns: Columns = DETECTED) -> Data:
     """Add the images of ``path`` at the end of the training split.
 
-    Labels in the source are ignored. Images keep their keys; if a key is also the key of a labeled image, all
-    keys of unlabeled images get the prefix ``unlabeled/``.
+    Labels in the source are ignored. Images keep their keys; if a key is also the key of an image of the
+    data, in any split, all keys of unlabeled images get the prefix ``unlabeled/``.
 
     Args:
         data: data with a split "train".
         path: a folder of images with any nested folders, a listing, parquet files, tar shards, or a name on
             the hub.
-        image_column: name of the image column; by default the only column of images.
-        key_column: name of the key column; by default a column of unique file names.
+        columns: names of the columns of images and keys that the user gave.
 
     Raises:
         DataError: a source that cannot be opened or has no images, or data without a training split.
@@ -56,7 +52,7 @@ def with_unlabeled(
         >>> rows = datasets.Dataset.from_dict({"image": images, "label": ["ant", "bee"]})
         >>> train = as_split(rows, "train", "example")
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Image.new("RGB", (4, 4)).save(Path(folder) / "0.png")
+        ...     Image.new("RGB", (4, 4)).save(f"{folder}/0.png")
         ...     joined = with_unlabeled(Data({"train": train}, train.class_names, "example"), folder)
         >>> joined.splits["train"].keys(), joined.splits["train"].labels_N.tolist()
         (['train[0]', 'train[1]', '0.png'], [0, 1, -1])
@@ -69,15 +65,16 @@ def with_unlabeled(
         )
     train = data.splits["train"]
     with quiet():
-        rows = _open(path, image_column, key_column)
+        rows = _open(path, columns)
         if not len(rows):
             raise DataError(
                 f"{path} must contain unlabeled images", got="none", fix="set --unlabeled to another source."
             )
-        image_column, key_column = image_and_key_columns(rows, f"unlabeled {path}", image_column, key_column)
+        image_column, key_column = image_and_key_columns(rows, f"unlabeled {path}", columns)
         added = Split(NAME, rows, torch.full((len(rows),), UNLABELED), (), image_column, key_column)
         keys, added_keys = train.keys(), added.keys()
-        if set(keys) & set(added_keys):
+        known = {key for split in data.splits.values() for key in split.keys()}  # noqa: SIM118
+        if not known.isdisjoint(added_keys):
             added_keys = [f"{NAME}/{key}" for key in added_keys]
         joined = datasets.concatenate_datasets(
             [_plain(train, train.image_column, keys), _plain(added, train.image_column, added_keys)]
@@ -132,10 +129,10 @@ def refuse_tested(data: Data, workers: int) -> None:
     problems.refuse_all()
 
 
-def _open(path: str, image_column: str | None, key_column: str | None) -> datasets.Dataset:
-    place = Path(path).expanduser()
+def _open(path: str, columns: Columns) -> datasets.Dataset:
+    place = expanded(path)
     if is_table(path):
-        tables = open_tables(path, columns=Columns(image=image_column, key=key_column), labeled=False)
+        tables = open_tables(path, columns=columns, labeled=False)
         if not {WHOLE, "train"} & tables.keys():
             rule = f"{path} must have a training split, or not be divided into splits"
             raise DataError(rule, got=", ".join(tables), fix="set --unlabeled to files of one split.")
@@ -145,12 +142,12 @@ def _open(path: str, image_column: str | None, key_column: str | None) -> datase
         return result[next((name for name in HUB_SPLITS if name in result), next(iter(result)))]
     files = images_below(place)
     check_files(files, printable(place))
-    columns = {
+    table = {
         "image": [{"bytes": None, "path": str(file)} for file in files],
         "file": [file.relative_to(place).as_posix() for file in files],
     }
     features = datasets.Features({"image": datasets.Image(decode=False), "file": datasets.Value("string")})
-    return datasets.Dataset.from_dict(columns, features=features)
+    return datasets.Dataset.from_dict(table, features=features)
 
 
 def _plain(split: Split, image_column: str, keys: list[str]) -> datasets.Dataset:

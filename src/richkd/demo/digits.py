@@ -83,7 +83,7 @@ def _load() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         raise DataError(
             "The demo needs scikit-learn for its handwritten digits",
             got=str(error),
-            fix="install it: pip install 'richkd[demo]'",
+            fix="in a clone of richkd: pip install '.[demo]'",
         ) from error
     digits = load_digits()
     return digits.images, digits.target.astype(np.int64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from richkd.data.hierarchy import Hierarchy
-from richkd.metrics.accuracy import Metrics, measure
+from richkd.metrics.accuracy import Metrics, hits, measure
 from richkd.metrics.calibration import Reliability, adaptive_ece, reliability
 from richkd.metrics.checks import Figures
 from richkd.metrics.confidence import (
@@ -257,11 +257,10 @@ def _columns(
     """Values per image (N) by metric; the mean over the images is the metric."""
     correct_N = correct_of(logits_NC, labels_N)
     certain_N = (calibrated_NC.amax(dim=1) >= CERTAIN).double()
-    best_NK = logits_NC.topk(min(5, logits_NC.shape[1]), dim=1).indices
     truth_NC = torch.zeros_like(probs_NC).scatter_(1, labels_N[:, None], 1.0)
     return {
         "top1": correct_N,
-        "top5": (best_NK == labels_N[:, None]).any(dim=1).double(),
+        "top5": hits(logits_NC, labels_N, 5).double(),
         "nll": losses_of(logits_NC, labels_N),
         "calibrated nll": losses_of(scaled_NC, labels_N),
         "brier": (probs_NC - truth_NC).square().sum(dim=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
+from richkd.core.visible import counted
 from richkd.data.hierarchy import Hierarchy, superclasses_of
 from richkd.data.sources import open_data
 from richkd.data.split import Data, Split
@@ -25,6 +27,7 @@ from richkd.export.from_checkpoint import Which
 from richkd.export.own_data import as_trained, run_of
 from richkd.export.places import folder_of
 from richkd.pipeline.assemble import Parts
+from richkd.pipeline.seen_images import seen_by
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def open_subjects(
 
     Raises:
         RichKDError: the data cannot be opened; or all other problems together: a split, model, teacher,
-            hierarchy, folder of shifted images or published file that does not exist or does not fit.
+            hierarchy, folder of shifted images or published file that does not exist or does not fit, or a
+            model that was trained or fitted on some of the images.
     """
     checkpoints = _checkpoints(models, weights)
     if checkpoint is not None and None not in checkpoints.values():
@@ -93,6 +97,9 @@ def open_subjects(
         problems.attempt(_open_model, model, file, opened, data, device, checkpoint)
         for model, file in checkpoints.items()
     ]
+    if split is not None:
+        for model, file in checkpoints.items():
+            problems.attempt(_refuse_seen, model, file or folder_of(model), split)
     teachers = problems.attempt(_open_teachers, first, data, device) if config.teachers else None
     hierarchy = problems.attempt(superclasses_of, opened.class_names, config.hierarchy)
     shifts = {
@@ -101,11 +108,12 @@ def open_subjects(
     if config.cifar_c is not None and split is not None:
         for name in corruptions_of(config):
             problems.attempt(published_stores, config.cifar_c, name, split)
+    opened_networks = [network for network in networks if network is not None]
+    predictors: list[Predictor] = [*opened_networks, *([] if teachers is None else [teachers[0]])]
+    problems.attempt(_refuse_equal_names, [name for one in predictors for name in one.names])
     problems.refuse_all()
     assert split is not None
-    opened_networks = [network for network in networks if network is not None]
     opened_shifts = {name: images for name, images in shifts.items() if images is not None}
-    predictors: list[Predictor] = [*opened_networks, *([] if teachers is None else [teachers[0]])]
     parts = None if teachers is None else teachers[1]
     return Subjects(opened, split, opened_networks, predictors, parts, hierarchy, opened_shifts, device)
 
@@ -167,6 +175,30 @@ def _split_of(opened: Data, data: str, name: str) -> Split:
             fix=nearest(name, opened.splits, f"They are {', '.join(opened.splits)}."),
         )
     return opened.splits[name]
+
+
+def _refuse_seen(model: str, path: Path, split: Split) -> None:
+    """Refuse a model whose run has some of the images in another split: it was trained or fitted on them."""
+    seen = seen_by(path)
+    if seen is not None and len(found := seen.other_than(split)):
+        raise DataError(
+            f"{model} must not be evaluated on images that it was trained or fitted on",
+            got=f"{len(found):,} of {counted(len(split), 'image')} of {split.name}, first "
+            f"{split.key(int(found[0]))}, are in another split of {seen.run}",
+            fix="evaluate each model alone; or train both with the same --seed and settings of the data, or with "
+            "data that have a test split of their own.",
+        )
+
+
+def _refuse_equal_names(names: Sequence[str]) -> None:
+    """Refuse a model that is called like a teacher of the first run, or like their fusion."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            "Models and teachers that are evaluated together must have different names",
+            got=f"{', '.join(twice)} twice",
+            fix="leave out --teachers, which evaluates the teachers of the first run, or rename the folder.",
+        )
 
 
 def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:

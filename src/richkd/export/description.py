@@ -18,10 +18,9 @@ from richkd.core.structured import parse_json, read_json
 from richkd.core.versions import own_version
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
-from richkd.export.from_checkpoint import Which, find_checkpoint
-from richkd.export.places import folder_of, name_of
+from richkd.export.places import name_of
 from richkd.export.student import Student
-from richkd.models.saved import CONFIG, WEIGHTS
+from richkd.models.saved import CONFIG
 
 VERSION = "richkd_version"
 FLOAT32, INT8 = "float32", "int8"
@@ -114,7 +113,7 @@ class Description:
         )
 
 
-def describe(student: Student, path: str | Path, checkpoint: Which | None = None, **more: Any) -> Description:
+def describe(student: Student, path: str | Path, **more: Any) -> Description:
     """The description of a student that was loaded from a path; ``more`` are other fields.
 
     Example:
@@ -129,9 +128,10 @@ def describe(student: Student, path: str | Path, checkpoint: Which | None = None
         >>> description.source["name"], description.training, len(description.source["sha256"])
         ('small', {'temperature': 1.5, 'method': 'kd'}, 64)
     """
-    network, files = student.network, files_of(folder_of(path), checkpoint)
+    network, files = student.network, student.files
     lines = "".join(f"{hash_file(file)}  {file.name}\n" for file in files)
-    training: dict[str, Any] = {} if len(files) == 1 else read_json(files[0]).get("richkd") or {}
+    described = next((file for file in files if file.name == CONFIG), None)
+    training: dict[str, Any] = {} if described is None else read_json(described).get("richkd") or {}
     return Description(
         own_version(),
         student.class_names,
@@ -149,16 +149,3 @@ def describe(student: Student, path: str | Path, checkpoint: Which | None = None
         training=json.loads(to_json(training)),
         **more,
     )
-
-
-def files_of(path: Path, checkpoint: Which | None = None) -> tuple[Path, ...]:
-    """The files that a student is loaded from.
-
-    Example:
-        >>> [file.name for file in files_of(Path("runs/small"))]
-        ['config.json', 'model.safetensors']
-    """
-    if (file := find_checkpoint(path, checkpoint)) is not None:
-        return (file,)
-    folder = path / "student" if (path / "student" / CONFIG).is_file() else path
-    return folder / CONFIG, folder / WEIGHTS

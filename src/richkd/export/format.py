@@ -87,7 +87,7 @@ def format_named(name: str) -> Format:
             raise ConfigError(
                 f"The format {name} needs the package {package}",
                 got=one_line(error),
-                fix=f"pip install 'richkd[{format.extra}]'",
+                fix=f"in a clone of richkd: pip install '.[{format.extra}]'",
             ) from None
     return format
 

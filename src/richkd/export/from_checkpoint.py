@@ -73,10 +73,10 @@ def find_checkpoint(model: Path, which: Which | None) -> Path | None:
     return path
 
 
-def read_student_checkpoint(path: Path) -> tuple[dict[str, Any], Checkpoint, str]:
-    """The description of a network, the checkpoint with its tensors, and a text that says which one it is.
+def read_student_checkpoint(path: Path) -> tuple[dict[str, Any], Checkpoint, Path, str]:
+    """The description of a network, the checkpoint with its tensors, its file, and a text that describes it.
 
-    If the file is damaged, the checkpoint before it is read.
+    If the file is missing or damaged, the checkpoint before it is read.
 
     Raises:
         CheckpointError: no checkpoint, or no description of its network, can be read, or the description is
@@ -104,7 +104,7 @@ def read_student_checkpoint(path: Path) -> tuple[dict[str, Any], Checkpoint, str
         step = int(checkpoint.scalars["step"])
         epochs, rest = divmod(step, steps)
         done = f"after epoch {epochs}" + (f" and {rest} of {steps} steps" if rest else "")
-        return description, checkpoint, f"{file}, {done} (step {step})"
+        return description, checkpoint, file, f"{file}, {done} (step {step})"
     raise CheckpointError(
         f"The checkpoint {path} must be readable", got="; ".join(problems), fix="give another checkpoint."
     )

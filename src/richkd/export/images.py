@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richkd.core.errors import DataError
+from richkd.core.visible import one_line
 from richkd.data.images import decode_rgb
-from richkd.data.rgb import to_rgb
+from richkd.data.rgb import scale_transparent_color, to_rgb
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 
@@ -53,6 +54,16 @@ def rgb_of(image: ImageLike) -> Image.Image:
             got=type(image).__name__,
             fix="convert a tensor in [0, 1] by (255 * tensor).byte().permute(1, 2, 0).numpy().",
         )
+    try:
+        scale_transparent_color(image)
+        image.load()
+    # Readers of damaged files, and of images whose file was closed, raise errors of many types.
+    except Exception as error:
+        raise DataError(
+            "An image of PIL must have pixels that can be read",
+            got=f"{type(error).__name__}: {one_line(error)}",
+            fix="replace its file, or keep it open until the image was read.",
+        ) from error
     try:
         return to_rgb(image)
     except ValueError as error:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from richkd.core.errors import ConfigError
 from richkd.export.artifact import Artifact, Classifier, open_classifier
-from richkd.export.description import FLOAT32, files_of
-from richkd.export.places import folder_of
+from richkd.export.description import FLOAT32
 from richkd.export.student import Student
 from richkd.metrics.checks import Figures
 
@@ -175,7 +174,6 @@ def _subject(classifier: Classifier, model: str, picture: tuple[int, int] | None
         return _of_artifact(classifier, (3, size, size), f"normalized pixels, {size} x {size}")
     assert isinstance(classifier, Student)
     network = classifier.network
-    files = files_of(folder_of(model))
 
     def call(inputs: NDArray[Any]) -> object:
         return network(torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last))
@@ -187,7 +185,7 @@ def _subject(classifier: Classifier, model: str, picture: tuple[int, int] | None
         f"normalized pixels, {network.size} x {network.size}",
         f"PyTorch {torch.__version__}",
         FLOAT32,
-        sum(file.stat().st_size for file in files),
+        sum(file.stat().st_size for file in classifier.files),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from richkd.config.loading import load_config
+from richkd.config.resumed import recorded_inputs
 from richkd.config.schema import DataConfig
-from richkd.core.errors import DataError
+from richkd.core.errors import DataError, RichKDError
+from richkd.data.digests import decoded, digests_of
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.export.from_checkpoint import FOLDER, SUFFIX
@@ -46,6 +48,7 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
     """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
 
     With these settings the splits are the same as in training, so no training image is in the test split.
+    Data that were moved or copied are recognized by the digests of their test images.
 
     Example:
         >>> as_trained(Path("runs/small"), "photos")[0].path
@@ -54,6 +57,22 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
     for folder in (model, run_of(model)):
         if (folder / "config.yaml").is_file():
             config = load_config(folder / "config.yaml")
-            if Path(config.data.path).resolve() == Path(data).resolve():
-                return config.data.model_copy(update={"unlabeled": None}), config.train.seed
+            settings = config.data.model_copy(update={"path": data, "unlabeled": None})
+            same = Path(config.data.path).resolve() == Path(data).resolve()
+            if same or _is_moved(folder, settings, config.train.seed):
+                return settings, config.train.seed
     return DataConfig(path=data), 0
+
+
+def _is_moved(run: Path, settings: DataConfig, seed: int) -> bool:
+    """Whether the settings of a run give the test images that it recorded, from another path."""
+    try:
+        recorded = recorded_inputs(run)
+        then_N = decoded(recorded["splits"]["test"])
+        if not recorded["hashed"]:
+            return False
+        test = open_data(settings, seed).splits["test"]
+        return len(test) == len(then_N) and bool((digests_of(test, hashed=True) == then_N).all())
+    except (RichKDError, LookupError, TypeError, ValueError):
+        # Other data need not fit the settings of the run.
+        return False

@@ -12,11 +12,13 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from richkd.config.loading import nearest_option
 from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
 from richkd.core.json_text import to_json
 from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
-from richkd.data.file_types import images_below, is_folder, printable
+from richkd.data.file_types import is_folder, printable
+from richkd.data.formats.scan import images_below
 from richkd.export.artifact import Classifier
 from richkd.export.images import rgb_of
 from richkd.export.student import BATCH
@@ -26,6 +28,7 @@ WILDCARDS = frozenset("*?[")
 OF_DATA = ", or remove the file from the data set"
 # Number of images that an error message lists.
 NAMED = 10
+SHOWN = "`richkd predict --help` shows how it is used."
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,12 @@ class Prediction:
     decoded: bool = False
 
 
-def with_stdin(names: Iterable[str]) -> list[str]:
+def with_stdin(names: Iterable[str], options: Sequence[str] = ()) -> list[str]:
     """The same names, with the lines of standard input in the place of ``-``.
+
+    Args:
+        names: names of images.
+        options: the options of the command, one of which a name may have meant.
 
     Raises:
         ConfigError: a name that looks like an option and is no file.
@@ -60,7 +67,9 @@ def with_stdin(names: Iterable[str]) -> list[str]:
     result: list[str] = []
     for name in names:
         if name.startswith("--") and not Path(name).exists():
-            raise ConfigError(f"There is no option {name}", fix="see `richkd predict --help`.")
+            option = name.partition("=")[0]
+            fix = nearest_option(option, options, SHOWN) if options else SHOWN
+            raise ConfigError(f"There is no option {option}", fix=fix)
         result += _lines_of_stdin() if name == "-" else [name]
     return result
 
@@ -75,7 +84,8 @@ def _lines_of_stdin() -> list[str]:
 def find_images(names: Iterable[str | Path]) -> list[Path]:
     """The image files that are meant by paths of files, folders and patterns.
 
-    A folder stands for all images in it and its subfolders, in the order of their paths; a pattern such as
+    A folder stands for all images in it and its subfolders, in the order of their paths, except for hidden
+    ones (`richkd.data.formats.scan.contents`); a pattern such as
     ``photos/*.jpg`` for the files that match it. A file is kept even if it does not exist or has another
     suffix, so that reading it names it in an error.
 

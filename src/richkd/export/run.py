@@ -136,7 +136,7 @@ def export_student(
     out = place_of(model, settings, format.suffix)
     student = load_student(model, settings.checkpoint)
     precision = FLOAT32 if settings.int8 is None else INT8
-    description = describe(student, model, settings.checkpoint, raw=settings.raw, precision=precision)
+    description = describe(student, model, raw=settings.raw, precision=precision)
     pictures, calibration = _pictures(model, student, settings, log)
     int8 = None
     try:

@@ -68,6 +68,7 @@ class Student:
         class_names: names of the classes, in the order of the logits.
         temperature: divisor of the logits before the softmax; fitted on held-out images.
         note: which checkpoint of a run it is, for a student that is not the result of a finished run.
+        files: the files that it was read from: a checkpoint, or ``config.json`` and the weights.
 
     Example:
         >>> from PIL import Image
@@ -83,6 +84,7 @@ class Student:
     class_names: tuple[str, ...]
     temperature: float
     note: str | None = None
+    files: tuple[Path, ...] = ()
 
     def probabilities(self, images: Sequence[ImageLike]) -> Tensor:
         """Class probabilities softmax(z / temperature) (B, C), float32 on the CPU.
@@ -232,11 +234,12 @@ def load_student(path: str | Path, checkpoint: Which | None = None) -> Student:
         ) from None
     _check_numbers(folder / CONFIG, temperature, config)
     network = build_network(config, len(class_names), role="student").eval().requires_grad_(False)
-    return Student(network, class_names, temperature, note_of_longer_run(folder.parent))
+    files = (folder / CONFIG, folder / WEIGHTS)
+    return Student(network, class_names, temperature, note_of_longer_run(folder.parent), files)
 
 
-def _from_checkpoint(file: Path) -> Student:
-    description, checkpoint, name = read_student_checkpoint(file)
+def _from_checkpoint(path: Path) -> Student:
+    description, checkpoint, file, name = read_student_checkpoint(path)
     try:
         class_names = tuple(description["label_names"])
         config = _config_of(description, None)
@@ -258,7 +261,7 @@ def _from_checkpoint(file: Path) -> Student:
             fix="give a checkpoint in the folder checkpoints/ of a run.",
         ) from None
     note = f"{name}; its temperature is not fitted"
-    return Student(network.eval().requires_grad_(False), class_names, 1.0, note)
+    return Student(network.eval().requires_grad_(False), class_names, 1.0, note, (file,))
 
 
 def _config_of(saved: dict[str, Any], weights: Path | None) -> ModelConfig:

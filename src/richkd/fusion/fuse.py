@@ -39,7 +39,8 @@ def fuse(
         weights: name of the setting of given multipliers, for the error.
 
     Raises:
-        ConfigError: the number of weights is not the number of teachers.
+        ConfigError: the number of weights is not the number of teachers, or a fitted mixing starts from an
+            alpha that leaves a teacher out.
 
     Example:
         >>> fusion = fuse(FusionConfig(preset="paper", alpha=0.5), [1.0, 100.0], None)
@@ -67,6 +68,7 @@ def fuse(
         origin = f"{_shares_in_words(mixing, shares, clip=clip)}, scale {scale}"
         return Fusion(scales, way.fixed(shares), features, origin)
     assert held_out is not None
+    _refuse_no_share(shares, mixing)
     logs = on_scales(scales, held_out.logits)
     if way.fit is None:
         choice = choose(logs, held_out.labels_N, held_out.names, shares)
@@ -75,6 +77,16 @@ def fuse(
         )
     fitted = way.fit(logs, held_out.labels_N, shares)
     return Fusion(scales, fitted, features, f"{mixing}, fitted on {held_out}, scale {scale}")
+
+
+def _refuse_no_share(shares: Sequence[float], mixing: str) -> None:
+    """Refuse shares of zero where multipliers are fitted, because these are factors of the shares."""
+    if min(shares) <= 0:
+        raise ConfigError(
+            f"fusion.alpha must be above 0 and below 1 for the mixing {mixing}, which is fitted from there",
+            got=f"shares {', '.join(f'{share:g}' for share in shares)}",
+            fix="leave out fusion.alpha, or set fusion.mixing to alpha.",
+        )
 
 
 def average_fusion(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -55,8 +55,8 @@ class Fusion:
         """The target of a batch; images with label `UNLABELED` get the out-of-distribution weights."""
         logits = [teacher.logits_BC for teacher in teachers]
         if self.features is not None:
-            scaled = zip(logits, self.features, teachers, strict=True)
-            teachers = [Output(z_BC, scale(teacher.feats_BF)) for z_BC, scale, teacher in scaled]
+            scaled = zip(self.features, teachers, strict=True)
+            teachers = [replace(teacher, feats_BF=scale(teacher.feats_BF)) for scale, teacher in scaled]
         if self.ood_weights is None:
             return Target(self.logits(logits), tuple(teachers), self.feature_weights)
         weights = self.ood_weights(logits, labels_B != UNLABELED)

@@ -86,7 +86,8 @@ def fit_ood_weights(scales: Sequence[Scale], logits: Sequence[Tensor], ood_quant
         >>> fit_ood_weights([Scale()], [logits_NC], ood_quantile=0.5).lowest
         ((1.0, 2.0),)
     """
-    kept = math.ceil(ood_quantile * len(logits[0]))
+    # Rounded first, because 0.07 · 100 is a little more than 7.
+    kept = math.ceil(round(ood_quantile * len(logits[0]), 9))
     lowest = []
     for scale, logits_NC in zip(scales, logits, strict=True):
         lowest.append(tuple(energy(scale, logits_NC).double().sort().values[:kept].tolist()))

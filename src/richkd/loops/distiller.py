@@ -18,6 +18,7 @@ from richkd.fusion.presets import needs_held_out
 from richkd.loops.models import CLIP, STUDENT, AnyModel, adapted, shapes_of
 from richkd.loops.settings import (
     check_features,
+    check_steps,
     known_labels,
     members_of,
     positions,
@@ -47,14 +48,17 @@ class Distiller(nn.Module):
         size: height and width of the images.
         method: name of the method; by default ``richkd`` with a CLIP, and ``kd`` without.
         objective: settings of terms, or a list of terms, as under ``objective`` of a recipe.
-        fusion: settings as under ``fusion`` of a recipe. By default the fixed shares of the paper; other
-            presets are fitted on held-out images by `fit`.
+        fusion: settings as under ``fusion`` of a recipe: ``preset``, ``scale``, ``mixing``, ``alpha``,
+            ``feature_alpha`` and ``weights``. By default the fixed shares of the paper; other presets are
+            fitted on held-out images by `fit`.
         labels: the class of each training image, for terms that keep a row for each of them.
-        steps: number of optimizer steps of the training, for weights that change during it.
+        steps: number of optimizer steps of the training, for terms that change during it: with ``warmup``,
+            ``annealing`` or ``curriculum``. `richkd.loops.loop.train` sets it from the length of the loader.
         seed: seed of the terms' random numbers.
 
     Raises:
-        ConfigError: unknown settings, a term whose teachers are not given, or one that needs ``labels``.
+        ConfigError: unknown settings, settings of a run that a distiller does not read, a term whose teachers
+            are not given, or one that needs ``labels``.
         ModelError: a model cannot process such images, or lacks what a term reads.
 
     Example:
@@ -89,6 +93,8 @@ class Distiller(nn.Module):
         config = settings_of(len(teachers), clip is not None, method, objective, fusion)
         self.specs = read_objective(config)
         refuse_new_students(self.specs)
+        if steps is not None:
+            check_steps(steps, self.specs)
         self._roles, self._steps, self._seed = assign_roles(config, self.specs), steps, seed
         self.student = adapted(student, STUDENT, size)
         everyone = [
@@ -104,6 +110,8 @@ class Distiller(nn.Module):
             self._fuse(None)
         self.objective = self._build(classes, size, known_labels(labels, self.specs))
         self.step = 0
+        # Images since the last step of the optimizer: with gradient accumulation, a step has several batches.
+        self._images = 0
         self._remembered: list[tuple[Tensor, LossTerms]] = []
 
     def forward(self, pixels_B3HW: Tensor, labels_B: Tensor, index_B: Tensor | None = None) -> LossTerms:
@@ -115,15 +123,16 @@ class Distiller(nn.Module):
             index_B: their positions among the training images, for terms that keep a row for each.
 
         Raises:
-            ConfigError: the fusion was not fitted, or a term needs ``index_B``.
+            ConfigError: the fusion was not fitted, a term needs ``index_B``, or one needs ``steps``.
         """
+        check_steps(self._steps, self.specs)
         student = self.student(pixels_B3HW, "maps" in self.objective.needs)
         batch = Batch("train", positions(index_B, labels_B, self.specs), pixels_B3HW, labels_B)
-        progress = min(self.step / self._steps, 1.0) if self._steps else 0.0
-        context = Context(step=self.step, progress=progress, seed=self._seed)
+        context = self._context(len(labels_B))
         losses: LossTerms = self.objective(student, self.targets(pixels_B3HW, labels_B), batch, context)
         if losses.memory and self.training:
             self._remembered.append((batch.index_B.to(labels_B.device), losses))
+        self._images += len(labels_B) if self.training else 0
         return losses
 
     def targets(self, pixels_B3HW: Tensor, labels_B: Tensor) -> dict[str, Target]:
@@ -168,14 +177,21 @@ class Distiller(nn.Module):
         self._fuse(HeldOut([name for name, _ in self._teachers], together, labels_N, "held-out images"))
 
     def plan(self, steps: int | None) -> None:
-        """Set the number of optimizer steps of the whole training, unless it was given before."""
-        self._steps = self._steps or steps
+        """Set the number of optimizer steps of the whole training, unless it was given before.
+
+        Raises:
+            ConfigError: a term changes during the training, and the number is not known.
+        """
+        self._steps = self._steps or steps or None
+        # Without any batch there are no steps, which the loop refuses by itself.
+        if steps != 0:
+            check_steps(self._steps, self.specs)
 
     def after_step(self) -> None:
         """Let the terms remember what they asked for; call it after each step of the optimizer."""
         for index_B, losses in self._remembered:
             self.objective.remember(index_B, losses.memory)
-        self._remembered = []
+        self._remembered, self._images = [], 0
         self.step += 1
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
@@ -184,6 +200,12 @@ class Distiller(nn.Module):
             teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def _context(self, images: int) -> Context:
+        """Where training is. Of a step's images, only those so far are known, so a batch is its last part."""
+        progress = min(self.step / self._steps, 1.0) if self._steps else 0.0
+        first, of_step = self._images, self._images + images
+        return Context(step=self.step, progress=progress, seed=self._seed, first=first, of_step=of_step)
 
     @torch.no_grad()
     def _outputs(self, pixels_B3HW: Tensor, *, maps: bool = False) -> list[Output]:

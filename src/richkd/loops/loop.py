@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,8 @@ def train(
         For each epoch the mean of each loss, and ``top1`` in [0, 1] if there is a validation.
 
     Raises:
-        ConfigError: no epochs, or an optimizer without the parameters of the terms.
+        ConfigError: no epochs, an optimizer without the parameters of the terms, or batches without a length
+            for terms that change during the training.
         DataError: an epoch without batches, or a batch of another form.
         NonFiniteError: a loss is NaN or infinite; the student keeps the weights of the step before.
 
@@ -56,7 +57,7 @@ def train(
     trained = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     own = optimizer or torch.optim.AdamW(trained, lr=1e-3)
     _check_optimizer(own, trained)
-    length = epochs * len(batches) if isinstance(batches, Sized) else None
+    length = _length(batches, epochs)
     distiller.plan(length)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(own, length) if length and not optimizer else None
     for callback in callbacks:
@@ -126,6 +127,15 @@ def parts_of(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor |
         )
     known = None if index is None else torch.as_tensor(index).cpu()
     return pixels.to(device), torch.as_tensor(labels).to(device), known
+
+
+def _length(batches: Batches, epochs: int) -> int | None:
+    """The number of all steps; None if the number of batches is not known."""
+    try:
+        return epochs * len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        # Every loader of PyTorch has __len__, which raises this for a stream of images.
+        return None
 
 
 def _epoch(

@@ -10,12 +10,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from richkd.config.loading import explain, first_error
-from richkd.config.schema import Config
+from richkd.config.schema import Config, FusionConfig
 from richkd.core.errors import ConfigError
 from richkd.loops.models import CLIP, STUDENT
 from richkd.methods.objective import TermSpec
 from richkd.methods.term import NetworkShapes
 from richkd.pipeline.roles import Roles
+
+# What `fuse` reads. The others need images with views, splits and a CLIP of their own.
+FUSION_READ = ("preset", "scale", "mixing", "alpha", "feature_alpha", "weights")
 
 
 def settings_of(
@@ -29,7 +32,8 @@ def settings_of(
         method, objective, fusion: see `richkd.loops.distiller.Distiller`.
 
     Raises:
-        ConfigError: a setting that does not exist, or a value that it does not take.
+        ConfigError: a setting that does not exist, a value that it does not take, or a setting of the fusion
+            that belongs to a run.
 
     Example:
         >>> settings_of(1, False, None, None, None).method.name
@@ -47,9 +51,49 @@ def settings_of(
     if objective is not None:
         given["objective"] = objective
     try:
-        return Config.model_validate(given)
+        config = Config.model_validate(given)
     except ValidationError as error:
         raise explain(first_error(error), "the arguments of Distiller") from None
+    _refuse_of_runs(fusion or {})
+    return config
+
+
+def _refuse_of_runs(fusion: Mapping[str, Any]) -> None:
+    for name in FusionConfig.model_fields:
+        if name in fusion and name not in FUSION_READ:
+            raise ConfigError(
+                f"Setting 'fusion.{name}' belongs to a run from settings; a distiller does not read it",
+                got=f"fusion.{name} {fusion[name]!r}",
+                fix=f"remove it, or set fusion.{name} in a recipe: richkd.distill(richkd.load_config(…)).",
+            )
+
+
+def check_steps(steps: int | None, specs: Sequence[TermSpec]) -> None:
+    """Check that the number of optimizer steps is known where a term changes during the training.
+
+    Args:
+        steps: their number; None if it is not known.
+        specs: the terms.
+
+    Raises:
+        ConfigError: it is less than 1, or a term needs it.
+
+    Example:
+        >>> check_steps(100, ())
+    """
+    if steps is not None and steps < 1:
+        raise ConfigError("A training has at least one step", got=f"steps={steps}", fix="pass steps=1000.")
+    for spec in specs if steps is None else ():
+        for name in spec.config.follows_progress:
+            value = getattr(spec.config, name)
+            number = isinstance(value, float)
+            raise ConfigError(
+                f"Setting 'objective.{spec.label}.{name}' changes the loss during the training, so the "
+                "number of steps must be known",
+                got=f"{name} {f'{value:.4g}' if number else value}, and no steps",
+                fix=f"pass steps=, the number of all optimizer steps, or set objective.{spec.label}.{name} "
+                f"to {0 if number else 'none'}.",
+            )
 
 
 def members_of(roles: Roles, count: int) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.features import normalize
 from richkd.methods.stages import pair_stages
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
@@ -23,7 +24,8 @@ class AttentionConfig(TargetConfig):
     """Settings of `at`; the default weight is that of the authors' code."""
 
     weight: float = Field(1000.0, ge=0, description="weight of the term in the sum that is minimized")
-    power: float = Field(2.0, gt=0, description="exponent p of the activations in an attention map")
+    # Below 1, the gradient has no limit where an activation is 0, as behind a ReLU.
+    power: float = Field(2.0, ge=1, description="exponent p of the activations in an attention map")
 
 
 @TERMS.register("at", "attention transfer on intermediate maps (Zagoruyko and Komodakis 2017)")
@@ -57,7 +59,7 @@ def attention_loss(
 
     Args:
         pairs: maps (B, channels, H, W) of student and teacher for each stage; channels may differ.
-        power: p.
+        power: p, at least 1.
         weight_B: weight w of each image in [0, 1]; 1 if None.
 
     Example:
@@ -88,4 +90,4 @@ def attention_map(map_BFHW: Tensor, size: tuple[int, int], power: float = 2.0) -
         [[0.6000000238418579, 0.800000011920929]]
     """
     active_BHW = at_least_fp32(map_BFHW).abs().pow(power).mean(dim=1)
-    return F.normalize(F.adaptive_avg_pool2d(active_BHW, size).flatten(1), dim=1)
+    return normalize(F.adaptive_avg_pool2d(active_BHW, size).flatten(1))

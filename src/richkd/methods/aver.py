@@ -16,13 +16,13 @@ from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.logits import kd_divergence
 from richkd.losses.several_teachers import softened
-from richkd.methods.term import Context, Loss, Need, TargetConfig, Term
+from richkd.methods.term import Context, Loss, Need, TargetConfig, Temperature, Term
 
 
 class AveragedConfig(TargetConfig):
     """Settings of `aver`; the defaults are those of comparisons on CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, description="temperature of student and teachers")
+    temperature: Temperature = Field(4.0, description="temperature of student and teachers")
 
 
 @TERMS.register("aver", "mean of the softened probabilities of several teachers (You et al. 2017)")

@@ -18,13 +18,13 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.several_teachers import weighted_divergence
-from richkd.methods.term import Context, Loss, Need, TargetConfig, Term
+from richkd.methods.term import Context, Loss, Need, TargetConfig, Temperature, Term
 
 
 class ConfidenceAwareConfig(TargetConfig):
     """Settings of `ca-mkd`; the defaults are those of the paper for CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, description="temperature of student and teachers")
+    temperature: Temperature = Field(4.0, description="temperature of student and teachers")
 
 
 @TERMS.register("ca-mkd", "several teachers, weighted per image by their error (Zhang et al. 2022)")

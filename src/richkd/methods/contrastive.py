@@ -11,7 +11,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.memory_bank import ContrastMemory, ContrastSettings, Negatives
-from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
+from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Temperature, Term
 
 # A step with memory banks costs in proportion to their rows: with as many rows, 16 times as much as a queue.
 MOST_ROWS = 200_000
@@ -23,7 +23,7 @@ class ContrastConfig(TargetConfig):
     weight: float = Field(0.8, ge=0, description="weight of the term in the sum that is minimized")
     embed_dim: int = Field(128, ge=2, description="width of the embedding in which features are compared")
     num_negatives: int = Field(16384, ge=1, description="number of negatives, images of other classes")
-    temperature: float = Field(0.07, gt=0, description="temperature of the contrastive scores")
+    temperature: Temperature = Field(0.07, description="temperature of the contrastive scores")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of the memory banks")
 
 

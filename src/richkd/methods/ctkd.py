@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.logits import kd_divergence
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Setup, Term
+from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Setup, Temperature, Term
 
 # The parameter at the start of a run, as in the authors' code.
 START = 1.0
@@ -26,10 +26,10 @@ START = 1.0
 class CtkdConfig(LogitConfig):
     """Settings of `ctkd`; the defaults are those of the authors' code for CIFAR-100."""
 
+    of_progress = ("curriculum",)
+
     weight: float = Field(0.9, ge=0, description="weight of the term in the sum that is minimized")
-    min_temperature: float = Field(
-        1.0, gt=0, le=MAX_TEMPERATURE, description="lower limit of the trained temperature"
-    )
+    min_temperature: Temperature = Field(1.0, description="lower limit of the trained temperature")
     span: float = Field(
         20.0, gt=0, le=MAX_TEMPERATURE, description="the upper limit is min_temperature + span"
     )

@@ -7,23 +7,24 @@ section 3 (inter-class and intra-class relations).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import Batch, Output, Target
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 # Deviations of smaller norm than this count as none.
 SMALLEST_NORM = 1e-8
+# Deviations below this many units of rounding of their row count as none, too.
+ROUNDING = 10
 
 
 class DistConfig(LogitConfig):
     """Settings of `dist`; the defaults are those of the paper for CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, le=MAX_TEMPERATURE, description="temperature of both distributions")
+    temperature: Temperature = Field(4.0, description="temperature of both distributions")
     beta: float = Field(2.0, ge=0, description="weight of the correlation over the classes of an image")
     gamma: float = Field(2.0, ge=0, description="weight of the correlation over the images, for each class")
 
@@ -99,7 +100,8 @@ def dist_loss(
 def pearson(first_RX: Tensor, second_RX: Tensor, weight_X: Tensor) -> Tensor:
     """Pearson correlation (R) of each row of two matrices; the weights belong to the columns.
 
-    A row without deviations has the correlation 0.
+    A row without deviations, but for rounding, has the correlation 0, and the gradient of its deviations
+    relative to the norm of the row. Pearson's correlation would have a gradient without limit.
 
     Example:
         >>> rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])
@@ -108,9 +110,18 @@ def pearson(first_RX: Tensor, second_RX: Tensor, weight_X: Tensor) -> Tensor:
     """
     # Without any weight, the shares are zero, and so are all deviations.
     share_X = weight_X / weight_X.sum().clamp_min(torch.finfo(weight_X.dtype).tiny)
+    root_X = weight_X.sqrt()
     units = []
     for values_RX in (first_RX, second_RX):
         mean_R1 = (share_X * values_RX).sum(dim=1, keepdim=True)
-        deviations_RX = weight_X.sqrt() * (values_RX - mean_R1)
-        units.append(F.normalize(deviations_RX, dim=1, eps=SMALLEST_NORM))
+        deviations_RX = root_X * (values_RX - mean_R1)
+        units.append(deviations_RX / _divisor(deviations_RX, root_X * values_RX))
     return (units[0] * units[1]).sum(dim=1)
+
+
+def _divisor(deviations_RX: Tensor, values_RX: Tensor) -> Tensor:
+    """The norm (R, 1) of each row's deviations, or that of the row where they are only rounding errors."""
+    size_R1 = torch.linalg.vector_norm(values_RX.detach(), dim=1, keepdim=True)
+    norm_R1 = torch.linalg.vector_norm(deviations_RX, dim=1, keepdim=True)
+    constant_R1 = norm_R1 <= ROUNDING * torch.finfo(norm_R1.dtype).eps * size_R1
+    return torch.where(constant_R1, size_R1, norm_R1).clamp_min(SMALLEST_NORM)

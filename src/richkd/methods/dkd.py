@@ -14,13 +14,15 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.logits import of_other_classes
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
 class DkdConfig(LogitConfig):
     """Settings of `dkd`; the defaults are those of the paper for CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, le=MAX_TEMPERATURE, description="temperature of both distributions")
+    of_progress = ("warmup",)
+
+    temperature: Temperature = Field(4.0, description="temperature of both distributions")
     alpha: float = Field(1.0, ge=0, description="weight of the target class against all others (TCKD)")
     beta: float = Field(8.0, ge=0, description="weight of the distribution over the other classes (NCKD)")
     warmup: float = Field(

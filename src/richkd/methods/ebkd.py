@@ -16,13 +16,13 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.several_teachers import shares_of_small, softened, weighted_divergence
-from richkd.methods.term import Context, Loss, Need, TargetConfig, Term
+from richkd.methods.term import Context, Loss, Need, TargetConfig, Temperature, Term
 
 
 class EntropyWeightedConfig(TargetConfig):
     """Settings of `ebkd`; the defaults are those of the comparison on CIFAR-100."""
 
-    temperature: float = Field(4.0, gt=0, description="temperature of student and teachers")
+    temperature: Temperature = Field(4.0, description="temperature of student and teachers")
 
 
 @TERMS.register("ebkd", "several teachers, weighted per image by their entropy (Kwon et al. 2020)")

@@ -7,14 +7,14 @@ from pydantic import Field
 from richkd.config.choices import TERMS
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.logits import kd_divergence
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
 class DistillationConfig(LogitConfig):
     """Settings of `kd`."""
 
     weight: float = Field(3.0, ge=0, description="weight of the term in the sum that is minimized")
-    temperature: float = Field(3.0, gt=0, le=MAX_TEMPERATURE, description="temperature of both distributions")
+    temperature: Temperature = Field(3.0, description="temperature of both distributions")
 
 
 @TERMS.register("kd", "KL divergence from the target's softened probabilities (Hinton et al. 2015)")

@@ -7,7 +7,6 @@ each image is used here; docs/methods/mlkd.md lists the deviations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,7 +16,7 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.logits import kd_divergence
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
@@ -26,7 +25,7 @@ class MlkdConfig(LogitConfig):
     """Settings of `mlkd`; the defaults are those of the authors' code."""
 
     weight: float = Field(0.9, ge=0, description="weight of the term in the sum that is minimized")
-    temperatures: tuple[Annotated[float, Field(gt=0, le=MAX_TEMPERATURE)], ...] = Field(
+    temperatures: tuple[Temperature, ...] = Field(
         TEMPERATURES,
         min_length=1,
         description="temperatures of both distributions; their losses are added up",

@@ -14,14 +14,14 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.logits import of_other_classes
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
 class NkdConfig(LogitConfig):
     """Settings of `nkd`; the defaults are those of the authors' code."""
 
-    temperature: float = Field(
-        1.0, gt=0, le=MAX_TEMPERATURE, description="temperature of the distribution over the other classes"
+    temperature: Temperature = Field(
+        1.0, description="temperature of the distribution over the other classes"
     )
     gamma: float = Field(1.5, ge=0, description="weight of the distribution over the other classes")
 

@@ -34,6 +34,8 @@ from richkd.models.joint_batch import JointBatch
 # The key of an entry that names its term, where its label is another word.
 TERM = "term"
 LABELS = "labels"
+# Labels are names of submodules; these names are taken.
+TAKEN = nn.ModuleDict()
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _entries(config: Config) -> dict[str, dict[str, Any]]:
 def _spec(label: str, settings: dict[str, Any]) -> TermSpec:
     name = str(settings.pop(TERM, label))
     term: type[Term] = TERMS[name]
+    _check_label(label)
     if SETTING in settings and not (issubclass(term.Config, LogitConfig) and "logits" in term.needs):
         raise ConfigError(
             f"Setting 'objective.{label}.{SETTING}' belongs to terms that compare logits with a target",
@@ -126,6 +129,17 @@ def _spec(label: str, settings: dict[str, Any]) -> TermSpec:
     except ValidationError as error:
         raise explain(first_error(error), f"objective.{label}", list(term.Config.model_fields)) from None
     return TermSpec(label, name, term, config, getattr(config, "target", LABELS))
+
+
+def _check_label(label: str) -> None:
+    """Refuse a label that PyTorch does not take as the name of a module."""
+    if not label or "." in label or hasattr(TAKEN, label):
+        raise ConfigError(
+            f"Setting 'objective.{label}': the label of a term must be a name without dots that is no "
+            "attribute of PyTorch's modules, such as train or type",
+            got=repr(label),
+            fix="use letters, digits, - and _, such as kd-soft.",
+        )
 
 
 def method_label(config: Config) -> str:

@@ -30,6 +30,8 @@ MOST_CHANNELS = 512
 class ReviewConfig(TargetConfig):
     """Settings of `reviewkd`; the authors use weights between 0.6 and 8 on CIFAR-100."""
 
+    of_progress = ("warmup",)
+
     weight: float = Field(1.0, ge=0, description="weight of the term in the sum that is minimized")
     warmup: float = Field(
         1 / 12,

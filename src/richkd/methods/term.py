@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,17 +18,35 @@ from richkd.methods.annealing import Annealing
 # "logits" are those of the fused target, "teacher-logits" those of each of its teachers.
 Need = Literal["logits", "teacher-logits", "features", "maps"]
 Shape = tuple[int, int, int]
-# Losses have the factor T², which must be finite in float32.
-MAX_TEMPERATURE = 1e6
+# Losses have the factor T², and logits are divided by T; both must be finite in float32.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e6
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)]
 
 
 class TermConfig(Section):
-    """Settings that every term has. A term's own settings are a subclass."""
+    """Settings that every term has. A term's own settings are a subclass.
+
+    Attributes:
+        of_progress: names of settings that make the loss depend on ``Context.progress``, unless they are 0.
+    """
+
+    of_progress: ClassVar[tuple[str, ...]] = ()
 
     weight: float = Field(1.0, ge=0, description="weight of the term in the sum that is minimized")
     annealing: Annealing = Field(
         "none", description="how the weight falls to zero during the run: none, linear or cosine"
     )
+
+    @property
+    def follows_progress(self) -> tuple[str, ...]:
+        """Names of the settings that make the loss depend on how much of the run is done.
+
+        Example:
+            >>> TermConfig().follows_progress, TermConfig(annealing="linear").follows_progress
+            ((), ('annealing',))
+        """
+        annealing = () if self.annealing == "none" else ("annealing",)
+        return annealing + tuple(name for name in self.of_progress if getattr(self, name))
 
 
 class TargetConfig(TermConfig):

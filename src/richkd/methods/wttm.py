@@ -12,16 +12,14 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import Batch, Output, Target
-from richkd.methods.term import MAX_TEMPERATURE, Context, LogitConfig, Loss, Term
+from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
 class WttmConfig(LogitConfig):
     """Settings of `wttm`; the paper tunes both for each pair, the defaults are an example of its authors."""
 
     weight: float = Field(4.0, ge=0, description="weight of the term in the sum that is minimized")
-    temperature: float = Field(
-        5.0, gt=0, le=MAX_TEMPERATURE, description="temperature of the target; the student has none"
-    )
+    temperature: Temperature = Field(5.0, description="temperature of the target; the student has none")
 
 
 @TERMS.register("wttm", "the softened target, weighted by its softness (Zheng and Yang 2024)")

@@ -63,10 +63,20 @@ def accuracy(logits_NC: Tensor, labels_N: Tensor, k: int = 1) -> float:
     if k < 1:
         raise ConfigError("Argument 'k' must be at least 1", got=repr(k), fix="use 1 or 5.")
     logits_NC, labels_N = checked(logits_NC, labels_N)
+    return float(hits(logits_NC, labels_N, k).double().mean())
+
+
+def hits(logits_NC: Tensor, labels_N: Tensor, k: int) -> Tensor:
+    """Whether the label of each image (N) is among its k highest logits; equal ones are ranked by class.
+
+    Example:
+        >>> hits(torch.zeros(3, 4), torch.tensor([0, 1, 2]), k=2).tolist()
+        [True, True, False]
+    """
     true_N1 = logits_NC.gather(1, labels_N[:, None])
     before_NC = torch.arange(logits_NC.shape[1], device=logits_NC.device) < labels_N[:, None]
     rank_N = ((logits_NC > true_N1) | ((logits_NC == true_N1) & before_NC)).sum(1)
-    return float((rank_N < k).double().mean())
+    return rank_N < k
 
 
 def nll(logits_NC: Tensor, labels_N: Tensor) -> float:

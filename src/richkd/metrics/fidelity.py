@@ -9,6 +9,7 @@ from torch import Tensor
 from richkd.core.errors import DataError
 from richkd.core.numerics import kl_nats
 from richkd.core.types import Output
+from richkd.data.split import evenly_spaced
 from richkd.metrics.accuracy import agreement
 from richkd.metrics.checks import Figures
 
@@ -39,7 +40,7 @@ def measure_fidelity(name: str, student: Output, teacher: Output) -> Fidelity:
     """Compare the outputs of a student and a teacher on the same images, in the same order.
 
     The logits of each are converted to probabilities by a softmax at temperature 1. The features are
-    compared on the first `CKA_IMAGES` images, if both networks have features.
+    compared on `CKA_IMAGES` images, evenly spaced over all, if both networks have features.
 
     Args:
         name: name of the teacher.
@@ -59,7 +60,9 @@ def measure_fidelity(name: str, student: Output, teacher: Output) -> Fidelity:
     """
     similarity = None
     if _comparable(student.feats_BF, teacher.feats_BF):
-        similarity = cka(student.feats_BF[:CKA_IMAGES], teacher.feats_BF[:CKA_IMAGES])
+        # Splits are often sorted by class, so the first images would be those of a few classes.
+        sample_N = evenly_spaced(len(student.feats_BF), CKA_IMAGES).to(student.feats_BF.device)
+        similarity = cka(student.feats_BF[sample_N], teacher.feats_BF[sample_N])
     return Fidelity(
         name,
         agreement(student.logits_BC, teacher.logits_BC),

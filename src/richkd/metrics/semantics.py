@@ -58,8 +58,8 @@ class Semantics(Figures):
             all predictions are correct.
         distance: mean distance of all predictions, with 0 for correct ones. Unlike ``mistake_severity``, it
             does not improve when a model makes additional mild errors.
-        correlation: rank correlation of the class means of q with "same superclass", with Mantel's test; None
-            for two classes.
+        correlation: rank correlation of the class means of q with "same superclass", with Mantel's test, over
+            the classes that have images; None for fewer than three of them.
     """
 
     superclass_auroc: Interval | None
@@ -108,8 +108,17 @@ def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Seman
         bootstrap_means(_consistency(wrong_NC, labels_N)[:, None], seed=SEED, resamples=RESAMPLES)[0],
         _mean(distance_N[distance_N > 0]),
         bootstrap_means(distance_N[:, None], seed=SEED, resamples=RESAMPLES)[0],
-        mantel(class_means(wrong_NC, labels_N), same_CC.double(), seed=SEED) if len(same_CC) > 2 else None,
+        _mantel(wrong_NC, labels_N, same_CC),
     )
+
+
+def _mantel(wrong_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Correlation | None:
+    """Correlation of mean q and superclasses over the classes with images; None for fewer than three."""
+    seen_K = torch.bincount(labels_N).nonzero()[:, 0]
+    if len(seen_K) < 3:
+        return None
+    means_KK = class_means(wrong_NC, labels_N)[seen_K][:, seen_K]
+    return mantel(means_KK, same_CC[seen_K][:, seen_K].double(), seed=SEED)
 
 
 def superclass_auroc(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> float | None:
@@ -139,7 +148,7 @@ def others(probs_NC: Tensor, labels_N: Tensor) -> Tensor:
     zeroed_NC = probs_NC.scatter(1, labels_N[:, None], 0.0)
     left_N1 = zeroed_NC.sum(dim=1, keepdim=True)
     uniform_NC = torch.ones_like(zeroed_NC).scatter(1, labels_N[:, None], 0.0) / (probs_NC.shape[1] - 1)
-    return torch.where(left_N1 > 0, zeroed_NC / left_N1.clamp_min(1e-300), uniform_NC)
+    return torch.where(left_N1 > 0, zeroed_NC / torch.where(left_N1 > 0, left_N1, 1.0), uniform_NC)
 
 
 def consistency(probs_NC: Tensor, labels_N: Tensor) -> float:

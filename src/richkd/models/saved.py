@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import timm
 from safetensors import SafetensorError
 
 from richkd.core.checksums import SUMS, check_hashes
@@ -34,12 +36,29 @@ def saved_folder(folder: Path) -> Path:
         folder = folder / "student"
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise ModelError(
-            f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}",
-            got=f"no {' and no '.join(missing)}" if folder.is_dir() else "no such folder",
-            fix="pass the folder of a finished run, or the folder student/ in it.",
-        )
+        raise _no_student(folder, missing)
     return folder
+
+
+def _no_student(folder: Path, missing: Sequence[str]) -> ModelError:
+    """The error to raise for a path without the files of a student."""
+    fix = "pass the folder of a finished run, or the folder student/ in it."
+    if folder.is_dir():
+        got = f"no {' and no '.join(missing)}"
+    elif folder.is_file():
+        got = "a file, no folder"
+        fix = f"pass its folder, {folder.parent}."
+        if folder.name not in (CONFIG, WEIGHTS):
+            fix = "pass the folder of a finished run; the model comes before the images: "
+            fix += "richkd predict MODEL IMAGE …"
+    else:
+        got = "no such folder"
+        if len(folder.parts) == 1 and timm.is_model(str(folder)):
+            fix = (
+                f"pass the folder of a finished run; for the network {folder} itself, add --weights FILE to "
+            )
+            fix += "`richkd evaluate`."
+    return ModelError(f"{folder} must be a student's folder with {CONFIG} and {WEIGHTS}", got=got, fix=fix)
 
 
 def check_saved(folder: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import Config
-from richkd.core.processes import world
+from richkd.core.processes import on_first, world
 from richkd.core.types import Batch, Output, Target
 from richkd.data.effects import read_effects
 from richkd.data.order import TrainingOrder
@@ -40,12 +40,13 @@ from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.reuse import with_reused_classifier
 from richkd.pipeline.roles import assign_roles
 from richkd.pipeline.run_data import open_run_data, order_of
+from richkd.pipeline.seen_images import refuse_leaking_models
 from richkd.pipeline.sharpen import Factors, Sharpener, refuse_ambiguous, refuse_impossible
 from richkd.pipeline.signal import sampling_of
 from richkd.pipeline.sources import open_sources, read_of, shapes_of, sizes_of
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
 from richkd.pipeline.teachers import Log, Opening, log_resizing, open_networks
-from richkd.pipeline.unused import refuse_unused
+from richkd.pipeline.unused import refuse_unused, warn_of_endless_warmup
 from richkd.teachers.base import Teacher
 
 
@@ -200,11 +201,14 @@ def assemble(
     specs = read_objective(config)
     roles = assign_roles(config, specs)
     refuse_unused(config, specs, roles)
+    warn_of_endless_warmup(config, log)
     settings = fusions or by_label(config)
     refuse_ambiguous(settings, specs, [n for n in roles.targets if len(roles.vision[n]) + roles.clip[n] > 1])
     read_effects(config.augment)  # refuses a policy that timm does not know, before data are opened
     data = open_run_data(config, log)
     refuse_impossible(config.fusion, len(data.class_names))
+    # One process reads the files of held-out images, and the others wait.
+    on_first(lambda: refuse_leaking_models(config, data, log))
     student = build_student(config, data)
     log_resizing(student, "student", log)
     if student.loaded is not None:

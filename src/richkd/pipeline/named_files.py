@@ -90,6 +90,21 @@ def refuse_changed_files(
                 )
 
 
+def files_of_models(config: Config) -> Iterator[tuple[str, list[Path]]]:
+    """The files of the student to start from and of each teacher, with the setting that names them.
+
+    Example:
+        >>> from richkd.config.loading import load_config
+        >>> student = {"student.name": "resnet18", "student.weights": "a.pth"}
+        >>> config = load_config(None, {"data.path": "photos", **student})
+        >>> [(setting, [file.name for file in files]) for setting, files in files_of_models(config)]
+        [('student.weights', ['a.pth'])]
+    """
+    yield from _of_model("student", config.student, config)
+    for number, teacher in enumerate(config.teachers, start=1):
+        yield from _of_model(f"teachers.{number}", teacher, config)
+
+
 # Files are compared before a run is resumed, and recorded after it was; large ones are read once.
 @lru_cache(maxsize=256)
 def _hashed(file: Path, size: int, modified: int, changed: int) -> str:
@@ -122,9 +137,7 @@ def _place(path: Path, depth: int) -> str:
 
 def _named(config: Config) -> Iterator[tuple[str, list[Path]]]:
     data, clip = config.data, config.clip
-    yield from _of_model("student", config.student, config)
-    for number, teacher in enumerate(config.teachers, start=1):
-        yield from _of_model(f"teachers.{number}", teacher, config)
+    yield from files_of_models(config)
     settings: dict[str, str | Path | None] = {
         "data.class_names": data.class_names,
         "data.hierarchy": data.hierarchy,

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from timm.optim import get_optimizer_info, list_optimizers
+
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import REST, Config
 from richkd.core.errors import ConfigError
+from richkd.data.labels import refuse_rest_of_all
 from richkd.methods.objective import TermSpec
 from richkd.pipeline.roles import Roles
+from richkd.pipeline.teachers import Log
 from richkd.pipeline.unused_fusion import changed, unused_of_fusion
 
 CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views", "auto_augment", "reprob", "remode", "recount")
@@ -28,12 +32,24 @@ def refuse_unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> No
     Raises:
         ConfigError: naming the setting, and what it would need to have an effect.
     """
+    # Its message has both ways out, where the one below knows only one.
+    refuse_rest_of_all(config.data)
     for name, reason in unused(config, specs, roles):
         value = _value(config, name)
         raise ConfigError(
             f"Setting '{name}' has no effect in this run: {reason}",
             got=f"{name} {value}",
             fix=f"remove {name}.",
+        )
+
+
+def warn_of_endless_warmup(config: Config, log: Log) -> None:
+    """Say that a run ends in its warm-up. Short trials of a recipe do so, and are no mistake."""
+    warmup, epochs = config.optim.warmup_epochs, config.train.epochs
+    if warmup >= epochs:
+        log(
+            f"warning: the learning rate stays below {config.optim.lr:g}: the warm-up (optim.warmup_epochs "
+            f"{warmup:g}) takes the whole run (train.epochs {epochs})"
         )
 
 
@@ -95,3 +111,9 @@ def _augment(config: Config) -> Iterator[tuple[str, str]]:
 def _optim(config: Config) -> Iterator[tuple[str, str]]:
     if config.optim.schedule == "cosine":
         yield from changed("optim", config.optim, "the schedule is cosine", ("milestones", "gamma"))
+    elif not config.optim.milestones:
+        yield from changed("optim", config.optim, "there are no milestones", ("gamma",))
+    name = config.optim.name
+    # `build_optimizer` refuses a name that timm does not know.
+    if name in list_optimizers() and not get_optimizer_info(name).has_momentum:
+        yield from changed("optim", config.optim, f"the optimizer {name} does not take it", ("momentum",))

@@ -78,8 +78,7 @@ def distill(student: Config | nn.Module, batches: Batches | None = None, **optio
             got="none",
             fix="pass a loader of (pixels, labels) as second argument.",
         )
-    of_loop = {
-        name: options.pop(name) for name in ("optimizer", "validation", "callbacks") if name in options
-    }
-    epochs = options.pop("epochs")
-    return train(Distiller(student, **options), batches, epochs=epochs, **of_loop)
+    of_loop = {name: options.pop(name) for name in OF_LOOP if name in options}
+    if "epochs" not in of_loop:
+        raise ConfigError("A training needs a number of epochs", got="none", fix="pass epochs=30.")
+    return train(Distiller(student, **options), batches, **of_loop)

@@ -9,22 +9,21 @@ import numpy as np
 import torch
 
 from richkd.config.model_name import parse_model_name
-from richkd.config.resumed import is_run, recorded_inputs
+from richkd.config.resumed import recorded_inputs
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import hash_file
 from richkd.core.errors import CheckpointError, ClassError, ConfigError, DataError
 from richkd.core.structured import read_json
 from richkd.core.tensor_files import read_tensors
 from richkd.data.classes import check_same_classes
-from richkd.data.digests import changed_images, digests_of
+from richkd.data.digests import changed_images, decoded, digests_of
 from richkd.data.split import Data
 from richkd.models.saved import CONFIG, WEIGHTS, check_saved
 from richkd.pipeline.assemble import build_student
-from richkd.training.inputs import decoded, labels_digest
+from richkd.pipeline.seen_images import run_around
+from richkd.training.inputs import labels_digest
 
 Log = Callable[[str], None]
-# Depth of a file of weights in its run folder, at most.
-DEPTH = 3
 
 
 def refuse_other_data(data: Data, full: Path, log: Log) -> None:
@@ -79,7 +78,7 @@ def refuse_leaking_start(config: Config, data: Data, full: Path | None) -> None:
         ConfigError: the weights were trained on images of the folds.
     """
     for setting, file in _starts(config.student):
-        run = _run_of(file)
+        run = run_around(file)
         if run is not None and ((full is not None and run == full.resolve()) or _saw(run, data, config)):
             raise _leak(f"{setting} {file}, of the run {run}, which was trained on these images")
         if full is not None and _is_copy(file, full):
@@ -106,11 +105,6 @@ def _starts(student: ModelConfig) -> Iterator[tuple[str, Path]]:
         yield "student.name", name.path / WEIGHTS
     if student.weights is not None:
         yield "student.weights", student.weights.expanduser()
-
-
-def _run_of(file: Path) -> Path | None:
-    """The run folder that a file lies in, for example in ``student/`` or ``checkpoints/``."""
-    return next((folder for folder in file.resolve().parents[:DEPTH] if is_run(folder)), None)
 
 
 def _saw(run: Path, data: Data, config: Config) -> bool:

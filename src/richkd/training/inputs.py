@@ -6,21 +6,17 @@ content. Images that were replaced are refused by name.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from richkd.config.resumed import damaged_inputs
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ClassError
 from richkd.data.classes import check_same_classes
 from richkd.data.contents import Contents
-from richkd.data.digests import are_hashed, changed_images, digests_of
+from richkd.data.digests import are_hashed, changed_images, decoded, digests_of, encoded
 from richkd.data.split import Data, Split
 from richkd.pipeline.named_files import hash_named_files
 
@@ -46,7 +42,7 @@ def read_inputs(config: Config, data: Data, recorded: Mapping[str, Any] | None =
         name: {
             "images": len(split),
             "labels": labels_digest(split),
-            "digests": _encoded(digests_of(split, hashed=hashed, contents=contents)),
+            **encoded(digests_of(split, hashed=hashed, contents=contents)),
         }
         for name, split in data.splits.items()
     }
@@ -113,20 +109,6 @@ def _compared(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> Ch
         return None
     counts = [record["splits"].get("train", {}).get("images") for record in (then, now)]
     return ChangedData(tuple(sorted(differences)), counts[0] == counts[1], bool(then["hashed"]))
-
-
-def _encoded(digest_N: NDArray[np.uint64]) -> str:
-    return base64.b64encode(digest_N.tobytes()).decode()
-
-
-def decoded(split: Mapping[str, Any]) -> NDArray[np.uint64]:
-    """The digests of the images of a split (N,) in a record of `read_inputs`.
-
-    Example:
-        >>> decoded({"digests": "AQAAAAAAAAA="}).tolist()
-        [1]
-    """
-    return np.frombuffer(base64.b64decode(split["digests"]), dtype="<u8")
 
 
 def labels_digest(split: Split) -> str:

@@ -87,6 +87,8 @@ def _fusions(preset: str, alpha: float | None) -> dict[str, dict[str, Any]]:
         ['default', 'paper 0.7', 'paper 0.5', 'paper 0.3', 'paper 0.4']
         >>> _fusions("paper", None)["paper 0.7"]
         {'fusion.preset': 'paper', 'fusion.alpha': 0.7}
+        >>> _fusions("default", 0.4)["default"]  # not the alpha of the plan
+        {'fusion.preset': 'default', 'fusion.alpha': None}
     """
     if alpha is None and preset != DEFAULT:
         alpha = PAPER_ALPHA
@@ -94,8 +96,7 @@ def _fusions(preset: str, alpha: float | None) -> dict[str, dict[str, Any]]:
     if (preset, alpha) not in fusions:
         fusions.append((preset, alpha))
     return {
-        preset if alpha is None else f"{preset} {alpha:g}": {"fusion.preset": preset}
-        | ({} if alpha is None else {"fusion.alpha": alpha})
+        preset if alpha is None else f"{preset} {alpha:g}": {"fusion.preset": preset, "fusion.alpha": alpha}
         for preset, alpha in fusions
     }
 

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 RANGE_KEYS = ("low", "high", "log", "step")
-# Significant digits of numbers in ranges: more have no meaning, and would be unpleasant in a recipe.
+# Significant digits of drawn numbers: more have no meaning, and would be unpleasant in a recipe.
 DIGITS = 3
+# Drawn numbers have about 16 digits. One with fewer was written in the plan, and stays as it is.
+WRITTEN_DIGITS = 6
+# Steps such as 0.1 add up to numbers such as 0.30000000000000004.
+STEP_DIGITS = 12
+# Of a step: the difference of two decimal numbers is no exact multiple of a third.
+STEP_TOLERANCE = 1e-8
 SHOWN = 200
 
 Point = Mapping[str, Any]
@@ -55,13 +61,17 @@ class Range:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def settings(self, value: Any) -> dict[str, Any]:
-        """The setting of a value, rounded.
+        """The setting of a value; a drawn one is rounded.
 
         Example:
             >>> Range("optim.lr", "plan.yaml", 0.001, 0.1, log=True).settings(0.012345678)
             {'optim.lr': 0.0123}
         """
-        return {self.name: value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")}
+        if isinstance(value, int):
+            return {self.name: value}
+        is_written = float(f"{value:.{WRITTEN_DIGITS}g}") == value
+        digits = DIGITS if self.step is None and not is_written else STEP_DIGITS
+        return {self.name: float(f"{value:.{digits}g}")}
 
     def samples(self) -> list[Any]:
         """Values whose settings are checked before the search."""
@@ -74,7 +84,7 @@ class Range:
             return None
         step = 1 if self.whole and self.step is None else self.step
         steps = 0.0 if step is None else (value - self.low) / step
-        return value if steps == round(steps) else None
+        return value if abs(steps - round(steps)) < STEP_TOLERANCE else None
 
 
 @dataclass(frozen=True)

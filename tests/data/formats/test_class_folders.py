@@ -39,11 +39,11 @@ def test_images_beside_folders_and_empty_folders_are_refused(tmp_path: Path) -> 
     assert "1 empty: a/d" in str(refusal(open_path, tmp_path / "empty", nested_classes=True))
 
 
-def test_nested_calibration_images_have_the_same_names(tmp_path: Path) -> None:
+def test_nested_calibration_images_have_the_same_names_after_a_prefix(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", {"a/b": 3, "c/d": 3})
     make_folder(tmp_path / "held", {"c/d": 1, "a/b": 1})
     data = open_path(tmp_path / "data", nested_classes=True, calibration=tmp_path / "held")
-    assert data.splits["calibration"].keys() == ["a/b/000.png", "c/d/000.png"]
+    assert data.splits["calibration"].keys() == ["calibration/a/b/000.png", "calibration/c/d/000.png"]
 
 
 @pytest.mark.parametrize("place", ["x.parquet", ""])

@@ -17,6 +17,8 @@ from richkd.data.formats import hub_parquet
 from tests.fixtures import one_thread, without_waits
 from tests.hub_server import Hub, hub_server
 
+pytestmark = pytest.mark.slow
+
 SIZE, CLASSES = 16, ("ant", "bee")
 NAME = "jane/insects"
 TRAIN = ["--student", "cifar_resnet8", "--student.size", "16", "--method", "ce", "--epochs", "1"]

@@ -15,6 +15,8 @@ from PIL import Image
 from richkd.config.schema import DataConfig
 from richkd.core.errors import DataError
 from richkd.data.formats.listing_files import IMAGE_NAMES, LABEL_NAMES, read_listing
+from richkd.data.formats.listings import whole_numbers
+from richkd.data.slices import COLUMN
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from tests.fixtures import refusal
@@ -96,6 +98,15 @@ def test_text_of_two_columns_without_a_line_of_names(photos: Path) -> None:
         assert rows_of(open_whole(file)) == EXPECTED
 
 
+@pytest.mark.parametrize("empty", ["", ",", " , ", '"",""', "\t\t"])
+def test_empty_rows_are_left_out(photos: Path, empty: str) -> None:
+    lines = [line for row, label in enumerate(NAMES) for line in (f"{row}.png,{label}", empty)]
+    file = write(photos / "labels.csv", empty, empty, "image,label", *lines)
+    assert rows_of(open_whole(file)) == EXPECTED
+    file.rename(photos / "metadata.csv")
+    assert rows_of(open_whole(photos)) == EXPECTED
+
+
 def test_quoted_cells_and_spaces(tmp_path: Path) -> None:
     make_images(tmp_path, "a, b.png", "c.png")
     file = write(tmp_path / "x.csv", "image, label", '"a, b.png", "great ""auk"""', "", "c.png ,été")
@@ -122,6 +133,31 @@ def test_absolute_paths_and_paths_of_windows(tmp_path: Path) -> None:
     make_images(tmp_path / "near", "b/1.png")
     file = write(tmp_path / "near/x.csv", "path,label", f"{tmp_path}/far/a/0.png,ant", r"b\1.png,bee")
     assert open_whole(file).splits["train"].keys() == [f"{tmp_path}/far/a/0.png", "b/1.png"]
+
+
+def test_keys_do_not_depend_on_how_the_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = tmp_path / "zoo"
+    make_images(zoo, "a/0.png", "a/1.png", "a/2.png", "a/3.png")
+    paths = ("a/0.png", "a/../a/1.png", str(zoo / "a/2.png"), "./a/3.png")
+    write(zoo / "l.csv", "image,label", *(f"{path},{y}" for path, y in zip(paths, NAMES, strict=True)))
+    (tmp_path / "link").symlink_to(zoo)
+    monkeypatch.chdir(tmp_path)
+    expected = [f"a/{row}.png" for row in range(4)]
+    for folder in (zoo, "zoo", "zoo/../zoo", "zoo/a/..", "link", tmp_path / "link", "link/a/../../zoo"):
+        assert open_whole(Path(folder, "l.csv")).splits["train"].keys() == expected
+
+
+def test_a_folder_above_a_symbolic_link_is_that_of_its_target(tmp_path: Path) -> None:
+    make_images(tmp_path, "0.png", "far/1.png", "far/deep/2.png", "zoo/1.png")
+    (tmp_path / "zoo" / "link").symlink_to(tmp_path / "far" / "deep")
+    names = ("link/2.png", "link/../1.png", "1.png", "../0.png")
+    file = write(
+        tmp_path / "zoo/l.csv", "image,label", *(f"{n},{y}" for n, y in zip(names, NAMES, strict=True))
+    )
+    keys = ["link/2.png", f"{tmp_path}/far/1.png", "1.png", f"{tmp_path}/0.png"]
+    assert rows_of(open_whole(file)) == list(zip(keys, NAMES, (2, 1, 3, 0), strict=True))
 
 
 def test_names_without_ending_are_found_in_a_folder_beside(tmp_path: Path) -> None:
@@ -203,6 +239,20 @@ def test_integers_are_in_the_order_of_numbers_and_words_in_that_of_letters(photo
         assert open_whole(file).class_names == names
 
 
+def test_a_column_of_places_in_a_file_is_refused(photos: Path) -> None:
+    file = write(photos / "x.csv", f"image,{COLUMN}", "0.png,ant", "1.png,bee")
+    assert "must not have a column" in refusal(open_whole, file, label_column=COLUMN).rule
+
+
+def test_integers_that_no_table_can_store_are_names(photos: Path) -> None:
+    for large in (str(2**63), "-" + "9" * 25, "1" * 5000):
+        labels = (large, "7", large, "7")
+        file = write(photos / "l.csv", "image,label", *(f"{r}.png,{y}" for r, y in enumerate(labels)))
+        assert sorted(open_whole(file).class_names) == sorted([large, "7"])
+    edges = (str(2**63 - 1), str(-(2**63)))
+    assert whole_numbers(edges) == [2**63 - 1, -(2**63)]
+
+
 def test_readable_labels_are_preferred_to_numbers_of_classes(photos: Path) -> None:
     file = write(photos / "x.csv", "id,file,class_id,class", "7,0.png,1,bee", "8,1.png,0,ant")
     assert rows_of(open_whole(file)) == [("0.png", "bee", 0), ("1.png", "ant", 1)]
@@ -255,7 +305,7 @@ def test_a_held_out_split_without_labels(photos: Path, caplog: pytest.LogCapture
     ("name", "content", "message"),
     [
         ("x.csv", b"", "an empty file"),
-        ("x.csv", b"\n \n", "an empty file"),
+        ("x.csv", b"\n \n", "only empty lines"),
         ("x.csv", b"image,label\n", "no lines besides the first"),
         (
             "x.csv",
@@ -284,6 +334,13 @@ def test_a_held_out_split_without_labels(photos: Path, caplog: pytest.LogCapture
         ("x.json", b"[1, 2]", "must be a JSON object"),
         ("x.json", b"{}", "columns: "),
         ("x.json", b"[]", "must list images"),
+        ("x.csv", b",\n", "only empty lines"),
+        ("x.csv", b'"" , ,\n;;\n', "only empty lines"),
+        (
+            "x.jsonl",
+            b'{"image": "0.png", "label": "\\ud800"}\n{"image": "1.png", "label": "a"}',
+            "'label' of .* valid Unicode(.|\n)*in line 1",
+        ),
     ],
 )
 def test_invalid_files_are_named(photos: Path, name: str, content: bytes, message: str) -> None:

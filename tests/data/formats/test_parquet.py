@@ -60,6 +60,23 @@ def test_images_that_repeat_a_little_are_read(tmp_path: Path, monkeypatch: pytes
     assert open_parquet([file])["image"][:] == cells
 
 
+def test_columns_of_unknown_types_and_of_equal_names_are_named(tmp_path: Path) -> None:
+    cells = pyarrow.array([{"bytes": b"a", "path": "x"}] * 2)
+    labels = pyarrow.array(["ant", "bee"])
+    notes = pyarrow.array([[("a", 1)]] * 2, pyarrow.map_(pyarrow.string(), pyarrow.int32()))
+    for names, got in (
+        (["image", "label", "notes"], "'notes' of type map<string, int32"),
+        (["image", "label", "label"], "'label' twice"),
+    ):
+        columns = [cells, labels, notes if names[2] == "notes" else labels]
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), tmp_path / "zoo.parquet")
+        error = refusal(open_parquet, [tmp_path / "zoo.parquet"])
+        assert got in str(error.got)
+        assert "drop" in str(error.fix)
+        assert "The columns of" in error.rule
+    assert parquet_rows.column_of_images([tmp_path / "zoo.parquet"]) is None
+
+
 def test_damage_at_any_place_is_refused_or_harmless(tmp_path: Path) -> None:
     whole = write(tmp_path / "zoo.parquet", [b"a" * 20, b"b" * 20] * 10).read_bytes()
     for place in range(0, len(whole), 61):

@@ -12,7 +12,7 @@ from PIL import Image
 from richkd.config.schema import DataConfig
 from richkd.core.errors import DataError
 from richkd.core.visible import visible
-from richkd.data.formats.scan import contents
+from richkd.data.formats.scan import contents, holds_images, images_below
 from richkd.data.framing import Framing
 from richkd.data.images import decode_all
 from richkd.data.sources import open_data
@@ -113,6 +113,29 @@ def test_a_folder_that_cannot_be_read_is_named(zoo: Path, monkeypatch: pytest.Mo
     error = refusal(contents, zoo)
     assert error.rule == f"Folder {zoo} must be readable"
     assert error.got == "Permission denied"
+
+
+def test_images_below_a_folder_are_those_of_class_folders(
+    zoo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("._1.png", ".notebook/2.png", "ant/.trash/3.png", "__MACOSX/4.png", "Thumbs.db", ".empty/x"):
+        (zoo / name).parent.mkdir(exist_ok=True)
+        (zoo / name).touch()
+    (zoo / "link").symlink_to(zoo.parent / "loose")
+    (zoo / "ant" / "loop").symlink_to(zoo)
+    names = [file.relative_to(zoo).as_posix() for file in images_below(zoo)]
+    assert names == [*(f"{name}/{n}.png" for name in ("ant", "bee") for n in range(3)), "link/0.png"]
+    assert caplog.text.count("\n") == 1
+    assert "images in hidden folders are ignored: .notebook, ant/.trash" in caplog.text
+
+
+def test_a_loop_of_links_has_no_images(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for other in "abc":
+            (tmp_path / "x" / name / f"to {other}").symlink_to(tmp_path / "x" / other)
+    assert images_below(tmp_path) == []
+    assert not holds_images(tmp_path)
 
 
 def test_a_name_that_is_too_long_is_no_folder(zoo: Path) -> None:

@@ -56,6 +56,24 @@ def test_splits_by_name_and_by_folder(tmp_path: Path) -> None:
         assert rows_of(data, "val") == [("007", "ant", 7)]
 
 
+def test_integers_that_no_table_can_store_are_names(tmp_path: Path) -> None:
+    large = "9" * 25
+    data = open_whole(write_tar(tmp_path / "x.tar", *samples("7", large, "7")))
+    assert data.class_names == ("7", large)
+
+
+def test_calibration_has_the_members_of_the_data_where_it_has_them(tmp_path: Path) -> None:
+    pairs = [(f"{n}.json", json.dumps({"label": "xy"[n % 2], "kind": ["ant", "bee"][n % 2]})) for n in (0, 1)]
+    members = [one for n, pair in enumerate(pairs) for one in ((f"{n}.png", png(n)), pair)]
+    file = write_tar(tmp_path / "a.tar", *members)
+    other = write_tar(tmp_path / "b.tar", *samples("bee", "ant"))
+    for calibration, expected in ((file, [0, 1]), (other, [1, 0])):
+        given = {"label_column": "kind", "image_column": "png", "calibration": calibration}
+        data = open_whole(file, **given)
+        assert data.class_names == ("ant", "bee")
+        assert data.splits["calibration"].labels_N.tolist() == expected
+
+
 def test_integer_labels_are_in_the_order_of_numbers(tmp_path: Path) -> None:
     data = open_whole(write_tar(tmp_path / "x.tar", *samples("10", "9", "10")))
     assert data.class_names == ("9", "10")
@@ -206,6 +224,12 @@ def test_invalid_samples_are_named(
 ) -> None:
     error = refusal(open_whole, write_tar(tmp_path / "x.tar", *members))
     assert re.search(message, str(error)), error
+
+
+def test_hidden_copies_of_shards_are_ignored(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", *samples("ant", "bee"))
+    (tmp_path / "._train-0.tar").write_bytes(b"\0\5\26\7")
+    assert open_whole(tmp_path).class_names == ("ant", "bee")
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_a_new_corruption_of_a_test_group_follows_the_others() -> None:
         del CORRUPTIONS._entries["grain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -89,6 +89,7 @@ def test_constants_are_the_published_ones(name: str, size: int) -> None:
         assert constants(name, severity, size) == pytest.approx(strength(name, severity, size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_mean_change_is_the_published_one(name: str, size: int, images: dict[int, torch.Tensor]) -> None:

@@ -128,6 +128,17 @@ def test_names_are_short_and_told_apart() -> None:
     assert short_name("CLIP outputs", names, clip="CLIP outputs") == "CLIP outputs"
 
 
+def test_runs_with_equal_folder_names_are_all_there(runs: tuple[World, list[str]], tmp_path: Path) -> None:
+    folders = [tmp_path / str(seed) / "kd" for seed in (0, 1)]
+    for folder, run in zip(folders, runs[1], strict=True):
+        shutil.copytree(run, folder)
+    report = collect(folders, EvaluateConfig())
+    found = json.loads(write_report(report, tmp_path / "page").with_name("summary.json").read_text())
+    assert list(found["runs"]) == list(map(str, folders))
+    assert [len(run["epochs"]) for run in found["runs"].values()] == [2, 3]
+    assert [run.name for run in report.runs] == list(map(str, folders))
+
+
 def test_what_is_no_finished_run_is_named(runs: tuple[World, list[str]], tmp_path: Path) -> None:
     world, folders = runs
     broken = tmp_path / "broken"
@@ -185,6 +196,7 @@ document.body.setAttribute("data-seen", JSON.stringify({rising, falling, before,
 </script></body>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_opens_sorts_and_turns_it_dark_and_sends_nothing(

@@ -57,6 +57,7 @@ def test_another_seed_reads_what_it_shares(world: World, tmp_path: Path) -> None
     assert forwards - HELD_OUT < 2 * 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "effects", [{}, {"augment__auto_augment": "rand-m9-mstd0.5-inc1", "augment__reprob": 0.5}]
 )

@@ -136,6 +136,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_valid_cache(tmp_path: Path) -> None:
     for wait in (0.01, 0.05, 0.15):
         process = subprocess.Popen(
@@ -165,6 +166,7 @@ def other_writer(root: Path, script: str = WRITER) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_at_the_same_time_leave_one_valid_cache(tmp_path: Path) -> None:
     index, number = everything()
     writers = [other_writer(tmp_path) for _ in range(2)]
@@ -188,6 +190,7 @@ def test_two_processes_that_write_at_the_same_time_leave_one_valid_cache(tmp_pat
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_cache_in_use_is_not_removed(tmp_path: Path) -> None:
     writer = other_writer(tmp_path)
     try:
@@ -240,6 +243,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["flush", "remove"])
 def test_what_a_killed_process_leaves_is_removed_when_the_cache_is_opened(tmp_path: Path, stage: str) -> None:
     words = [sys.executable, "-c", KILLED, str(tmp_path), stage]

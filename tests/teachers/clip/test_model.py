@@ -271,6 +271,7 @@ def test_folders_that_are_refused(folder: Path, tmp_path: Path) -> None:
         ("ViT-B-32:datacomp_xl", "Did you mean .*'datacomp_xl_s13b_b90k'"),
         ("ViT-B/32", "Got: no tag"),
         ("ViT-B-32:", "Got: no tag"),
+        ("ViT-B-32", r"write a tag, such as --clip ViT-B-32:openai; open_clip\..* lists all"),
         ("localdir:runs/clip", "Did you mean 'local-dir:runs/clip'"),
         ("runs/clip", "runs/clip is written as a path"),
         ("cache:big", "cache: is a kind of teacher"),

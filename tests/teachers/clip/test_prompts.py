@@ -120,6 +120,9 @@ def test_class_prompts_from_a_file(tmp_path: Path, suffix: str) -> None:
         ("apple: []", "must be a list of sentences"),
         ("apple: ['']", "must be a list of sentences"),
         ("apple: [1]", "must be a list of sentences"),
+        ("apple: ['a {}', 'a photo of {name}']", "no brace except(.|\n)*Got: 'a photo of {name}'"),
+        ("apple: ['a { }']", "no brace except"),
+        ("apple: ['a {{}}']", "no brace except"),
         ("no: [a refusal]", "quote it"),
         ("[apple]", "must map class names"),
         ("apple: [a", "not valid YAML"),
@@ -159,6 +162,20 @@ def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
         build_prompts(["crane", "fox"], ["a {}"], {}, {"crane": "fox"})
 
 
+def test_prompts_of_one_class_may_have_its_superclass(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text("crane: ['a {}, a kind of {super}']", encoding="utf-8")
+    own = load_class_prompts(file, ["crane", "red_fox"])
+    result = build_prompts(["crane", "red_fox"], ["the {}"], own, {}, ["big_bird", "mammal"])
+    assert result == [["a crane, a kind of big bird"], ["the red fox"]]
+    with pytest.raises(ClipError, match=r"superclasses(.|\n)*'a \{\}, a kind of \{super\}'"):
+        build_prompts(["crane", "red_fox"], ["the {}"], own)
+
+
+def test_braces_of_a_class_of_the_data_stay() -> None:
+    assert build_prompts(["{super}", "{}"], ["a {}"]) == [["a {super}"], ["a {}"]]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -166,10 +183,13 @@ def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
         ("crane: [x]", "must map"),
         ("crane: ''", "must map"),
         ("- x", "must map"),
+        ("red fox: x\nred_fox: y", "names class 'red_fox' twice"),
+        ("crane: 'a {super} x'", "must not contain a brace"),
+        ("crane: '{}'", "must not contain a brace"),
     ],
 )
 def test_names_for_clip_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "names.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ClipError, match=words):
-        load_names(file, ["crane", "fox"])
+        load_names(file, ["crane", "fox", "red_fox"])

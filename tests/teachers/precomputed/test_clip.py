@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 from richkd.core.errors import ClassError, ClipError
 from richkd.teachers.precomputed.clip import load_given
+from tests.data.formats.test_shards import samples, write_tar
+from tests.data.test_sources import open_path
 
 NAMES = ["sea_horse", "apple", "watch"]
 KEYS = [f"img{i}" for i in range(6)]
@@ -136,7 +138,7 @@ def test_rows_that_cannot_be_normalized_are_named(tmp_path: Path, value: float) 
     images, texts = arrays()["image_features"], arrays()["text_features"]
     path = saved(tmp_path, image_features=bad_row(images, 2, value))
     with pytest.raises(ClipError, match="1 of 6 rows in split 'train' are not: img2"):
-        load_given(path, {"validation": ["img0"], "train": KEYS}, NAMES)
+        load_given(path, {"validation": [], "train": KEYS}, NAMES)
     load_given(path, {"train": ["img0", "img1"]}, NAMES)
     path = saved(tmp_path, text_features=bad_row(texts, 1, value))
     with pytest.raises(ClipError, match=r"text_features(.|\n)*1 of 3 rows are not: apple"):
@@ -144,11 +146,11 @@ def test_rows_that_cannot_be_normalized_are_named(tmp_path: Path, value: float) 
 
 
 def test_images_without_a_row_are_counted_and_named(tmp_path: Path) -> None:
-    wanted = [*KEYS, *(f"new{i}" for i in range(7))]
+    wanted = [*KEYS[3:], *(f"new{i}" for i in range(7))]
     with pytest.raises(
-        ClipError, match=r"split 'test'(.|\n)*7 of 13 .*: new0, new1, new2, new3, new4 …\n.*'img0'"
+        ClipError, match=r"split 'test'(.|\n)*7 of 10 .*: new0, new1, new2, new3, new4 …\n.*'img0'"
     ):
-        load_given(saved(tmp_path), {"train": KEYS, "test": wanted}, NAMES)
+        load_given(saved(tmp_path), {"train": KEYS[:3], "test": wanted}, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,10 @@ def test_images_without_a_row_are_counted_and_named(tmp_path: Path) -> None:
         ({"files": np.array([*KEYS[:5], "img1"])}, "must be unique\nGot: 1 repeated: img1"),
         ({"logit_scale": np.array([1.0, 2.0])}, "one positive number"),
         ({"logit_scale": np.array(-1.0)}, "one positive number"),
+        ({"logit_scale": np.array(100 + 0j)}, "one positive number"),
+        ({"logit_scale": np.array(np.timedelta64(100))}, "one positive number"),
+        ({"files": np.array([b"caf\xe9.png", *map(str.encode, KEYS[1:])])}, "'files' must be UTF-8"),
+        ({"classnames": np.array([b"caf\xe9", b"apple", b"watch"])}, "'classnames' must be UTF-8"),
         ({"classnames": np.array(NAMES, dtype=object)}, "Python objects"),
     ],
 )
@@ -194,10 +200,24 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         load_given(tmp_path / "e.npz", {}, NAMES)
 
 
-def test_keys_of_a_split_and_its_name_are_checked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [{"train": ["img0", "img0"]}, {"train": KEYS, "test": ["img0"]}])
+def test_keys_are_unique_over_all_splits(tmp_path: Path, keys: dict[str, list[str]]) -> None:
+    with pytest.raises(ClipError, match=r"must be unique over all splits\nGot: 1 repeated: img0"):
+        load_given(saved(tmp_path), keys, NAMES)
+
+
+def test_shards_of_two_splits_with_the_same_names_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_tar(tmp_path / "data" / f"{split}-0000.tar", *samples("apple", "watch"))
+    data = open_path(tmp_path / "data", val_fraction=0)
+    keys = {name: split.keys() for name, split in data.splits.items()}
+    files = np.array(["000", "001", *KEYS[2:]])
+    with pytest.raises(ClipError, match=r"unique over all splits\nGot: 2 repeated: 000, 001"):
+        load_given(saved(tmp_path, files=files), keys, NAMES)
+
+
+def test_the_name_of_a_split_is_checked(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    with pytest.raises(ClipError, match="split 'train' must be unique"):
-        load_given(path, {"train": ["img0", "img0"]}, NAMES)
     with pytest.raises(ClipError, match="Did you mean 'train'"):
         load_given(path, {"train": KEYS}, NAMES).look_up("trian", torch.tensor([0]))
 

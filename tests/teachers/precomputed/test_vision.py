@@ -127,6 +127,7 @@ def test_a_run_on_whole_images_is_the_run_with_the_teacher_online(world: World, 
     assert summary["images_through_teachers"] == {"big": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, KD | FREE], ids=["crops and CLIP", "free crops"])
 def test_a_run_on_numbered_views_is_the_run_with_the_teacher_online(
     world: World, tmp_path: Path, changes: dict[str, Any]

@@ -18,7 +18,7 @@ from richkd.data.formats.listing_files import (
     Listing,
     read_listing,
 )
-from richkd.data.formats.scan import WHOLE, contents, first_few, is_image, split_of
+from richkd.data.formats.scan import WHOLE, contents, first_few, is_image, split_of, walk
 
 # The name that image folders of the Hugging Face hub give to their listing.
 METADATA = "metadata"
@@ -98,6 +98,7 @@ def _one(split: str, files: Sequence[Path]) -> Path | None:
 def _lists(file: Path, columns: Columns, labels: bool = True) -> bool:
     """Whether the first line of a file names a column of images, and one of labels."""
     head = read_listing(file, first=True)
+    columns = columns.among(head.columns)
     return _has(head, IMAGE_NAMES, columns.image) and (not labels or _has(head, LABEL_NAMES, columns.label))
 
 
@@ -159,7 +160,8 @@ def warn_of_unlisted(place: Path, tables: Mapping[str, datasets.Dataset], exclud
     """
     cells = (cell for rows in tables.values() for cell in _cells(rows))
     listed = {str(Path(cell["path"] or "").resolve()) for cell in cells}
-    unlisted = [file for file in _images_below(place, excluded) if str(file.resolve()) not in listed]
+    images = (file for found in walk(place, excluded) for file in found.files if is_image(file))
+    unlisted = [file for file in images if str(file.resolve()) not in listed]
     if unlisted:
         first = unlisted[0].relative_to(place).as_posix()
         logger.warning("%s: %d images are in no list of labels, such as %s", place, len(unlisted), first)
@@ -168,11 +170,3 @@ def warn_of_unlisted(place: Path, tables: Mapping[str, datasets.Dataset], exclud
 def _cells(rows: datasets.Dataset) -> list[dict[str, str | None]]:
     name = next(name for name, feature in rows.features.items() if isinstance(feature, datasets.Image))
     return list(rows[name][:])
-
-
-def _images_below(folder: Path, excluded: set[Path]) -> list[Path]:
-    if folder.resolve() in excluded:
-        return []
-    folders, files, _ = contents(folder)
-    below = (file for inner in folders for file in _images_below(inner, excluded))
-    return [*filter(is_image, files), *below]

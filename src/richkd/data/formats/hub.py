@@ -14,7 +14,7 @@ import huggingface_hub
 
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
-from richkd.data.file_types import is_folder
+from richkd.data.file_types import expanded, is_folder
 from richkd.data.formats.hub_parquet import open_downloaded, open_remote
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.outside import is_inside, named_files
@@ -68,15 +68,15 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
     """Open all splits of a data set of the Hugging Face hub.
 
     Args:
-        path: name of the data set, such as ``"uoft-cs/cifar100"``; or ``hf://datasets/`` and its name: then
-            images are read over the network, and not stored on disk.
+        path: name of the data set with its owner, such as ``"uoft-cs/cifar100"``; or ``hf://datasets/`` and
+            this name: then images are read over the network, and not stored on disk.
 
     Returns:
         Tables by the names of the splits on the hub.
 
     Raises:
         DataError: no such data set, no network, or ``path`` is written like a local folder, which does not
-            exist. The message lists local folders and files with similar names.
+            exist, or has no owner. The message lists local folders and files with similar names.
 
     Example:
         >>> try:
@@ -87,17 +87,20 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
     """
     if is_remote(path):
         return open_remote(path)
-    parent = Path(path).expanduser().parent
+    parent = expanded(path).parent
     near = _names_in(parent) if is_folder(parent) else []
     close = difflib.get_close_matches(Path(path).name, near, n=3, cutoff=0.5)
     hint = f" Similar names: {', '.join(str(parent / name) for name in close)}." if close else ""
     is_file = Path(path).suffix.lower() in DATA_SUFFIXES
     local = re.match(r"[/~.]", path) or path.count("/") > 1 or ("/" in path and is_folder(parent))
-    if is_file or local or "\\" in path:
+    local = local or "\\" in path
+    # A mistyped folder would wait for the network.
+    if is_file or local or "/" not in path:
+        form = "" if is_file or local else " A data set of the hub is OWNER/NAME."
         raise DataError(
             f"The data {'file' if is_file else 'folder'} {path} must exist",
             got=f"no such {'file' if is_file else 'folder'}",
-            fix=f"check the path.{hint}",
+            fix=f"check the path.{hint}{form}",
         )
     try:
         result = open_downloaded(path)

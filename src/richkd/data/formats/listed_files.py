@@ -61,10 +61,26 @@ def find_files(
 
 def _direct(name: str, root: Path) -> Path | None:
     for path in (name, name.replace("\\", "/")):
-        file = os.path.normpath(root / path)
+        file = root / path
         if os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for some names
-            return Path(file)
+            return without_parents(file)
     return None
+
+
+def without_parents(path: Path) -> Path:
+    """The same path without ``..``: what precedes one is resolved, because it may be a symbolic link.
+
+    Example:
+        >>> without_parents(Path("zoo/ant/0.png")).as_posix()
+        'zoo/ant/0.png'
+        >>> without_parents(Path("/zoo/ant/../bee/0.png")).as_posix()
+        '/zoo/bee/0.png'
+    """
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    start = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:start])), *parts[start:])
 
 
 def _images_by_name(root: Path) -> dict[str, list[Path]]:

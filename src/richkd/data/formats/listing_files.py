@@ -40,6 +40,8 @@ SPLIT_COLUMNS = (("split", "set", "subset", "partition", "dataset"),)
 IMAGE, LABEL = "image", "label"
 # Length of the longest first line in characters; larger files without line breaks are no lists.
 LONGEST = 1 << 20
+# A line without any cell that has text.
+EMPTY = re.compile(r'[\s,;"]*')
 ENCODING = "save it as UTF-8 text."
 FORM = "write a line of column names, such as image,label, and then one line per image."
 
@@ -131,8 +133,9 @@ def read_listing(file: Path, *, names: Sequence[str] | None = None, first: bool 
         {'image': ['a.png'], 'label': ['ant']}
     """
     text = _first_line(file) if first else read_text(file, DataError, "The listing", ENCODING)
-    if not text.strip():
-        raise DataError(f"{file} must list images", got="an empty file", fix=FORM)
+    if EMPTY.fullmatch(text):
+        got = "only empty lines" if file.stat().st_size else "an empty file"
+        raise DataError(f"{file} must list images", got=got, fix=FORM)
     suffix = file.suffix.lower()
     if suffix in JSON_LINES or (suffix == ".json" and text.lstrip()[0] in "[{"):
         return _from_objects(file, list(_objects(file, text)))
@@ -144,7 +147,7 @@ def _first_line(file: Path) -> str:
     try:
         with io.TextIOWrapper(open_regular(file), encoding="utf-8-sig") as opened:
             lines = iter(lambda: opened.readline(LONGEST), "")
-            return next((line for line in lines if line.strip()), "")
+            return next((line for line in lines if not EMPTY.fullmatch(line)), "")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The listing {file} cannot be read", got=str(error), fix=ENCODING) from error
 
@@ -187,7 +190,7 @@ def _from_objects(file: Path, numbered: Sequence[tuple[int, Any]]) -> Listing:
 
 def _from_cells(file: Path, text: str, names: Sequence[str] | None) -> Listing:
     signs = ",;\t " if file.suffix.lower() == ".txt" else ",;\t"
-    first = next(line for line in text.split("\n") if line.strip())
+    first = next(line for line in text.split("\n") if not EMPTY.fullmatch(line))
     sign = max(signs, key=first.strip().count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, skipinitialspace=True, strict=True)
     try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
 
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
 from richkd.data.class_text import normalized
 from richkd.data.columns import KEY_COLUMNS, Columns
-from richkd.data.formats.listed_files import find_files
+from richkd.data.formats.listed_files import find_files, without_parents
 from richkd.data.formats.listing_files import (
     FORM,
     IMAGE_NAMES,
@@ -23,9 +25,13 @@ from richkd.data.formats.listing_files import (
 )
 from richkd.data.formats.outside import refuse_outside
 from richkd.data.formats.scan import SPLIT_NAMES, WHOLE, check_files
+from richkd.data.slices import refuse_slices
 
 # Whole numbers, and what a table with missing values makes of them: 3.0.
-INTEGER = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")
+# Halves of characters, which JSON can escape and no file can hold.
+SURROGATES = re.compile("[\ud800-\udfff]")
+INT64 = np.iinfo(np.int64)
 
 logger = logger_of(__name__)
 
@@ -95,10 +101,13 @@ def tables_of(
         ...     error.got
         '0 candidates among the columns: comment'
     """
+    columns = columns.among(listing.columns)
+    if columns.key in listing.columns:
+        _check_text(listing, str(columns.key))
     names = _image_names(listing, columns)
     labels = _labels(listing, columns, labeled=labeled)
     splits = [split] * len(names) if split else _splits(listing, names)
-    root = root or listing.file.parent
+    root = without_parents(root or listing.file.parent)
     files = find_files(listing, names, splits, root)
     if within is not None:
         fix = f"copy them into it, or open the list with --data {listing.file}; it may then name any file."
@@ -143,7 +152,19 @@ def _labels(listing: Listing, columns: Columns, *, labeled: bool) -> Sequence[st
         raise _no_column(listing, "labels", "label_column", LABEL_NAMES)
     if column is None:
         return [None] * len(listing.lines)
+    _check_text(listing, column)
     return [normalized(text) if text else None for text in listing.columns[column]]
+
+
+def _check_text(listing: Listing, column: str) -> None:
+    values = listing.columns[column]
+    rows = [row for row, text in enumerate(values) if text and SURROGATES.search(text)]
+    if rows:
+        raise DataError(
+            f"Column '{column}' of {listing.file} must contain valid Unicode text",
+            got=f"{values[rows[0]]!r} in {listing.lines_of(rows)}",
+            fix="correct or remove these lines.",
+        )
 
 
 def _splits(listing: Listing, names: Sequence[str]) -> list[str | None]:
@@ -208,32 +229,55 @@ def _table(
     table = {
         image_name: [{"bytes": None, "path": str(files[row])} for row in rows],
         label_name: whole_numbers([labels[row] for row in rows]),
-        key_name: [key_of(files[row], root) for row in rows],
+        key_name: keys_of([files[row] for row in rows], root),
     }
     if columns.key is not None and columns.key not in table and columns.key in listing.columns:
         table[columns.key] = [listing.columns[columns.key][row] for row in rows]
     rows_of = datasets.Dataset.from_dict(table)
+    refuse_slices(rows_of, str(listing.file))
     if missing:
         rows_of = rows_of.cast_column(label_name, datasets.Value("string"))
     return rows_of.cast_column(image_name, datasets.Image(decode=False))
 
 
-def key_of(file: Path, root: Path) -> str:
-    """The key of an image file: its path relative to ``root`` if it is inside, else its path.
+def keys_of(files: Sequence[Path], root: Path) -> list[str]:
+    """The keys of image files: their paths relative to ``root`` if they are inside, else their paths.
+
+    Keys do not depend on how ``root`` is written: relative or absolute, or through a symbolic link.
 
     Example:
-        >>> key_of(Path("zoo/ant/0.png"), Path("zoo")), key_of(Path("/old/0.png"), Path("zoo"))
-        ('ant/0.png', '/old/0.png')
+        >>> keys_of([Path("zoo/ant/0.png"), Path("zoo/1.png").absolute(), Path("/old/0.png")], Path("zoo"))
+        ['ant/0.png', '1.png', '/old/0.png']
     """
-    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+    roots = (root.absolute(), Path(os.path.realpath(root)))
+    return [_key_of(file, root, roots) for file in files]
+
+
+def _key_of(file: Path, root: Path, roots: Sequence[Path]) -> str:
+    # Almost all files are, and this takes no call of the system.
+    if file.is_relative_to(root):
+        return file.relative_to(root).as_posix()
+    file = file.absolute()
+    return next((file.relative_to(one) for one in roots if file.is_relative_to(one)), file).as_posix()
 
 
 def whole_numbers(labels: Sequence[str | None]) -> Sequence[str | int | None]:
     """Labels as integers, so that 10 comes after 9, if all of them are integers; else as they are.
 
+    Integers that need more than 64 bits, such as long identifiers, are names: tables cannot store them.
+
     Example:
         >>> whole_numbers(["10", "9.0"]), whole_numbers(["10", "ant"]), whole_numbers(["01", "02"])
         ([10, 9], ['10', 'ant'], ['01', '02'])
     """
-    numbers = [INTEGER.fullmatch(label or "") for label in labels]
-    return [int(number[1]) for number in numbers if number] if all(numbers) else labels
+    numbers = [_whole(label or "") for label in labels]
+    return labels if None in numbers else numbers
+
+
+def _whole(label: str) -> int | None:
+    found = INTEGER.fullmatch(label)
+    # Python refuses to read numbers of thousands of digits.
+    if found is None or len(found[1]) > len(str(INT64.min)):
+        return None
+    number = int(found[1])
+    return number if INT64.min <= number <= INT64.max else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 import pyarrow.parquet
 
 from richkd.core.archives import FREE, RATIO
@@ -16,6 +17,38 @@ from richkd.data.formats.outside import place_files, refuse_special
 from richkd.data.formats.parquet_rows import column_of_images, open_in_place
 from richkd.data.formats.scan import stamp_of
 from richkd.data.slices import refuse_slices
+
+PARQUET = ".parquet"
+
+
+def may_hold_images(file: Path) -> bool:
+    """Whether a parquet file has a column of bytes or of image files; also if the file cannot be read.
+
+    Raises:
+        DataError: the file is a pipe or a device.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "embeddings.parquet"
+        ...     size = datasets.Dataset.from_dict({"file": ["0.png"], "embedding": [[0.5]]}).to_parquet(file)
+        ...     may_hold_images(file)
+        False
+    """
+    refuse_special(file)
+    try:
+        schema = pyarrow.parquet.read_schema(file)
+    # A damaged file is named when it is opened.
+    except Exception:
+        return True
+    return any(_may_be_of_images(field.type) for field in schema)
+
+
+def _may_be_of_images(kind: pyarrow.DataType) -> bool:
+    if pyarrow.types.is_struct(kind):
+        return "bytes" in {kind.field(place).name for place in range(kind.num_fields)}
+    types = pyarrow.types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Dataset:
@@ -30,8 +63,9 @@ def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Da
         root: the folder of the data; by default that of the first file.
 
     Raises:
-        DataError: a file that is no parquet or grows too much when it is read, files without rows or with
-            different columns, or an image outside of ``root``.
+        DataError: a file that is no parquet, grows too much when it is read, or has two columns of one name
+            or a column of a type that is not supported; files without rows or with different columns; or an
+            image outside of ``root``.
         ClassError: files with different classes.
 
     Example:
@@ -69,9 +103,11 @@ def _check_parquet(files: Sequence[Path]) -> None:
         refuse_special(file)
         try:
             with pyarrow.parquet.ParquetFile(file) as opened:
-                features = datasets.Features.from_arrow_schema(opened.schema_arrow)
+                features = _features_of(opened.schema_arrow, file)
                 images += opened.metadata.num_rows
                 _check_growth(opened, file.stat().st_size)
+        except DataError:
+            raise
         # Metadata of features may be any JSON.
         except Exception as error:
             raise DataError(
@@ -84,6 +120,33 @@ def _check_parquet(files: Sequence[Path]) -> None:
                 check_same_classes(expected, feature.names, where=str(file), reference=str(files[0]))
     if not images:
         raise DataError(f"{files[0]} must contain images", got="no rows", fix="add images to it.")
+
+
+def _features_of(schema: pyarrow.Schema, file: Path) -> datasets.Features:
+    """The features of the columns, which must differ in their names and have types that `datasets` knows."""
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        rule, got = f"The columns of {file} must have different names", f"'{twice}' twice"
+        raise DataError(rule, got=got, fix="rename or drop one of them.")
+    try:
+        return datasets.Features.from_arrow_schema(schema)
+    except Exception:
+        unknown = next((field for field in schema if not _is_known(field)), None)
+        if unknown is None:
+            raise
+        raise DataError(
+            f"The columns of {file} must have types that can be read",
+            got=f"'{unknown.name}' of type {unknown.type}",
+            fix=f"write the file without this column: table.drop_columns('{unknown.name}').",
+        ) from None
+
+
+def _is_known(field: pyarrow.Field) -> bool:
+    try:
+        datasets.Features.from_arrow_schema(pyarrow.schema([field.remove_metadata()]))
+    except Exception:
+        return False
+    return True
 
 
 def _check_growth(opened: pyarrow.parquet.ParquetFile, size: int) -> None:

@@ -85,7 +85,7 @@ def _opened(file: str | Path) -> Iterator[pyarrow.parquet.ParquetFile]:
 def _column_of(opened: pyarrow.parquet.ParquetFile) -> str | None:
     schema, metadata = opened.schema_arrow, opened.metadata
     images = [str(field.name) for field in schema if _holds_images(field.type)]
-    if len(images) != 1 or COLUMN in schema.names:
+    if len(images) != 1 or COLUMN in schema.names or len(set(schema.names)) < len(schema.names):
         return None
     path = f"{images[0]}.bytes"
     for number in range(metadata.num_row_groups):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +101,60 @@ def is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES
 
 
+def walk(folder: Path, excluded: Collection[Path] = ()) -> Iterator[Contents]:
+    """The contents of a folder and of all folders below it.
+
+    Symbolic links to folders are followed, except for one to a folder that contains it.
+
+    Args:
+        folder: the folder.
+        excluded: folders that are left out, resolved.
+
+    Raises:
+        DataError: a folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "a").mkdir()
+        ...     (Path(folder) / "a" / "loop").symlink_to(folder)
+        ...     len(list(walk(Path(folder))))
+        2
+    """
+    waiting = [(folder, frozenset[tuple[int, int]]())]
+    while waiting:
+        place, above = waiting.pop()
+        if excluded and place.resolve() in excluded:
+            continue
+        found, status = contents(place), place.stat()
+        own = (status.st_dev, status.st_ino)
+        if own not in above:
+            yield found
+            waiting += [(inner, above | {own}) for inner in reversed(found.folders)]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted by path. What is hidden is left out, and logged.
+
+    Raises:
+        DataError: a folder cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.png", ".a.png", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     [file.name for file in images_below(Path(folder))]
+        ['b.png']
+    """
+    images, hidden = list[Path](), list[Path]()
+    for found in walk(folder):
+        images += filter(is_image, found.files)
+        hidden += found.hidden
+    warn_of_hidden(hidden, folder)
+    return sorted(images)
+
+
 def holds_images(folder: Path) -> bool:
     """Whether a folder has images at any depth.
 
@@ -110,8 +164,7 @@ def holds_images(folder: Path) -> bool:
         ...     holds_images(Path(folder))
         False
     """
-    folders, files, _ = contents(folder)
-    return any(map(is_image, files)) or any(map(holds_images, folders))
+    return any(is_image(file) for found in walk(folder) for file in found.files)
 
 
 def split_of(name: str) -> str | None:
@@ -154,7 +207,7 @@ def files_by_split(
     inner = [folder for folder in folders if folder.name.lower() in (*SPLIT_NAMES, "data")]
     result: dict[str, list[Path]] = {}
     for folder in [place, *inner]:
-        for file in sorted(folder.glob(f"*{suffix}")):
+        for file in (file for file in contents(folder).files if file.name.endswith(suffix)):
             of_folder = SPLIT_NAMES.get(folder.name.lower()) if folder != place else None
             name = split_of(file.stem) or of_folder or WHOLE
             if file.resolve() not in excluded:
@@ -225,7 +278,7 @@ def warn_of_hidden(hidden: Iterable[Path], root: Path) -> None:
     Example:
         >>> warn_of_hidden([], Path("zoo"))
     """
-    ignored = [folder.relative_to(root).as_posix() for folder in hidden if holds_images(folder)]
+    ignored = [printable(folder.relative_to(root)) for folder in hidden if holds_images(folder)]
     if ignored:
         logger.warning("%s: images in hidden folders are ignored: %s", root, first_few(ignored))
 

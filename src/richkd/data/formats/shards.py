@@ -21,6 +21,7 @@ import datasets
 from richkd.core.errors import DataError
 from richkd.core.structured import parse_json
 from richkd.data.columns import KEY_COLUMNS, Columns
+from richkd.data.file_types import expanded
 from richkd.data.formats.listing_files import LABEL_NAMES, Listing
 from richkd.data.formats.listings import whole_numbers
 from richkd.data.formats.outside import refuse_special
@@ -52,14 +53,14 @@ def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
     """
     if not path.endswith(SUFFIX) or not re.search(r"[*?\[{]", path):
         return None
-    expanded = str(Path(path).expanduser())
-    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in RANGE.findall(expanded))
+    pattern = str(expanded(path))
+    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in RANGE.findall(pattern))
     if count > SHARDS:
         got = f"{count:,} names"
         raise DataError(f"{path} must mean at most {SHARDS:,} tar files", got=got, fix="shorten the range.")
     files = [
         Path(file)
-        for name in _ranges(expanded)
+        for name in _ranges(pattern)
         for file in (sorted(glob.glob(name)) if re.search(r"[*?\[]", name) else [name])  # noqa: PTH207
     ]
     missing = [file.name for file in files if not file.is_file()]
@@ -115,6 +116,7 @@ def open_shards(files: Sequence[Path], columns: Columns) -> datasets.Dataset:
         >>> table["label"][:], table["file"][:]
         (['ant'], ['0'])
     """
+    columns = columns.among(_names_in(files[0])) if columns.optional else columns
     image, label = columns.image or "image", columns.label or "label"
     names = (image, label, next(name for name in KEY_COLUMNS if name not in (image, label)))
     arguments = {
@@ -131,6 +133,14 @@ def open_shards(files: Sequence[Path], columns: Columns) -> datasets.Dataset:
     if isinstance(labels[0], int):
         rows = rows.remove_columns([label]).add_column(label, labels)
     return rows
+
+
+def _names_in(shard: Path) -> set[str]:
+    """The endings of the members of the first sample, and the entries of its JSON."""
+    # Members can be read as long as the iterator exists.
+    for key, fields in _groups(shard):
+        return fields.keys() | _entries(fields, f"{key} of {shard}").keys()
+    return set()
 
 
 def _listed(arguments: Mapping[str, Any], folder: Path) -> datasets.Dataset:
@@ -237,17 +247,26 @@ def _check_member(member: tarfile.TarInfo, size: int, last: int) -> None:
 def _label(fields: Mapping[str, _Member], asked: str | None, where: str) -> str | None:
     """The text of a member, or an entry of the JSON member; None if there is neither."""
     own = asked if asked is not None and asked in fields else "cls" if asked is None else None
-    try:
-        if own is not None and own in fields:
+    if own is not None and own in fields:
+        try:
             return fields[own].read().decode("utf-8").strip() or None
-        entries = parse_json(fields["json"].read()) if "json" in fields else {}
-    except ValueError as error:
-        raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
-    if not isinstance(entries, dict):
-        raise DataError(f"The JSON of {where} must be an object", got=str(entries)[:60], fix=FIX)
+        except ValueError as error:
+            raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
+    entries = _entries(fields, where)
     listing = Listing(Path(where), {name: [""] for name in entries}, [])
     name = listing.column(LABEL_NAMES, asked, "label_column") if entries else None
     value = None if name is None else entries[name]
     if isinstance(value, list | dict):
         raise DataError(f"The label of {where} must be text or a number", got=str(value)[:60], fix=FIX)
     return None if value is None or value == "" else str(value)
+
+
+def _entries(fields: Mapping[str, _Member], where: str) -> dict[str, Any]:
+    """The entries of the JSON member; none if there is no such member."""
+    try:
+        entries = parse_json(fields["json"].read()) if "json" in fields else {}
+    except ValueError as error:
+        raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
+    if not isinstance(entries, dict):
+        raise DataError(f"The JSON of {where} must be an object", got=str(entries)[:60], fix=FIX)
+    return entries

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class RunFacts:
     """Content of a run folder; made by `read_run`.
 
     Attributes:
-        name: name of the folder.
+        name: name of the folder; its path, if another run on the page has that name.
         settings: text of ``config.yaml``.
         summary: content of ``summary.json``.
         epochs: metrics of each epoch (``metrics.jsonl``).
@@ -173,6 +173,9 @@ def collect(
     if out is not None and (out.exists() or all(Path(run).is_dir() for run in runs)):
         problems.attempt(refuse_unwritable, out)
     problems.refuse_all()
+    # Folders of several runs can have the same name.
+    short = [short_name(str(run), map(str, runs)) for run in runs]
+    facts = tuple(replace(fact, name=name) for fact, name in zip(facts, short, strict=True))
     configs = [load_config(Path(run) / "config.yaml") for run in runs]
     places = {str(Path(run_config.data.path).resolve()) for run_config in configs}
     if len(places) > 1:

@@ -151,14 +151,18 @@ def _described(traits: Mapping[str, Any]) -> str:
 
 def _no_weights(model: str, given: str) -> ClipError:
     tags = open_clip.list_pretrained_tags_by_model(model)
-    alone = f"no weights of {model} are published; write '{model}:FILE'."
+    listing = f"open_clip.list_pretrained_tags_by_model('{model}') lists all."
+    if not tags:
+        fix = f"no weights of {model} are published; write '{model}:FILE'."
+    elif given:
+        fix = nearest(given, tags, listing)
+    else:
+        fix = f"write a tag, such as --clip {model}:{tags[0]}; {listing}"
     return ClipError(
         f"CLIP needs weights: '{model}:TAG', '{model}:TAG@FILE' or '{model}:FILE', where TAG is a tag of "
         f"{model} and FILE a weights file",
         got=f"'{given}', which is no tag and no file" if given else "no tag",
-        fix=nearest(given, tags, f"open_clip.list_pretrained_tags_by_model('{model}') lists all.")
-        if tags
-        else alone,
+        fix=fix,
     )
 
 

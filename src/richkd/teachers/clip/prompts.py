@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ PAPER = (
 PRESETS = ("simple", "paper", "openai")
 # Placeholder of the superclass in a template.
 SUPER = "{super}"
+PLACEHOLDER = re.compile(r"\{(super)?\}")
 
 
 def templates(spec: str) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ def templates(spec: str) -> tuple[str, ...]:
         import open_clip
 
         return tuple(str(template("{}")) for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    return _read_templates(Path(spec).expanduser())
+    return _read_templates(Path(spec))
 
 
 def build_prompts(
@@ -75,7 +77,7 @@ def build_prompts(
 
     Raises:
         ClassError: two class names differ only in underscores and spaces, or a name is empty.
-        ClipError: a class has no prompt, two classes have the same prompts, or a template needs superclasses
+        ClipError: a class has no prompt, two classes have the same prompts, or a prompt needs superclasses
             that are not given.
 
     Example:
@@ -84,15 +86,17 @@ def build_prompts(
     """
     renamed, per_class = renamed or {}, per_class or {}
     cleaned = _distinct_names([renamed.get(name, name) for name in class_names])
-    parents = [clean_name(name) for name in superclasses] if superclasses else [SUPER] * len(class_names)
-    if not superclasses and any(SUPER in sentence for sentence in templates):
+    sentences = [*templates, *(sentence for own in per_class.values() for sentence in own)]
+    wanting = next((sentence for sentence in sentences if SUPER in sentence), None)
+    if not superclasses and wanting is not None:
         raise ClipError(
-            f"A template with {SUPER} needs the superclasses of the classes",
-            got="no superclasses",
+            f"A prompt with {SUPER} needs the superclasses of the classes",
+            got=f"no superclasses for {wanting!r}",
             fix="add --data.hierarchy FILE.",
         )
+    parents = [clean_name(name) for name in superclasses or class_names]
     prompts = [
-        [prompt.replace("{}", text).replace(SUPER, parent) for prompt in per_class.get(name, templates)]
+        [_filled(prompt, text, parent) for prompt in per_class.get(name, templates)]
         for name, text, parent in zip(class_names, cleaned, parents, strict=True)
     ]
     owner: dict[frozenset[str], str] = {}
@@ -115,11 +119,12 @@ def build_prompts(
 def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str, list[str]]:
     """Read prompts of single classes from a YAML or JSON file: ``{class name: [prompt, ...]}``.
 
-    A prompt may contain ``{}`` as the placeholder of the class name. The file may omit classes. Class names
-    may be written with spaces or underscores.
+    A prompt may contain ``{}`` as the placeholder of the class name, and ``{super}`` as that of the
+    superclass. The file may omit classes. Class names may be written with spaces or underscores.
 
     Raises:
-        ClipError: the file cannot be read, has another structure, or contains an unknown class.
+        ClipError: the file cannot be read, has another structure, contains an unknown class, names a class
+            twice, or has a prompt with another brace.
 
     Example:
         >>> import tempfile
@@ -129,7 +134,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
         ...     load_class_prompts(path, ["red_fox", "crane"])
         {'red_fox': ['a {} in the snow']}
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     known = dict(zip(_distinct_names(class_names), class_names, strict=True))
     content = parse_file(path, ClipError, "The class prompts", "{class name: [prompt, ...]}")
     if not isinstance(content, dict):
@@ -155,22 +160,34 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
             )
         if name in result:
             raise ClipError(f"{path} names class '{name}' twice", fix="keep one of the entries.")
-        valid = isinstance(sentences, list) and all(isinstance(s, str) and s.strip() for s in sentences)
-        if not sentences or not valid:
-            raise ClipError(
-                f"The prompts of class '{key}' in {path} must be a list of sentences",
-                got=repr(sentences),
-                fix="write them as [sentence, sentence], or omit the class to use the templates.",
-            )
-        result[name] = [" ".join(sentence.split()) for sentence in sentences]
+        result[name] = _sentences(sentences, f"The prompts of class '{key}' in {path}")
     return result
+
+
+def _sentences(value: object, what: str) -> list[str]:
+    """The prompts of one class, with single spaces."""
+    if not isinstance(value, list) or not value or not all(isinstance(s, str) and s.strip() for s in value):
+        raise ClipError(
+            f"{what} must be a list of sentences",
+            got=repr(value),
+            fix="write them as [sentence, sentence], or omit the class to use the templates.",
+        )
+    strange = next((sentence for sentence in value if _has_other_braces(sentence)), None)
+    if strange is not None:
+        raise ClipError(
+            f"{what} must have no brace except for {{}} and {SUPER}",
+            got=repr(strange),
+            fix="write {} at the place of the class name, as in 'a photo of a {}.'",
+        )
+    return [" ".join(sentence.split()) for sentence in value]
 
 
 def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
     """Read names to use in prompts from a YAML or JSON file: ``{class name: name in prompts}``.
 
     Raises:
-        ClipError: the file cannot be read, has another structure, or contains an unknown class.
+        ClipError: the file cannot be read, has another structure, contains an unknown class, names a class
+            twice, or has a name with a brace.
 
     Example:
         >>> import tempfile
@@ -180,7 +197,7 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
         ...     load_names(path, ["red_fox", "crane"])
         {'crane': 'crane bird'}
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     content = parse_file(path, ClipError, "The names for prompts", "{class name: name in prompts}")
     known = dict(zip(_distinct_names(class_names), class_names, strict=True))
     if not isinstance(content, dict) or not all(
@@ -191,14 +208,35 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
             got=repr(content)[:80],
             fix="write lines such as 'crane: crane bird'.",
         )
-    for name in content:
-        if clean_name(str(name)) not in known:
+    result: dict[str, str] = {}
+    for key, renamed in content.items():
+        name = known.get(clean_name(str(key)))
+        if name is None:
             raise ClipError(
                 f"{path} must contain only classes of the data",
-                got=repr(name),
-                fix=hint_at_class(str(name), class_names),
+                got=repr(key),
+                fix=hint_at_class(str(key), class_names),
             )
-    return {known[clean_name(str(name))]: renamed for name, renamed in content.items()}
+        if name in result:
+            raise ClipError(f"{path} names class '{name}' twice", fix="keep one of the entries.")
+        if "{" in renamed or "}" in renamed:
+            raise ClipError(
+                f"The name of class '{key}' in {path} must not contain a brace",
+                got=repr(renamed),
+                fix=f"write the name only; {{}} and {SUPER} belong in templates.",
+            )
+        result[name] = renamed
+    return result
+
+
+def _filled(prompt: str, name: str, parent: str) -> str:
+    """A prompt with a class in the place of its placeholders; braces in names of classes stay."""
+    return PLACEHOLDER.sub(lambda found: parent if found[1] else name, prompt)
+
+
+def _has_other_braces(sentence: str) -> bool:
+    rest = PLACEHOLDER.sub("", sentence)
+    return "{" in rest or "}" in rest
 
 
 def _distinct_names(class_names: Sequence[str]) -> list[str]:
@@ -227,10 +265,10 @@ def _read_templates(path: Path) -> tuple[str, ...]:
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
-        rest = line.replace(SUPER, "").replace("{}", "", 1)
-        if "{}" not in line or "{" in rest or "}" in rest:
+        if line.count("{}") != 1 or _has_other_braces(line):
             raise ClipError(
-                f"{path}, line {number}: a template must contain exactly one {{}} and no other brace",
+                f"{path}, line {number}: a template must contain exactly one {{}}, and no other brace except "
+                f"for {SUPER}",
                 got=repr(line),
                 fix="write {} at the place of the class name, as in 'a photo of a {}.'",
             )

@@ -20,6 +20,7 @@ from richkd.core.errors import RichKDError
 from richkd.core.structured import parse_json
 from richkd.data.class_text import normalized
 from richkd.data.classes import check_same_classes, clean_name
+from richkd.data.file_types import expanded
 
 KEY_COLUMNS = ("files", "file", "keys", "key")
 
@@ -102,10 +103,17 @@ class GivenArrays:
         """An array of text, flattened to a list.
 
         Raises:
-            RichKDError: of class ``refusal``, if the array does not exist.
+            RichKDError: of class ``refusal``, if the array does not exist or has bytes that are no UTF-8.
         """
         items = self.take(name).ravel().tolist()
-        return [item.decode() if isinstance(item, bytes) else str(item) for item in items]
+        try:
+            return [item.decode() if isinstance(item, bytes) else str(item) for item in items]
+        except UnicodeDecodeError as error:
+            raise self.refusal(
+                f"{self.path}: the texts in '{name}' must be UTF-8",
+                got=repr(error.object),
+                fix="decode them first, for example np.array([item.decode('latin-1') for item in items]).",
+            ) from None
 
     def check_classes(self, class_names: Sequence[str], names: Sequence[str]) -> None:
         """Check that the class names of the file are those of the data, in the same order.
@@ -161,7 +169,7 @@ def read_arrays(path: str | Path, refusal: type[RichKDError], what: str) -> Give
         >>> tuple(given.matrix("logits").shape)
         (2, 3)
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise refusal(f"The file of {what} does not exist", got=str(path), fix="check the path.")
     if path.suffix not in (".npz", ".safetensors"):

@@ -134,8 +134,8 @@ def load_given(
         key_column: name of the array with the image keys.
 
     Raises:
-        ClipError: the file or an array is missing, pickled or of a wrong shape; keys are not unique; an image
-            has no row; or a row is zero, NaN or infinite.
+        ClipError: the file or an array is missing, pickled or of a wrong shape; keys are not unique over all
+            splits; an image has no row; or a row is zero, NaN or infinite.
         ClassError: number, names or order of the classes differ from ``class_names``.
 
     Example:
@@ -166,11 +166,7 @@ def load_given(
     row_of = {key: row for row, key in enumerate(keys)}
     if len(row_of) < len(keys):
         refuse_repeated(ClipError, f"{given.path}: the keys in '{key_name}' must be unique", keys)
-    usable_N = _usable(image_ND)
-    rows_by_split = {
-        split: _align(given.path, split, [str(key) for key in split_keys], row_of, usable_N)
-        for split, split_keys in keys_by_split.items()
-    }
+    rows_by_split = _rows_by_split(given.path, keys_by_split, row_of, _usable(image_ND))
     unusable = [names[row] for row in np.flatnonzero(~_usable(text_CD).numpy())]
     if unusable:
         raise ClipError(
@@ -208,7 +204,8 @@ def _logit_scale(given: GivenArrays) -> float:
     if "logit_scale" not in given.arrays:
         return RELEASED_LOGIT_SCALE
     array = given.arrays["logit_scale"]
-    scale = float(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.number) else float("nan")
+    # Complex numbers and time spans are numbers of NumPy, too.
+    scale = float(array.item()) if array.size == 1 and array.dtype.kind in "fiu" else float("nan")
     if not (np.isfinite(scale) and scale > 0):
         raise ClipError(
             f"{given.path}: 'logit_scale' must be one positive number, the factor of the cosines",
@@ -225,12 +222,21 @@ def _usable(matrix: Tensor) -> Tensor:
     return usable
 
 
+def _rows_by_split(
+    path: Path, keys_by_split: Mapping[str, Sequence[str]], row_of: Mapping[str, int], usable_N: Tensor
+) -> dict[str, Tensor]:
+    """The row of each image of all splits."""
+    # Images of two splits with the same key, as in shards that all start at 0000, would share a row.
+    all_keys = [key for keys in keys_by_split.values() for key in keys]
+    if len(set(all_keys)) < len(all_keys):
+        refuse_repeated(ClipError, "The keys of the images must be unique over all splits", all_keys)
+    return {split: _align(path, split, keys, row_of, usable_N) for split, keys in keys_by_split.items()}
+
+
 def _align(
     path: Path, split: str, keys: Sequence[str], row_of: Mapping[str, int], usable_N: Tensor
 ) -> Tensor:
     """The row of each image of a split."""
-    if len(set(keys)) < len(keys):
-        refuse_repeated(ClipError, f"The keys of the images of split '{split}' must be unique", keys)
     places = find_keys(keys, row_of)
     missing = [key for key, place in zip(keys, places, strict=True) if place < 0]
     if missing:

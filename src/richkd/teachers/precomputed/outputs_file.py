@@ -171,7 +171,8 @@ def paired(
 
 def _view_numbers(file: GivenArrays) -> Tensor:
     array = file.take("views")
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    # Time spans are integers of NumPy, too.
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise CacheError(
             f"{file.path}: 'views' must be a list of integers, the view number of each row",
             got=f"shape {array.shape}, type {array.dtype}",

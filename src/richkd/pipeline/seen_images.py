@@ -1,0 +1,150 @@
+"""Refuse models that were trained on the images on which they, or a student of theirs, are tested.
+
+Where a data set has no test split of its own, the seed of a run divides it. A run with another seed has other
+test images, and most of them are training images of the first run. Each run records a digest of every image,
+so its images are found wherever they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richkd.config.resumed import is_run, recorded_inputs
+from richkd.config.schema import Config
+from richkd.core.errors import DataError
+from richkd.core.visible import counted
+from richkd.data.digests import decoded, digests_of
+from richkd.data.split import Data, Split
+from richkd.pipeline.named_files import files_of_models
+from richkd.pipeline.teachers import Log
+
+# Depth of a file of weights in its run folder, at most.
+DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The images of a run, as digests of their files; made by `seen_by`.
+
+    Attributes:
+        run: the run folder.
+        splits: a digest of each image (N,) by split.
+    """
+
+    run: Path
+    splits: dict[str, NDArray[np.uint64]]
+
+    def learned(self, split: Split) -> NDArray[np.intp]:
+        """Positions of the images of a split that the run was trained on, in increasing order.
+
+        Copies that the data have in both splits of the run itself are not counted.
+
+        Raises:
+            DataError: a file of the split is gone or cannot be read.
+        """
+        return self._found(split, ("train",))
+
+    def other_than(self, split: Split) -> NDArray[np.intp]:
+        """Positions of the images of a split that are in a split of another name in the run.
+
+        Raises:
+            DataError: a file of the split is gone or cannot be read.
+        """
+        return self._found(split, [name for name in self.splits if name != split.name])
+
+    def _found(self, split: Split, names: tuple[str, ...] | list[str]) -> NDArray[np.intp]:
+        digest_N = digests_of(split, hashed=True)
+        none = np.zeros(0, np.uint64)
+        own = np.isin(digest_N, self.splits.get(split.name, none))
+        others = np.concatenate([none, *(self.splits[name] for name in names if name in self.splits)])
+        return np.flatnonzero(np.isin(digest_N, others) & ~own)
+
+
+def run_around(file: Path) -> Path | None:
+    """The run folder that a file of weights lies in, for example in ``student/`` or ``checkpoints/``.
+
+    Example:
+        >>> run_around(Path("nowhere/student/model.safetensors")) is None
+        True
+    """
+    path = file.expanduser().resolve()
+    return next((folder for folder in (path, *path.parents[:DEPTH]) if is_run(folder)), None)
+
+
+def seen_by(file: Path) -> Seen | None:
+    """The images of the run that a model comes from.
+
+    Args:
+        file: a run folder, or a file or folder of weights in it.
+
+    Returns:
+        None if the model is in no run folder, or if the run has no digests of the content of its images, as
+        with very large data sets.
+
+    Example:
+        >>> seen_by(Path("nowhere")) is None
+        True
+    """
+    run = run_around(file)
+    if run is None:
+        return None
+    recorded = recorded_inputs(run)
+    try:
+        splits = {name: decoded(split) for name, split in recorded["splits"].items()}
+        return Seen(run, splits) if recorded["hashed"] else None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def refuse_leaking_models(config: Config, data: Data, log: Log) -> None:
+    """Check that no teacher, and no student to start from, was trained on images that this run holds out.
+
+    Args:
+        config: the settings, which name the models.
+        data: the images of the run.
+        log: receives a warning for a model that was trained on images on which this run fits.
+
+    Raises:
+        DataError: a model was trained on test images of the run; the message names both.
+    """
+    done = set[Path]()
+    for setting, file in _models(config):
+        seen = seen_by(file)
+        if seen is None or seen.run in done:
+            continue
+        done.add(seen.run)
+        for name, split in data.splits.items():
+            if name != "train" and len(found := _learned(seen, split, data)):
+                _report(setting, seen, split, found, log)
+
+
+def _learned(seen: Seen, split: Split, data: Data) -> NDArray[np.intp]:
+    """The images of a split that a run was trained on, without copies that are training images here, too."""
+    found = seen.learned(split)
+    if len(found) and "train" in data.splits:
+        train_N = digests_of(data.splits["train"], hashed=True)
+        return found[~np.isin(digests_of(split, hashed=True)[found], train_N)]
+    return found
+
+
+def _report(setting: str, seen: Seen, split: Split, found: NDArray[np.intp], log: Log) -> None:
+    images = f"{len(found):,} of {counted(len(split), 'image')} of {split.name}"
+    fix = "train it with the --seed and the settings of the data of this run, which divide them"
+    if split.name == "test":
+        raise DataError(
+            f"{setting} must not be trained on test images of this run",
+            got=f"{images}, first {split.key(int(found[0]))}, are training images of {seen.run}",
+            fix=f"{fix}, or give data with a test split of their own.",
+        )
+    log(f"warning: {setting} was trained on {images}, on which this run fits ({seen.run}): {fix}")
+
+
+def _models(config: Config) -> Iterator[tuple[str, Path]]:
+    for setting, files in files_of_models(config):
+        for file in files:
+            yield setting, file
