@@ -185,7 +185,7 @@ def _refuse_seen(model: str, path: Path, split: Split) -> None:
             f"{model} must not be evaluated on images that it was trained or fitted on",
             got=f"{len(found):,} of {counted(len(split), 'image')} of {split.name}, first "
             f"{split.key(int(found[0]))}, are in another split of {seen.run}",
-            fix="evaluate each model alone; or train both with the same --seed and settings of the data, or with "
+            fix="evaluate each alone; or train both with the same --seed and settings of the data, or with "
             "data that have a test split of their own.",
         )
 
