@@ -18,7 +18,7 @@ def test_a_message_has_the_rule_what_was_received_and_a_way_out() -> None:
     assert str(error) == "Argument 'x' must be 1\nGot: 2\nFix: write 1."
     assert (error.rule, error.got, error.fix) == ("Argument 'x' must be 1", "2", "write 1.")
     assert str(ConfigError("Rule")) == "Rule"
-    assert str(ConfigError("Rule", fix="mend.")) == "Rule\nFix: mend."
+    assert str(ConfigError("Rule", fix="repair.")) == "Rule\nFix: repair."
 
 
 def test_one_except_catches_them_all() -> None:

@@ -111,7 +111,7 @@ def test_impossible_settings_are_refused(tmp_path: Path, options: dict[str, int]
 
 def test_without_scikit_learn_it_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DataError, match=r"richkd\[demo\]"):
+    with pytest.raises(DataError, match=r"pip install .\.\[demo\]"):
         write_digits(tmp_path)
 
 

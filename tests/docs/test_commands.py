@@ -35,7 +35,7 @@ STUDENT = "richkd distill --data photos/ --student cifar_resnet8"
         ("python benchmarks/corruptions.py --images many", Exception),
         ("python benchmarks/corruptions.py --imges 5", BaseException),
         ("python -m pytest tests/no_such_folder", AssertionError),
-        ("pip install 'richkd[tflite]'", AssertionError),
+        ("pip install '.[tflite]'", AssertionError),
         ("pip install something", AssertionError),
         ("npm install --prefix examples/none", AssertionError),
         ("richkd export runs/small", CycloptsError),

@@ -184,7 +184,7 @@ def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
             f"There are no caches in {root}", fix="fill one: `richkd cache fill … --teacher-cache DIR`."
         )
     return [
-        (manifest, OutputCache(root, manifest, mend=False, used=False))
+        (manifest, OutputCache(root, manifest, repair=False, used=False))
         for manifest in map(read_manifest, folders)
     ]
 

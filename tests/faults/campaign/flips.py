@@ -140,7 +140,7 @@ def checkpoint(path: Path) -> list[Any]:
 def cache(finished: Finished) -> list[Any]:
     read: list[Any] = []
     for manifest in finished.manifests:
-        opened = OutputCache(finished.cache, manifest, mend=False)
+        opened = OutputCache(finished.cache, manifest, repair=False)
         if opened.damaged:
             raise RichKDError(opened.damaged[0])
         output = opened.read(opened.find(*opened.sample(1000)))

@@ -212,7 +212,7 @@ def test_a_cache_that_is_no_longer_used_can_be_removed_by_others(tmp_path: Path)
     with pytest.raises(Locked):
         lock.acquire()
     # Listing is no use.
-    again = OutputCache(tmp_path, MANIFEST_OF, mend=False, used=False)
+    again = OutputCache(tmp_path, MANIFEST_OF, repair=False, used=False)
     del cache
     gc.collect()
     with lock:

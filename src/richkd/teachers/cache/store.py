@@ -44,7 +44,7 @@ class OutputCache:
     Args:
         root: folder of the teacher cache; the rows are in its subfolder ``manifest.folder``.
         manifest: description of the cache.
-        mend: delete damaged shards, so that their rows are computed again. They are never read. Temporary
+        repair: delete damaged shards, so that their rows are computed again. They are never read. Temporary
             files of killed processes are removed, too.
         used: hold the lock of the cache as long as this object exists.
 
@@ -68,7 +68,7 @@ class OutputCache:
         (1, [[1.0, 2.0]])
     """
 
-    def __init__(self, root: str | Path, manifest: Manifest, *, mend: bool = True, used: bool = True) -> None:
+    def __init__(self, root: str | Path, manifest: Manifest, *, repair: bool = True, used: bool = True) -> None:
         self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.row_format
         self._known: set[str] = set()
         _refuse_too_many(manifest)
@@ -82,7 +82,7 @@ class OutputCache:
         if used:
             self._share_lock()
         # Hashes of shards are checked once on each machine; the other processes open the good ones.
-        names, self.damaged = on_first_of_node(lambda: self._checked(mend))
+        names, self.damaged = on_first_of_node(lambda: self._checked(repair))
         self._open(names)
 
     def __len__(self) -> int:
@@ -183,9 +183,9 @@ class OutputCache:
         meet()
         self._open([path.name for path in sorted(self.folder.glob("*.safetensors"))])
 
-    def _checked(self, mend: bool) -> tuple[list[str], list[str]]:
+    def _checked(self, repair: bool) -> tuple[list[str], list[str]]:
         """Names of intact shards, and problems of the others. The folder is created if it is missing."""
-        if mend:
+        if repair:
             remove_abandoned(self.folder.parent)
             remove_abandoned(self.folder)
         if not (self.folder / MANIFEST).exists():
@@ -197,7 +197,7 @@ class OutputCache:
             problems = list(pool.map(lambda path: shard_problem(path, self.manifest), paths))
         damaged = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
         for path, _ in damaged:
-            if mend:
+            if repair:
                 path.unlink(missing_ok=True)
         good = [path.name for path, problem in zip(paths, problems, strict=True) if problem is None]
         return good, [f"{path.name[:12]}… {problem}" for path, problem in damaged]

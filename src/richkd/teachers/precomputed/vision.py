@@ -183,7 +183,7 @@ def open_imported(
         drawn = augmentations[split]
         accepted = [whole] if drawn.count is None or drawn == whole else [drawn, whole]
         manifest, augmentation = _chosen(named, store, accepted, config, contents)
-        cache = OutputCache(root, manifest, mend=False)
+        cache = OutputCache(root, manifest, repair=False)
         if cache.damaged:
             raise CacheError(
                 f"The cache {cache.folder} must be intact, because imported outputs cannot be computed again",
