@@ -68,7 +68,9 @@ class OutputCache:
         (1, [[1.0, 2.0]])
     """
 
-    def __init__(self, root: str | Path, manifest: Manifest, *, repair: bool = True, used: bool = True) -> None:
+    def __init__(
+        self, root: str | Path, manifest: Manifest, *, repair: bool = True, used: bool = True
+    ) -> None:
         self.folder, self.manifest, self.format = Path(root) / manifest.folder, manifest, manifest.row_format
         self._known: set[str] = set()
         _refuse_too_many(manifest)
