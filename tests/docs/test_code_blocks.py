@@ -198,19 +198,23 @@ def known_settings() -> Iterator[str]:
 
 
 # The quick start with models and images that are small enough for a test.
+TINY_CLIP = f"local-dir:{ROOT / 'src' / 'richkd' / 'demo' / 'tiny_clip'}"
 SMALLER = {
     "resnet50": "cifar_resnet14",
     "--student.pretrained true": "--student.size 16",
     "--epochs 20": "--epochs 1",
     "mobilenetv3_small_100": "cifar_resnet8",
     "--student.size 128": "--student.size 16",
-    "ViT-B-32:datacomp_xl_s13b_b90k": f"local-dir:{ROOT / 'src' / 'richkd' / 'demo' / 'tiny_clip'}",
+    "ViT-B-32:datacomp_xl_s13b_b90k": TINY_CLIP,
 }
 SHORT = ["--train.batch_size", "8", "--train.workers", "0", "--train.precision", "fp32"]
+CACHE = ["--clip.cache", "class-embeddings"]
+# Student and CLIP of the recipe.
+SMALL_RECIPE = ["--student", "cifar_resnet8", "--student.size", "16", "--student.pretrained", "false"]
 MORE = {
     "teach": SHORT,
-    "probe": ["--clip.cache", "class-embeddings"],
-    "distill": [*SHORT, "--epochs", "1", "--clip.cache", "class-embeddings"],
+    "probe": CACHE,
+    "distill": [*SHORT, "--epochs", "1", *CACHE, *SMALL_RECIPE, "--clip", TINY_CLIP],
 }
 # The tiny CLIP knows digits.
 DIGITS = ("one", "two", "three")
@@ -226,6 +230,7 @@ def test_the_quick_start_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     make_images(tmp_path / "photos", DIGITS)
     make_images(tmp_path / "photos-at-night", DIGITS, seed=1)
     shutil.copy(tmp_path / "photos" / "test" / "one" / "0.png", tmp_path / "holiday.jpg")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     commands = list(commands_of(text))
     assert [words[1] for words in commands] == ["teach", "probe", "distill", "report", "predict", "export"]
