@@ -27,6 +27,7 @@ from richkd.compare.validate import Checked, check_runs, refuse_other_teachers
 from richkd.compare.worker import Job
 from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
+from richkd.core.home import expanded
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
 from richkd.core.visible import counted
@@ -88,7 +89,7 @@ def compare(
     console = console or Terminal()
     source = read_plan(path, baseline)
     # First runs are models in it, and the names of models expand ~.
-    out = (out or source.plan.out or Path("runs") / path.stem).expanduser()
+    out = expanded(out or source.plan.out or Path("runs") / path.stem)
     runs = planned_runs(source, read_layers(source), out)
     refuse_unwritable(out)
     if check_only:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from richkd.core.errors import nearest
+from richkd.core.home import expanded
 
 Kind = Literal["name", "callable", "local-dir", "hf-hub", "folds", "cache", "outputs"]
 # Prefixes that say where a model is; hf_hub is timm's older spelling.
@@ -49,7 +50,7 @@ class ModelName:
     @property
     def path(self) -> Path:
         """The value as a path, with ``~`` expanded."""
-        return Path(self.value).expanduser()
+        return expanded(self.value)
 
 
 def parse_model_name(text: str) -> ModelName:

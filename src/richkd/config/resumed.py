@@ -15,6 +15,7 @@ from richkd.config.marks import WhenResumed, flattened, without_numbers
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import REST, Config, Section
 from richkd.core.errors import CheckpointError
+from richkd.core.home import expanded
 from richkd.core.structured import read_json, read_yaml
 
 SETTINGS, INPUTS = "config.yaml", "inputs.json"
@@ -173,9 +174,9 @@ def _relocated(config: Config, beside: Path | None) -> Config:
         prefix, path = place
         candidates = [] if beside is None or path.is_absolute() else [beside / path]
         if old_run is not None:
-            candidates.append(Path(os.path.normpath(run / os.path.relpath(path.expanduser(), old_run))))
+            candidates.append(Path(os.path.normpath(run / os.path.relpath(expanded(path), old_run))))
         found = [candidate for candidate in candidates if candidate.exists()]
-        if found and not path.expanduser().exists():
+        if found and not expanded(path).exists():
             changes[dotted] = f"{prefix}{found[0]}"
     return load_config(None, config.model_dump(mode="json") | changes) if changes else config
 

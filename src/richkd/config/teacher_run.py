@@ -12,6 +12,7 @@ from richkd.config.resumed import SETTINGS, is_run, resumed_config
 from richkd.config.schema import Config
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.home import expanded
 from richkd.core.structured import read_json
 from richkd.core.visible import counted
 
@@ -49,7 +50,7 @@ def recipe_of(run: Path, settings: Mapping[str, Any] = MappingProxyType({})) -> 
         >>> config.student.name, config.train.epochs, config.optim.lr, config.out.name
         ('resnet50', 9, 0.1, 'latest')
     """
-    run = run.expanduser()
+    run = expanded(run)
     _refuse_no_run(run)
     config = resumed_config(run / SETTINGS, {})
     _refuse_unfinished(run, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from richkd.core.errors import RichKDError
+from richkd.core.home import expanded
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, parse_yaml
 from richkd.core.visible import one_line
@@ -36,7 +37,7 @@ def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> s
     """
     try:
         # Editors on Windows write a byte-order mark; utf-8-sig drops it.
-        text = read_regular(path.expanduser(), LIMIT).decode("utf-8-sig")
+        text = read_regular(expanded(path), LIMIT).decode("utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of ~ is unknown
         raise refusal(f"{what} {path} cannot be read", got=str(error), fix=hint) from error
     # As files that are opened as text are read.

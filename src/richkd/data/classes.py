@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from richkd.core.errors import ClassError, DataError
+from richkd.core.home import expanded
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import LIMIT
 from richkd.data.class_text import difference, is_number, normalized
@@ -130,7 +131,7 @@ def read_names(file: Path, classes: int, labels: Sequence[str] = ()) -> tuple[st
     """
     try:
         # Editors on Windows write a byte-order mark first; utf-8-sig drops it.
-        text = read_regular(file.expanduser(), LIMIT).decode("utf-8-sig")
+        text = read_regular(expanded(file), LIMIT).decode("utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
         rule = f"Class names in {file} must be readable UTF-8 text"
         raise DataError(rule, got=str(error), fix="check --data.class_names.") from error

@@ -84,16 +84,6 @@ def is_folder(entry: Path | os.DirEntry[str]) -> bool:
         return False
 
 
-def expanded(path: str | Path) -> Path:
-    """A path with the home folder in the place of ``~``; the same path if there is no such user.
-
-    Example:
-        >>> expanded("~no-such-user/photos").as_posix()
-        '~no-such-user/photos'
-    """
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for unknown users
-
-
 def printable(path: Path | str) -> str:
     """A path with ``\\xff`` in the place of bytes that are not valid UTF-8, which cannot be printed.
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import datasets
 
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.home import expanded
 from richkd.core.logs import logger_of
 from richkd.data.columns import DETECTED, Columns
-from richkd.data.file_types import expanded
 from richkd.data.formats.class_folders import (
     open_class_folders,
     split_folders,

@@ -12,10 +12,11 @@ import datasets
 import torch
 
 from richkd.core.errors import DataError, ImageError, Problems
+from richkd.core.home import expanded
 from richkd.core.types import UNLABELED
 from richkd.data.columns import DETECTED, Columns, image_and_key_columns
 from richkd.data.duplicates import duplicates, summary
-from richkd.data.file_types import expanded, is_folder, printable
+from richkd.data.file_types import is_folder, printable
 from richkd.data.formats.hub import load_hub, quiet
 from richkd.data.formats.scan import WHOLE, check_files, images_below
 from richkd.data.slices import COLUMN as SLICES

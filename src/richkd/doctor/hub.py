@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from richkd.core.home import expanded
+
 SECONDS = 5.0
 DEFAULT = "https://huggingface.co"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -53,7 +55,7 @@ def hub_cache() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     home = Path(os.environ.get("HF_HOME") or base)
     chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
-    return Path(os.path.expandvars(chosen)).expanduser().absolute()
+    return expanded(os.path.expandvars(chosen)).absolute()
 
 
 def connection_problem(address: str, seconds: float = SECONDS) -> str | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from richkd.core.errors import ClassError, DataError
+from richkd.core.home import expanded
 from richkd.data.class_text import hint_at_class, normalized
 from richkd.data.columns import as_split
 from richkd.data.formats.hub import quiet
@@ -73,7 +73,7 @@ def open_shift(path: str, class_names: Sequence[str] | None) -> Split:
     with quiet():
         # Nested classes are named by their paths.
         nested = any("/" in name for name in class_names or ())
-        tables = open_tables(path, nested=nested and Path(path).expanduser().is_dir())
+        tables = open_tables(path, nested=nested and expanded(path).is_dir())
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(

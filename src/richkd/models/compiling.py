@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from richkd.core.errors import ConfigError
+from richkd.core.home import expanded
 
 # Number of steps from which compiling saves time (docs/performance.md). On 2 CPU cores compiling ResNet-8x4
 # took 23 s and saved at most 15 of 220 ms per step. On an H200, ResNet-20 took 30 s and saved 12 of 20 ms.
@@ -69,7 +69,7 @@ def compile_fixed(
         >>> callable(double)  # it is compiled by the first call
         True
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/richkd/compiled").expanduser()))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(expanded("~/.cache/richkd/compiled")))
     if device.type == "cuda" and repeated:
         options["triton.cudagraphs"] = True
     compiled: Callable[..., Any] = torch.compile(call, dynamic=False, options=options or None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from richkd.config.schema import Config, FusionConfig
 from richkd.core.errors import ClipError, DataError
+from richkd.core.home import expanded
 from richkd.core.types import UNLABELED
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
@@ -151,7 +151,7 @@ class Fitter:
                 f"{fitted:.4f}, with equal weights {equal:.4f}"
             )
         else:
-            weights_P = read_prompt_weights(Path(choice).expanduser(), prompts.templates)
+            weights_P = read_prompt_weights(expanded(choice), prompts.templates)
         order = weights_P.argsort(descending=True)[:3].tolist()
         largest = (f"{float(weights_P[place]):.2f} × '{prompts.templates[place]}'" for place in order)
         self.log(f"prompts: {', '.join(largest)}, …")

@@ -11,6 +11,7 @@ import torch
 
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError
+from richkd.core.home import expanded
 from richkd.core.types import UNLABELED, Output
 from richkd.data.augmentations import Clean, build_augmentation
 from richkd.data.batches import Store, open_store
@@ -63,7 +64,7 @@ def import_outputs(
     """
     if config.cache.dir is None:
         raise CacheError("cache.dir must be set", got="no folder", fix="add --teacher-cache DIR.")
-    root = config.cache.dir.expanduser()
+    root = expanded(config.cache.dir)
     data = open_data(config.data, config.train.seed)
     given = read_outputs(path, data.class_names)
     name = name or given.path.stem

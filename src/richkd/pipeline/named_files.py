@@ -17,6 +17,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, hash_file
 from richkd.core.errors import CheckpointError, ModelError
+from richkd.core.home import expanded
 from richkd.teachers.cache.manifest import MANIFEST
 from richkd.teachers.fold_record import full_teacher
 from richkd.teachers.precomputed.vision import imported_manifests
@@ -153,7 +154,7 @@ def _named(config: Config) -> Iterator[tuple[str, list[Path]]]:
         settings["clip.prompt_weights"] = clip.prompt_weights
     for setting, value in settings.items():
         if value is not None:
-            yield setting, [Path(value).expanduser()]
+            yield setting, [expanded(value)]
 
 
 def _of_model(section: str, model: ModelConfig, config: Config) -> Iterator[tuple[str, list[Path]]]:
@@ -166,7 +167,7 @@ def _of_model(section: str, model: ModelConfig, config: Config) -> Iterator[tupl
     if name.kind in files:
         yield f"{section}.name", files[name.kind]()
     if model.weights is not None:
-        yield f"{section}.weights", [model.weights.expanduser()]
+        yield f"{section}.weights", [expanded(model.weights)]
 
 
 def _of_folds(folder: Path, *, blended: bool) -> list[Path]:
@@ -191,5 +192,5 @@ def _imported(name: str, root: Path | None) -> list[Path]:
     """The manifests of imported outputs, which contain the hash of the outputs."""
     if root is None:
         return []
-    folders = [m.folder for m in imported_manifests(root.expanduser()) if m.ingredients["teacher"] == name]
-    return [root.expanduser() / folder / MANIFEST for folder in sorted(folders)]
+    folders = [m.folder for m in imported_manifests(expanded(root)) if m.ingredients["teacher"] == name]
+    return [expanded(root) / folder / MANIFEST for folder in sorted(folders)]

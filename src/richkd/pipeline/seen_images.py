@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from richkd.config.resumed import is_run, recorded_inputs
 from richkd.config.schema import Config
 from richkd.core.errors import DataError
+from richkd.core.home import expanded
 from richkd.core.visible import counted
 from richkd.data.digests import decoded, digests_of
 from richkd.data.split import Data, Split
@@ -72,7 +73,7 @@ def run_around(file: Path) -> Path | None:
         >>> run_around(Path("nowhere/student/model.safetensors")) is None
         True
     """
-    path = file.expanduser().resolve()
+    path = expanded(file).resolve()
     return next((folder for folder in (path, *path.parents[:DEPTH]) if is_run(folder)), None)
 
 

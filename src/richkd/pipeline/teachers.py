@@ -18,6 +18,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config, DataConfig, ModelConfig
 from richkd.core.errors import ConfigError, ModelError
 from richkd.core.files import hash_tensors, write_atomically
+from richkd.core.home import expanded
 from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked
 from richkd.core.processes import world
@@ -246,7 +247,7 @@ def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype |
     precision = opening.config.train.teacher_precision
     if root is None or precision != "auto" or not chooser.measure:
         return chooser.choose(name, network, precision, "never", trained=False).autocast
-    path = root.expanduser() / SPEED
+    path = expanded(root) / SPEED
     key = f"{hash_tensors(network.model.state_dict())[:16]} {network.size} px {opening.device.type}"
     recorded = read_speeds(path)
     if path.exists() and not recorded:

@@ -10,6 +10,7 @@ from richkd.config.schema import Config
 from richkd.config.teacher_run import recipe_of
 from richkd.core.checksums import forget_hashes
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.home import expanded
 from richkd.core.progress import Progress
 from richkd.data.sources import open_data
 from richkd.data.split import Data
@@ -36,7 +37,7 @@ def prepare_folds(
     progress = Progress(quiet=quiet)
     data = _open_whole(config, folds)
     _refuse_full_in_out(config, full)
-    full_run = None if full is None else (full.expanduser(), recipe_of(full))
+    full_run = None if full is None else (expanded(full), recipe_of(full))
     if full_run is not None:
         refuse_other_data(data, full_run[0], progress.log)
     refuse_leaking_start(config, data, full_run and full_run[0])
@@ -63,7 +64,7 @@ def _open_whole(config: Config, folds: int) -> Data:
 
 
 def _refuse_full_in_out(config: Config, full: Path | None) -> None:
-    if full is not None and full.expanduser().resolve() == config.out.expanduser().resolve():
+    if full is not None and expanded(full).resolve() == expanded(config.out).resolve():
         raise ConfigError(
             "The teachers of folds need a folder of their own",
             got=f"--out {config.out}, the run of the full teacher",

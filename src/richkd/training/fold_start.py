@@ -13,6 +13,7 @@ from richkd.config.resumed import recorded_inputs
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import hash_file
 from richkd.core.errors import CheckpointError, ClassError, ConfigError, DataError
+from richkd.core.home import expanded
 from richkd.core.structured import read_json
 from richkd.core.tensor_files import read_tensors
 from richkd.data.classes import check_same_classes
@@ -104,7 +105,7 @@ def _starts(student: ModelConfig) -> Iterator[tuple[str, Path]]:
     if name.kind == "local-dir":
         yield "student.name", name.path / WEIGHTS
     if student.weights is not None:
-        yield "student.weights", student.weights.expanduser()
+        yield "student.weights", expanded(student.weights)
 
 
 def _saw(run: Path, data: Data, config: Config) -> bool:

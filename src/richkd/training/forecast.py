@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from richkd.core.home import expanded
 from richkd.core.visible import counted
 from richkd.core.waiting import clock
 from richkd.pipeline.assemble import Parts
@@ -100,7 +101,7 @@ def forecast(parts: Parts) -> Forecast:
     counts = {name: len(split) for name, split in parts.data.splits.items() if name != "train"}
     validations = -(-train.epochs // train.eval_every)
     evaluated = validations * counts.get("val", 0) + sum(counts.values())
-    folders = [parts.config.out, *([parts.config.cache.dir.expanduser()] if parts.config.cache.dir else [])]
+    folders = [parts.config.out, *([expanded(parts.config.cache.dir)] if parts.config.cache.dir else [])]
     return Forecast(
         measured,
         stored,

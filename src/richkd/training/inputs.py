@@ -14,6 +14,7 @@ from typing import Any
 from richkd.config.resumed import damaged_inputs
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError, ClassError
+from richkd.core.home import expanded
 from richkd.data.classes import check_same_classes
 from richkd.data.contents import Contents
 from richkd.data.digests import are_hashed, changed_images, decoded, digests_of, encoded
@@ -37,7 +38,7 @@ def read_inputs(config: Config, data: Data, recorded: Mapping[str, Any] | None =
     known = (recorded or {}).get("hashed")
     hashed = are_hashed(data.splits.values()) if known is None else bool(known)
     # The fingerprints of the teacher cache have the same hashes, so files are read once.
-    contents = Contents(config.cache.dir.expanduser() if config.cache.dir else None)
+    contents = Contents(expanded(config.cache.dir) if config.cache.dir else None)
     splits = {
         name: {
             "images": len(split),

@@ -13,8 +13,9 @@ import datasets
 import huggingface_hub
 
 from richkd.core.errors import DataError
+from richkd.core.home import expanded
 from richkd.core.logs import logger_of
-from richkd.data.file_types import expanded, is_folder
+from richkd.data.file_types import is_folder
 from richkd.data.formats.hub_parquet import open_downloaded, open_remote
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.outside import is_inside, named_files

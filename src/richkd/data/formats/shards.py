@@ -19,9 +19,9 @@ from typing import IO, Any, cast
 import datasets
 
 from richkd.core.errors import DataError
+from richkd.core.home import expanded
 from richkd.core.structured import parse_json
 from richkd.data.columns import KEY_COLUMNS, Columns
-from richkd.data.file_types import expanded
 from richkd.data.formats.listing_files import LABEL_NAMES, Listing
 from richkd.data.formats.listings import whole_numbers
 from richkd.data.formats.outside import refuse_special

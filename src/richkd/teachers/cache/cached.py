@@ -13,6 +13,7 @@ from torch import Tensor
 
 from richkd.config.schema import CacheConfig
 from richkd.core.errors import CacheError
+from richkd.core.home import expanded
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
 from richkd.data.contents import Contents
@@ -173,7 +174,7 @@ def with_cache(
     rows = teacher.row_format
     if config.dir is None or rows is None:
         return teacher
-    root = config.dir.expanduser()
+    root = expanded(config.dir)
     # Rows of CLIP have features only; they do not depend on the classes.
     classes = {"class names": list(class_names)} if rows.classes else {}
     if rows.classes and config.top_k is not None:

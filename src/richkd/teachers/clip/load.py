@@ -14,6 +14,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError
 from richkd.core.finite import refuse_non_finite_weights
+from richkd.core.home import expanded
 from richkd.core.logs import logger_of
 from richkd.core.regular_files import kind_of, special_in
 from richkd.core.structured import read_json
@@ -78,7 +79,7 @@ def clip_teacher(
         ]
         return PromptSet(selected, torch.stack(embedded, dim=1).cpu())
 
-    embeddings_CD = clip.class_embeddings(class_names, prompts, config.cache.expanduser())
+    embeddings_CD = clip.class_embeddings(class_names, prompts, expanded(config.cache))
     if divided:
         clip.divide_images(device)
     return ClipTeacher(clip, embeddings_CD, prompt_set)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -17,6 +16,7 @@ from open_clip.transform import PreprocessCfg
 
 from richkd.config.model_name import hint_at_path
 from richkd.core.errors import ClipError, nearest
+from richkd.core.home import expanded
 from richkd.core.logs import logger_of
 
 _LOG = logger_of(__name__)
@@ -107,14 +107,14 @@ def _file_alone(model: str, file: str) -> NamedWeights:
 def _file_like(model: str, file: str, traits: Mapping[str, Any]) -> NamedWeights:
     preprocessing = {key: traits[key] for key in KEYS}
     # An absolute path is never a tag.
-    path = str(Path(file).expanduser().absolute())
+    path = str(expanded(file).absolute())
     return NamedWeights(model, path, preprocessing, traits["quick_gelu"])
 
 
 def _is_file(path: str) -> bool:
     # An unknown home folder or a name that is too long is no file.
     with contextlib.suppress(RuntimeError, OSError):
-        return Path(path).expanduser().is_file()
+        return expanded(path).is_file()
     return False
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from richkd.core.archives import read_npz
 from richkd.core.errors import RichKDError
+from richkd.core.home import expanded
 from richkd.core.structured import parse_json
 from richkd.data.class_text import normalized
 from richkd.data.classes import check_same_classes, clean_name
-from richkd.data.file_types import expanded
 
 KEY_COLUMNS = ("files", "file", "keys", "key")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError, nearest
+from richkd.core.home import expanded
 from richkd.core.types import Batch, Output
 from richkd.data.augmentations import Clean
 from richkd.data.batches import Store
@@ -163,7 +164,7 @@ def open_imported(
             got="no folder",
             fix="add --teacher-cache DIR.",
         )
-    root = config.cache.dir.expanduser()
+    root = expanded(config.cache.dir)
     known = imported_manifests(root)
     splits = {}
     contents = Contents(root, log)
