@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from richkd.config.choices import TERMS
 from richkd.config.listing import choices_of, settings
-from richkd.config.loading import check_types, dotted_overrides, load_config, nearest_setting, setting_names
+from richkd.config.loading import check_types, dotted_overrides, load_config
+from richkd.config.names import setting_names
 from richkd.config.renamed import RENAMED, RENAMED_VALUES
 from richkd.config.schema import Config, OptimConfig
 from richkd.core.errors import ConfigError
@@ -444,11 +445,6 @@ def test_what_a_recipe_may_complete_or_only_the_range_refuses_is_no_other_type(
     overrides: dict[str, str],
 ) -> None:
     check_types(overrides)
-
-
-def test_a_hint_may_have_to_be_similar() -> None:
-    assert nearest_setting("optimm", similar=0.7).startswith("Did you mean 'optim'")
-    assert nearest_setting("nonsense", similar=0.7) == "`richkd settings` lists all."
 
 
 def test_the_list_of_settings_has_each_once_with_its_default() -> None:

@@ -21,7 +21,8 @@ import yaml
 
 from richkd.cli import app
 from richkd.config.listing import settings
-from richkd.config.loading import load_config, setting_names
+from richkd.config.loading import load_config
+from richkd.config.names import setting_names
 from richkd.methods.objective import read_objective
 from tests.docs.blocks import CONTRIBUTING, DOCUMENTS, README, ROOT, Block, blocks_of, prose_of
 from tests.docs.commands import check, check_richkd, check_run, commands_of

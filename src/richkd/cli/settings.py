@@ -35,7 +35,7 @@ def settings(
     from rich.text import Text
 
     from richkd.config.listing import settings as listed
-    from richkd.config.loading import LISTING, nearest_setting
+    from richkd.config.names import LISTING, nearest_setting
     from richkd.core.errors import ConfigError
     from richkd.core.json_text import to_json
     from richkd.core.terminal import Terminal

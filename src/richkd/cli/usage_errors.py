@@ -19,7 +19,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from richkd.config.loading import nearest_option
+from richkd.config.names import nearest_option
 from richkd.core.errors import ConfigError, nearest
 
 KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -16,7 +16,8 @@ from richkd.compare.named_runs import refuse_unknown_run
 from richkd.compare.plan import Settings, Source
 from richkd.compare.plan_file import place_of
 from richkd.config.listing import section_type
-from richkd.config.loading import OBJECTIVE, TEACHERS, nearest_setting, read_recipe, setting_names
+from richkd.config.loading import read_recipe
+from richkd.config.names import OBJECTIVE, TEACHERS, nearest_setting, setting_names
 from richkd.config.schema import Config, Section
 from richkd.core.errors import ConfigError, Problems, nearest
 from richkd.core.structured import lines_of

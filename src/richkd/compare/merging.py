@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from richkd.compare.layers import Given, Layer
-from richkd.config.loading import OBJECTIVE, TEACHERS, load_config
+from richkd.config.loading import load_config
+from richkd.config.names import OBJECTIVE, TEACHERS
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError, RichKDError
 from richkd.methods.objective import LABELS, read_objective

@@ -6,8 +6,7 @@ Python (``config.optim.lr``). Later sources win: defaults, recipe, overrides.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,17 +17,15 @@ from pydantic_core import ErrorDetails
 
 from richkd.config.listing import choices_of, fields_of, section_type
 from richkd.config.messages import message_of
-from richkd.config.renamed import RENAMED_VALUES, new_name
-from richkd.config.schema import Config, ModelConfig
+from richkd.config.names import LISTING, OBJECTIVE, TEACHERS, nearest_setting, setting_names
+from richkd.config.renamed import RENAMED_VALUES
+from richkd.config.schema import Config
 from richkd.core.checksums import SUMS, check_hashes
-from richkd.core.errors import NAMED, ConfigError, nearest
+from richkd.core.errors import ConfigError, nearest
 from richkd.core.regular_files import kind_of
 from richkd.core.structured import parse_yaml, read_yaml
 from richkd.core.visible import counted, one_line
 
-# Settings below these are free: terms by label, and teachers by number.
-OBJECTIVE, TEACHERS = "objective", "teachers"
-LISTING = "`richkd settings` lists all."
 OBJECTIVE_FORM = "a list of {TERM: {SETTING: value}} with one term each, or one such mapping"
 OBJECTIVE_FIX = "write `objective: [{ce: {}}, {kd: {temperature: 4}}]`, for example."
 # The short option that gives what a section lacks.
@@ -102,16 +99,6 @@ def check_types(overrides: Mapping[str, Any]) -> None:
                 raise explain(wrong, "the settings") from None
 
 
-def setting_names() -> Iterator[str]:
-    """The dotted names of all settings but those of terms.
-
-    Example:
-        >>> "optim.lr" in set(setting_names())
-        True
-    """
-    yield from (name for name, _ in fields_of(Config))
-
-
 def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict[str, str]:
     """Read ``--optim.lr 0.1 --augment.flip=false`` into ``{"optim.lr": "0.1", "augment.flip": "false"}``.
 
@@ -146,70 +133,6 @@ def dotted_overrides(tokens: Sequence[str], options: Iterable[str] = ()) -> dict
             value = remaining.pop(0)
         overrides[name] = value
     return overrides
-
-
-def nearest_setting(dotted: str, options: Iterable[str] = (), prefix: str = "", similar: float = 0.0) -> str:
-    """A hint for a setting that does not exist: its new name, the same last word, or a similar name.
-
-    Args:
-        dotted: the name.
-        options: other names that may be meant.
-        prefix: what precedes a name where it was written; with ``--``, names of sections are no answer.
-        similar: smallest similarity of a name in the hint (`difflib.SequenceMatcher.ratio`); 0 for that of
-            `nearest`.
-
-    Example:
-        >>> nearest_setting("lr")
-        "Did you mean 'optim.lr'?"
-        >>> nearest_setting("dta", ["data"], prefix="--")
-        "Did you mean '--data'?"
-        >>> nearest_setting("nonsense", similar=0.7)
-        '`richkd settings` lists all.'
-        >>> nearest_setting("train.ema")
-        "It is called 'train.ema_decay' since version 0.2."
-    """
-    renamed = new_name(dotted)
-    if renamed is not None:
-        name = renamed.replace("_", "-") if "." not in renamed and prefix else renamed
-        return f"It is called '{prefix}{name}' since version 0.2."
-    known = list(setting_names())
-    same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
-    # A setting comes before those of the same name that replace it for some images.
-    same = [name for name in same if name.count(".") == 1] or same
-    if same:
-        hint = " or ".join(f"'{prefix}{name}'" for name in same[:NAMED])
-        return f"Did you mean {hint}?{f' {LISTING}' if len(same) > NAMED else ''}"
-    names = {*known, *_of_teachers(dotted), *options} | ({*Config.model_fields} if not prefix else set())
-    close = [name for name in names if difflib.SequenceMatcher(None, name, dotted).ratio() >= similar]
-    if not close:
-        return LISTING
-    return nearest_option(dotted, close, LISTING) if prefix else nearest(dotted, close, LISTING)
-
-
-def nearest_option(option: str, known: Iterable[str], listing: str = "") -> str:
-    """A hint for a mistyped option, as `nearest`, with the two dashes of options.
-
-    The dashes are not compared: all options share them, so every short name would be similar.
-
-    Args:
-        option: the option, with or without its dashes.
-        known: the options that there are, with or without their dashes.
-        listing: a sentence that says where all options are listed.
-
-    Example:
-        >>> nearest_option("--tp", ["--top", "json"])
-        "Did you mean '--top'?"
-    """
-    hint = nearest(option.lstrip("-"), [name.lstrip("-") for name in known], listing)
-    return hint.replace(" '", " '--") if hint.startswith("Did you mean") else hint
-
-
-def _of_teachers(dotted: str) -> list[str]:
-    """The settings of the teacher that a mistyped name such as ``teachers.1.nme`` belongs to."""
-    section, _, _ = dotted.rpartition(".")
-    if section.partition(".")[0] != TEACHERS or not section.partition(".")[2].isdigit():
-        return []
-    return [f"{section}.{name}" for name in ModelConfig.model_fields]
 
 
 def first_error(error: ValidationError) -> ErrorDetails:

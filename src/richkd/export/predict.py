@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from richkd.config.loading import nearest_option
+from richkd.config.names import nearest_option
 from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
 from richkd.core.json_text import to_json
 from richkd.core.spreadsheet import csv_line
