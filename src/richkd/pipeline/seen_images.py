@@ -7,7 +7,7 @@ so its images are found wherever they lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,30 +40,22 @@ class Seen:
     run: Path
     splits: dict[str, NDArray[np.uint64]]
 
-    def learned(self, split: Split) -> NDArray[np.intp]:
-        """Positions of the images of a split that the run was trained on, in increasing order.
-
-        Copies that the data have in both splits of the run itself are not counted.
-
-        Raises:
-            DataError: a file of the split is gone or cannot be read.
-        """
-        return self._found(split, ("train",))
-
     def other_than(self, split: Split) -> NDArray[np.intp]:
         """Positions of the images of a split that are in a split of another name in the run.
 
+        Copies that the data of the run have in both of its splits are not counted.
+
         Raises:
             DataError: a file of the split is gone or cannot be read.
         """
-        return self._found(split, [name for name in self.splits if name != split.name])
+        names = [name for name in self.splits if name != split.name]
+        return np.flatnonzero(self.holds(digests_of(split, hashed=True), split.name, names))
 
-    def _found(self, split: Split, names: tuple[str, ...] | list[str]) -> NDArray[np.intp]:
-        digest_N = digests_of(split, hashed=True)
+    def holds(self, digest_N: NDArray[np.uint64], own: str, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether images (N) are in the named splits of the run, and not in its split ``own``."""
         none = np.zeros(0, np.uint64)
-        own = np.isin(digest_N, self.splits.get(split.name, none))
         others = np.concatenate([none, *(self.splits[name] for name in names if name in self.splits)])
-        return np.flatnonzero(np.isin(digest_N, others) & ~own)
+        return np.isin(digest_N, others) & ~np.isin(digest_N, self.splits.get(own, none))
 
 
 def run_around(file: Path) -> Path | None:
@@ -113,24 +105,21 @@ def refuse_leaking_models(config: Config, data: Data, log: Log) -> None:
     Raises:
         DataError: a model was trained on test images of the run; the message names both.
     """
-    done = set[Path]()
-    for setting, file in _models(config):
-        seen = seen_by(file)
-        if seen is None or seen.run in done:
-            continue
-        done.add(seen.run)
-        for name, split in data.splits.items():
-            if name != "train" and len(found := _learned(seen, split, data)):
-                _report(setting, seen, split, found, log)
-
-
-def _learned(seen: Seen, split: Split, data: Data) -> NDArray[np.intp]:
-    """The images of a split that a run was trained on, without copies that are training images here, too."""
-    found = seen.learned(split)
-    if len(found) and "train" in data.splits:
-        train_N = digests_of(data.splits["train"], hashed=True)
-        return found[~np.isin(digests_of(split, hashed=True)[found], train_N)]
-    return found
+    models: dict[Path, tuple[str, Seen]] = {}
+    for setting, files in files_of_models(config):
+        for seen in filter(None, map(seen_by, files)):
+            models.setdefault(seen.run, (setting, seen))
+    held_out = [split for name, split in data.splits.items() if name != "train"]
+    # Without such a model, no file is read.
+    for split in held_out if models else ():
+        digest_N = digests_of(split, hashed=True)
+        for setting, seen in models.values():
+            learned_N = seen.holds(digest_N, split.name, ["train"])
+            if learned_N.any() and "train" in data.splits:
+                # Copies that the data have in train, too, are no leak.
+                learned_N &= ~np.isin(digest_N, digests_of(data.splits["train"], hashed=True))
+            if learned_N.any():
+                _report(setting, seen, split, np.flatnonzero(learned_N), log)
 
 
 def _report(setting: str, seen: Seen, split: Split, found: NDArray[np.intp], log: Log) -> None:
@@ -143,9 +132,3 @@ def _report(setting: str, seen: Seen, split: Split, found: NDArray[np.intp], log
             fix=f"{fix}, or give data with a test split of their own.",
         )
     log(f"warning: {setting} was trained on {images}, on which this run fits ({seen.run}): {fix}")
-
-
-def _models(config: Config) -> Iterator[tuple[str, Path]]:
-    for setting, files in files_of_models(config):
-        for file in files:
-            yield setting, file
