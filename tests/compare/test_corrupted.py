@@ -21,7 +21,7 @@ from richkd.evaluate.corruptions.corrupt import corrupt
 from richkd.export.student import load_student
 from richkd.models.build import Network
 from tests.compare.plans import content, run, runs_of, write
-from tests.fixtures import CLASSES, TEST, World, refusal
+from tests.fixtures import CLASSES, TEST, World, make_images, refusal
 
 NAMES, IMAGES = ["fog", "pixelate"], 7
 PLAN: dict[str, Any] = {"corruptions": {"images": IMAGES, "names": NAMES}, "controls": False}
@@ -128,6 +128,24 @@ def test_a_stopped_measurement_goes_on(world: World, tmp_path: Path, monkeypatch
         run(path, tmp_path / "out")
     run(path, tmp_path / "out")
     assert asked == [("fog",), ("pixelate",)]
+
+
+def test_other_images_with_the_same_names_are_not_exchanged(world: World, tmp_path: Path) -> None:
+    make_images(tmp_path / "other", seed=1)
+    sets = {"first": str(world.images), "second": str(tmp_path / "other")}
+    base = content(world)["base"]
+    del base["teachers"], base["clip"], base["train"]["teacher_precision"]
+    own = {"base": base, "methods": {"ce": None}, "seeds": [0], "corruptions": {"names": ["brightness"]}}
+    measured = []
+    for number, names in enumerate((list(sets), list(sets)[::-1])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cells = run(
+            write(folder, content(world, **own, data={n: sets[n] for n in names})), folder / "out"
+        ).cells
+        measured.append({cell.cell.data: cell.methods[0].corrupted_error for cell in cells})
+    assert measured[0] == measured[1]
+    assert measured[0]["first"] != measured[0]["second"]
 
 
 def test_wrong_settings_are_named_before_the_queue_starts(world: World, tmp_path: Path) -> None:

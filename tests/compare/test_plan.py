@@ -183,6 +183,20 @@ def test_pairs_data_and_budgets_are_combined(world: World, tmp_path: Path) -> No
     assert len({run.name for run in runs}) == len(runs)
 
 
+@pytest.mark.parametrize("given", [3, 3.0, "3", None])
+def test_a_cell_has_the_epochs_of_its_runs(world: World, tmp_path: Path, given: object) -> None:
+    base = without_teachers(world)
+    methods: dict[str, Any] = {"ce": None}
+    if given is None:
+        methods = {"ce": {"train.epochs": 3}, "again": {"method": "ce", "train.epochs": 3}}
+    else:
+        base["train"] = base["train"] | {"epochs": given}
+    plan = content(world, methods=methods, base=base, budgets=None, seeds=[0])
+    for run in runs_of(write(tmp_path, plan)):
+        assert (run.config.train.epochs, run.cell.epochs) == (3, 3)
+        assert run.name.endswith("-e3-s0")
+
+
 def without_teachers(world: World) -> dict[str, Any]:
     base = content(world)["base"]
     del base["teachers"], base["clip"], base["train"]["teacher_precision"]

@@ -151,6 +151,9 @@ def test_teachers_are_set_by_number_and_added_in_order(tmp_path: Path) -> None:
     assert config.teachers[0].weights == Path("a.pth")
     assert "count from 1" in refusal(recipe, teachers__3__name="c").rule
     assert "count from 1" in refusal(recipe, teachers__0__name="c").rule
+    as_text = tmp_path / "text.yaml"
+    as_text.write_text("teachers: [resnet18]")
+    assert refusal(as_text, teachers__1__size=32).rule == "teachers.1 must be names with values"
 
 
 def test_terms_are_set_by_label_in_a_mapping_and_in_a_list(tmp_path: Path) -> None:

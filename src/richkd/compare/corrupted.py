@@ -11,6 +11,7 @@ from typing import Any
 from richkd.compare.logits import SPLIT, StoredLogits
 from richkd.compare.plan import Corrupted
 from richkd.compare.runs import PlannedRun
+from richkd.config.schema import DataConfig
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.interrupt import Interrupted, stop_request
@@ -71,11 +72,13 @@ def corrupted_errors(
         Interrupted: a signal came; what was measured is stored.
     """
     records = [_record(run, logits[run.name], settings, out) for run in runs]
-    groups: dict[str, list[_Record]] = {}
+    # Other images can have the same names.
+    groups: dict[tuple[str, str], list[_Record]] = {}
     for record in records:
         record.read()
         if any(name not in record.errors for name in settings.measured):
-            groups.setdefault(logits[record.run.name].keys, []).append(record)
+            settings_of_data = to_json(_data_of(record.run).model_dump(mode="json"))
+            groups.setdefault((logits[record.run.name].keys, settings_of_data), []).append(record)
     with stop_request() as stop:
         for members in groups.values():
             students = _Students(members, logits, settings.images)
@@ -93,8 +96,7 @@ class _Students:
 
     def __init__(self, records: Sequence[_Record], logits: Mapping[str, StoredLogits], images: int) -> None:
         config = records[0].run.config
-        settings = config.data.model_copy(update={"unlabeled": None, "unlabeled_fraction": None})
-        data = open_data(settings, config.train.seed)
+        data = open_data(_data_of(records[0].run), config.train.seed)
         self.device = pick_device(config.train.device)
         self.records = list(records)
         self.predictors: list[Predictor] = [
@@ -122,6 +124,12 @@ class _Students:
         for (record, _), figures in zip(missing, measured, strict=True):
             record.errors[corruption] = list(figures.errors[corruption])
             record.write()
+
+
+def _data_of(run: PlannedRun) -> DataConfig:
+    """The settings of the data without those of training images alone."""
+    of_training = {"unlabeled": None, "unlabeled_fraction": None, "labels_per_class": None}
+    return run.config.data.model_copy(update=of_training)
 
 
 def _record(run: PlannedRun, output: StoredLogits, settings: Corrupted, out: Path) -> _Record:

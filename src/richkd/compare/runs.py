@@ -101,18 +101,20 @@ def planned_runs(source: Source, layers: Layers, out: Path) -> list[PlannedRun]:
     read: set[int] = set()
     first = {data: first_runs(source, layers, data, out, problems, read) for data in layers.data}
     runs: list[PlannedRun] = []
-    for pair, data, epochs in product(layers.pairs, layers.data, _budgets(source, layers)):
-        cell = Cell(pair, data, epochs)
+    for pair, data, epochs in product(layers.pairs, layers.data, source.plan.budgets or (None,)):
         shared = (layers.base, layers.data[data], layers.pairs[pair])
         models = models_of(layers, data, out)
+        configs: dict[str, Config] = {}
         for name, method in layers.methods.items():
             label = ", ".join(part for part in (name, pair, data) if part)
-            merged = problems.attempt(label, _merged, source, cell, (*shared, method), name, models)
+            merged = problems.attempt(label, _merged, source, epochs, (*shared, method), name, models)
             if merged is not None:
-                config, kept = merged
+                configs[name], kept = merged
                 read |= {id(g) for layer in shared for dotted, g in layer.items() if is_in(dotted, kept)}
-                needs = _needs(config, models, first[data])
-                runs += _runs_of_method(source, out, cell, name, config, needs)
+        for name, config in configs.items():
+            cell = Cell(pair, data, epochs or next(iter(configs.values())).train.epochs)
+            needs = _needs(config, models, first[data])
+            runs += _runs_of_method(source, out, cell, name, config, needs)
     if not problems.errors:
         shared_parts = (layers.base, *layers.data.values(), *layers.pairs.values())
         problems.attempt("", refuse_never_read, shared_parts, read)
@@ -156,20 +158,12 @@ def budget_of(config: Config, images: int) -> str:
     )
 
 
-def _budgets(source: Source, layers: Layers) -> tuple[int, ...]:
-    given = layers.base.get("train.epochs")
-    if source.plan.budgets:
-        return source.plan.budgets
-    default = Config.model_fields["train"].get_default(call_default_factory=True).epochs
-    return (given.value if given is not None and isinstance(given.value, int) else default,)
-
-
 def _merged(
-    source: Source, cell: Cell, layers: tuple[Layer, ...], method: str, models: Mapping[str, str]
+    source: Source, epochs: int | None, layers: tuple[Layer, ...], method: str, models: Mapping[str, str]
 ) -> tuple[Config, Layer]:
     """The settings of all seeds, with the models of first runs, and where they were given."""
     layers = tuple(resolved(layer, models) for layer in layers)
-    own = own_layer(source, cell.epochs if source.plan.budgets else None)
+    own = own_layer(source, epochs)
     # The method is the last one, so it may set a number of epochs of its own.
     return merge((*layers[:-1], own, layers[-1]), source.place("methods", method))
 

@@ -190,11 +190,17 @@ def _costs(method: MethodFigures, costs: Mapping[str, RunCost]) -> list[str]:
         return [""] * 4
     every = [costs[run.name] for run in method.runs]
     return [
-        f"{every[0].parameters / 1e6:.3g}",
-        f"{every[0].flops / 1e6:.3g}",
+        _millions(every[0].parameters),
+        _millions(every[0].flops),
         f"{every[0].latency_ms:.2f}",
         f"{fmean(cost.seconds for cost in every):,.1f}",
     ]
+
+
+def _millions(number: int) -> str:
+    # Three digits, but never 1e+03, which is sorted as 1.
+    millions = number / 1e6
+    return f"{millions:.3g}" if millions < 999.5 else f"{millions:,.0f}"
 
 
 def _numbers(cell: CellFigures, method: MethodFigures, costs: Mapping[str, RunCost]) -> list[Any]:

@@ -208,7 +208,8 @@ def _refuse_unequal(members: list[PlannedRun], budgets: dict[str, str]) -> None:
         raise ConfigError(
             f"All methods of a comparison must have the same budget ({members[0].cell.title})",
             got=named,
-            fix="give equal budgets, or write allow_unequal_budgets: true.",
+            fix="give all of them the same number of epochs and batch size; "
+            "a plan of `richkd compare` can have allow_unequal_budgets: true.",
         )
 
 

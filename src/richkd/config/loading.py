@@ -337,7 +337,11 @@ def _enter_list(items: list[Any], key: str, dotted: str) -> dict[str, Any]:
             )
         if number > len(items):
             items.append({})
-        item: dict[str, Any] = items[number - 1]
+        item = items[number - 1]
+        if not isinstance(item, dict):
+            raise ConfigError(
+                f"{dotted} must be names with values", got=_shown(item), fix="write {name: …} in its place."
+            )
         return item
     for item in items:
         if isinstance(item, dict) and key in item:

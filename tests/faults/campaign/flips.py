@@ -175,7 +175,7 @@ def readers(finished: Finished) -> dict[str, Callable[[], list[Any]]]:
         "student": partial(student, load_student, run),
         "student as teacher": partial(student, as_teacher, run / "student"),
         "student of a checkpoint": partial(student, partial(load_student, checkpoint="last"), run),
-        "report": lambda: [replace(read_run(run), name="")],
+        "report": lambda: [replace(read_run(run), name="", folder="")],
         "summary": lambda: [RunFolder(run).summary()],
         "settings": lambda: [load_config(run / "config.yaml")],
         "resumed": partial(resumed, finished),

@@ -18,7 +18,7 @@ from tests.reporting.probe.test_page import Tags
 from richkd.cli import main
 from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, DataError
-from richkd.reporting.report.collect import Report, collect, short_name
+from richkd.reporting.report.collect import Report, collect, read_run, short_name
 from richkd.reporting.report.page import MODEL_HEADS, write_report
 from richkd.reporting.report.verdict import sentences
 from richkd.training.run import distill
@@ -126,6 +126,17 @@ def test_names_are_short_and_told_apart() -> None:
     assert short_name("fused", names) == "fused"
     assert short_name("local-dir:a/tiny", names, clip="local-dir:a/tiny") == "CLIP (tiny)"
     assert short_name("CLIP outputs", names, clip="CLIP outputs") == "CLIP outputs"
+
+
+def test_the_current_folder_has_its_own_name(
+    runs: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(runs[1][0])
+    monkeypatch.chdir(folder)
+    assert [short_name(name, []) for name in (".", "./student")] == [folder.name] * 2
+    facts = read_run(".")
+    assert (facts.name, facts.command) == (folder.name, "richkd distill -c config.yaml")
+    assert read_run(folder).command == f"richkd distill -c {folder / 'config.yaml'}"
 
 
 def test_runs_with_equal_folder_names_are_all_there(runs: tuple[World, list[str]], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ class RunFacts:
 
     Attributes:
         name: name of the folder; its path, if another run on the page has that name.
+        folder: its path, as it was given.
         settings: text of ``config.yaml``.
         summary: content of ``summary.json``.
         epochs: metrics of each epoch (``metrics.jsonl``).
@@ -48,6 +50,7 @@ class RunFacts:
     """
 
     name: str
+    folder: str
     settings: str
     summary: dict[str, Any]
     epochs: tuple[dict[str, Any], ...]
@@ -58,11 +61,22 @@ class RunFacts:
         """Energy of the processor during training in Wh; None if the machine has no energy counter.
 
         Example:
-            >>> RunFacts("run", "", {"joules": 7200.0}, (), {}).watt_hours
+            >>> RunFacts("run", "runs/run", "", {"joules": 7200.0}, (), {}).watt_hours
             2.0
         """
         joules = self.summary.get("joules")
         return None if joules is None else joules / 3600
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run, for a shell.
+
+        Example:
+            >>> RunFacts("small", "my runs/small", "", {"method": "kd"}, (), {}).command
+            "richkd distill -c 'my runs/small/config.yaml'"
+        """
+        verb = "teach" if self.summary["method"] == "ce" else "distill"
+        return f"richkd {verb} -c {shlex.quote(str(Path(self.folder, 'config.yaml')))}"
 
 
 @dataclass(frozen=True)
@@ -233,7 +247,7 @@ def read_run(folder: str | Path) -> RunFacts:
             f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
         ) from error
     check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
-    return RunFacts(folder.name, settings, summary, epochs, environment)
+    return RunFacts(_last_folder(str(folder)), str(folder), settings, summary, epochs, environment)
 
 
 def _check_figures(summary: Any, environment: Any, epochs: Sequence[Any]) -> None:
@@ -273,7 +287,8 @@ def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> 
 
 def _last_folder(name: str) -> str:
     place = Path(parse_model_name(name).value)
-    return (place.parent if place.name == "student" else place).name
+    folder = place.parent if place.name == "student" else place
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def _clip_of(parts: Parts | None) -> str | None:
