@@ -154,6 +154,22 @@ def test_teachers_are_set_by_number_and_added_in_order(tmp_path: Path) -> None:
     as_text = tmp_path / "text.yaml"
     as_text.write_text("teachers: [resnet18]")
     assert refusal(as_text, teachers__1__size=32).rule == "teachers.1 must be names with values"
+    assert "²" in str(refusal(**{"teachers.².size": 32}))
+
+
+@pytest.mark.parametrize(
+    ("text", "dotted"),
+    [
+        ("data: [photos]", "data.path"),
+        ("optim: [lr, 0.1]", "optim.lr"),
+        ("objective: [{ce: {}}, {kd: 5}]", "objective.kd.temperature"),
+        ("objective: {kd: [1]}", "objective.kd.temperature"),
+    ],
+)
+def test_an_option_needs_a_section_of_the_recipe(tmp_path: Path, text: str, dotted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, text), {dotted: 4})
+    assert caught.value.rule == f"{dotted.rpartition('.')[0]} must be a section of settings"
 
 
 def test_terms_are_set_by_label_in_a_mapping_and_in_a_list(tmp_path: Path) -> None:

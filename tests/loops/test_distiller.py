@@ -85,7 +85,14 @@ def test_a_fusion_that_is_fitted_asks_for_held_out_images(batch: tuple[Tensor, T
     with pytest.raises(ConfigError, match="fitted on held-out images"):
         distiller(*batch)
     distiller.fit([batch, batch])
-    assert torch.isfinite(distiller(*batch).total)
+    losses = distiller(*batch).total
+    assert torch.isfinite(losses)
+    # Batches have the forms of those that are trained on.
+    pixels_B3HW, labels_B = batch
+    positions_B = torch.arange(len(labels_B))
+    forms = [(pixels_B3HW, labels_B, positions_B), {"pixel_values": pixels_B3HW, "labels": labels_B}]
+    distiller.fit(forms)
+    assert torch.equal(distiller(*batch).total, losses)
 
 
 def test_teachers_are_evaluated_and_are_no_part_of_the_state(batch: tuple[Tensor, Tensor]) -> None:

@@ -14,7 +14,7 @@ import richkd
 from richkd.core.errors import ConfigError, DataError, NonFiniteError
 from richkd.loops.callbacks import Callback
 from richkd.loops.distiller import Distiller
-from richkd.loops.loop import accuracy, parts_of, train
+from richkd.loops.loop import accuracy, train
 from tests.fixtures import refusal
 
 CLASSES, SIZE = 3, 4
@@ -104,21 +104,6 @@ def test_means_of_losses_are_over_the_steps_of_the_epoch() -> None:
         Distiller(linear(0), [knowing], classes=3, size=4), batches, epochs=1, callbacks=[Keep()]
     )
     assert record["ce"] == pytest.approx(sum(seen) / 3)
-
-
-def test_mappings_are_batches_and_other_forms_are_refused() -> None:
-    pixels_B3HW, labels_B = separable(4, 0)
-    device = torch.device("cpu")
-    pixels, labels, index = parts_of(
-        {"pixel_values": pixels_B3HW, "labels": labels_B, "index": torch.tensor([3, 1, 2, 0])}, device
-    )
-    assert torch.equal(pixels, pixels_B3HW)
-    assert torch.equal(labels, labels_B)
-    assert index is not None
-    assert index.tolist() == [3, 1, 2, 0]
-    for broken in (pixels_B3HW, (pixels_B3HW,), (pixels_B3HW, labels_B[:2]), {"image": pixels_B3HW}, 7, ()):
-        with pytest.raises(DataError, match="A batch must hold pixels"):
-            parts_of(broken, device)
 
 
 def test_an_iterator_that_is_used_up_is_named() -> None:

@@ -260,5 +260,5 @@ def _is_known(dotted: str) -> bool:
     if parts[0] == OBJECTIVE:
         return len(parts) <= 3
     if parts[0] == TEACHERS:
-        return len(parts) == 1 or (len(parts) == 3 and parts[1].isdigit())
+        return len(parts) == 1 or (len(parts) == 3 and parts[1].isdecimal())
     return dotted in Config.model_fields or dotted in set(setting_names())

@@ -210,7 +210,7 @@ def _shown(value: object) -> str:
 def _location(error: ErrorDetails) -> list[str]:
     """The place of a pydantic error; teachers count from 1."""
     parts = [str(part) for part in error["loc"]]
-    if len(parts) > 1 and parts[0] == TEACHERS and parts[1].isdigit():
+    if len(parts) > 1 and parts[0] == TEACHERS and parts[1].isdecimal():
         parts[1] = str(int(parts[1]) + 1)
     return parts
 
@@ -227,7 +227,7 @@ def _with_underscores(name: str) -> str:
 def _is_free(dotted: str) -> bool:
     """Whether a name is ``objective.LABEL.setting`` or ``teachers.NUMBER.setting``."""
     parts = dotted.split(".")
-    return len(parts) == 3 and (parts[0] == OBJECTIVE or (parts[0] == TEACHERS and parts[1].isdigit()))
+    return len(parts) == 3 and (parts[0] == OBJECTIVE or (parts[0] == TEACHERS and parts[1].isdecimal()))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -306,7 +306,15 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     place: Any = tree
     for depth, section in enumerate(sections):
         place = _enter(place, section, ".".join(sections[: depth + 1]))
+    _refuse_no_section(place, ".".join(sections), dict)
     place[leaf] = value
+
+
+def _refuse_no_section(place: Any, dotted: str, *kinds: type) -> None:
+    if not isinstance(place, kinds):
+        raise ConfigError(
+            f"{dotted} must be a section of settings", got=_shown(place), fix=f"write {dotted}: {{…}}."
+        )
 
 
 def _enter(place: dict[str, Any], section: str, dotted: str) -> dict[str, Any]:
@@ -319,15 +327,12 @@ def _enter(place: dict[str, Any], section: str, dotted: str) -> dict[str, Any]:
     inner = place[section]
     if isinstance(inner, tuple):
         inner = place[section] = list(inner)
-    if not isinstance(inner, (dict, list)):
-        raise ConfigError(
-            f"{dotted} must be a section of settings", got=_shown(inner), fix=f"write {dotted}: {{…}}."
-        )
-    return inner  # type: ignore[return-value]
+    _refuse_no_section(inner, dotted, dict, list)
+    return inner  # type: ignore[no-any-return]
 
 
 def _enter_list(items: list[Any], key: str, dotted: str) -> dict[str, Any]:
-    if key.isdigit():
+    if key.isdecimal():
         number = int(key)
         if not 1 <= number <= len(items) + 1:
             raise ConfigError(

@@ -30,7 +30,7 @@ def without_numbers(dotted: str) -> str:
         >>> without_numbers("teachers.2.weights")
         'teachers.weights'
     """
-    return ".".join(part for part in dotted.split(".") if not part.isdigit())
+    return ".".join(part for part in dotted.split(".") if not part.isdecimal())
 
 
 def flattened(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:

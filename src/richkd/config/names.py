@@ -84,6 +84,6 @@ def nearest_option(option: str, known: Iterable[str], listing: str = "") -> str:
 def _of_teachers(dotted: str) -> list[str]:
     """The settings of the teacher that a mistyped name such as ``teachers.1.nme`` belongs to."""
     section, _, _ = dotted.rpartition(".")
-    if section.partition(".")[0] != TEACHERS or not section.partition(".")[2].isdigit():
+    if section.partition(".")[0] != TEACHERS or not section.partition(".")[2].isdecimal():
         return []
     return [f"{section}.{name}" for name in ModelConfig.model_fields]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from richkd.fusion.fuse import fuse
 from richkd.fusion.fusion import Fusion
 from richkd.fusion.held_out import HeldOut
 from richkd.fusion.presets import needs_held_out
+from richkd.loops.batches import Batches, device_of, parts_of
 from richkd.loops.models import CLIP, STUDENT, AnyModel, adapted, shapes_of
 from richkd.loops.settings import (
     check_features,
@@ -145,7 +146,7 @@ class Distiller(nn.Module):
             raise ConfigError(
                 f"The fusion '{self._fusion.preset}' is fitted on held-out images",
                 got="no fit",
-                fix="call fit(batches) with them before training.",
+                fix="make a richkd.Distiller, call its fit(batches) with them, and then train it.",
             )
         outputs = self._outputs(pixels_B3HW, maps="maps" in self.objective.needs)
         targets = {}
@@ -157,18 +158,19 @@ class Distiller(nn.Module):
             targets[name] = target
         return targets
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit(self, batches: Batches) -> None:
         """Fit the fusion on held-out images, which no teacher was trained on.
 
         Args:
-            batches: pixels (B, 3, H, W) and labels (B).
+            batches: as in `richkd.loops.loop.train`; positions of images are not read.
 
         Raises:
-            DataError: there are no images, or outputs of a teacher are not finite.
+            DataError: there are no images, a batch has another form, or outputs of a teacher are not finite.
         """
         logits: list[list[Tensor]] = [[] for _ in self._teachers]
         labels: list[Tensor] = []
-        for pixels_B3HW, labels_B in batches:
+        for batch in batches:
+            pixels_B3HW, labels_B, _ = parts_of(batch, device_of(self))
             for rows, output in zip(logits, self._outputs(pixels_B3HW), strict=True):
                 rows.append(output.logits_BC.float().cpu())
             labels.append(labels_B.cpu())

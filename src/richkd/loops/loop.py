@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from richkd.core.errors import ConfigError, DataError, NonFiniteError
+from richkd.loops.batches import Batches, device_of, parts_of
 from richkd.loops.callbacks import Callback
 from richkd.loops.distiller import Distiller
-
-Batches = Iterable[Any]
 
 
 def train(
@@ -95,38 +94,12 @@ def accuracy(student: nn.Module, batches: Batches) -> float:
     student.eval()
     with torch.inference_mode():
         for batch in batches:
-            pixels_B3HW, labels_B, _ = parts_of(batch, _device_of(student))
+            pixels_B3HW, labels_B, _ = parts_of(batch, device_of(student))
             right += int((student(pixels_B3HW).logits_BC.argmax(dim=1) == labels_B).sum())
             count += len(labels_B)
     if not count:
         raise DataError("Accuracy needs images", got="none", fix="pass a loader or a list, not an iterator.")
     return right / count
-
-
-def parts_of(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pixels, labels and positions (on the CPU) of a batch.
-
-    Raises:
-        DataError: the batch has another form.
-
-    Example:
-        >>> pixels, labels, index = parts_of({"pixel_values": torch.rand(1, 3, 2, 2), "labels": [4]}, "cpu")
-        >>> labels.tolist(), index
-        ([4], None)
-    """
-    if isinstance(batch, Mapping):
-        found = [batch.get(name) for name in ("pixel_values", "labels", "index")]
-    else:
-        found = [*batch, None, None, None][:3] if isinstance(batch, list | tuple) else [None] * 3
-    pixels, labels, index = found
-    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or labels is None or len(labels) != len(pixels):
-        raise DataError(
-            "A batch must hold pixels (B, 3, H, W) and B labels: a tuple, or pixel_values and labels",
-            got=_described(batch),
-            fix="change what the loader returns, or its collate_fn.",
-        )
-    known = None if index is None else torch.as_tensor(index).cpu()
-    return pixels.to(device), torch.as_tensor(labels).to(device), known
 
 
 def _length(batches: Batches, epochs: int) -> int | None:
@@ -163,7 +136,7 @@ def _epoch(
 
 
 def _step(distiller: Distiller, optimizer: torch.optim.Optimizer, batch: Any) -> dict[str, Tensor]:
-    pixels_B3HW, labels_B, index_B = parts_of(batch, _device_of(distiller))
+    pixels_B3HW, labels_B, index_B = parts_of(batch, device_of(distiller))
     losses = distiller(pixels_B3HW, labels_B, index_B)
     if not torch.isfinite(losses.total):
         values = ", ".join(f"{name} {value.detach():.4g}" for name, value in losses.terms.items())
@@ -188,17 +161,3 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, trained: Sequence[nn.Para
             got=f"{missing} of {len(trained)} are missing",
             fix="build it from distiller.parameters(): terms have projections that are trained, too.",
         )
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters(), torch.empty(0)).device
-
-
-def _described(batch: Any) -> str:
-    if isinstance(batch, Mapping):
-        return f"a mapping with {', '.join(map(str, batch)) or 'nothing'}"
-    if isinstance(batch, list | tuple):
-        return ", ".join(
-            f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__ for x in batch
-        )
-    return type(batch).__name__

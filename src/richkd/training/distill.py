@@ -9,9 +9,10 @@ from torch import nn, optim
 
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.loops.batches import Batches
 from richkd.loops.callbacks import Callback
 from richkd.loops.distiller import Distiller
-from richkd.loops.loop import Batches, train
+from richkd.loops.loop import train
 from richkd.training.run import Run
 from richkd.training.run import distill as run_of
 
