@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,45 @@ def test_methods_search_what_they_read(world: World, tmp_path: Path) -> None:
     assert searched(found["fixed"]) == ["objective.kd.temperature"]
     assert found["kd"].first == {"optim.lr": 0.02, "objective.kd.temperature": "3"}
     assert found["richkd"].first["fusion.preset"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("base", "entry", "expected"),
+    [
+        ({"optim.lr": 0.001}, {"optim.lr": ["1e-3", "1e-2"]}, "1e-3"),
+        ({"optim.lr": "1e-2"}, {"optim.lr": ["1e-3", "1e-2"]}, "1e-2"),
+        ({"objective.kd.weight": 0.1}, {"objective.kd.weight": ["5e-1", "1e-1"]}, "1e-1"),
+        ({}, {"objective.kd.temperature": ["1e0", "3e0"]}, "3e0"),
+        ({"optim.lr": 0.001}, {"optim.lr": ["1e-4", "1e-2"]}, None),
+    ],
+)
+def test_the_plans_own_value_is_found_however_it_is_written(
+    world: World, tmp_path: Path, base: dict[str, Any], entry: dict[str, Any], expected: str | None
+) -> None:
+    plan = content(world, space=entry, methods={"kd": None})
+    del plan["base"]["optim"], plan["base"]["clip"]
+    plan["base"] |= base
+    (method,) = methods_of(write(tmp_path, plan)).values()
+    (name,) = entry
+    assert method.first.get(name) == expected
+    assert method.outside == (() if expected else (name,))
+
+
+def test_the_plans_own_teachers_are_found(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(world.teacher, other)
+    choices = {
+        "other": {"teachers": [{"name": f"local-dir:{other}"}]},
+        "own": {"teachers": [{"name": f"local-dir:{world.teacher}"}]},
+    }
+    plan = content(world, space={"teacher": choices}, methods={"kd": None})
+    del plan["base"]["clip"]
+    path = write(tmp_path, plan)
+    (method,) = methods_of(path).values()
+    assert method.first == {"teacher": "own"}
+    source = read_tune_plan(path)
+    trials = Trials(source, read_layers(source.source), tmp_path / "out")
+    assert trials.config("kd", method.entries, method.first) == method.config
 
 
 def test_a_plan_without_a_space_searches_the_usual_settings(world: World, tmp_path: Path) -> None:
@@ -141,6 +181,18 @@ def test_an_entropy_that_no_target_of_the_classes_has_is_refused_before_the_sear
         ({"space": {"optim.lr": [0.1, -1]}}, ["optim.lr", "greater than 0"]),
         ({"space": {"fusion.preset": ["default", "papr"]}}, ["papr"]),
         ({"base": {"train": {"epochs": 3}}}, ["train.epochs"]),
+        (
+            {"methods": {"richkd": {"method.variant": "l", "train.epochs": 7}}},
+            [
+                "'train.epochs' must not be given here (plan.yaml, line ",
+                "train.epochs 7",
+                "epochs: of the plan",
+            ],
+        ),
+        (
+            {"methods": {"richkd": {"method.variant": "l", "train": {"epochs": 3}}}},
+            ["'train.epochs' must not"],
+        ),
         (
             {"methods": {"a b": {"method": "kd"}, "A-b": {"method": "richkd"}}},
             ["same name", "'a b'", "'A-b'"],

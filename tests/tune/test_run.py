@@ -132,7 +132,11 @@ def test_minutes_become_epochs_once(world: World, tmp_path: Path, monkeypatch: p
     run(path, tmp_path / "out")
     record = tmp_path / "out" / "budget.json"
     # 24 seconds for two runs at once, and 2 seconds for an epoch.
-    assert json.loads(record.read_text()) == {"minutes": 0.4, "epochs": 24}
+    assert json.loads(record.read_text()) == {
+        "minutes": 0.4,
+        "epochs": 24,
+        "seconds": {"ce": 2.0},
+    }
     record.write_text('{"minutes": 0.4, "epochs": 2}')
     (method,) = run(path, tmp_path / "fresh").methods
     assert method.halving.epochs > 2
@@ -147,6 +151,30 @@ def test_an_epoch_must_fit_into_the_minutes(
     monkeypatch.setattr(budget, "seconds_of", lambda folder: 100.0)
     path = write(tmp_path, of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4}))
     assert "1.7 minutes for an epoch" in str(refusal(run, path, tmp_path / "out"))
+
+
+def test_seconds_of_other_settings_are_refused(world: World, tmp_path: Path) -> None:
+    plan = of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4})
+    timed = tmp_path / "out" / "runs" / "ce-timed-e1"
+    timed.mkdir(parents=True)
+    settings = world.config(timed, method__name="ce", train__epochs=1, student__name="cifar_resnet20")
+    (timed / "config.yaml").write_text(settings.to_yaml())
+    (timed / "inputs.json").write_text("{}")
+    record = {"minutes": 0.4, "epochs": 24, "seconds": {"ce": 2.0}}
+    (tmp_path / "out" / "budget.json").write_text(json.dumps(record))
+    assert "student.name cifar_resnet8" in str(refusal(run, write(tmp_path, plan), tmp_path / "out").got)
+
+
+@pytest.mark.parametrize("given", ["plan", "option"])
+def test_the_folder_may_be_in_the_home_folder(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folders: list[Path] = []
+    monkeypatch.setattr("richkd.tune.run.search", lambda source, out, **options: folders.append(out))
+    plan = content(world, out="~/search" if given == "plan" else None)
+    tune(write(tmp_path, plan), out=Path("~/search") if given == "option" else None)
+    assert folders == [tmp_path / "home" / "search"]
 
 
 def test_a_check_starts_nothing(world: World, tmp_path: Path) -> None:

@@ -154,3 +154,18 @@ def test_all_mistakes_are_listed() -> None:
 def test_steps_and_the_plans_own_numbers_stay_as_they_are(entry: Any, value: float, expected: float) -> None:
     (one,) = read({"optim.lr": entry})
     assert one.settings(value) == {"optim.lr": expected}
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "expected"),
+    [
+        ({"low": 0.9, "high": 0.9999}, 0.99987654, 0.9999),
+        ({"low": 0.0012345, "high": 0.1}, 0.00123450987, 0.0012345),
+        ({"low": 0.0012345, "high": 0.1, "log": True}, 0.00123450987, 0.0012345),
+        ({"low": 0, "high": 1}, 0.99987654, 1.0),
+    ],
+)
+def test_rounded_numbers_stay_in_the_range(entry: Any, value: float, expected: float) -> None:
+    (one,) = read({"optim.momentum": entry})
+    assert one.settings(value) == {"optim.momentum": expected}
+    assert type(one.settings(value)["optim.momentum"]) is float

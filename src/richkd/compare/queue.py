@@ -118,7 +118,7 @@ def _outcome_of(one: _Running, stop: StopRequest) -> Outcome:
         if one.connection.poll():
             outcome: Outcome = one.connection.recv()
             if outcome.state == "stopped" and not stop.requested:
-                return Outcome("failed", "stopped by a signal; its state was saved")
+                return Outcome("failed", "stopped by a signal; its state was saved", ended=True)
             return outcome
     if stop.requested:
         # The signal may have reached all processes, and one that loaded libraries has no state to save.
@@ -129,8 +129,8 @@ def _outcome_of(one: _Running, stop: StopRequest) -> Outcome:
     with suppress(ValueError):
         name = signal.Signals(-code).name
         memory = ", as when the memory of the machine is full" if name == "SIGKILL" else ""
-        return Outcome("failed", f"its process was ended by {name}{memory}")
-    return Outcome("failed", f"its process was ended by signal {-code}")
+        return Outcome("failed", f"its process was ended by {name}{memory}", ended=True)
+    return Outcome("failed", f"its process was ended by signal {-code}", ended=True)
 
 
 @contextmanager

@@ -53,11 +53,13 @@ class Outcome:
         state: "finished", "failed", or "stopped" by a signal.
         reason: why it failed, in one line, or from where a stopped run goes on; empty if its state was saved.
         disk_full: whether it failed because there is no space on the disk.
+        ended: whether it failed because a signal ended its process, so that it can go on.
     """
 
     state: Literal["finished", "failed", "stopped"]
     reason: str = ""
     disk_full: bool = False
+    ended: bool = False
 
 
 def serve(job: Job, connection: Connection) -> None:

@@ -117,8 +117,7 @@ def _recipe(plan: str, result: SearchResult, metric: str, images: int) -> str:
         "",
         f"  richkd distill -c {result.method.name}.yaml",
         "",
-        f"{counted(len(result.records), 'trial')}, {counted(result.halving.epochs, 'epoch')}; chosen by "
-        f"{WORDS[metric]} of {images:,} validation images.",
+        f"{_effort(result)}; chosen by {WORDS[metric]} of {images:,} validation images.",
         f"After {counted(longest, 'epoch')}, trial {result.best.index}: {found}.",
     ]
     if result.best.index:
@@ -129,6 +128,16 @@ def _recipe(plan: str, result: SearchResult, metric: str, images: int) -> str:
     head = "".join(f"# {visible(line)}".rstrip() + "\n" for line in lines)
     config = result.config.model_copy(update={"out": Path("runs") / result.method.name})
     return head + config.to_yaml()
+
+
+def _effort(result: SearchResult) -> str:
+    """What was trained, in words: trials with equal settings share their runs."""
+    trials, distinct = len(result.records), len({record.first for record in result.records})
+    failed = sum(record.state == "failed" for record in result.records)
+    notes = [f"{distinct:,} distinct"] if distinct < trials else []
+    notes += [f"{failed:,} failed"] if failed else []
+    noted = f" ({', '.join(notes)})" if notes else ""
+    return f"{counted(trials, 'trial')}{noted}, {counted(result.epochs, 'epoch')} of training"
 
 
 def _evidence(figures: Figures | None) -> str:

@@ -81,6 +81,11 @@ class SearchResult:
         assert self.best is not None
         return self.best.values[self.halving.rungs[-1]]
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of all finished runs; trials with equal settings share theirs."""
+        return sum(epochs for _, epochs in {(r.first, epochs) for r in self.records for epochs in r.values})
+
     def worth(self, entry: Entry, *, maximize: bool) -> list[Worth]:
         """What the choices of an entry were worth in the shortest runs, which all trials have."""
         shortest = self.halving.rungs[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,17 @@ from richkd.compare.queue import Start, run_queue
 from richkd.compare.runs import RUNS, PlannedRun
 from richkd.compare.validate import check_runs, is_finished, refuse_changed
 from richkd.compare.worker import Job
+from richkd.core.errors import NAMED, ProcessError
 from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
+from richkd.core.home import expanded
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
 from richkd.core.visible import counted
 from richkd.core.waiting import clock
 from richkd.pipeline.sharpen import refuse_impossible
 from richkd.training.run_folder import RunFolder
-from richkd.tune.budget import MINUTE, ladder
+from richkd.tune.budget import MINUTE, ladder, timed_runs
 from richkd.tune.halving import ETA, Halving
 from richkd.tune.pages import write_pages
 from richkd.tune.plan import TuneSource, read_tune_plan
@@ -81,11 +83,12 @@ def tune(
         start: how processes start; see `run_queue`.
 
     Raises:
-        RichKDError: the plan is wrong, the folder cannot be written, or the disk is full.
+        RichKDError: the plan is wrong, the folder cannot be written, the disk is full, or runs were ended by
+            a signal that this process did not get; then the same command goes on.
         Interrupted: a signal came; the same command goes on.
     """
     source = read_tune_plan(path)
-    folder = out or source.plan.out or Path("runs") / path.stem
+    folder = expanded(out or source.plan.out or Path("runs") / path.stem)
     return search(source, folder, jobs=jobs, check_only=check_only, console=console, start=start)
 
 
@@ -131,6 +134,8 @@ def search(
         # The first rung has several runs of each method.
         at_once = jobs or source.plan.jobs or default_jobs(own * ETA)
         runner = _Runner(out, at_once, threads_of_runs(out, {RUNS: at_once})[RUNS], opened, console, start)
+        if source.plan.budget.minutes is not None:
+            runner.refuse_changed(timed_runs(methods, trials))
         halving = ladder(source.plan, methods, trials, at_once, runner.do)
         searches = [_open(source, out, method, halving) for method in methods]
         runner.refuse_changed(_done(searches, trials))
@@ -184,7 +189,18 @@ class _Runner:
         problems.refuse_all()
 
     def do(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
-        """Do runs that are not finished; returns why those that failed did."""
+        """Do runs that are not finished; returns why those that failed did.
+
+        Raises:
+            RichKDError: a run began with other settings or images.
+            ProcessError: a signal ended runs; they can go on.
+        """
+        failed, ended = self.attempt(runs)
+        self.refuse_ended(ended)
+        return failed
+
+    def attempt(self, runs: Sequence[PlannedRun]) -> tuple[dict[str, str], dict[str, str]]:
+        """Do runs that are not finished; returns why those that failed did, and what ended others."""
         self.refuse_changed(runs)
         finished = {run.name for run in runs if is_finished(run.config)}
         for run in runs:
@@ -192,7 +208,7 @@ class _Runner:
                 RunFolder(run.config.out).tidy()
         left = [run for run in runs if run.name not in finished]
         if not left:
-            return {}
+            return {}, {}
         progress = QueueProgress(left, [], self.console, min(self.jobs, len(left)), SPLIT)
         jobs = [
             Job(
@@ -203,7 +219,25 @@ class _Runner:
         outcomes = run_queue(
             jobs, self.jobs, began=progress.began, ended=progress.ended, look=progress.look, start=self.start
         )
-        return {name: outcome.reason for name, outcome in outcomes.items() if outcome.state == "failed"}
+        broken = {name: outcome for name, outcome in outcomes.items() if outcome.state == "failed"}
+        failed = {name: outcome.reason for name, outcome in broken.items() if not outcome.ended}
+        return failed, {name: outcome.reason for name, outcome in broken.items() if outcome.ended}
+
+    def refuse_ended(self, ended: Mapping[str, str]) -> None:
+        """Refuse to go on without runs that a signal ended: their trials are not worse than others.
+
+        Raises:
+            ProcessError: names the runs.
+        """
+        if ended:
+            named = [f"{name}: {reason}" for name, reason in ended.items()]
+            more = [f"and {len(named) - NAMED:,} more"] if len(named) > NAMED else []
+            raise ProcessError(
+                f"No run of the search must be ended by a signal ({self.out / LOGS})",
+                got="; ".join([*named[:NAMED], *more]),
+                fix="repeat the command: finished runs are kept, and these go on from their last "
+                "checkpoints. If the memory was full, give fewer --jobs.",
+            )
 
 
 def _open(source: TuneSource, out: Path, method: SearchedMethod, halving: Halving) -> _Search:
@@ -228,8 +262,10 @@ def _round(
         for record in one.study.bracket(bracket):
             if record.state == "running" and epochs not in record.values:
                 planned.append((one, record, trials.run(one.method, record, epochs)))
-    failed = runner.do(list({run.name: run for _, _, run in planned}.values()))
+    failed, ended = runner.attempt(list({run.name: run for _, _, run in planned}.values()))
     for one, record, run in planned:
+        if run.name in ended:
+            continue
         reason, value = failed.get(run.name), math.nan
         if reason is None:
             value = figures_of(run.config).value(metric)
@@ -238,6 +274,8 @@ def _round(
             one.study.fail(record.index, reason)
         else:
             one.study.report(record.index, run.config.train.epochs, value)
+    # What the others found is kept first, so that none of them is done again.
+    runner.refuse_ended(ended)
     for one in searches:
         one.study.halve(bracket, rung)
 

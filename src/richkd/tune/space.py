@@ -61,17 +61,20 @@ class Range:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def settings(self, value: Any) -> dict[str, Any]:
-        """The setting of a value; a drawn one is rounded.
+        """The setting of a value; a drawn one is rounded, but stays in the range.
 
         Example:
             >>> Range("optim.lr", "plan.yaml", 0.001, 0.1, log=True).settings(0.012345678)
             {'optim.lr': 0.0123}
+            >>> Range("optim.momentum", "plan.yaml", 0.9, 0.9999).settings(0.99987654)
+            {'optim.momentum': 0.9999}
         """
         if isinstance(value, int):
             return {self.name: value}
         is_written = float(f"{value:.{WRITTEN_DIGITS}g}") == value
         digits = DIGITS if self.step is None and not is_written else STEP_DIGITS
-        return {self.name: float(f"{value:.{digits}g}")}
+        rounded = float(f"{value:.{digits}g}")
+        return {self.name: float(min(max(rounded, self.low), self.high))}
 
     def samples(self) -> list[Any]:
         """Values whose settings are checked before the search."""

@@ -18,8 +18,10 @@ from richkd.fusion.presets import PAPER_ALPHA, scale_and_mixing
 from richkd.methods.objective import read_objective
 from richkd.tune.defaults import FOLDS, default_space
 from richkd.tune.plan import TuneSource
-from richkd.tune.space import Entry, Point, layer_of, read_space
+from richkd.tune.space import Choices, Entry, Point, layer_of, read_space
 from richkd.tune.study import TrialRecord
+
+LENGTH = "train.epochs"
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ class Trials:
         """All methods, with what is searched for each.
 
         Raises:
-            RichKDError: settings that cannot be combined, entries of the space that no method reads, and
-                methods that read none; all of them are listed.
+            RichKDError: settings that cannot be combined, numbers of epochs of single methods, entries of the
+                space that no method reads, and methods that read none; all of them are listed.
         """
         space, source = self.source.plan.space, self.source.source
         given = None if space is None else read_space(space, lambda name: source.place("space", name))
         problems = RunProblems()
+        for layer in self.layers.methods.values():
+            problems.attempt("", _refuse_length, layer)
         found = [problems.attempt(name, self._method, name, given) for name in self.layers.methods]
         problems.refuse_all()
         methods = [method for method in found if method is not None]
@@ -122,9 +126,20 @@ class Trials:
         if entries is None:
             entries = read_space(default_space(config), lambda _: self.source.source.place("methods", name))
         read = tuple(entry for entry in entries if self._reads(name, entry, entries))
-        settings = settings_of(config)
-        first = {entry.name: value for entry in read if (value := entry.value_of(settings)) is not None}
+        own = {entry.name: self._own_value(name, entry, entries, config) for entry in read}
+        first = {entry: value for entry, value in own.items() if value is not None}
         return SearchedMethod(name, read, first, config, self._outside(name, read, first))
+
+    def _own_value(self, method: str, entry: Entry, entries: Sequence[Entry], config: Config) -> Any:
+        """The value of an entry that the settings of the method have already; None if it has none."""
+        value = entry.value_of(settings_of(config))
+        if value is not None or not isinstance(entry, Choices):
+            return value
+        # A plan may write a value otherwise than validated settings have it: 1e-3 is text in YAML, and a
+        # teacher needs no more than its name.
+        samples = entry.samples()
+        same = [v for v in samples if _are_equal(self.config(method, entries, {entry.name: v}), config)]
+        return same[0] if 0 < len(same) < len(samples) else None
 
     def _outside(self, method: str, entries: Sequence[Entry], first: Point) -> tuple[str, ...]:
         """The entries that must be drawn in the first trial, and make a difference there."""
@@ -192,6 +207,22 @@ def settings_of(config: Config) -> dict[str, Any]:
         terms = spec.config.model_dump(mode="json")
         found |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}
     return found
+
+
+def _are_equal(one: Config, other: Config) -> bool:
+    """Whether two runs have equal settings, those of terms by their values instead of as they are written."""
+    first, second = (config.model_copy(update={"objective": {}}) for config in (one, other))
+    return first == second and read_objective(one) == read_objective(other)
+
+
+def _refuse_length(layer: Layer) -> None:
+    if LENGTH in layer:
+        given = layer[LENGTH]
+        raise ConfigError(
+            f"Setting '{LENGTH}' must not be given here ({given.place})",
+            got=f"{LENGTH} {given.value}",
+            fix="write the number as epochs: of the plan: all methods are tuned for the same one.",
+        )
 
 
 def _refuse_equal_folders(methods: Sequence[str]) -> None:
