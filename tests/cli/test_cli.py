@@ -11,6 +11,7 @@ from richkd.cli import main
 from richkd.cli.options import config_of
 from richkd.config.listing import settings
 from richkd.config.loading import load_config
+from tests.core.closed import LONG, close
 from tests.fixtures import (
     CLASSES,
     STEPS,
@@ -429,3 +430,18 @@ def test_help_says_what_an_option_is_for_this_command(capsys: Capture) -> None:
     _, out, _ = call(capsys, "probe", "--help")
     assert "folder of probe.html and probe.json (default: none is written)" in out
     assert "run folder" not in out
+
+
+def test_folders_that_cannot_be_looked_at_are_said(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    close(monkeypatch, tmp_path / "closed")
+    for folder, reason in (
+        (tmp_path / LONG, "File name too long"),
+        (tmp_path / "closed" / "x", "Permission denied"),
+    ):
+        for words in (["cache", "ls", str(folder)], ["distill", "--resume", "--out", str(folder)]):
+            code, _, err = call(capsys, *words)
+            assert code == 1
+            assert f"Got: {reason}" in err

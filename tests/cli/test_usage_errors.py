@@ -54,6 +54,19 @@ RUN = ["distill", "--data", "photos", "--student", "resnet18"]
             ["predict", "m", "x.png", "--top"],
             "Option --top needs a value\nGot: no value\nFix: write --top VALUE.",
         ),
+        (
+            ["benchmark", "small.onnx", "--batch"],
+            "Option --batch needs a value\nGot: no value\nFix: write --batch VALUE, such as --batch 1 8.",
+        ),
+        (
+            ["benchmark", "small.onnx", "--picture", "--batch", "1"],
+            "Option --picture needs a value\nGot: no value\nFix: write --picture VALUE, "
+            "such as --picture 480 640.",
+        ),
+        (
+            ["teach", "--data", "photos", "--folds", "2", "3"],
+            f"Option --folds takes at most 1 value\nGot: 2 3\nFix: {HELP.format('teach')}",
+        ),
         (["distill", "--dta", "photos"], "There is no option --dta\nFix: Did you mean '--data'? " + LISTING),
         (["check", "--dta", "photos"], "There is no option --dta\nFix: Did you mean '--data'? " + LISTING),
         (["cache", "fill", "--dta", "x"], "There is no option --dta\nFix: Did you mean '--data'? " + LISTING),

@@ -12,6 +12,7 @@ import pytest
 
 from richkd.core.checksums import SUMS, check_hashes, forget_hashes, hash_file, record_hashes
 from richkd.core.errors import CheckpointError, ModelError
+from tests.core.closed import LONG, close
 from tests.fixtures import flip_bit, refusal
 
 FILES = {"a.json": b'{"a": 1}', "b.bin": bytes(range(256)), "lines.jsonl": b"1\n2\n3\n"}
@@ -120,3 +121,23 @@ def test_hashes_that_cannot_be_read_are_refused_before_they_are_replaced(folder:
     (folder / SUMS).unlink()
     (folder / SUMS).mkdir()
     assert "must be readable" in refusal(check, folder).rule
+
+
+def test_what_may_not_be_looked_at_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "c.bin").write_bytes(b"c")
+    record_hashes(folder, ["inner/c.bin"])
+    with monkeypatch.context() as context:
+        close(context, folder / "inner")
+        for names, growing in ((["inner/c.bin"], []), ([], ["inner/c.bin"])):
+            error = refusal(check_hashes, folder, names, ModelError, "copy it.", growing=growing)
+            assert isinstance(error, ModelError)
+            assert "Permission denied" in str(error.got)
+    close(monkeypatch, folder)
+    error = refusal(check, folder)
+    assert error.rule == f"{folder / SUMS} must be readable"
+    assert "Permission denied" in str(error.got)
+
+
+def test_a_name_that_is_too_long_is_no_traceback(tmp_path: Path) -> None:
+    assert "File name too long" in str(refusal(check, tmp_path / LONG).got)

@@ -10,6 +10,7 @@ import pytest
 
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.files import not_written, refuse_no_file, write_atomically
+from tests.core.closed import LONG, close
 from tests.fixtures import refusal
 
 
@@ -60,3 +61,20 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
     assert (error.got, error.fix) == ("a device", "give a file name, such as x.csv.")
     (tmp_path / "file").write_text("")
     assert "is not a folder" in str(refusal(refuse_no_file, tmp_path / "file" / "x.csv", "x.csv").got)
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work_and_in_it(tmp_path: Path) -> None:
+    error = refusal(refuse_no_file, tmp_path / f"{LONG}.csv", "x.csv")
+    assert (error.rule, error.got) == (f"--out {tmp_path / LONG}.csv cannot be written", "File name too long")
+    for path in (tmp_path / f"{LONG}.csv", tmp_path / LONG / "x.csv"):
+        error = refusal(write_atomically, path, b"text")
+        assert isinstance(error, CheckpointError)
+        assert (error.got, error.fix) == ("File name too long", "give a shorter name.")
+
+
+def test_a_folder_that_may_not_be_searched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    close(monkeypatch, tmp_path / "closed")
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    error = not_written(tmp_path / "closed" / "runs" / "x.csv", 9, denied)
+    assert error.got == "Permission denied"

@@ -21,6 +21,7 @@ from richkd.core.folder_lock import LOCK, folder_lock
 from richkd.core.lock import FileLock, share
 from richkd.core.lock_owners import SECONDS_SILENT, Locked, line_of, read_owners
 from richkd.core.process import Process, this_process
+from tests.core.closed import LONG
 from tests.fixtures import refusal
 
 HOLDER = """
@@ -260,3 +261,10 @@ def test_the_lock_of_a_folder_leaves_what_was_there(tmp_path: Path) -> None:
         error = refusal(folder_lock(path, f"--out {path}").__enter__)
         assert str(path) in error.rule
         assert "another --out" in str(error.fix)
+
+
+def test_a_folder_whose_name_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught, folder_lock(tmp_path / LONG / "run", "--out run"):
+        raise AssertionError("the folder cannot be created")
+    assert (caught.value.rule, caught.value.got) == ("--out run cannot be written", "File name too long")
+    assert list(tmp_path.iterdir()) == []

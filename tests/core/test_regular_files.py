@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from richkd.core.regular_files import check_regular, kind_of, open_regular, read_regular
+from richkd.core.regular_files import check_regular, kind_of, open_regular, read_regular, special_in
+from tests.core.closed import LONG
 
 
 def test_pipes_sockets_devices_and_folders_are_refused_by_name(tmp_path: Path) -> None:
@@ -52,3 +53,7 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(
     monkeypatch.setattr("richkd.core.regular_files.os.stat", lambda path: before)
     with pytest.raises(OSError, match="no regular file"):
         open_regular(tmp_path / "pipe")
+
+
+def test_no_special_file_is_found_where_none_can_be_looked_for() -> None:
+    assert special_in(Path(LONG)) is None

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from richkd.doctor.hub import connection_problem, hub, hub_cache, without_password
+from richkd.doctor.surroundings import variables
 from tests.fixtures import one_thread
 
 NAMES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
@@ -122,3 +123,23 @@ def test_a_relative_home(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", "here")
     assert hub_cache() == Path.cwd() / "here" / "hub"
+
+
+@pytest.mark.parametrize(
+    "password", ["pass", "pa/ss", "pa#ss", "pa?ss", "p@ss", "12/ss", "//ss", "s:s", "[ss"]
+)
+def test_a_password_with_any_character_is_left_out(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for protocol in ("http://", "wsx5h://", "//"):
+        shown = without_password(f"{protocol}bob:{password}@proxy:3128")
+        assert "ss" not in shown
+        assert "bob" not in shown
+    assert "ss" not in without_password(f"bob:{password}@proxy:3128")
+    assert without_password(f"http://bob:{password}@proxy:3128/a") == "http://proxy:3128/a"
+    monkeypatch.setenv("HTTPS_PROXY", f"http://bob:{password}@proxy:3128")
+    assert variables()["HTTPS_PROXY"] == "http://proxy:3128"
+
+
+def test_the_reason_of_a_failure_has_no_password() -> None:
+    problem = connection_problem("//bob:secret@mirror.example", seconds=1.0)
+    assert "mirror.example" in str(problem)
+    assert "secret" not in str(problem)

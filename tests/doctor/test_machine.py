@@ -13,6 +13,7 @@ from richkd.doctor import graphics as graphics_module
 from richkd.doctor.graphics import driver_gpus, graphics
 from richkd.doctor.processor import memory, processor
 from richkd.doctor.storage import storage
+from tests.core.closed import LONG, close
 
 KB = 1024
 
@@ -127,3 +128,18 @@ def test_devices_with_memory_and_without_bfloat16(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
     expected = {"name": "V100", "memory": 16 << 30, "capability": "7.0", "bfloat16": False}
     assert graphics()["cuda_devices"] == [expected]
+
+
+def test_a_folder_in_one_that_may_not_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "closed" / "runs"
+    runs.mkdir(parents=True)
+    close(monkeypatch, runs.parent)
+    found = storage(runs)
+    assert (found["exists"], found["writable"]) == (False, False)
+    assert found["free"] > 0
+
+
+def test_a_name_that_is_too_long_and_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name in (LONG, "loop"):
+        assert not storage(tmp_path / name)["exists"]

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from richkd.cli import main
 from richkd.config.schema import EvaluateConfig
-from richkd.core.errors import ConfigError, DataError, ImageError, RichKDError
+from richkd.config.teacher_run import recipe_of
+from richkd.core.errors import CheckpointError, ConfigError, DataError, ImageError, RichKDError
 from richkd.evaluate import run
+from richkd.evaluate.models import open_teachers
 from richkd.evaluate.run import evaluate_models
 from richkd.evaluate.subjects import open_subjects
-from richkd.reporting.report.collect import collect
+from richkd.reporting.report.collect import collect, read_run
 from richkd.training.run import distill
 from tests.fixtures import World, make_images, refusal
 
@@ -146,3 +149,13 @@ def test_all_runs_that_are_not_finished_are_named(tmp_path: Path) -> None:
     assert error.rule.startswith("2 problems")
     for name in ("a", "b"):
         assert str(tmp_path / name) in str(error)
+
+
+def test_a_name_that_is_too_long_ends_in_words(tmp_path: Path) -> None:
+    name = "x" * 300
+    with pytest.raises(DataError, match="needs the folder of a run"):
+        open_teachers(tmp_path / name, "photos", torch.device("cpu"))
+    with pytest.raises(DataError, match="must be the folder of a finished run"):
+        read_run(tmp_path / name)
+    with pytest.raises(CheckpointError, match="must be the folder of a finished run"):
+        recipe_of(tmp_path / name)

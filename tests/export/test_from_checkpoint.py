@@ -18,6 +18,7 @@ from richkd.export.latency import benchmark
 from richkd.export.student import load_student
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.run import distill
+from tests.core.closed import LONG, close
 from tests.fixtures import CLASSES, STEPS, World, refusal
 from tests.training.test_resume import stop_after
 
@@ -151,3 +152,31 @@ def test_what_is_no_run_has_no_checkpoints(finished: Path, tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     error = refusal(load_student, tmp_path / "run", "best")
     assert "omit --checkpoint" in str(error.fix)
+
+
+def test_what_cannot_be_looked_at_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    for file in ("config.yaml", "checkpoints/last.ckpt", "student/config.json"):
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / file).write_text("")
+    for closed, which in ((run, "last"), (run / "checkpoints", "last"), (run / "checkpoints", "best")):
+        with monkeypatch.context() as context:
+            close(context, closed)
+            error = refusal(load_student, run, which)
+        assert isinstance(error, CheckpointError)
+        assert (error.rule, error.got) == (
+            f"The checkpoints in {run / 'checkpoints'} must be readable",
+            "Permission denied",
+        )
+    with monkeypatch.context() as context:
+        close(context, run)
+        assert "Permission denied" in str(refusal(load_student, run / "checkpoints" / "last.ckpt").got)
+    # A student that is there is not replaced by a checkpoint.
+    close(monkeypatch, run / "student")
+    assert isinstance(refusal(load_student, run), ModelError)
+
+
+def test_names_that_are_too_long() -> None:
+    assert refusal(load_student, LONG).got == "File name too long"
+    for name, which in ((LONG, "last"), (f"{LONG}.ckpt", None)):
+        assert isinstance(refusal(load_student, name, which), CheckpointError)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from richkd.core.errors import ConfigError
+from richkd.core.errors import ConfigError, ModelError
 from richkd.export import latency
 from richkd.export.latency import benchmark, benchmark_all
 from richkd.export.run import ExportSettings, export_student
@@ -92,3 +92,30 @@ def test_wrong_numbers_are_refused(artifact: Path, settings: dict[str, Any], tex
 def test_pictures_of_a_student_and_no_model_are_refused(student: Path) -> None:
     assert "--picture" in refusal(benchmark_all, [str(student)], picture=(30, 40)).rule
     assert isinstance(refusal(benchmark_all, []), ConfigError)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't\nallocate"), MemoryError()])
+def test_a_batch_that_fails_is_named(
+    student: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("richkd.export.formats.pt2.Pt2Program.run", fail)
+    monkeypatch.setattr("richkd.models.build.Network.forward", fail)
+    for model, fix in (
+        (artifact, "use a smaller --batch or --picture."),
+        (student, "use a smaller --batch."),
+    ):
+        refused = refusal(benchmark, str(model), batches=(2000,), rounds=1, warmup=0)
+        assert isinstance(refused, ModelError)
+        assert refused.rule.startswith(f"{model}: a batch of 2,000 inputs of shape ")
+        assert refused.rule.endswith(" failed")
+        assert str(refused.got).startswith(type(error).__name__)
+        assert "\n" not in str(refused.got)
+        assert refused.fix == fix
+
+
+def test_a_batch_that_cannot_be_made_is_named(artifact: Path) -> None:
+    refused = refusal(benchmark, str(artifact), batches=(10**15,), rounds=1, warmup=0)
+    assert isinstance(refused, ModelError)

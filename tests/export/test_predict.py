@@ -17,9 +17,10 @@ from PIL import Image
 from richkd.cli import main
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError
-from richkd.export.predict import find_images, predict_files
+from richkd.export.predict import find_images, predict_files, with_stdin
 from richkd.export.student import Student, load_student, save_student
 from richkd.models.build import build_network
+from tests.core.closed import LONG
 from tests.fixtures import refusal, without_waits
 
 CLASSES = ("ant", "bee, wild", "cow")
@@ -189,3 +190,42 @@ def test_a_reader_that_ends_early_is_no_error(folder: Path, photos: Path) -> Non
 def test_an_empty_name_is_not_this_folder() -> None:
     for name in ("", "  "):
         assert refusal(find_images, [name]).rule == "An image must have a name"
+
+
+def test_a_pattern_means_files_and_no_folders(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "notes.txt").unlink()
+    (photos / "album.png").mkdir()
+    found = [path.relative_to(photos).as_posix() for path in find_images([f"{photos}/**"])]
+    assert found == ["a.png", "b.png", "deep/c.png"]
+    assert call(folder, f"{photos}/**", "--json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert isinstance(refusal(find_images, [f"{photos}/de*"]), DataError)
+
+
+def test_predictions_do_not_replace_what_they_are_made_from(
+    folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, link = photos / "b.png", tmp_path / "link.png"
+    link.symlink_to(photo)
+    before = photo.read_bytes()
+    for image, out in ((photo, photo), (photos, photo), (photo, link), (link, photo)):
+        assert call(folder, image, "--out", out) == 1
+        assert f"--out {out} must not be a file that is read" in capsys.readouterr().err
+        assert photo.read_bytes() == before
+    assert link.is_symlink()
+    assert call(folder, photo, "--out", photo.with_suffix(".txt")) == 0
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_standard_input_that_is_closed_or_empty_names_no_image(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", None if closed else io.StringIO())
+    assert call(folder, "-") == 1
+    assert "No image was given" in capsys.readouterr().err
+
+
+def test_a_long_word_is_an_option_that_does_not_exist() -> None:
+    assert refusal(with_stdin, [f"--{LONG}"]).rule == f"There is no option --{LONG}"

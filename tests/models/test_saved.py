@@ -19,6 +19,7 @@ from richkd.core.tensor_files import read_tensors
 from richkd.export.student import load_student
 from richkd.models.build import build_network
 from richkd.models.saved import CARD, CONFIG, WEIGHTS, saved_folder
+from tests.core.closed import LONG, close
 from tests.fixtures import World, flip_bit, refusal
 
 LABELS = {"label_names": ["a", "b", "c"]}
@@ -127,3 +128,21 @@ def test_the_name_of_a_network_needs_weights(tmp_path: Path, monkeypatch: pytest
     assert "--weights" not in str(refusal(saved_folder, Path("no-such-run")).fix)
     (tmp_path / "run").mkdir()
     assert refusal(saved_folder, Path("run")).got == f"no {CONFIG} and no {WEIGHTS}"
+
+
+def test_a_folder_that_cannot_be_looked_at_is_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal(saved_folder, tmp_path / LONG)
+    assert isinstance(error, ModelError)
+    assert error.got == "File name too long"
+    run = tmp_path / "closed-run"
+    shutil.copytree(folder, run / "student")
+    assert saved_folder(run) == run / "student"
+    for closed in (run / "student", run, tmp_path):
+        with monkeypatch.context() as context:
+            close(context, closed)
+            error = refusal(saved_folder, run)
+        assert isinstance(error, ModelError)
+        assert error.got == "Permission denied"
+        assert "permissions" in str(error.fix)

@@ -10,12 +10,12 @@ from richkd.cli.json_output import Json, json_alone
 from richkd.cli.options import whole, wholes
 from richkd.core.quick_imports import quick_imports
 
+Batches = Annotated[list[int], Parameter(help="numbers of images", converter=wholes, consume_multiple=1)]
+
 
 def benchmark(
     *models: Annotated[str, Parameter(help="student or run folders, and artifacts of `richkd export`")],
-    batch: Annotated[
-        list[int], Parameter(help="numbers of images", converter=wholes, consume_multiple=True)
-    ] = [1, 8, 64],  # noqa: B006 - not changed
+    batch: Batches = [1, 8, 64],  # noqa: B006 - not changed
     threads: Annotated[
         int | None, Parameter(help="number of CPU threads (default: that of PyTorch)", converter=whole)
     ] = None,
@@ -30,7 +30,7 @@ def benchmark(
         Parameter(
             help="height and width of the pictures that an artifact resizes (default: its own size)",
             converter=wholes,
-            consume_multiple=True,
+            consume_multiple=1,
         ),
     ] = None,
     json: Json = False,

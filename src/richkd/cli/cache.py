@@ -139,14 +139,16 @@ def ls(folder: Folder, /, *, json: Json = False) -> None:
 def _refuse_none(folder: Path) -> None:
     """Refuse a folder without caches, which may be a mistyped path."""
     from richkd.core.errors import CacheError
+    from richkd.core.presence import exists, is_dir, stat_error
     from richkd.teachers.cache.manifest import list_caches
 
-    if list_caches(folder):
+    reason = stat_error(folder / "any")
+    if reason is None and list_caches(folder):
         return
-    got = "no cache in it" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+    got = "no cache in it" if is_dir(folder) else "a file" if exists(folder) else "no such folder"
     raise CacheError(
         f"There are no caches in {folder}",
-        got=got,
+        got=reason or got,
         fix="check the path; `richkd cache fill … --teacher-cache DIR` fills one.",
     )
 

@@ -16,10 +16,11 @@ from pydantic.fields import FieldInfo
 from richkd.cli.usage_errors import reading_words
 from richkd.config.listing import default_text, section_type
 from richkd.config.loading import check_types, dotted_overrides, load_config
-from richkd.config.resumed import is_run, resumed_config
+from richkd.config.resumed import CHECKPOINTS, SETTINGS, is_run, resumed_config
 from richkd.config.schema import Config, EvaluateConfig
 from richkd.config.teacher_run import recipe_of
 from richkd.core.errors import ConfigError
+from richkd.core.presence import is_dir, stat_error
 
 # Short options, and the settings that they stand for.
 SHORT = {
@@ -74,7 +75,7 @@ def whole(kind: Any, tokens: Sequence[Token]) -> int:
 
 
 def wholes(kind: Any, tokens: Sequence[Token]) -> list[int]:
-    """Whole numbers, for an option that can be given without a value.
+    """Whole numbers, for an option with any number of values.
 
     Raises:
         ValueError: a text is none.
@@ -205,10 +206,12 @@ def _resumed(recipe: Path | None, settings: Mapping[str, Any]) -> Config:
 
 def _refuse_no_run(folder: Path) -> None:
     """Refuse to resume what is no run, where no other settings are given."""
-    if not is_run(folder):
+    reason = stat_error(folder / SETTINGS) or stat_error(folder / CHECKPOINTS)
+    if reason or not is_run(folder):
+        missing = "no config.yaml with checkpoints/" if is_dir(folder) else "no such folder"
         raise ConfigError(
             f"--resume: there is no run in {folder}",
-            got="no config.yaml with checkpoints/" if folder.is_dir() else "no such folder",
+            got=reason or missing,
             fix="check --out, or repeat the whole command with --resume.",
         )
 

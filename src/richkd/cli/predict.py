@@ -67,6 +67,7 @@ def predict(
             keep_errors,
             lines_of,
             predict_files,
+            refuse_overwriting,
             unreadable,
             with_stdin,
         )
@@ -88,7 +89,10 @@ def predict(
         student = open_classifier(model, checkpoint)
         if student.note:
             log_to_stderr(f"model: {student.note}")
-        predictions = keep_errors(predict_files(student, find_images(names), top), failed)
+        found = find_images(names)
+        if out is not None:
+            refuse_overwriting(out, (*found, Path(model)))
+        predictions = keep_errors(predict_files(student, found, top), failed)
         lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
         if out is None:
             for line in lines:

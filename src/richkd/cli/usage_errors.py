@@ -21,6 +21,7 @@ from cyclopts.exceptions import (
 
 from richkd.config.names import nearest_option
 from richkd.core.errors import ConfigError, nearest
+from richkd.core.visible import counted
 
 KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 # Values of options, of all commands or of one, as examples.
@@ -37,6 +38,8 @@ EXAMPLES = {
     "--config": "recipe.yaml",
     "-c": "recipe.yaml",
     "--epochs": "30",
+    "--batch": "1 8",
+    "--picture": "480 640",
 }
 
 
@@ -148,10 +151,15 @@ def _named(error: CycloptsError) -> str:
 
 
 def _missing(error: MissingArgumentError, name: str, shown: str) -> ConfigError:
-    """An argument or option was not given, or an option without its value."""
+    """An argument or option was not given, or an option without its value or with too many."""
     option = error.keyword
     if not option:
         return ConfigError(f"{name} must be given", got="no value", fix=shown)
+    # The parser has one error for too few and too many values.
+    given, most = getattr(error, "actual_count", 0), getattr(error, "max_allowed", None)
+    if most is not None and given > most:
+        rule = f"Option {option} takes at most {counted(most, 'value')}"
+        return ConfigError(rule, got=" ".join(error.tokens_so_far), fix=shown)
     hint = None if error.argument is None else error.argument.hint
     choices = kind_of(hint).split(" or ") if Literal in _origins(hint) else []
     command = " ".join(error.command_chain or ())

@@ -10,6 +10,7 @@ from richkd.compare.plan import Plan
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError, nearest
 from richkd.core.home import expanded
+from richkd.core.presence import exists
 
 RUN = "run"
 # The settings that name models.
@@ -106,7 +107,7 @@ def _model(text: Any, models: Mapping[str, str]) -> Any:
 def _refuse_other_prefix(text: str, got: str, place: str, plan: Plan) -> None:
     """Refuse the name of a first run behind another prefix, such as ``folds:`` or ``runs:``."""
     _, colon, name = text.partition(":")
-    if colon and name.strip() in plan.first and not expanded(name).exists():
+    if colon and name.strip() in plan.first and not exists(expanded(name)):
         fix = f"Did you mean '{RUN}:{name.strip()}'?"
         raise ConfigError(f"A first run is named with `{RUN}:` ({place})", got=got, fix=fix)
 

@@ -20,6 +20,7 @@ from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.precision import emulation_warning
+from richkd.core.presence import exists
 from richkd.core.visible import counted
 from richkd.data.hierarchy import superclasses_of
 from richkd.models.build import Network
@@ -127,7 +128,7 @@ def refuse_other_teachers(runs: Iterable[AnyRun], checked: Checked) -> None:
         CheckpointError: names a file that differs.
     """
     for run in runs:
-        if run.name in checked.provisional and (run.config.out / SETTINGS).exists():
+        if run.name in checked.provisional and exists(run.config.out / SETTINGS):
             refuse_other_settings(run.config.out, run.config, same_length=True)
 
 
@@ -225,7 +226,7 @@ def refuse_changed(run: AnyRun, opened: OpenedData, same_files: bool = True) -> 
         RichKDError: what differs.
     """
     folder = RunFolder(run.config.out)
-    if not (folder.path / SETTINGS).exists():
+    if not exists(folder.path / SETTINGS):
         return
     refuse_other_settings(folder.path, run.config, same_length=True, same_files=same_files)
     recorded = folder.inputs()

@@ -16,6 +16,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import REST, Config, Section
 from richkd.core.errors import CheckpointError
 from richkd.core.home import expanded
+from richkd.core.presence import exists, is_dir, is_file
 from richkd.core.structured import read_json, read_yaml
 
 SETTINGS, INPUTS = "config.yaml", "inputs.json"
@@ -114,7 +115,7 @@ def is_run(folder: Path) -> bool:
         >>> is_run(Path("nowhere"))
         False
     """
-    return (folder / SETTINGS).is_file() and (folder / CHECKPOINTS).is_dir()
+    return is_file(folder / SETTINGS) and is_dir(folder / CHECKPOINTS)
 
 
 def recorded_inputs(run: Path) -> dict[str, Any]:
@@ -175,8 +176,8 @@ def _relocated(config: Config, beside: Path | None) -> Config:
         candidates = [] if beside is None or path.is_absolute() else [beside / path]
         if old_run is not None:
             candidates.append(Path(os.path.normpath(run / os.path.relpath(expanded(path), old_run))))
-        found = [candidate for candidate in candidates if candidate.exists()]
-        if found and not expanded(path).exists():
+        found = [candidate for candidate in candidates if exists(candidate)]
+        if found and not exists(expanded(path)):
             changes[dotted] = f"{prefix}{found[0]}"
     return load_config(None, config.model_dump(mode="json") | changes) if changes else config
 

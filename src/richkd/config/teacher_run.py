@@ -13,6 +13,7 @@ from richkd.config.schema import Config
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.home import expanded
+from richkd.core.presence import exists, is_dir, is_file
 from richkd.core.structured import read_json
 from richkd.core.visible import counted
 
@@ -63,12 +64,12 @@ def recipe_of(run: Path, settings: Mapping[str, Any] = MappingProxyType({})) -> 
 def _refuse_no_run(run: Path) -> None:
     if is_run(run):
         return
-    if (run / "fold-0").is_dir():
+    if is_dir(run / "fold-0"):
         got, fix = "a folder of teachers of folds", "name the run of the full teacher instead."
     elif run.name == "student" and is_run(run.parent):
         got, fix = "the student's folder of a run", f"name the run: --from {run.parent}"
     else:
-        got = "a folder without a run" if run.is_dir() else "a file" if run.exists() else "no such folder"
+        got = "a folder without a run" if is_dir(run) else "a file" if exists(run) else "no such folder"
         fix = f"name the run folder of a teacher; {REPEAT}."
     raise CheckpointError(f"--from {run} must be the folder of a finished run", got=got, fix=fix)
 
@@ -92,7 +93,7 @@ def _refuse_unfinished(run: Path, config: Config) -> None:
         )
         got = f"a run that is not finished: no {SUMMARY}" if epochs is None else f"a run that goes on{done}"
         raise CheckpointError(f"--from {run} must be the folder of a finished run", got=got, fix=fix)
-    if not (run / STUDENT).is_file():
+    if not is_file(run / STUDENT):
         raise CheckpointError(
             f"--from {run} must have its student, which is the full teacher", got=f"no {STUDENT}", fix=fix
         )

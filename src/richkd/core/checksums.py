@@ -15,6 +15,7 @@ from pathlib import Path
 
 from richkd.core.errors import CheckpointError, RichKDError
 from richkd.core.files import write_atomically
+from richkd.core.presence import exists, stat_error
 from richkd.core.regular_files import open_regular, read_regular
 
 SUMS = "SHA256SUMS"
@@ -113,7 +114,8 @@ def check_hashes(
 ) -> bool:
     """Check that files have the content whose hash was recorded.
 
-    Files without a recorded hash, and files that do not exist, are not checked.
+    Files without a recorded hash, and files that do not exist, are not checked. What the system does not let
+    be looked at is refused, because it may exist.
 
     Args:
         folder: the folder of the files.
@@ -127,8 +129,8 @@ def check_hashes(
         Whether the folder has a ``SHA256SUMS``.
 
     Raises:
-        RichKDError: of class ``refusal``, if a file has another content, or if ``SHA256SUMS`` is damaged; the
-            message names the file.
+        RichKDError: of class ``refusal``, if a file has another content or cannot be read, or if
+            ``SHA256SUMS`` is damaged; the message names the file.
 
     Example:
         >>> import tempfile
@@ -141,16 +143,20 @@ def check_hashes(
         ...         print(error.got)
         a file whose SHA-256 is not that in SHA256SUMS
     """
-    if not (folder / SUMS).exists():
+    if not _may_exist(folder / SUMS):
         return False
     sums = _read(folder, refusal, fix)
     for name in names:
-        if name in sums and (folder / name).exists():
+        if name in sums and _may_exist(folder / name):
             _check(folder / name, partial(_same, digest=sums[name]), refusal, fix)
     for name in growing:
-        if name in sums and (folder / name).exists():
+        if name in sums and _may_exist(folder / name):
             _check(folder / name, partial(_grown, digest=sums[name]), refusal, fix)
     return True
+
+
+def _may_exist(path: Path) -> bool:
+    return exists(path) or stat_error(path) is not None
 
 
 def _check(path: Path, is_same: Callable[[Path], bool], refusal: type[RichKDError], fix: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.presence import exists, is_file, stat_error
 from richkd.core.regular_files import kind_of
 from richkd.core.temporary import temporary_file
 
@@ -70,7 +71,7 @@ def refuse_no_file(path: Path, example: str, option: str = "--out") -> None:
 
     Raises:
         ConfigError: the path is a folder, a pipe or a device.
-        CheckpointError: its folder cannot be written; see `refuse_unwritable`.
+        CheckpointError: its folder cannot be written (see `refuse_unwritable`), or its name is too long.
 
     Example:
         >>> try:
@@ -86,6 +87,8 @@ def refuse_no_file(path: Path, example: str, option: str = "--out") -> None:
             f"{option} {path} must be a file", got=kind, fix=f"give a file name, such as {name}."
         )
     refuse_unwritable(path.parent, option)
+    if (got := stat_error(path)) is not None:
+        raise CheckpointError(f"{option} {path} cannot be written", got=got, fix=f"choose another {option}.")
 
 
 def refuse_unwritable(folder: Path, option: str = "--out") -> None:
@@ -153,9 +156,11 @@ def not_written(path: Path, size: int, error: OSError) -> CheckpointError:
     if error.errno in (0, errno.EINVAL) and kind_of(path) is not None:
         return CheckpointError(f"{path} must be a file", got=got, fix="give another name.")
     rule = f"{path} could not be written ({size:,} bytes)"
-    place = next((one for one in (path, *path.parents) if one.exists()), path)
-    if error.errno in (errno.EEXIST, errno.ENOTDIR) and place.is_file():
+    place = next((one for one in (path, *path.parents) if exists(one)), path)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and is_file(place):
         return CheckpointError(rule, got=f"{place} is a file, no folder", fix="choose another folder.")
+    if error.errno == errno.ENAMETOOLONG:
+        return CheckpointError(rule, got=got, fix="give a shorter name.")
     fix = "free space or choose another folder"
     # Only a run has checkpoints; a page or a list of predictions is simply written again.
     if path.suffix == CHECKPOINT:

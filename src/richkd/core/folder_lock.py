@@ -10,6 +10,7 @@ from pathlib import Path
 from richkd.core.errors import CheckpointError
 from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked, in_use
+from richkd.core.presence import exists
 
 LOCK = "richkd.lock"
 
@@ -37,7 +38,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[FileLock]:
         []
     """
     folder = folder.absolute()
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not exists(path)]
     lock = FileLock(folder / LOCK)
     try:
         try:

@@ -8,6 +8,8 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+from richkd.core.presence import is_dir
+
 # What else than a regular file a path can be, for messages.
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -99,5 +101,5 @@ def special_in(folder: Path) -> Path | None:
         >>> special_in(Path(__file__).parent) is None
         True
     """
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if is_dir(folder) else []
     return next((file for file in files if kind_of(file) not in (None, "a folder")), None)

@@ -7,20 +7,27 @@ of both.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from richkd.config.loading import load_config
+from richkd.config.resumed import SETTINGS as SETTINGS_FILE
+from richkd.core.errors import CheckpointError
+from richkd.core.structured import read_yaml
 from richkd.core.terminal import Terminal
 from richkd.demo.digits import write_digits
 from richkd.reporting.report.collect import collect
 from richkd.reporting.report.page import write_report
+from richkd.training.remove_run import WRITTEN
 from richkd.training.run import Run, distill
 
 TINY_CLIP = Path(__file__).parent / "tiny_clip"
 TEACHER, STUDENT = "cifar_resnet20", "cifar_resnet8"
+DIGITS, TEACHER_FOLDER = "digits", "teacher"
 SIZE, LABELS = 16, 5
 SETTINGS: dict[str, Any] = {
     "student.size": SIZE,
@@ -58,28 +65,31 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, Any]:
     """Train a teacher and several students on handwritten digits, print a table and write a report.
 
     Args:
-        out: folder of the digits, the runs and the report; runs of an earlier demo are replaced.
+        out: folder of the digits, the runs and the report; runs of an earlier demo are replaced, and no
+            others.
         seed: seed of all runs.
 
     Returns:
         The content of ``summary.json`` of each student, by name.
 
     Raises:
+        CheckpointError: a folder that the demo would replace holds another run.
         RichKDError: ``out`` cannot be written, or the extra ``demo`` is not installed.
     """
     out = Path(out)
+    _refuse_other_runs(out, [TEACHER_FOLDER, *map(folder_of, STUDENTS)])
     console = Terminal()
     console.print(
         f"Data: real handwritten digits, {LABELS} labels per class. CLIP: tiny, trained on printed glyphs.",
         soft_wrap=True,
     )
-    data = write_digits(out / "digits", size=SIZE, train_per_class=LABELS, val_per_class=10, seed=0)
+    data = write_digits(out / DIGITS, size=SIZE, train_per_class=LABELS, val_per_class=10, seed=0)
     common = SETTINGS | {"data.path": str(data), "train.seed": seed}
     teacher = _train(
         console,
         f"teacher {TEACHER}",
         common | {"student.name": TEACHER, "method.name": "ce", "train.epochs": EPOCHS},
-        out / "teacher",
+        out / TEACHER_FOLDER,
     )
     sources: dict[str, dict[str, Any]] = {
         "teacher": {"teachers.1.name": f"local-dir:{teacher.folder / 'student'}"},
@@ -115,6 +125,27 @@ def folder_of(name: str) -> str:
         'richkd-lf'
     """
     return name.lower().replace(" ", "-").replace("+", "")
+
+
+def _refuse_other_runs(out: Path, names: Sequence[str]) -> None:
+    """Refuse to replace a run that was not trained on the digits of the demo in ``out``."""
+    for folder in (out / name for name in names):
+        has_files = any(True for pattern in WRITTEN for _ in folder.glob(pattern))
+        if has_files and (other := _other_data(folder, out / DIGITS)) is not None:
+            raise CheckpointError(
+                f"The demo writes to {folder}, and must not replace a run of yours there",
+                got=other,
+                fix=f"choose another --out, such as --out {out / 'demo'}.",
+            )
+
+
+def _other_data(run: Path, digits: Path) -> str | None:
+    """What a run was trained on, for messages; None if these are the digits."""
+    try:
+        path = str(read_yaml(run / SETTINGS_FILE)["data"]["path"])
+        return None if os.path.realpath(path) == os.path.realpath(digits) else f"a run with the data {path}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"a run without a {SETTINGS_FILE} that can be read"
 
 
 def _train(console: Terminal, name: str, settings: dict[str, Any], folder: Path) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -84,15 +85,20 @@ def connection_problem(address: str, seconds: float = SECONDS) -> str | None:
 
 
 def without_password(address: str) -> str:
-    """An address without user name and password.
+    """An address without user name and password, and without query and fragment.
+
+    Passwords may have any character as it is, also ``/``, ``#``, ``?`` and ``@``, so everything between the
+    protocol and the last ``@`` is left out.
 
     Example:
         >>> without_password("https://me:secret@mirror.example/hub")
         'https://mirror.example/hub'
     """
+    match = re.match(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//", address)
+    protocol = match[0] if match else ""
     try:
-        parts = urllib.parse.urlsplit(address)
-        return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        parts = urllib.parse.urlsplit(protocol + address[len(protocol) :].rpartition("@")[2])
+        return urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
     except ValueError:
         return "not an address"
 
@@ -107,6 +113,6 @@ def _answer(address: str, seconds: float) -> str | None:
     except urllib.error.URLError as error:
         return f"{type(error.reason).__name__}: {error.reason}"
     except (OSError, ValueError, socket.gaierror) as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".replace(address, without_password(address))
     except Exception as error:  # http.client raises errors of its own for answers that are none
         return type(error).__name__

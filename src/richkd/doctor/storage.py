@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from richkd.core.presence import is_dir
+
 
 def storage(folder: Path) -> dict[str, Any]:
     """A folder with its free space, and whether files can be written there.
@@ -20,9 +22,9 @@ def storage(folder: Path) -> dict[str, Any]:
     here = existing(folder)
     return {
         "folder": str(folder),
-        "exists": folder.is_dir(),
+        "exists": is_dir(folder),
         "free": free_bytes(here),
-        "writable": os.access(here, os.W_OK | os.X_OK) and here.is_dir(),
+        "writable": os.access(here, os.W_OK | os.X_OK) and is_dir(here),
     }
 
 
@@ -46,6 +48,7 @@ def existing(path: Path) -> Path:
         >>> existing(Path("no/such/folder")) == Path.cwd()
         True
     """
-    path = path.resolve()
-    # Below a folder that may not be searched, Path.exists would raise an error.
+    # Path.resolve would raise an error for a link to itself, and Path.exists for a folder that may not be
+    # searched.
+    path = Path(os.path.realpath(path))
     return next((one for one in (path, *path.parents) if os.access(one, os.F_OK)), path)

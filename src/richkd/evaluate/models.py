@@ -11,6 +11,7 @@ from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelConfig
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.presence import is_file
 from richkd.data.classes import check_same_classes
 from richkd.data.split import Data
 from richkd.evaluate.predictors import NetworkPredictor, Predictor, TeachersPredictor
@@ -76,7 +77,7 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
         ConfigError: the run has no teachers.
     """
     run = Path(run)
-    if not (run / "config.yaml").is_file():
+    if not is_file(run / "config.yaml"):
         raise DataError(
             f"--teachers needs the folder of a run, whose settings name the teachers; {run} is not one",
             got="no config.yaml",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from richkd.core.errors import ClassError, DataError
 from richkd.core.home import expanded
+from richkd.core.presence import is_dir
 from richkd.data.class_text import hint_at_class, normalized
 from richkd.data.columns import as_split
 from richkd.data.formats.hub import quiet
@@ -73,7 +74,7 @@ def open_shift(path: str, class_names: Sequence[str] | None) -> Split:
     with quiet():
         # Nested classes are named by their paths.
         nested = any("/" in name for name in class_names or ())
-        tables = open_tables(path, nested=nested and expanded(path).is_dir())
+        tables = open_tables(path, nested=nested and is_dir(expanded(path)))
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(

@@ -12,6 +12,7 @@ import torch
 from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
+from richkd.core.presence import exists, is_dir
 from richkd.core.visible import counted
 from richkd.data.hierarchy import Hierarchy, superclasses_of
 from richkd.data.sources import open_data
@@ -125,7 +126,7 @@ def _open_teachers(model: str, data: str, device: torch.device) -> tuple[Predict
 def _open_model(
     model: str, file: Path | None, opened: Data, data: str, device: torch.device, checkpoint: Which | None
 ) -> NetworkPredictor | ArtifactPredictor:
-    if file is not None or format_of(model) is None or Path(model).is_dir():
+    if file is not None or format_of(model) is None or is_dir(model):
         return open_network(model, file, opened, data, device, checkpoint=checkpoint)
     if checkpoint is not None:
         raise ConfigError(
@@ -216,7 +217,7 @@ def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str,
     result: dict[str, Path | None] = {}
     for model in models:
         name, equals, file = model.partition("=")
-        if weights is None and equals and not Path(model).exists():
+        if weights is None and equals and not exists(model):
             result[name] = Path(file)
         else:
             result[model] = None if weights is None else Path(weights)

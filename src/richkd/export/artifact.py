@@ -17,6 +17,7 @@ from torch import Tensor
 from richkd.config.choices import FORMATS
 from richkd.core.errors import ConfigError, ModelError, RichKDError, nearest
 from richkd.core.finite import refuse_non_finite_rows
+from richkd.core.presence import exists, is_dir, stat_error
 from richkd.core.regular_files import check_regular
 from richkd.core.visible import one_line
 from richkd.data.framing import frame
@@ -149,8 +150,9 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
             got=path.suffix or "no suffix",
             fix=nearest(path.suffix, suffixes, f"They are {', '.join(suffixes)}."),
         )
-    if not path.exists():
-        raise ModelError(f"The artifact {path} must exist", got="no such file", fix="check the path.")
+    if not exists(path):
+        got = stat_error(path) or "no such file"
+        raise ModelError(f"The artifact {path} must exist", got=got, fix="check the path.")
     format = format_named(name)
     try:
         check_regular(path)
@@ -174,7 +176,7 @@ def open_classifier(model: str, checkpoint: Which | None = None) -> Classifier:
         ConfigError: a checkpoint of an artifact is asked for.
         RichKDError: see `richkd.export.student.load_student` and `load_artifact`.
     """
-    if format_of(model) is None or Path(model).is_dir():
+    if format_of(model) is None or is_dir(model):
         return load_student(model, checkpoint)
     if checkpoint is not None:
         raise ConfigError(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from richkd.core.checkpoint_file import UNREADABLE, Checkpoint, previous_of, read_checkpoint
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import CheckpointError
+from richkd.core.presence import is_dir, is_file, stat_error
 from richkd.core.structured import read_json, read_yaml
 from richkd.core.visible import counted
 from richkd.models.build import Network
@@ -54,7 +55,7 @@ def find_checkpoint(model: Path, which: Which | None) -> Path | None:
         >>> find_checkpoint(Path("runs/small/checkpoints/best.ckpt"), None).name
         'best.ckpt'
     """
-    if model.suffix == SUFFIX and not model.is_dir():
+    if model.suffix == SUFFIX and not is_dir(model):
         if which is not None:
             raise CheckpointError(
                 f"--checkpoint {which} needs the folder of a run",
@@ -62,13 +63,15 @@ def find_checkpoint(model: Path, which: Which | None) -> Path | None:
                 fix="give one of both.",
             )
         return model
-    run = model.parent if which and model.name == "student" and (model.parent / FOLDER).is_dir() else model
-    complete = any((run / place / "config.json").is_file() for place in (".", "student"))
-    unfinished = not complete and ((run / FOLDER).is_dir() or (run / "config.yaml").is_file())
+    run = model.parent if which and model.name == "student" and is_dir(model.parent / FOLDER) else model
+    # A student that may not be looked at is not replaced by a checkpoint.
+    students = [run / place / "config.json" for place in (".", "student")]
+    complete = any(is_file(file) or stat_error(file) for file in students)
+    unfinished = not complete and (is_dir(run / FOLDER) or is_file(run / "config.yaml"))
     if which is None and not unfinished:
         return None
     path = run / FOLDER / f"{which or 'last'}{SUFFIX}"
-    if not any(file.is_file() for file in (path, previous_of(path))):
+    if not any(is_file(file) for file in (path, previous_of(path))):
         raise _no_checkpoint(run, which)
     return path
 
@@ -129,18 +132,24 @@ def note_of_longer_run(run: Path) -> str | None:
 
 
 def _no_checkpoint(run: Path, which: Which | None) -> CheckpointError:
-    existing = sorted(file.stem for file in (run / FOLDER).glob(f"*{SUFFIX}")) if run.is_dir() else []
+    if (reason := stat_error(run / FOLDER / DESCRIPTION)) is not None:
+        return CheckpointError(
+            f"The checkpoints in {run / FOLDER} must be readable",
+            got=reason,
+            fix="check the path and its permissions.",
+        )
+    existing = sorted(file.stem for file in (run / FOLDER).glob(f"*{SUFFIX}")) if is_dir(run) else []
     if which == "best" and existing:
         return CheckpointError(
             f"The run {run} has no best checkpoint, because no validation was done yet",
             got=", ".join(existing),
             fix="use --checkpoint last.",
         )
-    if (run / "student" / "config.json").is_file():
+    if is_file(run / "student" / "config.json"):
         return CheckpointError(
             f"The run {run} has no checkpoint any more", got="a student", fix="omit --checkpoint."
         )
-    if not (run / FOLDER).is_dir() and not (run / "config.yaml").is_file():
+    if not is_dir(run / FOLDER) and not is_file(run / "config.yaml"):
         return CheckpointError(
             f"--checkpoint {which} needs the folder of a run; {run} is not one",
             got="no checkpoints/ in it",

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from richkd.core.errors import ConfigError
+from richkd.core.errors import ConfigError, ModelError, RichKDError
+from richkd.core.visible import one_line
 from richkd.export.artifact import Artifact, Classifier, open_classifier
 from richkd.export.description import FLOAT32
 from richkd.export.student import Student
@@ -94,7 +95,8 @@ def benchmark(
 
     Raises:
         ConfigError: a number is not positive, or the model has no pictures as input.
-        RichKDError: the model cannot be opened or fails.
+        ModelError: a batch fails, for example because it does not fit into the memory.
+        RichKDError: the model cannot be opened.
 
     Example:
         >>> import tempfile
@@ -120,10 +122,13 @@ def benchmark(
     with _threads(threads):
         classifier = open_classifier(model)
         subject = _subject(classifier, model, picture)
-        times = tuple(_measure(subject, batch, rounds, warmup) for batch in batches)
+        times = []
+        for batch in batches:
+            with _named_failure(model, subject, batch):
+                times.append(_measure(subject, batch, rounds, warmup))
         threads = torch.get_num_threads()
     return Benchmark(
-        model, subject.runtime, subject.precision, threads, subject.text, subject.bytes, warmup, times
+        model, subject.runtime, subject.precision, threads, subject.text, subject.bytes, warmup, tuple(times)
     )
 
 
@@ -217,6 +222,22 @@ def _measure(subject: _Subject, batch: int, rounds: int, warmup: int) -> Latency
     low, high = np.quantile(times, [0.1, 0.9])
     middle = median(times)
     return Latency(batch, middle, float(low), float(high), len(times), 1000 * batch / middle)
+
+
+@contextmanager
+def _named_failure(model: str, subject: _Subject, batch: int) -> Iterator[None]:
+    """Context in which any exception of a runtime becomes an error that names the batch."""
+    try:
+        yield
+    except RichKDError:
+        raise
+    except Exception as error:
+        shape = " x ".join(map(str, subject.shape))
+        raise ModelError(
+            f"{model}: a batch of {batch:,} inputs of shape {shape} failed",
+            got=f"{type(error).__name__}: {one_line(error)[:500]}",
+            fix=f"use a smaller --batch{' or --picture' if subject.pictures else ''}.",
+        ) from error
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from richkd.config.loading import load_config
 from richkd.config.resumed import recorded_inputs
 from richkd.config.schema import DataConfig
 from richkd.core.errors import DataError, RichKDError
+from richkd.core.presence import is_file
 from richkd.data.digests import decoded, digests_of
 from richkd.data.sources import open_data
 from richkd.data.split import Data
@@ -24,7 +26,7 @@ def data_of(model: str, data: str | None = None) -> Data:
     run = run_of(folder_of(model))
     if data is not None:
         return open_data(*as_trained(run, data))
-    if not (run / "config.yaml").is_file():
+    if not is_file(run / "config.yaml"):
         raise DataError(f"{run} has no config.yaml, which names the data", fix="give --data or --images.")
     config = load_config(run / "config.yaml")
     return open_data(config.data.model_copy(update={"unlabeled": None}), config.train.seed)
@@ -37,11 +39,11 @@ def run_of(model: Path) -> Path:
         >>> run_of(Path("runs/small/checkpoints/best.ckpt")).as_posix(), run_of(Path("runs/small")).as_posix()
         ('runs/small', 'runs/small')
     """
-    if (model / "config.yaml").is_file():
+    if is_file(model / "config.yaml"):
         return model
     if model.suffix == SUFFIX and model.parent.name == FOLDER:
         return model.parent.parent
-    return model.parent if (model.parent / "config.yaml").is_file() else model
+    return model.parent if is_file(model.parent / "config.yaml") else model
 
 
 def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
@@ -55,10 +57,11 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
         'photos'
     """
     for folder in (model, run_of(model)):
-        if (folder / "config.yaml").is_file():
+        if is_file(folder / "config.yaml"):
             config = load_config(folder / "config.yaml")
             settings = config.data.model_copy(update={"path": data, "unlabeled": None})
-            same = Path(config.data.path).resolve() == Path(data).resolve()
+            # Path.resolve would raise an error for a link to itself.
+            same = os.path.realpath(config.data.path) == os.path.realpath(data)
             if same or _is_moved(folder, settings, config.train.seed):
                 return settings, config.train.seed
     return DataConfig(path=data), 0

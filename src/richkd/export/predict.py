@@ -6,6 +6,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from richkd.config.names import nearest_option
 from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
 from richkd.core.json_text import to_json
+from richkd.core.presence import exists
 from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
 from richkd.data.file_types import is_folder, printable
@@ -66,7 +68,7 @@ def with_stdin(names: Iterable[str], options: Sequence[str] = ()) -> list[str]:
     """
     result: list[str] = []
     for name in names:
-        if name.startswith("--") and not Path(name).exists():
+        if name.startswith("--") and not exists(name):
             option = name.partition("=")[0]
             fix = nearest_option(option, options, SHOWN) if options else SHOWN
             raise ConfigError(f"There is no option {option}", fix=fix)
@@ -76,6 +78,8 @@ def with_stdin(names: Iterable[str], options: Sequence[str] = ()) -> list[str]:
 
 def _lines_of_stdin() -> list[str]:
     """The lines of standard input; names of files may have any bytes, as those of `find -print`."""
+    if sys.stdin is None:  # closed by the shell, as by <&-
+        return []
     binary = getattr(sys.stdin, "buffer", None)
     text = sys.stdin.read() if binary is None else os.fsdecode(binary.read())
     return [line for line in text.splitlines() if line.strip()]
@@ -85,9 +89,9 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
     """The image files that are meant by paths of files, folders and patterns.
 
     A folder stands for all images in it and its subfolders, in the order of their paths, except for hidden
-    ones (`richkd.data.formats.scan.contents`); a pattern such as
-    ``photos/*.jpg`` for the files that match it. A file is kept even if it does not exist or has another
-    suffix, so that reading it names it in an error.
+    ones (`richkd.data.formats.scan.contents`); a pattern such as ``photos/*.jpg`` for the files that match
+    it, without folders. A file is kept even if it does not exist or has another suffix, so that reading it
+    names it in an error.
 
     Raises:
         DataError: an empty name, a folder without images, or a pattern without matches.
@@ -109,13 +113,41 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
             images = images_below(path)
         elif WILDCARDS & set(str(name)) and not os.path.lexists(path):
             # Patterns may be absolute, which Path.glob does not take.
-            images = sorted(map(Path, glob.glob(str(name), recursive=True)))  # noqa: PTH207
+            matches = map(Path, glob.glob(str(name), recursive=True))  # noqa: PTH207
+            images = sorted(match for match in matches if not is_folder(match))
         else:
             images = [path]
         if not images:
             raise DataError(f"There are no images in {name}", fix="check the path.")
         found += images
     return found
+
+
+def refuse_overwriting(out: Path, files: Iterable[Path]) -> None:
+    """Check that the predictions do not replace a file that they are made from.
+
+    Raises:
+        ConfigError: ``out`` is one of the files, be it under another name.
+
+    Example:
+        >>> try:
+        ...     refuse_overwriting(Path(__file__), [Path("a.png"), Path(__file__)])
+        ... except ConfigError as error:
+        ...     error.fix
+        'give the name of another file, such as predictions.csv.'
+    """
+    try:
+        written = out.stat()
+    except OSError:
+        return
+    for file in files:
+        with suppress(OSError):
+            if os.path.samestat(file.stat(), written):
+                raise ConfigError(
+                    f"--out {out} must not be a file that is read",
+                    got=f"{printable(file)}, which would be replaced",
+                    fix="give the name of another file, such as predictions.csv.",
+                )
 
 
 def predict_files(student: Classifier, paths: Sequence[str | Path], top: int) -> Iterator[Prediction]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from richkd.core.errors import ConfigError, DataError, ModelError, RichKDError
+from richkd.core.errors import CheckpointError, ConfigError, DataError, ModelError, RichKDError
 from richkd.core.files import not_written, refuse_unwritable
+from richkd.core.presence import stat_error
 from richkd.core.regular_files import kind_of
 from richkd.core.temporary import remove_abandoned, temporary_folder
 from richkd.core.visible import one_line
@@ -169,7 +170,7 @@ def place_of(model: str, settings: ExportSettings, suffix: str) -> Path:
 
     Raises:
         ConfigError: ``out`` has another suffix.
-        CheckpointError: the folder cannot be written, or ``out`` is no regular file.
+        CheckpointError: the folder cannot be written, ``out`` is no regular file, or its name is too long.
     """
     out = settings.out
     if out is None:
@@ -184,6 +185,8 @@ def place_of(model: str, settings: ExportSettings, suffix: str) -> Path:
     if kind := kind_of(out):
         raise not_written(out, 0, OSError(0, f"{kind}, no regular file"))
     refuse_unwritable(out.parent)
+    if reason := stat_error(out):
+        raise CheckpointError(f"--out {out} cannot be written", got=reason, fix="choose another --out.")
     remove_abandoned(out.parent)
     return out
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from richkd.core.checksums import SUMS, check_hashes
 from richkd.core.errors import ModelError
+from richkd.core.presence import is_dir, is_file, stat_error
 from richkd.core.structured import read_json
 from richkd.core.tensor_files import read_tensors
 
@@ -23,7 +24,7 @@ def saved_folder(folder: Path) -> Path:
     """The folder with the files of a student: the folder itself, or ``student/`` in the folder of a run.
 
     Raises:
-        ModelError: a file is missing.
+        ModelError: a file is missing, or cannot be looked at.
 
     Example:
         >>> try:
@@ -32,9 +33,9 @@ def saved_folder(folder: Path) -> Path:
         ...     error.got
         'no such folder'
     """
-    if (folder / "student" / CONFIG).is_file():
+    if is_file(folder / "student" / CONFIG):
         folder = folder / "student"
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, WEIGHTS) if not is_file(folder / name)]
     if missing:
         raise _no_student(folder, missing)
     return folder
@@ -43,9 +44,11 @@ def saved_folder(folder: Path) -> Path:
 def _no_student(folder: Path, missing: Sequence[str]) -> ModelError:
     """The error to raise for a path without the files of a student."""
     fix = "pass the folder of a finished run, or the folder student/ in it."
-    if folder.is_dir():
+    if (reason := stat_error(folder / "student" / CONFIG) or stat_error(folder / CONFIG)) is not None:
+        got, fix = reason, f"check the path and its permissions, or {fix}"
+    elif is_dir(folder):
         got = f"no {' and no '.join(missing)}"
-    elif folder.is_file():
+    elif is_file(folder):
         got = "a file, no folder"
         fix = f"pass its folder, {folder.parent}."
         if folder.name not in (CONFIG, WEIGHTS):

@@ -16,6 +16,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from richkd.core.errors import ModelError
+from richkd.core.presence import is_file
 from richkd.core.regular_files import kind_of
 from richkd.core.tensor_files import read_tensors
 from richkd.models.input_conv import to_rgb_input
@@ -257,7 +258,7 @@ def _of_other_channels(path: str | Path, role: str, key: str) -> ModelError:
 
 
 def _read(path: Path, role: str) -> Any:
-    if not path.is_file():
+    if not is_file(path):
         got = kind_of(path) or "no such file"
         raise ModelError(f"The weights {path} must be a file", got=got, fix="check the path.")
     if path.suffix != ".safetensors":

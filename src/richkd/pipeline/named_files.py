@@ -18,6 +18,7 @@ from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, hash_file
 from richkd.core.errors import CheckpointError, ModelError
 from richkd.core.home import expanded
+from richkd.core.presence import is_dir, is_file
 from richkd.teachers.cache.manifest import MANIFEST
 from richkd.teachers.fold_record import full_teacher
 from richkd.teachers.precomputed.vision import imported_manifests
@@ -50,7 +51,7 @@ def hash_named_files(config: Config) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for setting, files in _named(config):
         for file in files:
-            if file.is_file():
+            if is_file(file):
                 status = file.stat()
                 digest = _hashed(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 found.setdefault(setting, {})[str(file)] = digest
@@ -182,7 +183,7 @@ def _of_folds(folder: Path, *, blended: bool) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """The files of a model, without its card and hashes."""
-    if not folder.is_dir():
+    if not is_dir(folder):
         return []
     files = sorted(f for f in folder.iterdir() if f.name != SUMS and not f.name.startswith("."))
     return [f for f in files if f.suffix not in WITHOUT_EFFECT]

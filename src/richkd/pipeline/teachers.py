@@ -21,6 +21,7 @@ from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.home import expanded
 from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked
+from richkd.core.presence import exists
 from richkd.core.processes import world
 from richkd.core.types import UNLABELED
 from richkd.data.batches import CleanStore, Resident, Streamed, open_store
@@ -250,7 +251,7 @@ def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype |
     path = expanded(root) / SPEED
     key = f"{hash_tensors(network.model.state_dict())[:16]} {network.size} px {opening.device.type}"
     recorded = read_speeds(path)
-    if path.exists() and not recorded:
+    if exists(path) and not recorded:
         opening.log(f"warning: {path} is damaged; the precision of teachers is measured again")
     if name not in chooser.chosen and key in recorded:
         chooser.chosen[name] = recorded[key]

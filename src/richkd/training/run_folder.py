@@ -34,6 +34,7 @@ from richkd.core.errors import CheckpointError, ConfigError, RichKDError
 from richkd.core.files import refuse_unwritable, write_atomically
 from richkd.core.folder_lock import LOCK, folder_lock
 from richkd.core.json_text import to_json
+from richkd.core.presence import exists, is_dir
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
 from richkd.core.temporary import PATTERN, remove_abandoned
@@ -73,7 +74,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint that a run can be resumed from."""
-        return self.last.exists() or previous_of(self.last).exists()
+        return exists(self.last) or exists(previous_of(self.last))
 
     @property
     def before_checkpoint(self) -> bool:
@@ -84,19 +85,19 @@ class RunFolder:
         """
         if self.has_checkpoint or any(True for pattern in RESULTS for _ in self.path.glob(pattern)):
             return False
-        began = self.last.parent.is_dir() or (self.path / SETTINGS).exists()
+        began = is_dir(self.last.parent) or exists(self.path / SETTINGS)
         return self.abandoned or (began and len(read_lines(self.metrics)) <= 1)
 
     def entries(self) -> list[str]:
         """Names in the folder, except for the lock and temporary files; none if there is no folder."""
-        if not self.path.is_dir():
+        if not is_dir(self.path):
             return []
         names = sorted(entry.name for entry in self.path.iterdir())
         return [name for name in names if name != LOCK and not PATTERN.fullmatch(name)]
 
     def tidy(self) -> None:
         """Remove what a process left in a finished run, because it was killed before its very end."""
-        if (self.path / LOCK).exists():
+        if exists(self.path / LOCK):
             # Who still has the lock is about to end, and removes it.
             with suppress(CheckpointError), self.locked():
                 pass
@@ -124,7 +125,7 @@ class RunFolder:
             CheckpointError: ``summary.json`` is not as it was written.
         """
         path = self.path / "summary.json"
-        if not path.exists():
+        if not exists(path):
             return None
         check_run(self.path, ("summary.json",), CheckpointError)
         try:
@@ -166,7 +167,7 @@ class RunFolder:
                 fix="check --out; a new run starts without --resume, or with --overwrite.",
             )
         # A run that was killed before it wrote its settings has nothing that other settings could contradict.
-        if resume and (self.has_checkpoint or (self.path / SETTINGS).exists()):
+        if resume and (self.has_checkpoint or exists(self.path / SETTINGS)):
             check_run(self.path, RECORDS, CheckpointError, growing=(self.metrics.name, self.timing.name))
             refuse_other_settings(self.path, config, same_length=not self.has_checkpoint)
 
@@ -258,7 +259,7 @@ class RunFolder:
 
     def _refuse_unwritable(self) -> None:
         try:
-            is_other = self.path.exists() and not self.path.is_dir()
+            is_other = exists(self.path) and not is_dir(self.path)
         except (OSError, ValueError) as error:
             got = getattr(error, "strerror", None) or str(error)
             raise CheckpointError(
@@ -304,7 +305,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         [{'epoch': 0}]
         >>> folder.cleanup()
     """
-    if not path.exists():
+    if not exists(path):
         return []
     records = []
     for line in read_regular(path).decode(errors="replace").splitlines():

@@ -12,6 +12,7 @@ from richkd.compare.queue import Start
 from richkd.config.resumed import SETTINGS, resumed_config
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
+from richkd.core.presence import exists
 from richkd.core.structured import parse_yaml
 from richkd.core.terminal import Terminal
 from richkd.methods.objective import read_objective
@@ -56,7 +57,7 @@ def tuned(
     """
     console = console or Terminal()
     folder = RunFolder(config.out)
-    if resume and (config.out / SETTINGS).exists():
+    if resume and exists(config.out / SETTINGS):
         console.print(f"the run in {config.out} has begun, and keeps its settings", soft_wrap=True)
         return resumed_config(None, {"out": str(config.out)})
     folder.accept(config, resume=resume, overwrite=overwrite)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from richkd.core.errors import CheckpointError
+from richkd.core.presence import exists
 from richkd.core.seeds import mix_seed
 from richkd.core.visible import one_line
 from richkd.tune.halving import ETA, Halving
@@ -225,7 +226,7 @@ def _open(path: Path, pruner: Any, maximize: bool) -> Study:
 
 def _cut_incomplete_line(path: Path) -> None:
     """Remove a line that was cut off by a kill: the next one would be appended to it."""
-    if path.exists():
+    if exists(path):
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:

@@ -22,6 +22,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, DataError, Problems, RichKDError
 from richkd.core.files import refuse_unwritable
+from richkd.core.presence import exists, is_dir, is_file
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
 from richkd.data.split import Split
@@ -184,7 +185,7 @@ def collect(
     problems = Problems()
     facts = tuple(fact for run in runs if (fact := problems.attempt(read_run, run)) is not None)
     # A missing run is reported by itself; its folder is not what cannot be written.
-    if out is not None and (out.exists() or all(Path(run).is_dir() for run in runs)):
+    if out is not None and (exists(out) or all(is_dir(run) for run in runs)):
         problems.attempt(refuse_unwritable, out)
     problems.refuse_all()
     # Folders of several runs can have the same name.
@@ -229,7 +230,7 @@ def read_run(folder: str | Path) -> RunFacts:
     """
     folder = Path(folder)
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"):
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise DataError(
                 f"{folder} must be the folder of a finished run",
                 got=f"no {name} in it",

@@ -16,6 +16,7 @@ from richkd.core.errors import ClipError
 from richkd.core.finite import refuse_non_finite_weights
 from richkd.core.home import expanded
 from richkd.core.logs import logger_of
+from richkd.core.presence import is_dir, is_file
 from richkd.core.regular_files import kind_of, special_in
 from richkd.core.structured import read_json
 from richkd.core.visible import one_line
@@ -178,8 +179,8 @@ def _source(spec: str) -> _Source:
 def _check_folder(folder: Path) -> None:
     fix = "check the path; the folder needs open_clip_config.json and open_clip_model.safetensors."
     config = folder / CONFIG_FILE
-    if not config.is_file():
-        missing = config if folder.is_dir() else folder
+    if not is_file(config):
+        missing = config if is_dir(folder) else folder
         rule = "The CLIP folder must exist with its configuration"
         raise ClipError(rule, got=f"no {missing}", fix=fix)
     special = special_in(folder)

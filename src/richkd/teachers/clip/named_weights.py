@@ -18,6 +18,7 @@ from richkd.config.model_name import hint_at_path
 from richkd.core.errors import ClipError, nearest
 from richkd.core.home import expanded
 from richkd.core.logs import logger_of
+from richkd.core.presence import is_file
 
 _LOG = logger_of(__name__)
 # The preprocessing that open_clip's published weights define; the size is that of the model.
@@ -114,7 +115,7 @@ def _file_like(model: str, file: str, traits: Mapping[str, Any]) -> NamedWeights
 def _is_file(path: str) -> bool:
     # An unknown home folder or a name that is too long is no file.
     with contextlib.suppress(RuntimeError, OSError):
-        return expanded(path).is_file()
+        return is_file(expanded(path))
     return False
 
 

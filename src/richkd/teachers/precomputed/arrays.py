@@ -18,6 +18,7 @@ from torch import Tensor
 from richkd.core.archives import read_npz
 from richkd.core.errors import RichKDError
 from richkd.core.home import expanded
+from richkd.core.presence import is_file
 from richkd.core.structured import parse_json
 from richkd.data.class_text import normalized
 from richkd.data.classes import check_same_classes, clean_name
@@ -170,7 +171,7 @@ def read_arrays(path: str | Path, refusal: type[RichKDError], what: str) -> Give
         (2, 3)
     """
     path = expanded(path)
-    if not path.is_file():
+    if not is_file(path):
         raise refusal(f"The file of {what} does not exist", got=str(path), fix="check the path.")
     if path.suffix not in (".npz", ".safetensors"):
         raise refusal(

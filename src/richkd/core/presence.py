@@ -1,0 +1,58 @@
+"""Whether paths exist, also where the system does not let them be looked at.
+
+`Path.exists` and its siblings raise an error in a folder that may not be searched, and for a name that is too
+long. A path that a user gives must end in a message instead.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a path exists; not if this cannot be found out.
+
+    Example:
+        >>> exists(__file__), exists("x" * 1000)
+        (True, False)
+    """
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a path is a regular file; not if this cannot be found out.
+
+    Example:
+        >>> is_file(__file__), is_file("x" * 1000)
+        (True, False)
+    """
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether a path is a folder; not if this cannot be found out.
+
+    Example:
+        >>> is_dir("/"), is_dir("x" * 1000)
+        (True, False)
+    """
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def stat_error(path: str | Path) -> str | None:
+    """Why the system does not let a path be looked at, for messages; None if it exists or does not.
+
+    Example:
+        >>> stat_error(__file__), stat_error("no-such-file"), stat_error("x" * 1000)
+        (None, None, 'File name too long')
+    """
+    try:
+        os.stat(path)  # noqa: PTH116 - paths may be texts
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError:  # a null character, which no name has
+        return None
+    return None

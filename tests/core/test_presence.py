@@ -1,0 +1,50 @@
+"""Looking for a path never fails, and says why nothing can be seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from richkd.core.presence import exists, is_dir, is_file, stat_error
+from tests.core.closed import LONG, close
+
+
+def test_what_is_there_and_what_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert (exists(file), is_file(file), is_dir(file)) == (True, True, False)
+    assert (exists(tmp_path), is_file(tmp_path), is_dir(tmp_path)) == (True, False, True)
+    for nothing in (tmp_path / "none", file / "below", tmp_path / "a\0b"):
+        assert (exists(nothing), is_file(nothing), is_dir(nothing)) == (False, False, False)
+        assert stat_error(nothing) is None
+    assert stat_error(file) is stat_error(tmp_path) is None
+
+
+def test_what_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    hidden = tmp_path / "closed" / "file"
+    hidden.parent.mkdir()
+    hidden.write_text("")
+    close(monkeypatch, hidden.parent)
+    reasons = {LONG: "File name too long", "loop": "Too many levels of symbolic links"}
+    for path, reason in {**reasons, str(hidden): "Permission denied"}.items():
+        place = tmp_path / path
+        assert (exists(place), is_file(place), is_dir(place)) == (False, False, False)
+        assert stat_error(place) == reason
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_real_folder_without_permission(tmp_path: Path) -> None:
+    """As `close` says that the system behaves."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "file").write_text("")
+    folder.chmod(0)
+    os.seteuid(65534)
+    try:
+        found = exists(folder / "file"), stat_error(folder / "file")
+    finally:
+        os.seteuid(0)
+    assert found == (False, "Permission denied")
