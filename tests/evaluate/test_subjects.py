@@ -18,7 +18,8 @@ from richkd.evaluate import run
 from richkd.evaluate.models import open_teachers
 from richkd.evaluate.run import evaluate_models
 from richkd.evaluate.subjects import open_subjects
-from richkd.reporting.report.collect import collect, read_run
+from richkd.reporting.report.collect import collect
+from richkd.reporting.report.run_facts import read_run
 from richkd.training.run import distill
 from tests.fixtures import World, make_images, refusal
 

@@ -19,7 +19,7 @@ from richkd.core.errors import RichKDError
 from richkd.data.contents import Contents
 from richkd.export.student import load_student
 from richkd.models.build import build_network
-from richkd.reporting.report.collect import read_run
+from richkd.reporting.report.run_facts import read_run
 from richkd.teachers.cache.manifest import Manifest, read_manifest, readable_manifests
 from richkd.teachers.cache.store import OutputCache
 from richkd.teachers.clip.embedding_cache import embeddings_path, read_embeddings, write_embeddings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from richkd.core.errors import RichKDError
 from richkd.pipeline.fill_cache import contents
-from richkd.reporting.report.collect import read_run
+from richkd.reporting.report.run_facts import read_run
 from tests.faults.campaign.forks import Command, run
 from tests.faults.campaign.outcome import LOST, SILENT, SURVIVED, Outcome
 from tests.faults.campaign.setting import Setting, differences

@@ -18,8 +18,9 @@ from tests.reporting.probe.test_page import Tags
 from richkd.cli import main
 from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, DataError
-from richkd.reporting.report.collect import Report, collect, read_run, short_name
+from richkd.reporting.report.collect import Report, collect, short_name
 from richkd.reporting.report.page import MODEL_HEADS, write_report
+from richkd.reporting.report.run_facts import read_run
 from richkd.reporting.report.verdict import sentences
 from richkd.training.run import distill
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -20,64 +18,19 @@ from torch import Tensor
 from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import EvaluateConfig
-from richkd.core.errors import ConfigError, DataError, Problems, RichKDError
+from richkd.core.errors import ConfigError, Problems, RichKDError
 from richkd.core.files import refuse_unwritable
-from richkd.core.presence import exists, is_dir, is_file
-from richkd.core.regular_files import read_regular
-from richkd.core.structured import parse_json, read_json
+from richkd.core.presence import exists, is_dir
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
 from richkd.pipeline.assemble import Parts
 from richkd.reporting.probe.probe import run_probe
 from richkd.reporting.probe.result import Probe
-from richkd.training.run_folder import check_run
+from richkd.reporting.report.run_facts import RunFacts, last_folder, read_run
 
 MISTAKES, CONFUSIONS, EXAMPLES = 12, 6, 4
 THUMBNAIL = 96
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """Content of a run folder; made by `read_run`.
-
-    Attributes:
-        name: name of the folder; its path, if another run on the page has that name.
-        folder: its path, as it was given.
-        settings: text of ``config.yaml``.
-        summary: content of ``summary.json``.
-        epochs: metrics of each epoch (``metrics.jsonl``).
-        environment: content of ``environment.json``: machine and package versions.
-    """
-
-    name: str
-    folder: str
-    settings: str
-    summary: dict[str, Any]
-    epochs: tuple[dict[str, Any], ...]
-    environment: dict[str, Any]
-
-    @property
-    def watt_hours(self) -> float | None:
-        """Energy of the processor during training in Wh; None if the machine has no energy counter.
-
-        Example:
-            >>> RunFacts("run", "runs/run", "", {"joules": 7200.0}, (), {}).watt_hours
-            2.0
-        """
-        joules = self.summary.get("joules")
-        return None if joules is None else joules / 3600
-
-    @property
-    def command(self) -> str:
-        """The command that repeats the run, for a shell.
-
-        Example:
-            >>> RunFacts("small", "my runs/small", "", {"method": "kd"}, (), {}).command
-            "richkd distill -c 'my runs/small/config.yaml'"
-        """
-        verb = "teach" if self.summary["method"] == "ce" else "distill"
-        return f"richkd {verb} -c {shlex.quote(str(Path(self.folder, 'config.yaml')))}"
 
 
 @dataclass(frozen=True)
@@ -219,49 +172,6 @@ def collect(
     )
 
 
-def read_run(folder: str | Path) -> RunFacts:
-    """Read the settings, summary, epochs and environment of a finished run.
-
-    Args:
-        folder: the run folder.
-
-    Raises:
-        DataError: a file is missing, cannot be read, or is not as it was written; the message names it.
-    """
-    folder = Path(folder)
-    for name in ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"):
-        if not is_file(folder / name):
-            raise DataError(
-                f"{folder} must be the folder of a finished run",
-                got=f"no {name} in it",
-                fix="give the --out folder of a run; finish a stopped run with --resume.",
-            )
-    try:
-        summary = read_json(folder / "summary.json")
-        environment = read_json(folder / "environment.json")
-        lines = read_regular(folder / "metrics.jsonl").decode().splitlines()
-        epochs = tuple(parse_json(line) for line in lines if line.strip())
-        _check_figures(summary, environment, epochs)
-        settings = read_regular(folder / "config.yaml").decode()
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
-        ) from error
-    check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
-    return RunFacts(_last_folder(str(folder)), str(folder), settings, summary, epochs, environment)
-
-
-def _check_figures(summary: Any, environment: Any, epochs: Sequence[Any]) -> None:
-    """Check what the page shows without asking."""
-    if not all(isinstance(part, dict) for part in (summary, environment, *epochs)):
-        raise ValueError("summary.json, environment.json and each line of metrics.jsonl must be objects")
-    lacking = {"teachers", "method", "seed", "epochs", "seconds"} - summary.keys()
-    if lacking or not isinstance(summary["seconds"], int | float):
-        raise ValueError(f"summary.json lacks {', '.join(sorted(lacking)) or 'the number of seconds'}")
-    if not all(isinstance(epoch.get("epoch"), int) for epoch in epochs):
-        raise ValueError("each line of metrics.jsonl must have the number of its epoch")
-
-
 def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> str:
     """Short name of a model for the page: the last folder of its path, with its role.
 
@@ -278,18 +188,12 @@ def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> 
         >>> short_name("local-dir:runs/large/student", [])
         'teacher (large)'
     """
-    folder = _last_folder(name)
+    folder = last_folder(name)
     if name == clip:
         return folder if folder.startswith("CLIP") else f"CLIP ({folder})"
     if parse_model_name(name).kind == "local-dir":
         return folder if folder == "teacher" else f"teacher ({folder})"
-    return name if folder in (_last_folder(other) for other in all_names if other != name) else folder
-
-
-def _last_folder(name: str) -> str:
-    place = Path(parse_model_name(name).value)
-    folder = place.parent if place.name == "student" else place
-    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+    return name if folder in (last_folder(other) for other in all_names if other != name) else folder
 
 
 def _clip_of(parts: Parts | None) -> str | None:
