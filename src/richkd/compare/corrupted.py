@@ -77,8 +77,8 @@ def corrupted_errors(
     for record in records:
         record.read()
         if any(name not in record.errors for name in settings.measured):
-            settings_of_data = to_json(_data_of(record.run).model_dump(mode="json"))
-            groups.setdefault((logits[record.run.name].keys, settings_of_data), []).append(record)
+            images = (logits[record.run.name].keys, repr(_data_of(record.run)))
+            groups.setdefault(images, []).append(record)
     with stop_request() as stop:
         for members in groups.values():
             students = _Students(members, logits, settings.images)

@@ -71,19 +71,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def is_folder(entry: Path | os.DirEntry[str]) -> bool:
-    """Whether a path is a folder; not if this cannot be found out, as for a loop of symbolic links.
-
-    Example:
-        >>> is_folder(Path("x" * 1000))
-        False
-    """
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
 def printable(path: Path | str) -> str:
     """A path with ``\\xff`` in the place of bytes that are not valid UTF-8, which cannot be printed.
 

@@ -13,10 +13,11 @@ import torch
 
 from richkd.core.errors import DataError, ImageError, Problems
 from richkd.core.home import expanded
+from richkd.core.presence import is_dir
 from richkd.core.types import UNLABELED
 from richkd.data.columns import DETECTED, Columns, image_and_key_columns
 from richkd.data.duplicates import duplicates, summary
-from richkd.data.file_types import is_folder, printable
+from richkd.data.file_types import printable
 from richkd.data.formats.hub import load_hub, quiet
 from richkd.data.formats.scan import WHOLE, check_files, images_below
 from richkd.data.slices import COLUMN as SLICES
@@ -138,7 +139,7 @@ def _open(path: str, columns: Columns) -> datasets.Dataset:
             rule = f"{path} must have a training split, or not be divided into splits"
             raise DataError(rule, got=", ".join(tables), fix="set --unlabeled to files of one split.")
         return tables[WHOLE if WHOLE in tables else "train"]
-    if not is_folder(place):
+    if not is_dir(place):
         result = load_hub(path)
         return result[next((name for name in HUB_SPLITS if name in result), next(iter(result)))]
     files = images_below(place)

@@ -16,10 +16,10 @@ from torch import Tensor
 from richkd.config.names import nearest_option
 from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
 from richkd.core.json_text import to_json
-from richkd.core.presence import exists
+from richkd.core.presence import exists, is_dir
 from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
-from richkd.data.file_types import is_folder, printable
+from richkd.data.file_types import printable
 from richkd.data.formats.scan import images_below
 from richkd.export.artifact import Classifier
 from richkd.export.images import rgb_of
@@ -109,12 +109,12 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
         path = Path(name)
         if not str(name).strip():
             raise DataError("An image must have a name", got=repr(str(name)), fix="check the command.")
-        if is_folder(path):
+        if is_dir(path):
             images = images_below(path)
         elif WILDCARDS & set(str(name)) and not os.path.lexists(path):
             # Patterns may be absolute, which Path.glob does not take.
             matches = map(Path, glob.glob(str(name), recursive=True))  # noqa: PTH207
-            images = sorted(match for match in matches if not is_folder(match))
+            images = sorted(match for match in matches if not is_dir(match))
         else:
             images = [path]
         if not images:

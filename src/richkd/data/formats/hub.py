@@ -15,7 +15,7 @@ import huggingface_hub
 from richkd.core.errors import DataError
 from richkd.core.home import expanded
 from richkd.core.logs import logger_of
-from richkd.data.file_types import is_folder
+from richkd.core.presence import is_dir
 from richkd.data.formats.hub_parquet import open_downloaded, open_remote
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.outside import is_inside, named_files
@@ -89,11 +89,11 @@ def load_hub(path: str) -> dict[str, datasets.Dataset]:
     if is_remote(path):
         return open_remote(path)
     parent = expanded(path).parent
-    near = _names_in(parent) if is_folder(parent) else []
+    near = _names_in(parent) if is_dir(parent) else []
     close = difflib.get_close_matches(Path(path).name, near, n=3, cutoff=0.5)
     hint = f" Similar names: {', '.join(str(parent / name) for name in close)}." if close else ""
     is_file = Path(path).suffix.lower() in DATA_SUFFIXES
-    local = re.match(r"[/~.]", path) or path.count("/") > 1 or ("/" in path and is_folder(parent))
+    local = re.match(r"[/~.]", path) or path.count("/") > 1 or ("/" in path and is_dir(parent))
     local = local or "\\" in path
     # A mistyped folder would wait for the network.
     if is_file or local or "/" not in path:

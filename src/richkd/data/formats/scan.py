@@ -14,7 +14,7 @@ import datasets
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
 from richkd.data.class_text import all_normalized
-from richkd.data.file_types import IMAGE_SUFFIXES, is_folder, printable, refuse_formats
+from richkd.data.file_types import IMAGE_SUFFIXES, printable, refuse_formats
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -56,7 +56,7 @@ def contents(folder: Path) -> Contents:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted((e.name, is_folder(e)) for e in entries if e.name not in SYSTEM_FILES)
+            names = sorted((e.name, _is_folder(e)) for e in entries if e.name not in SYSTEM_FILES)
     except OSError as error:
         rule, got = f"Folder {printable(folder)} must be readable", error.strerror or str(error)
         raise DataError(rule, got=got, fix="check the path and its permissions.") from error
@@ -291,3 +291,11 @@ def first_few(names: Sequence[str]) -> str:
         ('a, b', 'a, b, c, d, e and 2 more')
     """
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # Most entries know it without asking the system, but a loop of symbolic links is an error.
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
