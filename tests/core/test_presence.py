@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from richkd.core.presence import exists, is_dir, is_file, stat_error
+from richkd.core.presence import exists, is_dir, is_file, resolved, stat_error
 from tests.core.closed import LONG, close
 
 
@@ -33,6 +33,13 @@ def test_what_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         place = tmp_path / path
         assert (exists(place), is_file(place), is_dir(place)) == (False, False, False)
         assert stat_error(place) == reason
+
+
+def test_links_are_followed_but_not_round_a_loop(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "photos").symlink_to("here")
+    assert resolved(tmp_path / "photos" / ".." / "photos") == tmp_path.resolve() / "here"
+    assert resolved(tmp_path / "loop") == tmp_path.resolve() / "loop"
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can become somebody else")

@@ -231,6 +231,36 @@ def test_a_table_without_images_beside_class_folders_is_not_used(
     assert open_path(tmp_path).class_names == ("x", "y")
 
 
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path, {"train/ant": 2, "train/bee": 2})
+    monkeypatch.chdir(tmp_path)
+    assert open_path(".").splits
+    for path in ("", " "):
+        with pytest.raises(DataError, match="must not be empty"):
+            open_path(path)
+
+
+def test_other_images_that_are_a_link_to_itself_are_named(tmp_path: Path) -> None:
+    make_folder(tmp_path / "photos", {"train/ant": 2, "train/bee": 2})
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for setting in ("calibration", "unlabeled"):
+        with pytest.raises(DataError, match="loop"):
+            open_path(tmp_path / "photos", **{setting: str(tmp_path / "loop")})
+
+
+@pytest.mark.parametrize(
+    "name", ["part.parquet", "labels.csv", "train/part.parquet", "train/ant/metadata.csv"]
+)
+def test_a_link_to_itself_in_a_folder_is_named_or_left_out(tmp_path: Path, name: str) -> None:
+    make_folder(tmp_path, {"train/ant": 2, "train/bee": 2})
+    (tmp_path / name).symlink_to(tmp_path / name)
+    if name.endswith(".parquet"):
+        with pytest.raises(DataError, match=r"part\.parquet must be a parquet file"):
+            open_path(tmp_path)
+    else:
+        assert sum(map(len, open_path(tmp_path).splits.values())) == 4
+
+
 def test_missing_folder_suggests_its_neighbors(tmp_path: Path) -> None:
     make_folder(tmp_path, {"flowers": 0, "zebras": 0})
     (tmp_path / "flowers.csv").touch()

@@ -6,7 +6,9 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,6 +143,64 @@ def test_shifted_pictures_are_matched_by_name(
     assert of_few["home_accuracy"]["estimate"] == pytest.approx(float(expected))
     split = open_shift(str(few), CLASSES)
     assert sorted(set(split.labels_N.tolist())) == [1, 2]
+
+
+def write_table(path: Path, images: Path, columns: tuple[str, ...], kept: str | None = None) -> None:
+    """Images as a parquet file whose label columns, in this order, are their class and "other"."""
+    declared = datasets.ClassLabel(names=list(CLASSES))
+    rows: dict[str, list[Any]] = {"image": [], **{name: [] for name in columns}}
+    for file in sorted(images.rglob("*.png")):
+        if kept in (None, file.parent.name):
+            rows["image"].append({"bytes": file.read_bytes(), "path": None})
+            for name, label in zip(columns, (file.parent.name, "other"), strict=False):
+                rows[name].append(label)
+    features = {"image": datasets.Image(decode=False)} | {name: datasets.Value("string") for name in columns}
+    if kept is not None:
+        features[columns[0]] = declared
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
+
+
+def test_shifted_images_have_the_label_column_of_the_data(world: World, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        write_table(tmp_path / "data" / f"{split}.parquet", world.images / split, ("breed", "label"))
+    make_images(tmp_path / "other", seed=5)
+    for name, columns in (("named", ("breed", "label")), ("plain", ("label",))):
+        write_table(tmp_path / f"{name}.parquet", tmp_path / "other" / "test", columns)
+    shifts = {"folder": str(tmp_path / "other" / "test")}
+    shifts |= {name: str(tmp_path / f"{name}.parquet") for name in ("named", "plain")}
+    config = EvaluateConfig(label_column="breed", shift=shifts)
+    result = evaluate_models([str(world.teacher)], str(tmp_path / "data"), config).evaluation
+    assert [row.images for row in result.shifts] == [TEST * len(CLASSES)] * 3
+    assert len({row.accuracy for row in result.shifts}) == 1
+
+
+def test_shifted_images_may_have_the_class_names_of_the_source(world: World, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("zebra\nyak\nant eater\n")
+    names = str(tmp_path / "names.txt")
+    config = world.config(tmp_path / "run", method__name="ce", train__epochs=1, data__class_names=names)
+    distill(config, quiet=True)
+    for name, label in (("zebra", "ant"), ("ant eater", "cow")):
+        shutil.copytree(world.images / "test" / label, tmp_path / "renamed" / name)
+    for label in ("ant", "cow"):
+        shutil.copytree(world.images / "test" / label, tmp_path / "source" / label)
+    shifts = {name: str(tmp_path / name) for name in ("renamed", "source")}
+    result = evaluate_models([tmp_path / "run"], world.images, EvaluateConfig(shift=shifts)).evaluation
+    renamed, source = result.shifts
+    assert replace(renamed, shift="") == replace(source, shift="")
+    assert source.accuracy == source.home_accuracy
+    (tmp_path / "source" / "ant").rename(tmp_path / "source" / "zebra")
+    assert isinstance(
+        refusal(open_shift, shifts["source"], ["zebra", "yak"], source_names=CLASSES[:2]), ClassError
+    )
+
+
+def test_shifted_images_of_one_class_are_refused(world: World, tmp_path: Path) -> None:
+    write_table(tmp_path / "bees.parquet", world.images / "test", ("label",), kept="bee")
+    error = refusal(open_shift, str(tmp_path / "bees.parquet"), CLASSES)
+    assert isinstance(error, DataError)
+    assert "bees.parquet" in error.rule
+    assert "'bee'" in str(error.got)
 
 
 def test_folders_that_do_not_fit_are_named(world: World, tmp_path: Path) -> None:

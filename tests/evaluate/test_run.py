@@ -106,6 +106,12 @@ def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: W
     assert result.evaluation.model_reports[0].own.n == len(CLASSES) * TEST - len(held_out)
 
 
+def test_no_temperature_is_fitted_on_the_evaluated_images(world: World) -> None:
+    result = judged(world.teacher, world.images, test_calibration_fraction=0.5, split="calibration")
+    assert result.temperature == 1.0
+    assert result.own == result.calibrated
+
+
 def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
     error = refusal(judged, world.teacher, world.images, split="tset")
     assert isinstance(error, DataError)
@@ -255,6 +261,23 @@ def test_settings_that_only_training_reads_do_not_prevent_evaluation(world: Worl
     teachers = [f"local-dir:{world.teacher}", f"local-dir:{tmp_path / 'second'}"]
     assert names == [str(tmp_path / "run"), *teachers, "fused"]
     assert result.evaluation.model_reports[0].own.top1 == summary["splits"]["test"]["top1"]
+
+
+def test_all_teachers_are_evaluated_on_data_that_moved(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.images, tmp_path / "before")
+    config = world.config(
+        tmp_path / "run", method__variant="l", train__epochs=1, data__path=str(tmp_path / "before")
+    )
+    distill(config, quiet=True)
+    here = evaluate_models([tmp_path / "run"], tmp_path / "before", EvaluateConfig(teachers=True))
+    shutil.copytree(tmp_path / "before", tmp_path / "copy")
+    (tmp_path / "before").rename(tmp_path / "moved")
+    names = [str(tmp_path / "run"), f"local-dir:{world.teacher}", "CLIP outputs", "fused"]
+    for place in ("copy", "moved"):
+        there = evaluate_models([tmp_path / "run"], tmp_path / place, EvaluateConfig(teachers=True))
+        assert list(there.outputs) == names
+        for name in names:
+            assert torch.equal(there.outputs[name].logits_BC, here.outputs[name].logits_BC)
 
 
 def test_what_cannot_be_judged_together_is_refused(world: World) -> None:

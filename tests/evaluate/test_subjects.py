@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+import richkd.export.hub
 from richkd.cli import main
 from richkd.config.schema import EvaluateConfig
 from richkd.config.teacher_run import recipe_of
-from richkd.core.errors import CheckpointError, ConfigError, DataError, ImageError, RichKDError
+from richkd.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ImageError,
+    ModelError,
+    RichKDError,
+)
 from richkd.evaluate import run
 from richkd.evaluate.models import open_teachers
 from richkd.evaluate.run import evaluate_models
@@ -119,10 +127,94 @@ def test_unreadable_shifted_images_are_found_before_corruptions(
 ) -> None:
     shutil.copytree(world.images / "test", tmp_path / "shift")
     (tmp_path / "shift" / "ant" / "0.png").write_bytes(b"no image")
-    error = refused(world, shift={"x": str(tmp_path / "shift")}, corruptions=True)
+    shifts = {"home": str(world.images / "test"), "x": str(tmp_path / "shift")}
+    error = refused(world, shift=shifts, corruptions=True)
     assert isinstance(error, ImageError)
     assert "ant/0.png" in str(error)
+    # Both folders have such a file.
+    assert shifts["x"] in error.rule
     assert "measure_corrupted" not in computed
+
+
+def test_shifted_images_that_the_run_was_trained_on_are_refused(world: World, tmp_path: Path) -> None:
+    run = distill(world.config(tmp_path / "run", method__name="ce", train__epochs=1), quiet=True).folder
+    # Copies under other names are known by their content.
+    for name in ("ant", "bee"):
+        shutil.copytree(world.images / "test" / name, tmp_path / "mixed" / name)
+    shutil.copy(world.images / "train" / "bee" / "3.png", tmp_path / "mixed" / "bee" / "copy.png")
+    shifts = {"home": str(world.images / "test"), "mixed": str(tmp_path / "mixed")}
+    error = refusal(evaluate_models, [str(run)], str(world.images), EvaluateConfig(shift=shifts))
+    assert isinstance(error, DataError)
+    assert str(run) in error.rule
+    assert "1 of 9 images of --shift mixed, first bee/copy.png" in str(error.got)
+    del shifts["mixed"]
+    assert evaluate_models([str(run)], str(world.images), EvaluateConfig(shift=shifts)).evaluation.shifts
+    # A network that comes from no run has no record of its images.
+    shifts["train"] = str(world.images / "train")
+    assert evaluate_models([str(world.teacher)], str(world.images), EvaluateConfig(shift=shifts))
+
+
+def test_a_student_that_is_not_on_the_hub_does_not_hide_other_problems(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(name: str) -> Path:
+        raise ModelError(f"{name} must be on the hub")
+
+    monkeypatch.setattr(richkd.export.hub, "fetch_student", fetch)
+    config = EvaluateConfig(hierarchy=tmp_path / "no-tree.yaml")
+    models = [str(world.teacher), "hf-hub:nobody/nothing"]
+    error = refusal(evaluate_models, models, str(world.images), config)
+    assert error.rule.startswith("2 problems")
+    assert "nobody/nothing must be on the hub" in str(error)
+    assert "no-tree.yaml" in str(error)
+
+
+def test_a_link_to_itself_ends_in_words(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("model", "weights.pth"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    for model in (str(tmp_path / "model"), f"cifar_resnet8={tmp_path / 'weights.pth'}"):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", model, "--data", str(world.images)])
+        assert ended.value.code == 1
+        said = capsys.readouterr().err
+        assert "error: ModelError\n" in said
+        assert model.rpartition("=")[2] in said
+    shutil.copytree(world.images, tmp_path / "images")
+    changes = {"data__path": str(tmp_path / "images"), "method__name": "ce", "train__epochs": 1}
+    run_folder = distill(world.config(tmp_path / "run", **changes), quiet=True).folder
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "images").symlink_to(tmp_path / "images")
+    assert isinstance(refusal(collect, [run_folder]), DataError)
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, images = str(world.teacher), str(world.images)
+    for folder, words in (
+        (world.teacher, ["", "--data", images]),
+        (world.images, [model, "--data", ""]),
+        (world.images / "test", [model, "--data", images, "--shift", "night="]),
+    ):
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", *words])
+        assert ended.value.code == 1
+        got = "night=" if "--shift" in words else "''"
+        assert f"Got: {got}\n" in capsys.readouterr().err
+
+
+def test_a_report_of_an_empty_path_is_not_that_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / name).write_text("")
+    for name in ("summary.json", "environment.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert "must not be empty" in str(refusal(read_run, ""))
 
 
 def test_a_report_that_cannot_be_written_is_not_computed(

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import richkd.export.hub
+from richkd.core.errors import ModelError
 from richkd.export.places import folder_of, name_of
+from tests.fixtures import refusal
 
 
 def test_home_folders_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -25,3 +27,10 @@ def test_students_on_the_hub_are_fetched_but_not_for_their_name(
     assert asked == []
     assert folder_of("hf-hub:jane/leaves@v2") == tmp_path
     assert asked == ["jane/leaves@v2"]
+
+
+@pytest.mark.parametrize("model", ["", " ", "local-dir:", "hf-hub:"])
+def test_an_empty_name_is_not_the_current_folder(model: str) -> None:
+    error = refusal(folder_of, model)
+    assert isinstance(error, ModelError)
+    assert error.got == repr(model)

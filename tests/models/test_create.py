@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ def changed(num_classes: int, layers: int = 1) -> nn.Module:
     more = [nn.Conv2d(3, 3, 1) for _ in range(layers)]
     model.conv1 = nn.Sequential(*more, model.conv1)  # type: ignore[arg-type]
     return model
+
+
+# A callable without a name of its own.
+wider = functools.partial(Wide, width=8)
+
+
+class Gray(PlainNet):
+    """A network whose configuration is that of grayscale images."""
+
+    pretrained_cfg = {"input_size": (1, 12, 12), "mean": (0.5,), "std": (0.25,)}  # noqa: RUF012
+
+
+class Unsaid(PlainNet):
+    """A network whose configuration leaves out what it does not know."""
+
+    pretrained_cfg = {"input_size": None, "mean": None, "std": None}  # noqa: RUF012
 
 
 def dropouts(model: nn.Module) -> list[float]:
@@ -160,9 +177,10 @@ def test_weights_that_are_not_there_are_not_blamed_on_arguments() -> None:
 def test_a_callable_gets_its_arguments() -> None:
     network = built(f"{HERE}:Wide", size=8, args={"width": 9, "offset": None})
     assert (network.feature_width, network.model.offset) == (9, None)
-    error = refusal(built, f"{HERE}:Wide", size=8, args={"widht": 9})
-    assert "unexpected keyword argument 'widht'" in str(error.got)
-    assert "Did you mean 'width'?" in str(error.fix)
+    for name in ("Wide", "wider"):
+        error = refusal(built, f"{HERE}:{name}", size=8, args={"widht": 9})
+        assert "unexpected keyword argument 'widht'" in str(error.got)
+        assert "Did you mean 'width'?" in str(error.fix)
 
 
 def test_a_callable_that_takes_anything_must_name_num_classes() -> None:
@@ -174,6 +192,71 @@ def test_a_callable_that_takes_anything_must_name_num_classes() -> None:
 def test_a_callables_own_configuration_is_read() -> None:
     network = built(f"{HERE}:Small")
     assert (network.size, network.mean) == (12, (0.1, 0.2, 0.3))
+
+
+def test_a_configuration_without_values_has_the_defaults() -> None:
+    network, plain = built(f"{HERE}:Unsaid"), built(f"{HERE}:Wide")
+    assert (network.size, network.mean, network.std) == (plain.size, plain.mean, plain.std)
+
+
+def test_a_normalization_of_other_channels_is_refused() -> None:
+    error = refusal(built, f"{HERE}:Gray")
+    assert error.rule.endswith(f"student {HERE}:Gray must have a mean of three color channels")
+    assert error.got == "mean (0.5,)"
+    assert "--student.mean" in str(error.fix)
+    rgb = (0.5, 0.5, 0.5)
+    assert "a std of three" in refusal(built, f"{HERE}:Gray", mean=rgb).rule
+    assert built(f"{HERE}:Gray", mean=rgb, std=rgb).size == 12
+
+
+# Weights of other classes
+
+
+def test_a_teacher_is_no_published_network_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # timm leaves out the classifier of weights that have another number of classes.
+    state = timm.create_model("test_resnet").state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
+    for role in ("teacher", "student"):
+        error = refusal(built, "test_resnet", role=role, pretrained=True)
+        assert error.got == "pretrained weights with 1000 outputs for 3 classes"
+        assert "richkd teach --model test_resnet" in str(error.fix)
+    start = build_network(
+        ModelConfig(name="test_resnet", pretrained=True), 3, role="student", new_classifier=True
+    )
+    assert start.classes == 3
+    assert built("test_resnet", 1000, "teacher", pretrained=True).classes == 1000
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_repository_on_the_hub_is_opened_with_its_weights(
+    pretrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = built("cifar_resnet8", size=12)
+    save_student(tmp_path, saved, ("ant", "bee", "cow"), 1.0, {})
+    monkeypatch.setattr(
+        "timm.models._hub.hf_hub_download", lambda *_, filename="config.json", **__: str(tmp_path / filename)
+    )
+    network = built("hf-hub:jane/ants", role="teacher", pretrained=pretrained)
+    assert (network.size, network.class_names) == (12, ("ant", "bee", "cow"))
+    state = saved.model.state_dict()
+    assert all(torch.equal(t, state[key]) for key, t in network.model.state_dict().items())
+    error = refusal(built, "hf-hub:jane/ants", 5, "teacher", pretrained=pretrained)
+    assert error.got == "pretrained weights with 3 outputs for 5 classes"
+
+
+def test_a_start_from_the_hub_is_saved_with_its_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_student(tmp_path / "hub", built("test_vit", args={"depth": 2}, size=32), ("a", "b", "c"), 1.0, {})
+    monkeypatch.setattr(
+        "timm.models._hub.hf_hub_download",
+        lambda *_, filename="config.json", **__: str(tmp_path / "hub" / filename),
+    )
+    start = built("hf-hub:jane/ants", args={"qkv_bias": True})
+    assert start.blueprint.args == {"depth": 2, "qkv_bias": True}
+    save_student(tmp_path / "again", start, ("a", "b", "c"), 1.0, {})
+    again = load_student(tmp_path / "again").network.model.state_dict()
+    assert all(torch.equal(t, again[key]) for key, t in start.model.state_dict().items())
 
 
 # Saved models
@@ -246,6 +329,21 @@ def test_a_folder_calls_nothing_but_a_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     assert "num_classes" in refusal(load_student, tmp_path).rule
     assert "num_classes" in refusal(built, f"local-dir:{tmp_path}").rule
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mean": [0.45], "std": [0.2]}, {"mean": 0.45}, {"std": ["a", "b", "c"]}]
+)
+def test_a_folder_with_another_normalization(changes: dict[str, Any], tmp_path: Path) -> None:
+    save_student(tmp_path, built("cifar_resnet8", size=12), ("ant", "bee", "cow"), 1.0, {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "SHA256SUMS").unlink()
+    error = refusal(built, f"local-dir:{tmp_path}", role="teacher")
+    assert str(tmp_path) in error.rule
+    assert "of three color channels" in error.rule
+    assert f"--teachers.1.{next(iter(changes))}" in str(error.fix)
 
 
 @pytest.mark.parametrize("key", ["architecture", "pretrained_cfg", "model_args"])

@@ -105,6 +105,39 @@ def test_averaged_weights_are_preferred_and_named(tmp_path: Path) -> None:
     assert "averaged weights, EMA" in str(loaded)
 
 
+def test_an_empty_dictionary_holds_no_averaged_weights(tmp_path: Path) -> None:
+    source, target = network(), network(seed=1)
+    content = {"model_ema": {}, "model": source.state_dict()}
+    assert str(load_weights(target, saved(content, tmp_path), role="teacher")) == "122 tensors loaded"
+    assert torch.equal(target.state_dict()["fc.weight"], source.state_dict()["fc.weight"])
+    content = {"model_ema": {}, "model": {}}
+    error = refusal(load_weights, target, saved(content, tmp_path), role="teacher")
+    assert "state dict of tensors" in error.rule
+
+
+@pytest.mark.parametrize("name", ["cifar_shufflenetv1", "cifar_shufflenetv2", "cifar_resnet8"])
+def test_a_classifier_with_another_published_name_is_found(name: str, tmp_path: Path) -> None:
+    # All other layers of these published files have the names of this package.
+    source = network(name, 5).state_dict()
+    path = saved({key.replace("fc.", "linear."): t for key, t in source.items()}, tmp_path)
+    target = network(name, 5, seed=1)
+    loaded = load_weights(target, path, role="teacher")
+    assert (loaded.new, loaded.ignored) == ((), ())
+    assert all(torch.equal(t, source[key]) for key, t in target.state_dict().items())
+    started = load_weights(network(name, 7), path, role="student", new_classifier=True)
+    assert (started.new, started.ignored) == (("fc.bias", "fc.weight"), ())
+
+
+def test_a_filter_that_expects_published_names_leaves_own_names_alone(tmp_path: Path) -> None:
+    # timm's filter for Swin moves the layers of a file that has no classifier.
+    name = "swin_tiny_patch4_window7_224"
+    options: dict[str, Any] = {"embed_dim": 12, "num_heads": (1, 1, 1, 1)}
+    source = network(name, 5, **options).state_dict()
+    path = saved({key: t for key, t in source.items() if not key.startswith("head.")}, tmp_path)
+    loaded = load_weights(network(name, 5, seed=1, **options), path, role="student", new_classifier=True)
+    assert (loaded.new, loaded.ignored) == (("head.fc.bias", "head.fc.weight"), ())
+
+
 def test_position_embeddings_are_resampled_to_the_resolution(tmp_path: Path) -> None:
     source = network("test_vit", img_size=160)
     target = network("test_vit", seed=1, img_size=96)

@@ -200,6 +200,23 @@ def test_the_same_weights_are_not_those_of_another_architecture(world: World, tm
     assert "clip.name ViT-L-14:" in str(refusal(refuse_other_settings, config.out, other).got)
 
 
+def test_weights_with_a_tag_may_move_but_not_change(world: World, tmp_path: Path) -> None:
+    weights = tmp_path / "clip.pt"
+    weights.write_bytes(b"weights")
+    config = world.config(tmp_path / "run", clip__name=f"ViT-B-32:openai@{weights}")
+    RunFolder(config.out).create(config, overwrite=False)
+    moved = weights.rename(tmp_path / "moved.pt")
+    config = world.config(config.out, clip__name=f"ViT-B-32:openai@{moved}")
+    refuse_other_settings(config.out, config)
+    # Another tag means another normalization and activation for the same weights.
+    other = world.config(config.out, clip__name=f"ViT-B-32:laion2b_e16@{moved}")
+    assert "laion2b_e16" in str(refusal(refuse_other_settings, config.out, other).got)
+    moved.write_bytes(b"others!")
+    error = refusal(refuse_other_settings, config.out, config)
+    assert "clip.name names" in error.rule
+    assert "another file by content" in str(error.got)
+
+
 def test_saved_weights_have_the_same_bytes_again(world: World, tmp_path: Path) -> None:
     tensors, metadata = read_tensors(world.teacher / "model.safetensors")
     assert encode_tensors(tensors, metadata) == (world.teacher / "model.safetensors").read_bytes()

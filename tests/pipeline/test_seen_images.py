@@ -12,11 +12,13 @@ from PIL import Image
 
 from richkd.config.schema import Config, EvaluateConfig
 from richkd.core.errors import DataError
+from richkd.data.sources import open_data
 from richkd.evaluate.run import evaluate_models
 from richkd.export.own_data import as_trained
-from richkd.pipeline.seen_images import run_around, seen_by
+from richkd.pipeline.import_outputs import import_outputs
+from richkd.pipeline.seen_images import refuse_leaking_models, run_around, seen_by
 from richkd.training.run import distill
-from tests.fixtures import CLASSES, SIZE, World, refusal
+from tests.fixtures import CLASSES, SIZE, World, keys_of, refusal
 
 COUNT = 24
 
@@ -100,6 +102,22 @@ def test_a_teacher_and_a_start_must_not_know_test_images(
         assert str(runs[0]) in error.got
         assert not (out / "student").exists()
         distill(settings(world, noise, out, 0, **changes), quiet=True)
+
+
+def test_a_cache_in_a_run_folder_is_no_model_of_this_run(
+    world: World, runs: list[Path], noise: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "first")
+    cache = {"cache__dir": str(tmp_path / "first" / "cache")}
+    changes = {"teachers__1__name": "cache:big", "method__name": "kd", "data__size": SIZE, **cache}
+    config = settings(world, noise, tmp_path / "run", 1, **changes)
+    keys = keys_of(noise)
+    logits_NC = 3 * np.eye(len(CLASSES), dtype=np.float32)[[CLASSES.index(key.split("/")[0]) for key in keys]]
+    np.savez(tmp_path / "big.npz", logits=logits_NC, classnames=np.array(CLASSES), files=np.array(keys))
+    import_outputs(tmp_path / "big.npz", config)
+    messages: list[str] = []
+    refuse_leaking_models(config, open_data(config.data, config.train.seed), messages.append)
+    assert messages == []
 
 
 def test_images_on_which_a_run_fits_are_a_warning(

@@ -307,7 +307,8 @@ def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
 
 
 def _shifts_of(words: Sequence[str]) -> dict[str, str]:
-    named = dict(word.split("=", 1) for word in words if "=" in word)
+    pairs = [word.partition("=") for word in words]
+    named = {name: path for name, _, path in pairs if name.strip() and path.strip()}
     if len(named) < len(words):
         raise ConfigError(
             "--shift takes a name and a folder, and each name once",

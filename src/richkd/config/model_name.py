@@ -68,6 +68,22 @@ def parse_model_name(text: str) -> ModelName:
     return ModelName("callable" if colon else "name", text, text)
 
 
+def tag_and_file(text: str) -> tuple[str, str]:
+    """The tag and the file in the name of a CLIP whose weights are in a file; no tag for ``NAME:FILE``.
+
+    A tag has no slash, so a folder whose name contains an @ is none.
+
+    Example:
+        >>> tag_and_file("ViT-B-32:openai@clip.pt"), tag_and_file("ViT-B-32:me@home/clip.pt")
+        (('openai', 'clip.pt'), ('me', 'home/clip.pt'))
+        >>> tag_and_file("ViT-B-32:clip.pt"), tag_and_file("ViT-B-32:runs/me@home/clip.pt")
+        (('', 'clip.pt'), ('', 'runs/me@home/clip.pt'))
+    """
+    weights = text.partition(":")[2]
+    tag, at, file = weights.partition("@")
+    return (tag, file) if at and "/" not in tag else ("", weights)
+
+
 def with_prefix(text: str) -> str:
     """A path of a saved model with ``local-dir:`` before it; other names as they are.
 

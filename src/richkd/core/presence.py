@@ -40,6 +40,19 @@ def is_dir(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def resolved(path: str | Path) -> Path:
+    """The absolute path without links.
+
+    `Path.resolve` raises an error for a link that leads to itself. Here such a link stays, so that whoever
+    opens the path names it.
+
+    Example:
+        >>> resolved("runs/../photos") == Path.cwd() / "photos"
+        True
+    """
+    return Path(os.path.realpath(path))
+
+
 def stat_error(path: str | Path) -> str | None:
     """Why the system does not let a path be looked at, for messages; None if it exists or does not.
 

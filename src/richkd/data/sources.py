@@ -94,17 +94,18 @@ def open_data(config: DataConfig, seed: int = 0) -> Data:
         named["train"] = with_few_labels(named, config)
     if config.exclude_fold is not None:
         _leave_out_fold(named, *config.exclude_fold, config.path)
-    data = Data({name: named[name] for name in ORDER if name in named}, class_names, config.path)
+    ordered = {name: named[name] for name in ORDER if name in named}
+    data = Data(ordered, class_names, config.path, source_names)
     if config.unlabeled is None or config.unlabeled == REST:
         return data
-    return with_unlabeled(data, config.unlabeled, replace(_columns(config), label=None, optional=True))
+    return with_unlabeled(data, config.unlabeled, replace(columns_of(config), label=None, optional=True))
 
 
 def _source_splits(config: DataConfig) -> dict[str, Split]:
     """The splits of the source; training data come first, so that errors compare other splits with them."""
     unlabeled = None if config.unlabeled == REST else config.unlabeled
     others = [Path(other) for other in (config.calibration, unlabeled) if other is not None]
-    columns = _columns(config)
+    columns = columns_of(config)
     tables = open_tables(config.path, exclude=others, columns=columns, nested=config.nested_classes)
     splits: dict[str, Split] = {}
     for name in sorted(tables, key=ORDER.index):
@@ -117,7 +118,13 @@ def _source_splits(config: DataConfig) -> dict[str, Split]:
     return splits
 
 
-def _columns(config: DataConfig) -> Columns:
+def columns_of(config: DataConfig) -> Columns:
+    """The columns that the settings of the data name.
+
+    Example:
+        >>> columns_of(DataConfig(path="photos", label_column="breed")).label
+        'breed'
+    """
     return Columns(config.image_column, config.label_column, config.key_column)
 
 
@@ -183,7 +190,7 @@ def _check_divisible(splits: dict[str, Split], calibration: Path | None, path: s
 
 def _open_calibration(config: DataConfig, source_names: Sequence[str], class_names: Sequence[str]) -> Split:
     path = config.calibration
-    columns = replace(_columns(config), optional=True)
+    columns = replace(columns_of(config), optional=True)
     tables = open_tables(str(path), columns=columns, nested=config.nested_classes)
     if len(tables) != 1:
         raise DataError(

@@ -133,6 +133,8 @@ class Data:
         splits: splits by name; "train", "val", "test", "calibration" and "left-out", where they exist.
         class_names: names of the classes, in label order; all splits share them.
         path: the path or name that the data set was opened from.
+        source_names: names of the classes in the source, in label order; not ``class_names`` if a file of
+            class names replaces them.
 
     Example:
         >>> rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 2})
@@ -145,6 +147,7 @@ class Data:
     splits: dict[str, Split]
     class_names: tuple[str, ...]
     path: str
+    source_names: tuple[str, ...] = ()
 
 
 def held_out(labels_N: Tensor, fraction: float, seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import datasets
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.home import expanded
 from richkd.core.logs import logger_of
+from richkd.core.presence import resolved
 from richkd.data.columns import DETECTED, Columns
 from richkd.data.formats.class_folders import (
     open_class_folders,
@@ -72,7 +73,8 @@ def open_tables(
         into splits.
 
     Raises:
-        DataError: the source does not exist, cannot be read, has no images, or has an ambiguous layout.
+        DataError: the path is empty; or the source does not exist, cannot be read, has no images, or has an
+            ambiguous layout.
         ClassError: parquet files of one split with different classes.
         ConfigError: ``nested`` for a source that is no folder of class folders.
 
@@ -86,9 +88,18 @@ def open_tables(
         ...     {name: table["file"][:] for name, table in open_tables(folder).items()}
         {'train': ['train/ant/0.png', 'train/bee/0.png'], 'test': ['test/ant/0.png', 'test/bee/0.png']}
     """
+    if not path.strip():
+        # An empty path, as of an unset variable of the shell, would be the current folder.
+        raise DataError(
+            "The path of a data source must not be empty",
+            got=repr(path),
+            fix="give a folder, a file, or a name on the Hugging Face hub.",
+        )
     place = expanded(path)
     if os.path.isdir(place):  # noqa: PTH112 - Path.is_dir raises for some names
-        return _open_directory(path, place, {expanded(other).resolve() for other in exclude}, columns, nested)
+        # Path.resolve would raise an error for a link to itself.
+        excluded = {resolved(expanded(other)) for other in exclude}
+        return _open_directory(path, place, excluded, columns, nested)
     _refuse_nested(nested, path)
     if os.path.isfile(place):  # noqa: PTH113
         return _open_file(path, place, columns, labeled)
@@ -137,7 +148,7 @@ def _refuse_nested(nested: bool, path: str) -> None:
 def _open_directory(
     path: str, place: Path, excluded: set[Path], columns: Columns, nested: bool
 ) -> dict[str, datasets.Dataset]:
-    folders = [folder for folder in contents(place).folders if folder.resolve() not in excluded]
+    folders = [folder for folder in contents(place).folders if resolved(folder) not in excluded]
     parquet = _parquet(place, folders, excluded)
     shards = _shards(place, folders, excluded)
     if parquet or shards:
@@ -154,7 +165,7 @@ def _open_directory(
         tables = open_listing(listings[WHOLE], columns, within=place)
     else:
         tables = _open_listings(listings, columns, place)
-        used = {file.resolve() for file in listings.values()} | excluded
+        used = {resolved(file) for file in listings.values()} | excluded
         homes = split_folders_of(folders).values()
         try:
             in_folders = _open_folders(path, place, folders, tables, used, nested=nested)
@@ -181,7 +192,7 @@ def _shards(place: Path, folders: Sequence[Path], excluded: set[Path]) -> dict[s
 
 def _parquet(place: Path, folders: Sequence[Path], excluded: set[Path]) -> dict[str, list[Path]]:
     # A table beside images that has no images itself, for example of embeddings, is about these images.
-    files = [file for file in _ending((place, *folders), PARQUET) if file.resolve() not in excluded]
+    files = [file for file in _ending((place, *folders), PARQUET) if resolved(file) not in excluded]
     if files and not any(map(may_hold_images, files)) and holds_images(place):
         names = first_few([file.relative_to(place).as_posix() for file in files])
         logger.warning("%s: not used, because they have no images: %s", place, names)
@@ -238,10 +249,10 @@ def _open_flat(
     place: Path, folder: Path, split: str, train: datasets.Dataset | None, used: set[Path]
 ) -> datasets.Dataset | None:
     """Held-out images in one folder with a file of labels; None for test images without labels."""
-    files = [file for home in (folder, place) for file in contents(home).files if file.resolve() not in used]
+    files = [file for home in (folder, place) for file in contents(home).files if resolved(file) not in used]
     listing = find_annotation(folder, files)
     if listing is not None:
-        used.add(listing.file.resolve())
+        used.add(resolved(listing.file))
         label = None if train is None else train.features.get("label")
         names = label.names if isinstance(label, datasets.ClassLabel) else None
         return open_annotated(folder, listing, place, split, names)

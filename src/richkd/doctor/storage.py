@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from richkd.core.presence import is_dir
+from richkd.core.presence import is_dir, resolved
 
 
 def storage(folder: Path) -> dict[str, Any]:
@@ -50,5 +50,5 @@ def existing(path: Path) -> Path:
     """
     # Path.resolve would raise an error for a link to itself, and Path.exists for a folder that may not be
     # searched.
-    path = Path(os.path.realpath(path))
+    path = resolved(path)
     return next((one for one in (path, *path.parents) if os.access(one, os.F_OK)), path)

@@ -16,6 +16,7 @@ from richkd.data.classes import check_same_classes
 from richkd.data.split import Data
 from richkd.evaluate.predictors import NetworkPredictor, Predictor, TeachersPredictor
 from richkd.export.from_checkpoint import Which
+from richkd.export.own_data import is_data_of
 from richkd.export.student import load_student
 from richkd.fusion.by_label import by_label
 from richkd.methods.objective import method_label
@@ -65,8 +66,8 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
 
     Args:
         run: folder of the run.
-        data: the data that the teachers are evaluated on. On other data than the run's, only teachers that
-            compute from pixels are evaluated.
+        data: the data that the teachers are evaluated on. The run's data may have moved. On other data, only
+            teachers that compute from pixels are evaluated.
         device: device that the networks are moved to.
 
     Returns:
@@ -77,13 +78,11 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
         ConfigError: the run has no teachers.
     """
     run = Path(run)
-    if not is_file(run / "config.yaml"):
-        raise DataError(
-            f"--teachers needs the folder of a run, whose settings name the teachers; {run} is not one",
-            got="no config.yaml",
-            fix="give a run folder as the first model.",
-        )
-    config = load_config(run / "config.yaml")
+    config = _settings_of(run)
+    own = is_data_of(run, config, data)
+    if own:
+        # The data may have moved since the run.
+        config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     # Held-out images are evaluated with the fusions that the run made for its training images.
     parts = assemble(
         _without_training_settings(config), device, factors=read_factors(run), fusions=by_label(config)
@@ -99,7 +98,7 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
     fusion = source.fusion if source and len(source.teachers) == len(parts.teachers) > 1 else None
     labeled = source.labeled if source and fusion else None
     predictor = TeachersPredictor(parts.teachers, fusion, parts.student.framing, labeled=labeled)
-    if Path(config.data.path).resolve() == Path(data).resolve():
+    if own:
         # A cache of the top-k logits does not have the complete outputs that the metrics need.
         complete = config.cache.dir is not None and config.cache.top_k is None
         if complete:
@@ -113,6 +112,16 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
             fix="omit --teachers, or evaluate on the data of the run.",
         )
     return for_other_data, parts
+
+
+def _settings_of(run: Path) -> Config:
+    if not is_file(run / "config.yaml"):
+        raise DataError(
+            f"--teachers needs the folder of a run, whose settings name the teachers; {run} is not one",
+            got="no config.yaml",
+            fix="give a run folder as the first model.",
+        )
+    return load_config(run / "config.yaml")
 
 
 def _without_training_settings(config: Config) -> Config:

@@ -106,7 +106,7 @@ def evaluate_models(
 
     Test images on which the first model's run was fitted (``data.test_calibration_fraction``) are excluded
     for all models. A model without a stored temperature gets one that is fitted on the calibration split
-    (these test images, or a calibration folder), if there is one.
+    (these test images, or a calibration folder), if there is one and it is not the evaluated split.
 
     Args:
         models: folders of students or runs, checkpoints of runs, artifacts of `richkd export`, and networks
@@ -220,14 +220,18 @@ def _pixel_predictors(subjects: Subjects) -> list[Predictor]:
 
 
 def _temperatures(subjects: Subjects) -> dict[str, float]:
-    """Temperature of each model: the stored one, else one that is fitted on the calibration split."""
+    """Temperature of each model: the stored one, else one that is fitted on the calibration split.
+
+    It stays 1 if no images are held out for it.
+    """
     stored = {
         name: temperature
         for predictor in subjects.predictors
         for name, temperature in zip(predictor.names, predictor.temperatures, strict=True)
     }
     held_out = subjects.data.splits.get("calibration")
-    if held_out is None:
+    # On the images that are evaluated, no temperature is fitted.
+    if held_out is None or held_out is subjects.split:
         return stored
     outputs, _ = _predict_split(subjects.predictors, held_out, subjects.device)
     return {

@@ -17,7 +17,7 @@ from richkd.core.errors import ClassError, DataError
 from richkd.core.home import expanded
 from richkd.core.presence import is_dir
 from richkd.data.class_text import hint_at_class, normalized
-from richkd.data.columns import as_split
+from richkd.data.columns import DETECTED, Columns, as_split
 from richkd.data.formats.hub import quiet
 from richkd.data.formats.scan import WHOLE
 from richkd.data.split import Split
@@ -57,24 +57,33 @@ class Shift(Figures):
     home_ece: float | None
 
 
-def open_shift(path: str, class_names: Sequence[str] | None) -> Split:
+def open_shift(
+    path: str,
+    class_names: Sequence[str] | None,
+    columns: Columns = DETECTED,
+    source_names: Sequence[str] = (),
+) -> Split:
     """Open shifted images from any source that `open_tables` reads; of data with splits, the test split.
 
     Args:
         path: the folder or file.
         class_names: classes of the models; None if they are not known, for a check of the images alone.
+        columns: names of columns of the in-distribution data; those that this source lacks do not count.
+        source_names: names of the classes in the in-distribution data, in the same order, if a file of class
+            names replaced them. The shifted images may have these names, too.
 
     Returns:
         The images as a split. The labels are positions in ``class_names``.
 
     Raises:
-        DataError: there are no images, or there are splits but no test split.
-        ClassError: a class is not one of ``class_names``.
+        DataError: there are no images, or images of one class only, or there are splits but no test split.
+        ClassError: a class is not one of ``class_names``, and not all are of ``source_names``.
     """
+    columns = replace(columns, optional=True)
     with quiet():
         # Nested classes are named by their paths.
-        nested = any("/" in name for name in class_names or ())
-        tables = open_tables(path, nested=nested and is_dir(expanded(path)))
+        nested = any("/" in name for name in (*(class_names or ()), *source_names))
+        tables = open_tables(path, columns=columns, nested=nested and is_dir(expanded(path)))
         table = tables.get(WHOLE, tables.get("test"))
         if table is None:
             raise DataError(
@@ -82,19 +91,34 @@ def open_shift(path: str, class_names: Sequence[str] | None) -> Split:
                 got=f"splits {', '.join(tables)}",
                 fix="give the folder of the split that must be evaluated.",
             )
-        split = as_split(table, "shift", path)
+        # Messages name the split, and there can be several sets of shifted images.
+        split = as_split(table, f"shift {path}", path, columns)
+    _refuse_one_class(split, path)
     if class_names is None:
         return split
-    class_names = [*map(normalized, class_names)]
-    unknown = [name for name in split.class_names if name not in class_names]
+    class_names, source_names = [*map(normalized, class_names)], [*map(normalized, source_names)]
+    fitting = (names for names in (class_names, source_names) if set(split.class_names) <= set(names))
+    known = next(fitting, class_names)
+    unknown = [name for name in split.class_names if name not in known]
     if unknown:
         raise ClassError(
             f"The classes of {path} must be classes of the models",
             got=f"{len(unknown)} other classes, such as '{unknown[0]}'",
             fix=f"name the folders like the classes of the models. {hint_at_class(unknown[0], class_names)}",
         )
-    position_C = torch.tensor([list(class_names).index(name) for name in split.class_names])
+    position_C = torch.tensor([known.index(name) for name in split.class_names])
     return replace(split, labels_N=position_C[split.labels_N], class_names=tuple(class_names))
+
+
+def _refuse_one_class(split: Split, path: str) -> None:
+    """Refuse images of a single class: over the logits of this class alone, every prediction is correct."""
+    labels = set(split.labels_N.tolist())
+    if len(labels) < 2:
+        raise DataError(
+            f"{path} must have images of at least two classes",
+            got=f"images of '{split.class_names[labels.pop()]}' only",
+            fix="add images of another class, because the accuracy over one class is always 100 %.",
+        )
 
 
 def measure_shift(

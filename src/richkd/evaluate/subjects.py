@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
 from richkd.core.presence import exists, is_dir
 from richkd.core.visible import counted
+from richkd.data.columns import Columns
+from richkd.data.digests import digests_of
 from richkd.data.hierarchy import Hierarchy, superclasses_of
-from richkd.data.sources import open_data
+from richkd.data.sources import columns_of, open_data
 from richkd.data.split import Data, Split
 from richkd.evaluate.artifacts import ArtifactPredictor, open_artifact
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
@@ -28,7 +32,7 @@ from richkd.export.from_checkpoint import Which
 from richkd.export.own_data import as_trained, run_of
 from richkd.export.places import folder_of
 from richkd.pipeline.assemble import Parts
-from richkd.pipeline.seen_images import seen_by
+from richkd.pipeline.seen_images import Seen, seen_by
 
 
 @dataclass(frozen=True)
@@ -86,26 +90,25 @@ def open_subjects(
         )
     first, device = next(iter(checkpoints)), pick_device(config.device)
     problems = Problems()
-    opened = problems.attempt(_open_images, first, data, config)
-    if opened is None:
-        for path in config.shift.values():
-            # Classes cannot be compared without the data; missing folders are found anyway.
-            problems.attempt(open_shift, path, None)
+    found = problems.attempt(_open_images, first, data, config)
+    if found is None:
+        # Classes cannot be compared without the data; missing folders are found anyway.
+        _open_shifts(problems, config, None, Columns(label=config.label_column))
         problems.refuse_all()
-    assert opened is not None
+    assert found is not None
+    opened, columns = found
     split = problems.attempt(_split_of, opened, data, config.split)
     networks = [
         problems.attempt(_open_model, model, file, opened, data, device, checkpoint)
         for model, file in checkpoints.items()
     ]
-    if split is not None:
-        for model, file in checkpoints.items():
-            problems.attempt(_refuse_seen, model, file or folder_of(model), split)
     teachers = problems.attempt(_open_teachers, first, data, device) if config.teachers else None
     hierarchy = problems.attempt(superclasses_of, opened.class_names, config.hierarchy)
-    shifts = {
-        name: problems.attempt(open_shift, path, opened.class_names) for name, path in config.shift.items()
-    }
+    shifts = _open_shifts(problems, config, opened, columns)
+    if split is not None:
+        for (model, file), network in zip(checkpoints.items(), networks, strict=True):
+            if network is not None:
+                problems.attempt(_refuse_seen, model, file, split, shifts)
     if config.cifar_c is not None and split is not None:
         for name in corruptions_of(config):
             problems.attempt(published_stores, config.cifar_c, name, split)
@@ -114,9 +117,19 @@ def open_subjects(
     problems.attempt(_refuse_equal_names, [name for one in predictors for name in one.names])
     problems.refuse_all()
     assert split is not None
-    opened_shifts = {name: images for name, images in shifts.items() if images is not None}
     parts = None if teachers is None else teachers[1]
-    return Subjects(opened, split, opened_networks, predictors, parts, hierarchy, opened_shifts, device)
+    return Subjects(opened, split, opened_networks, predictors, parts, hierarchy, shifts, device)
+
+
+def _open_shifts(
+    problems: Problems, config: EvaluateConfig, data: Data | None, columns: Columns
+) -> dict[str, Split]:
+    class_names, source_names = (None, ()) if data is None else (data.class_names, data.source_names)
+    opened = {
+        name: problems.attempt(open_shift, path, class_names, columns, source_names)
+        for name, path in config.shift.items()
+    }
+    return {name: split for name, split in opened.items() if split is not None}
 
 
 def _open_teachers(model: str, data: str, device: torch.device) -> tuple[Predictor, Parts]:
@@ -160,12 +173,14 @@ def selected_corruptions(*, test: bool, validation: bool) -> tuple[str, ...]:
     return (*(TEST if test else ()), *(GROUPS["validation"] if validation else ()))
 
 
-def _open_images(model: str, data: str, config: EvaluateConfig) -> Data:
+def _open_images(model: str, data: str, config: EvaluateConfig) -> tuple[Data, Columns]:
+    """The data, and the columns that their settings name."""
     settings, seed = as_trained(folder_of(model), data)
     names = ("label_column", "nested_classes", "test_calibration_fraction")
     changes = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return open_data(settings.model_copy(update=changes), seed)
+    settings = settings.model_copy(update=changes)
+    return open_data(settings, seed), columns_of(settings)
 
 
 def _split_of(opened: Data, data: str, name: str) -> Split:
@@ -178,16 +193,33 @@ def _split_of(opened: Data, data: str, name: str) -> Split:
     return opened.splits[name]
 
 
-def _refuse_seen(model: str, path: Path, split: Split) -> None:
+def _refuse_seen(model: str, file: Path | None, split: Split, shifts: Mapping[str, Split]) -> None:
     """Refuse a model whose run has some of the images in another split: it was trained or fitted on them."""
-    seen = seen_by(path)
-    if seen is not None and len(found := seen.other_than(split)):
+    seen = seen_by(file or folder_of(model))
+    if seen is None:
+        return
+    fix = (
+        "evaluate each alone; or train both with the same --seed and settings of the data, or with data that "
+        "have a test split of their own."
+    )
+    _refuse_found(model, seen, split, seen.other_than(split), split.name, fix)
+    # Shifted images may be images of the evaluated split, or of the test split.
+    learned = [name for name in seen.splits if name not in (split.name, "test")]
+    for name, images in shifts.items():
+        found = np.flatnonzero(seen.holds(digests_of(images, hashed=True), split.name, learned))
+        fix = f"give images to --shift {name} that the run was not trained or fitted on."
+        _refuse_found(model, seen, images, found, f"--shift {name}", fix)
+
+
+def _refuse_found(
+    model: str, seen: Seen, images: Split, found: NDArray[np.intp], what: str, fix: str
+) -> None:
+    if len(found):
         raise DataError(
             f"{model} must not be evaluated on images that it was trained or fitted on",
-            got=f"{len(found):,} of {counted(len(split), 'image')} of {split.name}, first "
-            f"{split.key(int(found[0]))}, are in another split of {seen.run}",
-            fix="evaluate each alone; or train both with the same --seed and settings of the data, or with "
-            "data that have a test split of their own.",
+            got=f"{len(found):,} of {counted(len(images), 'image')} of {what}, first "
+            f"{images.key(int(found[0]))}, are in another split of {seen.run}",
+            fix=fix,
         )
 
 

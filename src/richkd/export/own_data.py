@@ -7,7 +7,7 @@ from pathlib import Path
 
 from richkd.config.loading import load_config
 from richkd.config.resumed import recorded_inputs
-from richkd.config.schema import DataConfig
+from richkd.config.schema import Config, DataConfig
 from richkd.core.errors import DataError, RichKDError
 from richkd.core.presence import is_file
 from richkd.data.digests import decoded, digests_of
@@ -59,12 +59,29 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
     for folder in (model, run_of(model)):
         if is_file(folder / "config.yaml"):
             config = load_config(folder / "config.yaml")
-            settings = config.data.model_copy(update={"path": data, "unlabeled": None})
-            # Path.resolve would raise an error for a link to itself.
-            same = os.path.realpath(config.data.path) == os.path.realpath(data)
-            if same or _is_moved(folder, settings, config.train.seed):
-                return settings, config.train.seed
+            if is_data_of(folder, config, data):
+                return config.data.model_copy(update={"path": data, "unlabeled": None}), config.train.seed
     return DataConfig(path=data), 0
+
+
+def is_data_of(run: Path, config: Config, data: str) -> bool:
+    """Whether data are those of a run: at its path, or with its test images.
+
+    Args:
+        run: the folder of the run.
+        config: its settings.
+        data: the data.
+
+    Example:
+        >>> config = load_config(overrides={"data.path": "photos", "student.name": "resnet18"})
+        >>> is_data_of(Path("runs/small"), config, "./photos")
+        True
+    """
+    # Path.resolve would raise an error for a link to itself.
+    if os.path.realpath(config.data.path) == os.path.realpath(data):
+        return True
+    settings = config.data.model_copy(update={"path": data, "unlabeled": None})
+    return _is_moved(run, settings, config.train.seed)
 
 
 def _is_moved(run: Path, settings: DataConfig, seed: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from richkd.config.model_name import parse_model_name
+from richkd.core.errors import ModelError
 
 
 def folder_of(model: str | Path) -> Path:
@@ -14,13 +15,20 @@ def folder_of(model: str | Path) -> Path:
         model: a path, ``local-dir:`` and a path, or ``hf-hub:OWNER/REPO``.
 
     Raises:
-        ModelError: the student cannot be fetched from the hub.
+        ModelError: the name is empty, or the student cannot be fetched from the hub.
 
     Example:
         >>> folder_of("local-dir:runs/small").as_posix(), folder_of(Path("runs/small")).as_posix()
         ('runs/small', 'runs/small')
     """
     name = parse_model_name(str(model))
+    if not name.value.strip():
+        # An empty path, as of an unset variable of the shell, would be the current folder.
+        raise ModelError(
+            "The name of a student must not be empty",
+            got=repr(model),
+            fix="give the folder of a run or of a student.",
+        )
     if name.kind == "hf-hub":
         # Imported here, because only this needs the client of the hub.
         from richkd.export.hub import fetch_student

@@ -48,6 +48,8 @@ def not_built(
     unknown = [arg for arg in args if known and arg not in known]
     fix = f"see what {name} needs."
     if args:
-        hint = f" {nearest(unknown[0], known, f'help({constructor.__name__}) lists all.')}" if unknown else ""
+        # A partial function, or an object that can be called, has no name of its own.
+        shown = getattr(constructor, "__name__", name)
+        hint = f" {nearest(unknown[0], known, f'help({shown}) lists all.')}" if unknown else ""
         fix = f"correct or remove {', '.join(unknown or args)} in {option(role, 'args')}.{hint}"
     return ModelError(f"The {role} {name} could not be built", got=first_line(error), fix=fix)

@@ -18,7 +18,7 @@ from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
 from richkd.models.arguments import option
 from richkd.models.callables import check_rebuilds
-from richkd.models.create import Blueprint, create_module
+from richkd.models.create import Blueprint, create_module, side_of
 from richkd.models.probe import check_trainable, map_shapes, probe_head
 from richkd.models.weights import Loaded, load_weights
 
@@ -142,16 +142,18 @@ def build_network(
         (10, 64, 8)
     """
     kind = parse_model_name(config.name).kind
-    fixed = config.pretrained or config.weights is not None or kind == "local-dir"
+    fixed = config.pretrained or config.weights is not None or kind in ("local-dir", "hf-hub")
     size = config.size or _side(config.args.get("img_size")) or (None if fixed else default_size)
     model, blueprint, cfg = create_module(config, classes, role, size)
     loaded = None
     if config.weights is not None:
         loaded = load_weights(model, config.weights, role=role, new_classifier=new_classifier)
+    elif not new_classifier:
+        _check_pretrained_classes(config, cfg, classes, role)
     refuse_non_finite_weights(model, f"The {role}'s weights {_source(config)}")
-    size = size or int(cfg.get("input_size", (3, 224, 224))[-1])
-    mean = config.mean or _rgb(cfg.get("mean", timm.data.IMAGENET_DEFAULT_MEAN))
-    std = config.std or _rgb(cfg.get("std", timm.data.IMAGENET_DEFAULT_STD))
+    size = size or side_of(cfg) or 224
+    mean = config.mean or _rgb(cfg.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN, config.name, role, "mean")
+    std = config.std or _rgb(cfg.get("std") or timm.data.IMAGENET_DEFAULT_STD, config.name, role, "std")
     _check_normalization(config.name, role, mean, std)
     network = Network(
         model,
@@ -202,6 +204,19 @@ def _check_classes(network: Network, classes: int, role: str) -> None:
         )
 
 
+def _check_pretrained_classes(config: ModelConfig, cfg: Mapping[str, Any], classes: int, role: str) -> None:
+    """Refuse published weights of other classes, whose classifier timm replaces by a random one."""
+    trained, kind = cfg.get("num_classes"), parse_model_name(config.name).kind
+    downloaded = kind == "hf-hub" or (kind == "name" and config.pretrained)
+    if downloaded and trained != classes:
+        raise ModelError(
+            f"The {role} {config.name} must have one output for each class of the data",
+            got=f"pretrained weights with {trained} outputs for {classes} classes",
+            fix="use a model that was trained on these classes, or train one from these weights: "
+            f"`richkd teach --model {config.name} --student.pretrained true`.",
+        )
+
+
 def _side(img_size: Any) -> int | None:
     """The resolution that an argument ``img_size`` means: a number, or a height and width."""
     side = img_size[-1] if isinstance(img_size, list) and img_size else img_size
@@ -219,6 +234,13 @@ def _framing(config: ModelConfig, size: int, cfg: Mapping[str, Any]) -> Framing:
     )
 
 
-def _rgb(values: Any) -> RGB:
-    red, green, blue = (float(value) for value in values)
+def _rgb(values: Any, name: str, role: str, setting: str) -> RGB:
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"The configuration of the {role} {name} must have a {setting} of three color channels",
+            got=f"{setting} {values}",
+            fix=f"use a model for RGB images, correct its configuration, or set {option(role, setting)}.",
+        ) from error
     return red, green, blue

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import timm
 import torch
-from timm.models import get_model_input_config, resolve_model_input_args
+from timm.models import get_model_input_config, load_model_config_from_hf, resolve_model_input_args
 from torch import nn
 
 from richkd.config.model_name import hint_at_path, parse_model_name
@@ -99,7 +99,21 @@ def create_module(config: ModelConfig, classes: int, role: str, size: int | None
     # A student is trained further, with the normalization that is saved with it.
     if role == "teacher" and config.weights is not None and config.mean is None and config.std is None:
         warn_of_normalization(config.name, role)
+    if parsed.kind == "hf-hub":
+        return _from_hub(parsed.value, config, classes, role, size)
     return _from_timm(config, classes, role, size, pretrained=config.pretrained)
+
+
+def side_of(cfg: Mapping[str, Any]) -> int | None:
+    """The resolution in pixels that a configuration states; None if it states none.
+
+    Example:
+        >>> side_of({"input_size": (3, 32, 32)}), side_of({"input_size": None}), side_of({})
+        (32, None, None)
+    """
+    shape = cfg.get("input_size")
+    side = shape[-1] if isinstance(shape, tuple | list) and shape else None
+    return side if isinstance(side, int) and side > 0 else None
 
 
 def unknown_model(name: str, role: str) -> ModelError:
@@ -191,13 +205,25 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
         created = _from_callable(architecture, {**args, **config.args}, classes, role)
         load_weights(created.model, folder / WEIGHTS, role=role)
     else:
-        saved_size = (cfg.get("input_size") or [None])[-1]
-        created = _from_timm(config, classes, role, size if size != saved_size else None, pretrained=True)
+        wanted = size if size != side_of(cfg) else None
+        created = _from_timm(config, classes, role, wanted, pretrained=True)
         cfg = dict(created.cfg)
-        own = {name: value for name, value in args.items() if name not in WRITTEN_BY_TIMM}
-        blueprint = replace(created.blueprint, args={**own, **config.args})
-        created = created._replace(blueprint=blueprint)
+        created = created._replace(blueprint=_with_saved(created.blueprint, args, config.args))
     return created._replace(cfg={**cfg, "label_names": saved.get("label_names")})
+
+
+def _from_hub(repository: str, config: ModelConfig, classes: int, role: str, size: int | None) -> Created:
+    # A repository is saved weights, as a folder is.
+    pretrained = config.pretrained or config.weights is None
+    created = _from_timm(config, classes, role, size, pretrained=pretrained)
+    _, _, args = load_model_config_from_hf(repository)
+    return created._replace(blueprint=_with_saved(created.blueprint, args or {}, config.args))
+
+
+def _with_saved(blueprint: Blueprint, saved: Mapping[str, Any], given: Mapping[str, Any]) -> Blueprint:
+    """A blueprint with the arguments that were saved with a model; given ones replace them."""
+    own = {name: value for name, value in saved.items() if name not in WRITTEN_BY_TIMM}
+    return replace(blueprint, args={**own, **given})
 
 
 def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str) -> Created:

@@ -164,7 +164,7 @@ def adapted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The state dict with the layer names and sizes of the model, as timm's filter for its family makes it.
 
     timm renames layers of published files, and resamples position embeddings to the model's resolution. A
-    state dict that fits is returned unchanged.
+    state dict that fits is returned unchanged, except that a classifier with a published name is found.
 
     Example:
         >>> import timm, torch
@@ -172,15 +172,26 @@ def adapted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         >>> list(adapted(published, timm.create_model("cifar_resnet8")))
         ['fc.bias']
     """
-    expected = model.state_dict()
-    others = [key for key in expected.keys() - classifier_keys(model) if not _is_counter(key)]
-    if all(key in state and state[key].shape == expected[key].shape for key in others):
+    expected, classifier = model.state_dict(), classifier_keys(model)
+    others = [key for key in expected.keys() - classifier if not _is_counter(key)]
+
+    def fits(tensors: Mapping[str, Tensor]) -> bool:
+        return all(key in tensors and tensors[key].shape == expected[key].shape for key in others)
+
+    if fits(state) and classifier <= state.keys():
         return state
+    filtered = _filtered(state, model)
+    # A filter that expects published names can rename layers that have the names of the model already.
+    return state if fits(state) and not (fits(filtered) and classifier <= filtered.keys()) else filtered
+
+
+def _filtered(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state dict after the filter of the model's family; unchanged if there is none, or if it fails."""
     for kind in type(model).__mro__:
         convert = getattr(sys.modules.get(kind.__module__), "checkpoint_filter_fn", None)
         if convert is not None:
             try:
-                return cast(dict[str, Tensor], convert(state, model))
+                return cast(dict[str, Tensor], convert(dict(state), model))
             except Exception:  # filters expect files of their family, and fail for others in many ways
                 return state
     return state
@@ -283,7 +294,8 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], bool]:
     for _ in range(DEPTH):
         if not isinstance(content, dict):
             break
-        found = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
+        # Scripts that average no weights can store an empty dictionary for them.
+        found = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
         if not found:
             break
         averaged = averaged or (found[0] in AVERAGED and len(found) > 1)

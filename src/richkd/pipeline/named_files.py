@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from richkd.config.marks import flattened
-from richkd.config.model_name import parse_model_name
+from richkd.config.model_name import ModelName, parse_model_name, tag_and_file
 from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import SUMS, hash_file
 from richkd.core.errors import CheckpointError, ModelError
@@ -148,14 +148,23 @@ def _named(config: Config) -> Iterator[tuple[str, list[Path]]]:
         name = parse_model_name(clip.name)
         if name.kind == "local-dir":
             yield "clip.name", _in_folder(name.path)
-        # The tag of NAME:TAG can be a file of weights.
-        tag = name.path if name.kind == "outputs" else clip.name.partition(":")[2]
-        settings |= {"clip.name": tag or None, "clip.prompts": clip.prompts}
+        settings |= {"clip.name": _file_of_clip(name), "clip.prompts": clip.prompts}
         settings |= {"clip.class_prompts": clip.class_prompts, "clip.rename_classes": clip.rename_classes}
         settings["clip.prompt_weights"] = clip.prompt_weights
     for setting, value in settings.items():
         if value is not None:
             yield setting, [expanded(value)]
+
+
+def _file_of_clip(name: ModelName) -> Path | None:
+    """The file of outputs, or of the weights of ``NAME:FILE`` and ``NAME:TAG@FILE``; a tag is no file."""
+    if name.kind == "outputs":
+        return name.path
+    if name.kind != "callable":
+        return None
+    # The name of a file can contain an @, too.
+    whole = expanded(name.text.partition(":")[2])
+    return whole if is_file(whole) else expanded(tag_and_file(name.text)[1])
 
 
 def _of_model(section: str, model: ModelConfig, config: Config) -> Iterator[tuple[str, list[Path]]]:

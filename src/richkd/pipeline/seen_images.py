@@ -18,11 +18,13 @@ from richkd.config.resumed import is_run, recorded_inputs
 from richkd.config.schema import Config
 from richkd.core.errors import DataError
 from richkd.core.home import expanded
+from richkd.core.presence import resolved
 from richkd.core.visible import counted
 from richkd.data.digests import decoded, digests_of
 from richkd.data.split import Data, Split
 from richkd.pipeline.named_files import files_of_models
 from richkd.pipeline.teachers import Log
+from richkd.teachers.cache.manifest import MANIFEST
 
 # Depth of a file of weights in its run folder, at most.
 DEPTH = 3
@@ -65,7 +67,7 @@ def run_around(file: Path) -> Path | None:
         >>> run_around(Path("nowhere/student/model.safetensors")) is None
         True
     """
-    path = expanded(file).resolve()
+    path = resolved(expanded(file))
     return next((folder for folder in (path, *path.parents[:DEPTH]) if is_run(folder)), None)
 
 
@@ -107,7 +109,9 @@ def refuse_leaking_models(config: Config, data: Data, log: Log) -> None:
     """
     models: dict[Path, tuple[str, Seen]] = {}
     for setting, files in files_of_models(config):
-        for seen in filter(None, map(seen_by, files)):
+        # A teacher cache can lie in the folder of any run, which says nothing about imported outputs in it.
+        weights = [file for file in files if file.name != MANIFEST]
+        for seen in filter(None, map(seen_by, weights)):
             models.setdefault(seen.run, (setting, seen))
     held_out = [split for name, split in data.splits.items() if name != "train"]
     # Without such a model, no file is read.

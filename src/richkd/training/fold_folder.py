@@ -11,6 +11,7 @@ from richkd.config.teacher_run import recipe_of
 from richkd.core.checksums import forget_hashes
 from richkd.core.errors import CheckpointError, ConfigError
 from richkd.core.home import expanded
+from richkd.core.presence import resolved
 from richkd.core.progress import Progress
 from richkd.data.sources import open_data
 from richkd.data.split import Data
@@ -64,7 +65,7 @@ def _open_whole(config: Config, folds: int) -> Data:
 
 
 def _refuse_full_in_out(config: Config, full: Path | None) -> None:
-    if full is not None and expanded(full).resolve() == expanded(config.out).resolve():
+    if full is not None and resolved(expanded(full)) == resolved(expanded(config.out)):
         raise ConfigError(
             "The teachers of folds need a folder of their own",
             got=f"--out {config.out}, the run of the full teacher",

@@ -14,6 +14,7 @@ from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import hash_file
 from richkd.core.errors import CheckpointError, ClassError, ConfigError, DataError
 from richkd.core.home import expanded
+from richkd.core.presence import resolved
 from richkd.core.structured import read_json
 from richkd.core.tensor_files import read_tensors
 from richkd.data.classes import check_same_classes
@@ -80,7 +81,7 @@ def refuse_leaking_start(config: Config, data: Data, full: Path | None) -> None:
     """
     for setting, file in _starts(config.student):
         run = run_around(file)
-        if run is not None and ((full is not None and run == full.resolve()) or _saw(run, data, config)):
+        if run is not None and ((full is not None and run == resolved(full)) or _saw(run, data, config)):
             raise _leak(f"{setting} {file}, of the run {run}, which was trained on these images")
         if full is not None and _is_copy(file, full):
             raise _leak(f"{setting} {file}, whose content is that of a file in {full}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from richkd.config.marks import WhenResumed, flattened
+from richkd.config.model_name import parse_model_name, tag_and_file
 from richkd.config.resumed import (
     INPUTS,
     SETTINGS,
@@ -87,8 +88,13 @@ def _files_of(recorded: Mapping[str, Any]) -> Hashes:
 
 
 def _prefix(name: str, value: object) -> str:
-    """What the name of a model says besides its files, such as ``local-dir`` or an architecture of CLIP."""
-    return str(value).partition(":")[0] if name.endswith(".name") else ""
+    """What the name of a model says besides its files: ``local-dir``, or the architecture and tag of CLIP."""
+    if not name.endswith(".name"):
+        return ""
+    text = str(value)
+    # The tag of NAME:TAG@FILE says which normalization and activation the weights of the file have.
+    tag = tag_and_file(text)[0] if parse_model_name(text).kind == "callable" else ""
+    return f"{text.partition(':')[0]}:{tag}"
 
 
 def _settings_of(run: Path) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import datasets
 
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
+from richkd.core.presence import resolved
 from richkd.data.columns import Columns
 from richkd.data.formats.class_folders import split_folders_of
 from richkd.data.formats.listing_files import (
@@ -66,7 +67,7 @@ def _named_after_splits(place: Path, excluded: set[Path]) -> dict[str, list[Path
     """The files that may be listings of a split, because of their name or of their folder's name."""
     named: dict[str, list[Path]] = {}
     for split, folder in split_folders_of(contents(place).folders).items():
-        if folder.resolve() not in excluded:
+        if resolved(folder) not in excluded:
             named.setdefault(split, []).extend(_metadata(folder, excluded))
     for file in _listings_in(place, excluded):
         split_name = split_of(file.stem)
@@ -79,7 +80,7 @@ def _listings_in(folder: Path, excluded: set[Path]) -> list[Path]:
     return [
         file
         for file in contents(folder).files
-        if file.suffix.lower() in FOUND_SUFFIXES and file.resolve() not in excluded
+        if file.suffix.lower() in FOUND_SUFFIXES and resolved(file) not in excluded
     ]
 
 
@@ -159,9 +160,9 @@ def warn_of_unlisted(place: Path, tables: Mapping[str, datasets.Dataset], exclud
         ...     warn_of_unlisted(Path(folder), {}, set())
     """
     cells = (cell for rows in tables.values() for cell in _cells(rows))
-    listed = {str(Path(cell["path"] or "").resolve()) for cell in cells}
+    listed = {str(resolved(cell["path"] or "")) for cell in cells}
     images = (file for found in walk(place, excluded) for file in found.files if is_image(file))
-    unlisted = [file for file in images if str(file.resolve()) not in listed]
+    unlisted = [file for file in images if str(resolved(file)) not in listed]
     if unlisted:
         first = unlisted[0].relative_to(place).as_posix()
         logger.warning("%s: %d images are in no list of labels, such as %s", place, len(unlisted), first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import huggingface_hub
 from richkd.core.errors import DataError
 from richkd.core.home import expanded
 from richkd.core.logs import logger_of
-from richkd.core.presence import is_dir
+from richkd.core.presence import is_dir, resolved
 from richkd.data.formats.hub_parquet import open_downloaded, open_remote
 from richkd.data.formats.listing_files import LISTING_SUFFIXES
 from richkd.data.formats.outside import is_inside, named_files
@@ -121,7 +120,7 @@ def _refuse_other_files(path: str, tables: Mapping[str, datasets.Dataset]) -> No
     """Images without bytes must be files that were downloaded, and no others of this machine."""
     constants = huggingface_hub.constants
     places = (constants.HF_HOME, constants.HF_HUB_CACHE, str(datasets.config.HF_DATASETS_CACHE))
-    roots, known = [Path(os.path.realpath(place)) for place in places], dict[str, str]()
+    roots, known = [resolved(place) for place in places], dict[str, str]()
     for rows in tables.values():
         refuse_slices(rows, f"The data set {path}")
         for name in rows.column_names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
+from richkd.core.presence import resolved
 from richkd.data.class_text import normalized
 from richkd.data.columns import KEY_COLUMNS, Columns
 from richkd.data.formats.listed_files import find_files, without_parents
@@ -249,7 +249,7 @@ def keys_of(files: Sequence[Path], root: Path) -> list[str]:
         >>> keys_of([Path("zoo/ant/0.png"), Path("zoo/1.png").absolute(), Path("/old/0.png")], Path("zoo"))
         ['ant/0.png', '1.png', '/old/0.png']
     """
-    roots = (root.absolute(), Path(os.path.realpath(root)))
+    roots = (root.absolute(), resolved(root))
     return [_key_of(file, root, roots) for file in files]
 
 

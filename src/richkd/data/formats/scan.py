@@ -13,6 +13,7 @@ import datasets
 
 from richkd.core.errors import DataError
 from richkd.core.logs import logger_of
+from richkd.core.presence import resolved
 from richkd.data.class_text import all_normalized
 from richkd.data.file_types import IMAGE_SUFFIXES, printable, refuse_formats
 
@@ -124,7 +125,7 @@ def walk(folder: Path, excluded: Collection[Path] = ()) -> Iterator[Contents]:
     waiting = [(folder, frozenset[tuple[int, int]]())]
     while waiting:
         place, above = waiting.pop()
-        if excluded and place.resolve() in excluded:
+        if excluded and resolved(place) in excluded:
             continue
         found, status = contents(place), place.stat()
         own = (status.st_dev, status.st_ino)
@@ -210,7 +211,7 @@ def files_by_split(
         for file in (file for file in contents(folder).files if file.name.endswith(suffix)):
             of_folder = SPLIT_NAMES.get(folder.name.lower()) if folder != place else None
             name = split_of(file.stem) or of_folder or WHOLE
-            if file.resolve() not in excluded:
+            if resolved(file) not in excluded:
                 result.setdefault(name, []).append(file)
     _check_split_names(result, place, suffix)
     return result
@@ -236,7 +237,7 @@ def stamp_of(files: Sequence[Path]) -> str:
     for file in files:
         status = file.stat()
         stamp.update(
-            f"{file.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
+            f"{resolved(file)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
             f"{status.st_ino}\n".encode()
         )
     return stamp.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,7 +146,8 @@ def collect(
     short = [short_name(str(run), map(str, runs)) for run in runs]
     facts = tuple(replace(fact, name=name) for fact, name in zip(facts, short, strict=True))
     configs = [load_config(Path(run) / "config.yaml") for run in runs]
-    places = {str(Path(run_config.data.path).resolve()) for run_config in configs}
+    # Path.resolve would raise an error for a link to itself.
+    places = {os.path.realpath(run_config.data.path) for run_config in configs}
     if len(places) > 1:
         raise ConfigError(
             "All runs of one report must use the same data",

@@ -10,7 +10,7 @@ from typing import Any
 
 from richkd.config.model_name import parse_model_name
 from richkd.core.errors import DataError
-from richkd.core.presence import is_file
+from richkd.core.presence import is_file, resolved
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
 from richkd.training.run_folder import check_run
@@ -68,6 +68,11 @@ def read_run(folder: str | Path) -> RunFacts:
     Raises:
         DataError: a file is missing, cannot be read, or is not as it was written; the message names it.
     """
+    if not str(folder).strip():
+        # An empty path, as of an unset variable of the shell, would be the current folder.
+        raise DataError(
+            "The path of a run must not be empty", got=repr(folder), fix="give the --out folder of a run."
+        )
     folder = Path(folder)
     for name in ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"):
         if not is_file(folder / name):
@@ -111,4 +116,4 @@ def last_folder(name: str) -> str:
     """
     place = Path(parse_model_name(name).value)
     folder = place.parent if place.name == "student" else place
-    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+    return folder.name if folder.name not in ("", "..") else resolved(folder).name
