@@ -280,6 +280,18 @@ def test_all_teachers_are_evaluated_on_data_that_moved(world: World, tmp_path: P
             assert torch.equal(there.outputs[name].logits_BC, here.outputs[name].logits_BC)
 
 
+@pytest.mark.parametrize(("preset", "fitted"), [("default", True), ("paper", False)])
+def test_a_fitted_fusion_gets_no_temperature_from_the_images_of_its_fit(
+    world: World, tmp_path: Path, preset: str, fitted: bool
+) -> None:
+    changes = {"method__variant": "l", "train__epochs": 1, "data__test_calibration_fraction": 0.5}
+    distill(world.config(tmp_path / "run", fusion__preset=preset, **changes), quiet=True)
+    result = evaluate_models([tmp_path / "run"], world.images, EvaluateConfig(teachers=True))
+    _, teacher, clip, fused = result.evaluation.model_reports
+    assert 1.0 not in (teacher.temperature, clip.temperature)
+    assert (fused.temperature == 1.0) is fitted
+
+
 def test_what_cannot_be_judged_together_is_refused(world: World) -> None:
     weights = world.teacher / "model.safetensors"
     models = ["cifar_resnet8", "cifar_resnet14"]

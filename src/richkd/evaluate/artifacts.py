@@ -13,7 +13,7 @@ from richkd.core.types import Output
 from richkd.data.classes import check_same_classes
 from richkd.data.framing import Framing
 from richkd.data.split import Data
-from richkd.evaluate.predictors import Images, Predictor, Stores
+from richkd.evaluate.predictors import Images, Predictor, Stores, stored
 from richkd.export.artifact import Artifact, load_artifact
 
 
@@ -40,8 +40,8 @@ class ArtifactPredictor:
         return (self.name,)
 
     @property
-    def temperatures(self) -> tuple[float, ...]:
-        return (self.artifact.description.temperature,)
+    def temperatures(self) -> tuple[float | None, ...]:
+        return (stored(self.artifact.description.temperature),)
 
     @property
     def framings(self) -> tuple[Framing, ...]:

@@ -14,7 +14,7 @@ from richkd.core.errors import ConfigError, DataError
 from richkd.core.presence import is_file
 from richkd.data.classes import check_same_classes
 from richkd.data.split import Data
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, TeachersPredictor
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, TeachersPredictor, stored
 from richkd.export.from_checkpoint import Which
 from richkd.export.own_data import is_data_of
 from richkd.export.student import load_student
@@ -45,18 +45,18 @@ def open_network(
         checkpoint: see :func:`~richkd.export.student.load_student`.
 
     Returns:
-        The network as a predictor, in evaluation mode. Its temperature is the stored one, or 1.
+        The network as a predictor, in evaluation mode. Its temperature is the stored one, or None.
 
     Raises:
         RichKDError: the folder, network or weights do not exist, or the classes differ from the data's.
     """
     if weights is not None:
         config = ModelConfig(name=model, weights=weights)
-        network, temperature, note = build_network(config, len(data.class_names), role="student"), 1.0, None
+        network, temperature, note = build_network(config, len(data.class_names), role="student"), None, None
     else:
         student = load_student(model, checkpoint)
         check_same_classes(data.class_names, student.class_names, where=f"student {model}", reference=where)
-        network, temperature, note = student.network, student.temperature, student.note
+        network, temperature, note = student.network, stored(student.temperature), student.note
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     return NetworkPredictor(model, network, temperature, note)
 

@@ -43,12 +43,22 @@ Images = Callable[[Framing], Seen]
 Stores = Mapping[Framing, CleanStore]
 
 
+def stored(temperature: float) -> float | None:
+    """The temperature that is stored with a student; None for 1, which students without held-out images have.
+
+    Example:
+        >>> stored(1.5), stored(1.0)
+        (1.5, None)
+    """
+    return None if temperature == 1.0 else temperature
+
+
 class Predictor(Protocol):
     """Interface of one or several models that are evaluated together.
 
     Attributes:
         names: name of each model.
-        temperatures: temperature that is stored with each model; 1 if none is stored.
+        temperatures: temperature that is stored with each model; None if none is stored.
         framings: the parts of a picture that its networks see; source images are needed for each of them.
     """
 
@@ -56,7 +66,7 @@ class Predictor(Protocol):
     def names(self) -> tuple[str, ...]: ...
 
     @property
-    def temperatures(self) -> tuple[float, ...]: ...
+    def temperatures(self) -> tuple[float | None, ...]: ...
 
     @property
     def framings(self) -> tuple[Framing, ...]: ...
@@ -92,7 +102,7 @@ class NetworkPredictor:
     Attributes:
         name: name of the model in the evaluation.
         network: the network, in evaluation mode.
-        temperature: temperature that is stored with it; 1 if none is stored.
+        temperature: temperature that is stored with it; None if none is stored.
         note: which checkpoint of a run it is, if it is one.
 
     Example:
@@ -106,7 +116,7 @@ class NetworkPredictor:
 
     name: str
     network: Network
-    temperature: float
+    temperature: float | None
     note: str | None = None
 
     @property
@@ -114,7 +124,7 @@ class NetworkPredictor:
         return (self.name,)
 
     @property
-    def temperatures(self) -> tuple[float, ...]:
+    def temperatures(self) -> tuple[float | None, ...]:
         return (self.temperature,)
 
     @property
@@ -173,8 +183,10 @@ class TeachersPredictor:
         return {FUSED_WITHOUT: self.fusion, FUSED_LABELED: self.labeled}
 
     @property
-    def temperatures(self) -> tuple[float, ...]:
-        return (1.0,) * len(self.names)
+    def temperatures(self) -> tuple[float | None, ...]:
+        # A temperature that is fitted on the images of the fit would make the fusion too confident.
+        fused = (1.0 if fusion.is_calibrated else None for fusion in self._fusions.values())
+        return (*[None] * len(self.teachers), *fused)
 
     @property
     def framings(self) -> tuple[Framing, ...]:

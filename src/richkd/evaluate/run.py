@@ -222,9 +222,9 @@ def _pixel_predictors(subjects: Subjects) -> list[Predictor]:
 def _temperatures(subjects: Subjects) -> dict[str, float]:
     """Temperature of each model: the stored one, else one that is fitted on the calibration split.
 
-    It stays 1 if no images are held out for it.
+    It is 1 if no images are held out for it.
     """
-    stored = {
+    known = {
         name: temperature
         for predictor in subjects.predictors
         for name, temperature in zip(predictor.names, predictor.temperatures, strict=True)
@@ -232,13 +232,11 @@ def _temperatures(subjects: Subjects) -> dict[str, float]:
     held_out = subjects.data.splits.get("calibration")
     # On the images that are evaluated, no temperature is fitted.
     if held_out is None or held_out is subjects.split:
-        return stored
+        return {name: temperature or 1.0 for name, temperature in known.items()}
     outputs, _ = _predict_split(subjects.predictors, held_out, subjects.device)
     return {
-        name: fit_temperature(outputs[name].logits_BC, held_out.labels_N)
-        if temperature == 1.0
-        else temperature
-        for name, temperature in stored.items()
+        name: temperature or fit_temperature(outputs[name].logits_BC, held_out.labels_N)
+        for name, temperature in known.items()
     }
 
 

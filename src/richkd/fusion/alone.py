@@ -59,6 +59,7 @@ def _part(
         ood_weights=None if fusion.ood_weights is None else fusion.ood_weights.only(teachers),
         features=None if fusion.features is None else fusion.features[teachers],
         factor=1.0,
+        fitted=False,
     )
 
 

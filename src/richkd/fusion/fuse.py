@@ -72,11 +72,11 @@ def fuse(
     logs = on_scales(scales, held_out.logits)
     if way.fit is None:
         choice = choose(logs, held_out.labels_N, held_out.names, shares)
-        return Fusion(
-            scales, choice.mixing, features, f"{choice.name}, selected on {held_out}, scale {scale}"
-        )
+        origin = f"{choice.name}, selected on {held_out}, scale {scale}"
+        return Fusion(scales, choice.mixing, features, origin, fitted=True)
     fitted = way.fit(logs, held_out.labels_N, shares)
-    return Fusion(scales, fitted, features, f"{mixing}, fitted on {held_out}, scale {scale}")
+    origin = f"{mixing}, fitted on {held_out}, scale {scale}"
+    return Fusion(scales, fitted, features, origin, fitted=True)
 
 
 def _refuse_no_share(shares: Sequence[float], mixing: str) -> None:

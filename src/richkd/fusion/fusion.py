@@ -29,6 +29,7 @@ class Fusion:
         ood_weights: reduces the weight of teachers on unusual unlabeled images; None: full weight.
         features: brings each teacher's features to a common scale; None: they are not changed.
         factor: multiplies the fused logits, so that the target has a given entropy (`fit_factor`).
+        fitted: whether the mixing was fitted on held-out images.
 
     Example:
         >>> from richkd.config.schema import FusionConfig
@@ -50,6 +51,7 @@ class Fusion:
     ood_weights: OodWeights | None = None
     features: tuple[FeatureScale, ...] | None = None
     factor: float = 1.0
+    fitted: bool = False
 
     def __call__(self, teachers: Sequence[Output], labels_B: Tensor) -> Target:
         """The target of a batch; images with label `UNLABELED` get the out-of-distribution weights."""
@@ -76,6 +78,11 @@ class Fusion:
     def _mixed(self, logs: Sequence[Tensor]) -> Tensor:
         mixed_BC = self.mixing(logs)
         return mixed_BC if self.factor == 1 else self.factor * mixed_BC
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the fit included the scale of the fused logits, and nothing has changed it since."""
+        return self.fitted and self.factor == 1.0
 
     @property
     def multipliers(self) -> tuple[float, ...] | None:
