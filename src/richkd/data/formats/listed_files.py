@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from richkd.core.errors import DataError
+from richkd.core.presence import resolved
 from richkd.data.class_text import normalized
 from richkd.data.formats.listing_files import Listing
 from richkd.data.formats.scan import SPLIT_NAMES, contents, first_few, is_image
@@ -80,7 +81,7 @@ def without_parents(path: Path) -> Path:
     if ".." not in parts:
         return path
     start = len(parts) - parts[::-1].index("..")
-    return Path(os.path.realpath(Path(*parts[:start])), *parts[start:])
+    return resolved(Path(*parts[:start])).joinpath(*parts[start:])
 
 
 def _images_by_name(root: Path) -> dict[str, list[Path]]:

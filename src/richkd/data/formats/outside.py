@@ -12,6 +12,7 @@ import pyarrow.compute
 import pyarrow.types
 
 from richkd.core.errors import DataError
+from richkd.core.presence import resolved
 from richkd.core.regular_files import kind_of
 from richkd.data.file_types import printable
 from richkd.data.formats.scan import first_few
@@ -61,7 +62,7 @@ def refuse_outside(names: Iterable[str], files: Iterable[Path], root: Path, wher
     Example:
         >>> refuse_outside(["a.png"], [Path("zoo/a.png")], Path("zoo"), "zoo/metadata.csv", "move it.")
     """
-    roots, known = [Path(os.path.realpath(root))], dict[str, str]()
+    roots, known = [resolved(root)], dict[str, str]()
     pairs = zip(names, files, strict=True)
     outside = [name for name, file in pairs if not is_inside(file, roots, known)]
     if outside:
