@@ -166,7 +166,7 @@ def only_forward(num_classes: int) -> nn.Module:
         ("returns_class", "must return a torch.nn.Module", "the class PlainNet instead of an object of it"),
         ("returns_dict", "must return a torch.nn.Module", "dict"),
         ("returns_tuple", "must return a torch.nn.Module", "tuple"),
-        ("only_forward", "must implement timm's model interface", "Sequential without forward_features"),
+        ("only_forward", "must end in a linear layer that makes its logits", "Sequential with another end"),
     ],
 )
 def test_what_makes_no_network(name: str, rule: str, got: str) -> None:

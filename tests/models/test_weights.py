@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from richkd.core.errors import ModelError
-from richkd.models.weights import Loaded, classifier_keys, load_weights, without_prefix
+from richkd.models.weights import Loaded, adapted, classifier_keys, load_weights, without_prefix
 from richkd.pipeline.assemble import assemble
 from tests.fixtures import World, refusal
 
@@ -170,8 +171,9 @@ def test_a_run_says_what_its_student_starts_from(world: World, tmp_path: Path) -
     assert line.endswith(" tensors loaded, 2 new (fc.bias, fc.weight)")
 
 
-def test_a_teacher_without_weights_is_refused(world: World, tmp_path: Path) -> None:
-    config = world.config(tmp_path / "run", **{"teachers.1.name": "cifar_resnet8"})
+@pytest.mark.parametrize("name", ["cifar_resnet8", "torchvision.models:shufflenet_v2_x0_5"])
+def test_a_teacher_without_weights_is_refused(world: World, tmp_path: Path, name: str) -> None:
+    config = world.config(tmp_path / "run", **{"teachers.1.name": name})
     error = refusal(assemble, config, torch.device("cpu"))
     assert isinstance(error, ModelError)
     assert "random weights" in error.rule
@@ -196,3 +198,16 @@ def test_a_tensor_outside_the_network_does_not_replace_one_inside() -> None:
     inside, outside = torch.ones(1), torch.zeros(1)
     state = {"net.fc.weight": inside, "net.fc.bias": inside, "fc.weight": outside}
     assert torch.equal(without_prefix(state, ["fc.weight", "fc.bias"])["fc.weight"], inside)
+
+
+@pytest.mark.parametrize(
+    ("published", "name"),
+    [("vgg11", "vgg11"), ("vgg13_bn", "vgg13_bn"), ("densenet121", "densenet121"), ("resnet18", "resnet18")],
+)
+def test_files_of_torchvision_have_the_names_and_shapes_of_timm(published: str, name: str) -> None:
+    # On the meta device, networks have names and shapes of weights, but no memory.
+    with torch.device("meta"):
+        state = torchvision.models.get_model(published, weights=None).state_dict()
+        model = timm.create_model(name)
+    found = {key: tensor.shape for key, tensor in adapted(state, model).items()}
+    assert found == {key: tensor.shape for key, tensor in model.state_dict().items()}

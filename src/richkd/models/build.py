@@ -18,7 +18,7 @@ from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
 from richkd.models.arguments import option
 from richkd.models.callables import check_rebuilds
-from richkd.models.create import Blueprint, create_module, side_of
+from richkd.models.create import SIZE, Blueprint, create_module, side_of
 from richkd.models.probe import check_trainable, map_shapes, probe_head
 from richkd.models.weights import Loaded, load_weights
 
@@ -151,7 +151,7 @@ def build_network(
     elif not new_classifier:
         _check_pretrained_classes(config, cfg, classes, role)
     refuse_non_finite_weights(model, f"The {role}'s weights {_source(config)}")
-    size = size or side_of(cfg) or 224
+    size = size or side_of(cfg) or SIZE
     mean = config.mean or _rgb(cfg.get("mean") or timm.data.IMAGENET_DEFAULT_MEAN, config.name, role, "mean")
     std = config.std or _rgb(cfg.get("std") or timm.data.IMAGENET_DEFAULT_STD, config.name, role, "std")
     _check_normalization(config.name, role, mean, std)

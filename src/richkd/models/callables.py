@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from richkd.config.model_name import hint_at_path
 from richkd.core.errors import ModelError
 from richkd.models.arguments import not_built, parameters_of
+from richkd.models.plain import with_interface
 from richkd.models.probe import first_line, pixels_for, unchanged
 from richkd.models.weights import load_weights
 
@@ -81,7 +82,7 @@ def check_rebuilds(
     try:
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.safetensors"
-            again = call(spec, args, classes, role)
+            again = with_interface(call(spec, args, classes, role), size)
             save_file({k: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}, file)
             if model.state_dict():
                 load_weights(again, file, role=role)

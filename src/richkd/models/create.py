@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import timm
 import torch
+import torchvision
 from timm.models import get_model_input_config, load_model_config_from_hf, resolve_model_input_args
 from torch import nn
 
@@ -19,6 +20,7 @@ from richkd.core.regular_files import kind_of, special_in
 from richkd.core.structured import read_json
 from richkd.models.arguments import not_built, option
 from richkd.models.callables import call
+from richkd.models.plain import with_interface
 from richkd.models.probe import first_line
 from richkd.models.published import warn_of_normalization
 from richkd.models.saved import CONFIG, WEIGHTS, check_saved
@@ -36,6 +38,8 @@ RESERVED = {
     "features_only": "a classifier is needed",
     **dict.fromkeys(("scriptable", "exportable", "no_jit", "cache_dir", "device", "dtype"), RUNTIME),
 }
+# Resolution in pixels of a network whose name, weights and settings do not determine it.
+SIZE = 224
 # Arguments that timm writes into the config.json of every model.
 WRITTEN_BY_TIMM = ("num_classes", "in_chans", "global_pool", "img_size")
 
@@ -91,7 +95,7 @@ def create_module(config: ModelConfig, classes: int, role: str, size: int | None
         )
     parsed = parse_model_name(config.name)
     if parsed.kind == "callable":
-        return _from_callable(config.name, config.args, classes, role)
+        return _from_callable(config.name, config.args, classes, role, size)
     if parsed.kind == "local-dir":
         return _from_folder(parsed.path, config, classes, role, size)
     if parsed.kind != "hf-hub" and not timm.is_model(config.name.partition(".")[0]):
@@ -123,8 +127,13 @@ def unknown_model(name: str, role: str) -> ModelError:
         >>> print(unknown_model("resnet19", "student"))
         No model is called 'resnet19' (the student)
         Fix: Did you mean 'resnet18' or 'resnet101' or 'resnet10t'?
+        >>> unknown_model("mobilenet_v3_small", "student").fix
+        'write torchvision.models:mobilenet_v3_small for the network of torchvision.'
     """
-    hint = hint_at_path(name, role) or nearest(name, timm.list_models(), "timm.list_models() lists all.")
+    hint = hint_at_path(name, role)
+    if hint is None and name in torchvision.models.list_models(torchvision.models):
+        hint = f"write torchvision.models:{name} for the network of torchvision."
+    hint = hint or nearest(name, timm.list_models(), "timm.list_models() lists all.")
     return ModelError(f"No model is called '{name}' (the {role})", fix=hint)
 
 
@@ -202,7 +211,7 @@ def _from_folder(folder: Path, config: ModelConfig, classes: int, role: str, siz
             fix="use a model that was trained on these classes.",
         )
     if parse_model_name(architecture).kind == "callable":
-        created = _from_callable(architecture, {**args, **config.args}, classes, role)
+        created = _from_callable(architecture, {**args, **config.args}, classes, role, size or side_of(cfg))
         load_weights(created.model, folder / WEIGHTS, role=role)
     else:
         wanted = size if size != side_of(cfg) else None
@@ -226,10 +235,12 @@ def _with_saved(blueprint: Blueprint, saved: Mapping[str, Any], given: Mapping[s
     return replace(blueprint, args={**own, **given})
 
 
-def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str) -> Created:
+def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str, size: int | None) -> Created:
     model = call(spec, args, classes, role)
     cfg = getattr(model, "pretrained_cfg", None)
-    return Created(model, Blueprint(spec, dict(args)), dict(cfg) if isinstance(cfg, dict) else {})
+    cfg = dict(cfg) if isinstance(cfg, dict) else {}
+    model = with_interface(model, size or side_of(cfg) or SIZE)
+    return Created(model, Blueprint(spec, dict(args)), cfg)
 
 
 def _not_loaded(name: str, role: str, error: Exception) -> ModelError:

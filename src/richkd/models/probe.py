@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from richkd.core.errors import ModelError
 
 # The part of timm's model interface that a model must have.
-CONTRACT = ("forward_features", "forward_head", "get_classifier", "num_features")
+METHODS = ("forward_features", "forward_head", "get_classifier")
+CONTRACT = (*METHODS, "num_features")
 # Numbers of input channels that a model may have instead of the three of RGB.
 OTHER_CHANNELS = (1, 2, 4)
 
@@ -86,6 +87,8 @@ def probe_head(model: nn.Module, name: str, size: int) -> Head:
     except Exception as error:  # an attribute can be a property that raises any exception class
         raise _refusal(model, name, size, error) from error
     if missing:
+        if missing[: len(METHODS)] == [*METHODS]:
+            _refuse_plain(model, name, size)
         raise ModelError(
             f"Model {name} must implement timm's model interface",
             got=f"a {type(model).__name__} without {', '.join(missing)}",
@@ -282,6 +285,20 @@ def _fresh(maps: Any) -> Any:
     return maps
 
 
+def _refuse_plain(model: nn.Module, name: str, size: int) -> NoReturn:
+    """Refuse a model without a method of timm's interface, whose pooled feature was not found."""
+    try:
+        with unchanged(model), torch.no_grad():
+            model(pixels_for(model, size))
+    except Exception as error:  # the code of a model can raise any exception class
+        raise _refusal(model, name, size, error) from error
+    raise ModelError(
+        f"Model {name} must end in a linear layer that makes its logits, or implement timm's model interface",
+        got=f"a {type(model).__name__} with another end and without {', '.join(METHODS)}",
+        fix="return the output of an nn.Linear from forward; or add these methods, see `timm.models.ResNet`.",
+    )
+
+
 def _refusal(model: nn.Module, name: str, size: int, error: Exception) -> ModelError:
     for channels in OTHER_CHANNELS:
         if _takes(model, size, channels):
@@ -309,7 +326,7 @@ def _refusal(model: nn.Module, name: str, size: int, error: Exception) -> ModelE
 def _takes(model: nn.Module, size: int, channels: int) -> bool:
     try:
         with unchanged(model), torch.no_grad():
-            cast(Any, model).forward_features(pixels_for(model, size, channels))
+            getattr(model, "forward_features", model)(pixels_for(model, size, channels))
     except Exception:
         return False
     return True

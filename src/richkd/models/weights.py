@@ -28,6 +28,8 @@ AVERAGED = ("state_dict_ema", "model_ema")
 WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "network")
 # Last parts of keys that count something and hold no weight.
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
+# Functions of timm's modules that rename the layers of published files; some also take the model.
+FILTERS = {"checkpoint_filter_fn": True, "_filter_fn": False, "_filter_torchvision_pretrained": False}
 NAMED = 3
 # Number of dictionaries that may be around a state dict.
 DEPTH = 10
@@ -188,12 +190,15 @@ def adapted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 def _filtered(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The state dict after the filter of the model's family; unchanged if there is none, or if it fails."""
     for kind in type(model).__mro__:
-        convert = getattr(sys.modules.get(kind.__module__), "checkpoint_filter_fn", None)
-        if convert is not None:
-            try:
-                return cast(dict[str, Tensor], convert(dict(state), model))
-            except Exception:  # filters expect files of their family, and fail for others in many ways
-                return state
+        module = sys.modules.get(kind.__module__)
+        for name, takes_model in FILTERS.items():
+            convert = getattr(module, name, None)
+            if convert is not None:
+                try:
+                    filtered = convert(dict(state), model) if takes_model else convert(dict(state))
+                except Exception:  # filters expect files of their family, and fail for others in many ways
+                    return state
+                return cast(dict[str, Tensor], filtered)
     return state
 
 
@@ -243,7 +248,8 @@ def _of_another_architecture(
     return ModelError(
         f"The {role}'s weights {path} are of another architecture than {type(model).__name__}",
         got="; ".join(part for part in parts if part),
-        fix=f"set --{role} to the architecture that the file was saved from.",
+        fix=f"set --{role} to the architecture that the file was saved from, such as torchvision.models:NAME "
+        "for a network of torchvision.",
     )
 
 

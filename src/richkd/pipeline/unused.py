@@ -10,10 +10,10 @@ from timm.optim import get_optimizer_info, list_optimizers
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import REST, Config
 from richkd.core.errors import ConfigError
+from richkd.core.logs import Log
 from richkd.data.labels import refuse_rest_of_all
 from richkd.methods.objective import TermSpec
 from richkd.pipeline.roles import Roles
-from richkd.pipeline.teachers import Log
 from richkd.pipeline.unused_fusion import changed, unused_of_fusion
 
 CROP_ONLY = ("scale", "ratio", "color_jitter", "num_views", "auto_augment", "reprob", "remode", "recount")
@@ -23,6 +23,7 @@ NO_NETWORK = {
     "cache": "imported outputs have no network",
     "folds": "the networks of folds are built as they were saved",
 }
+NO_DOWNLOAD = "only models of timm can be downloaded by their names; give a file of weights"
 FOLD_SHARE, FOLDS_ONLY = ("fold_share",), "it needs a teacher folds:FOLDER"
 
 
@@ -68,7 +69,7 @@ def unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[
         reason = "there is no vision teacher"
         yield from changed("cache", config.cache, reason, ("top_k",))
         yield from changed("train", config.train, reason, ("teacher_precision", "compile_teacher"))
-    yield from _teachers(config)
+    yield from _networks(config)
     if config.data.unlabeled is None:
         yield from changed("data", config.data, "it needs data.unlabeled", ("unlabeled_fraction",))
     elif config.data.unlabeled == REST and config.data.labels_per_class is None:
@@ -76,14 +77,16 @@ def unused(config: Config, specs: Sequence[TermSpec], roles: Roles) -> Iterator[
         yield from changed("data", config.data, reason, ("unlabeled",))
 
 
-def _teachers(config: Config) -> Iterator[tuple[str, str]]:
-    for number, teacher in enumerate(config.teachers, start=1):
-        reason = NO_NETWORK.get(parse_model_name(teacher.name).kind)
-        if reason is not None:
-            yield from changed(f"teachers.{number}", teacher, reason, NETWORK)
-        if parse_model_name(teacher.name).kind != "folds":
-            yield from changed(f"teachers.{number}", teacher, FOLDS_ONLY, FOLD_SHARE)
-    yield from changed("student", config.student, FOLDS_ONLY, FOLD_SHARE)
+def _networks(config: Config) -> Iterator[tuple[str, str]]:
+    teachers = {f"teachers.{number}": teacher for number, teacher in enumerate(config.teachers, start=1)}
+    for section, model in {**teachers, "student": config.student}.items():
+        kind = parse_model_name(model.name).kind
+        if kind in NO_NETWORK:
+            yield from changed(section, model, NO_NETWORK[kind], NETWORK)
+        if kind == "callable":
+            yield from changed(section, model, NO_DOWNLOAD, ("pretrained",))
+        if kind != "folds" or section == "student":
+            yield from changed(section, model, FOLDS_ONLY, FOLD_SHARE)
 
 
 def _value(config: Config, name: str) -> Any:
