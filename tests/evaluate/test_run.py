@@ -88,6 +88,17 @@ def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
     assert "must have different names" in str(refusal(evaluate_models, twice, str(world.images)))
 
 
+def test_two_checkpoints_of_one_network_are_evaluated_together(world: World, tmp_path: Path) -> None:
+    files = [world.teacher / "model.safetensors", tmp_path / "other" / "model.safetensors"]
+    make_teacher(tmp_path / "other", CLASSES, seed=6)
+    models = [f"cifar_resnet8={file}" for file in files]
+    result = evaluate_models(models, str(world.images)).evaluation
+    assert [one.name for one in result.model_reports] == models
+    alone = [judged("cifar_resnet8", world.images, weights=file).own for file in files]
+    assert [one.own for one in result.model_reports] == alone
+    assert alone[0] != alone[1]
+
+
 def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: World, tmp_path: Path) -> None:
     network = load_student(world.teacher).network
     save_student(tmp_path / "kept", network, CLASSES, 2.5, {})

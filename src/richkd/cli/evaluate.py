@@ -15,7 +15,7 @@ from richkd.config.schema import EvaluateConfig
 from richkd.core.quick_imports import quick_imports
 
 
-@evaluating
+@evaluating()
 def evaluate(
     *models: Annotated[
         str,

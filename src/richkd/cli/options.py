@@ -135,21 +135,29 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
     return decorate
 
 
-def evaluating(function: Command) -> Command:
-    """Give a command, whose keyword is ``config``, an option for each field of `EvaluateConfig`."""
-    own = [p for p in _parameters(function) if p.name != "config"]
-    fields = EvaluateConfig.model_fields
-    options = [_keyword(name, _plain_type(field), _help(field)) for name, field in fields.items()]
+def evaluating(*fixed: str) -> Callable[[Command], Command]:
+    """Give a command, whose keyword is ``config``, an option for each field of `EvaluateConfig`.
 
-    def command(*args: Any, **values: Any) -> None:
-        chosen = {name: values.pop(name, None) for name in fields}
-        chosen["shift"] = _shifts_of(chosen["shift"] or [])
-        given = {name: value for name, value in chosen.items() if value is not None}
-        function(*args, config=_evaluate_config(given), **values)
+    Args:
+        fixed: fields that the command sets itself; they get no option.
+    """
+    fields = {name: field for name, field in EvaluateConfig.model_fields.items() if name not in fixed}
 
-    positional = [p for p in own if p.kind is not KEYWORD]
-    keywords = [p for p in own if p.kind is KEYWORD]
-    return _as_command(command, function, [*positional, *keywords, *options])
+    def decorate(function: Command) -> Command:
+        own = [p for p in _parameters(function) if p.name != "config"]
+        options = [_keyword(name, _plain_type(field), _help(field)) for name, field in fields.items()]
+
+        def command(*args: Any, **values: Any) -> None:
+            chosen = {name: values.pop(name, None) for name in fields}
+            chosen["shift"] = _shifts_of(chosen["shift"] or [])
+            given = {name: value for name, value in chosen.items() if value is not None}
+            function(*args, config=_evaluate_config(given), **values)
+
+        positional = [p for p in own if p.kind is not KEYWORD]
+        keywords = [p for p in own if p.kind is KEYWORD]
+        return _as_command(command, function, [*positional, *keywords, *options])
+
+    return decorate
 
 
 def config_of(

@@ -13,10 +13,13 @@ from richkd.config.schema import EvaluateConfig
 from richkd.core.quick_imports import quick_imports
 
 
-@evaluating
+@evaluating("teachers")
 def report(
     *runs: Annotated[str, Parameter(help="run folders; the first run's student is the one to ship")],
     config: EvaluateConfig,
+    data: Annotated[
+        str | None, Parameter(help="data to evaluate on (default: the data of the runs, where they were)")
+    ] = None,
     json: Json = False,
     out: Annotated[
         Path | None, Parameter(help="folder of the page (default: RUN/report)", converter=place)
@@ -44,7 +47,7 @@ def report(
     folder = Path(runs[0]) / "report" if out is None else out
     with json_alone(json) as write, folder_lock(folder, f"The folder of the page, {folder},"):
         remove_abandoned(folder)
-        result = collect(runs, config, out=folder, log=log_to_stderr)
+        result = collect(runs, config, data=data, out=folder, log=log_to_stderr)
         page = write_report(result, folder)
         if json:
             write(numbers(result))

@@ -266,9 +266,9 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
     """
     predictors = [predictor.with_cache_of(stores) for predictor in predictors]
     needed = dict.fromkeys(framing for predictor in predictors for framing in predictor.framings)
-    groups = in_order(len(next(iter(stores.values())).split), BATCH)
-    parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
     split = next(iter(stores.values())).split
+    groups = in_order(len(split), BATCH)
+    parts: dict[str, list[Output]] = {name: [] for predictor in predictors for name in predictor.names}
     every = zip(*(stores[framing].batches(groups) for framing in needed), strict=True)
     what = f"evaluating {len(parts)} models on {split.name}"
     with torch.inference_mode():

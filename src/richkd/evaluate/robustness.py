@@ -11,7 +11,7 @@ corruptions add. Source: Hendrycks and Dietterich, ICLR 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -19,6 +19,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
+from richkd.core.logs import Log
 from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.severity import SEVERITIES
@@ -33,7 +34,6 @@ SEED, RESAMPLES = 0, 1000
 GENERATED = "corrupted by richkd (not CIFAR-C or ImageNet-C)"
 
 Cells = dict[str, tuple[float, ...]]
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import EvaluateConfig
+from richkd.core.logs import Log
 from richkd.core.types import Output
 from richkd.core.visible import counted
 from richkd.core.waiting import still
@@ -25,7 +26,6 @@ from richkd.metrics.calibration import fit_temperature
 from richkd.metrics.cost import Cost, cost_of
 from richkd.metrics.fidelity import Fidelity, measure_fidelity
 from richkd.pipeline.assemble import Parts
-from richkd.pipeline.teachers import Log
 
 
 @dataclass(frozen=True)

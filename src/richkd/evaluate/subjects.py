@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from richkd.config.schema import EvaluateConfig
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, DataError, Problems, nearest
-from richkd.core.presence import exists, is_dir
+from richkd.core.presence import is_dir
 from richkd.core.visible import counted
 from richkd.data.columns import Columns
 from richkd.data.digests import digests_of
@@ -24,6 +24,7 @@ from richkd.data.split import Data, Split
 from richkd.evaluate.artifacts import ArtifactPredictor, open_artifact
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.stores import published_stores
+from richkd.evaluate.given_models import GivenModel, given_models
 from richkd.evaluate.models import open_network, open_teachers
 from richkd.evaluate.predictors import NetworkPredictor, Predictor
 from richkd.evaluate.shift import open_shift
@@ -81,14 +82,14 @@ def open_subjects(
             hierarchy, folder of shifted images or published file that does not exist or does not fit, or a
             model that was trained or fitted on some of the images.
     """
-    checkpoints = _checkpoints(models, weights)
-    if checkpoint is not None and None not in checkpoints.values():
+    given = given_models(models, weights)
+    if checkpoint is not None and all(one.weights is not None for one in given):
         raise ConfigError(
             f"--checkpoint {checkpoint} needs the folder of a run",
             got=", ".join(map(str, models)),
             fix="omit it for networks with a file of weights.",
         )
-    first, device = next(iter(checkpoints)), pick_device(config.device)
+    first, device = given[0].model, pick_device(config.device)
     problems = Problems()
     found = problems.attempt(_open_images, first, data, config)
     if found is None:
@@ -98,17 +99,14 @@ def open_subjects(
     assert found is not None
     opened, columns = found
     split = problems.attempt(_split_of, opened, data, config.split)
-    networks = [
-        problems.attempt(_open_model, model, file, opened, data, device, checkpoint)
-        for model, file in checkpoints.items()
-    ]
+    networks = [problems.attempt(_open_model, one, opened, data, device, checkpoint) for one in given]
     teachers = problems.attempt(_open_teachers, first, data, device) if config.teachers else None
     hierarchy = problems.attempt(superclasses_of, opened.class_names, config.hierarchy)
     shifts = _open_shifts(problems, config, opened, columns)
     if split is not None:
-        for (model, file), network in zip(checkpoints.items(), networks, strict=True):
+        for one, network in zip(given, networks, strict=True):
             if network is not None:
-                problems.attempt(_refuse_seen, model, file, split, shifts)
+                problems.attempt(_refuse_seen, one, split, shifts)
     if config.cifar_c is not None and split is not None:
         for name in corruptions_of(config):
             problems.attempt(published_stores, config.cifar_c, name, split)
@@ -137,10 +135,12 @@ def _open_teachers(model: str, data: str, device: torch.device) -> tuple[Predict
 
 
 def _open_model(
-    model: str, file: Path | None, opened: Data, data: str, device: torch.device, checkpoint: Which | None
+    given: GivenModel, opened: Data, data: str, device: torch.device, checkpoint: Which | None
 ) -> NetworkPredictor | ArtifactPredictor:
-    if file is not None or format_of(model) is None or is_dir(model):
-        return open_network(model, file, opened, data, device, checkpoint=checkpoint)
+    model, weights = given.model, given.weights
+    if weights is not None or format_of(model) is None or is_dir(model):
+        predictor = open_network(model, weights, opened, data, device, checkpoint=checkpoint)
+        return replace(predictor, name=given.name)
     if checkpoint is not None:
         raise ConfigError(
             f"--checkpoint {checkpoint} needs the folder of a run",
@@ -193,9 +193,10 @@ def _split_of(opened: Data, data: str, name: str) -> Split:
     return opened.splits[name]
 
 
-def _refuse_seen(model: str, file: Path | None, split: Split, shifts: Mapping[str, Split]) -> None:
+def _refuse_seen(given: GivenModel, split: Split, shifts: Mapping[str, Split]) -> None:
     """Refuse a model whose run has some of the images in another split: it was trained or fitted on them."""
-    seen = seen_by(file or folder_of(model))
+    model = given.name
+    seen = seen_by(given.weights or folder_of(given.model))
     if seen is None:
         return
     fix = (
@@ -232,29 +233,3 @@ def _refuse_equal_names(names: Sequence[str]) -> None:
             got=f"{', '.join(twice)} twice",
             fix="leave out --teachers, which evaluates the teachers of the first run, or rename the folder.",
         )
-
-
-def _checkpoints(models: Sequence[str], weights: str | Path | None) -> dict[str, Path | None]:
-    """The checkpoint of each model, or None. An existing folder is never parsed as NAME=CHECKPOINT."""
-    if not models:
-        raise ConfigError(
-            "At least one model must be evaluated", got="none", fix="richkd evaluate RUN --data DATA"
-        )
-    if weights is not None and len(models) > 1:
-        raise ConfigError(
-            "--weights can be given for one model only",
-            got=", ".join(models),
-            fix="write each network with its checkpoint as NAME=CHECKPOINT.",
-        )
-    result: dict[str, Path | None] = {}
-    for model in models:
-        name, equals, file = model.partition("=")
-        if weights is None and equals and not exists(model):
-            result[name] = Path(file)
-        else:
-            result[model] = None if weights is None else Path(weights)
-    if len(result) < len(models):
-        raise ConfigError(
-            "Models must have different names", got=", ".join(models), fix="give each model once."
-        )
-    return result

@@ -191,6 +191,31 @@ def test_the_command_writes_beside_the_run(
     assert "Fusion of teacher and CLIP" not in page.read_text(encoding="utf-8")
 
 
+def test_data_that_moved_are_given_to_the_command(
+    runs: tuple[World, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = runs[0]
+    then, now, run = tmp_path / "then", tmp_path / "now", tmp_path / "run"
+    shutil.copytree(world.images, then)
+    distill(world.config(run, data__path=str(then), method__name="ce", train__epochs=1), quiet=True)
+    there = collect([run])
+    then.rename(now)
+    assert f"{then} must exist" in str(refusal(collect, [run]))
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(run), "--data", str(now), "--json"])
+    assert ended.value.code in (None, 0)
+    here = json.loads(capsys.readouterr().out)
+    assert here["fingerprint"] == there.fingerprint
+    assert here["models"][str(run)] == json.loads(json.dumps(there.shipped.to_dict()))
+
+
+def test_the_command_has_no_option_that_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    # The teachers of the first run are evaluated in any case.
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    assert not re.search(r"--teachers", capsys.readouterr().out)
+
+
 ACTS = """<script>
 const rows = () => [...document.querySelectorAll("#classes tbody tr")];
 const cells = () => rows().map(row => Number(row.cells[2].dataset.v));

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.config.schema import EvaluateConfig
 from richkd.core.errors import ConfigError, Problems, RichKDError
 from richkd.core.files import refuse_unwritable
+from richkd.core.logs import Log
 from richkd.core.presence import exists, is_dir
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
@@ -116,14 +117,16 @@ def collect(
     runs: Sequence[str | Path],
     config: EvaluateConfig | None = None,
     *,
+    data: str | None = None,
     out: Path | None = None,
-    log: Callable[[str], None] = lambda message: None,
+    log: Log = lambda message: None,
 ) -> Report:
     """Evaluate the students of runs and the teachers of the first run, and collect all data of the page.
 
     Args:
         runs: folders of finished runs.
         config: what is measured; ``teachers`` is ignored: teachers are evaluated if the first run has any.
+        data: data to evaluate on; by default the data of the runs. Needed if these have moved.
         out: folder of the page, which must be writable.
         log: receives progress messages, one line each.
 
@@ -145,23 +148,15 @@ def collect(
     # Folders of several runs can have the same name.
     short = [short_name(str(run), map(str, runs)) for run in runs]
     facts = tuple(replace(fact, name=name) for fact, name in zip(facts, short, strict=True))
-    configs = [load_config(Path(run) / "config.yaml") for run in runs]
-    # Path.resolve would raise an error for a link to itself.
-    places = {os.path.realpath(run_config.data.path) for run_config in configs}
-    if len(places) > 1:
-        raise ConfigError(
-            "All runs of one report must use the same data",
-            got=", ".join(sorted(places)),
-            fix="write one report per data set.",
-        )
+    data = _data_of(runs) if data is None else data
     has_teachers = bool(facts[0].summary["teachers"])
     config = (config or EvaluateConfig()).model_copy(update={"teachers": has_teachers})
-    result = evaluate_models(runs, configs[0].data.path, config, log=log)
+    result = evaluate_models(runs, data, config, log=log)
     clip = _clip_of(result.parts)
     names = {name: short_name(name, result.outputs, clip) for name in result.outputs}
     first = result.evaluation.model_reports[0]
     return Report(
-        Path(configs[0].data.path).name,
+        Path(data).name,
         result.evaluation,
         names,
         clip,
@@ -196,6 +191,20 @@ def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> 
     if parse_model_name(name).kind == "local-dir":
         return folder if folder == "teacher" else f"teacher ({folder})"
     return name if folder in (last_folder(other) for other in all_names if other != name) else folder
+
+
+def _data_of(runs: Sequence[str | Path]) -> str:
+    """The data of the runs, which all runs must have in common."""
+    paths = [load_config(Path(run) / "config.yaml").data.path for run in runs]
+    # Path.resolve would raise an error for a link to itself.
+    places = {os.path.realpath(path) for path in paths}
+    if len(places) > 1:
+        raise ConfigError(
+            "All runs of one report must use the same data",
+            got=", ".join(sorted(places)),
+            fix="write one report per data set, or say where the data are now: --data DIR.",
+        )
+    return paths[0]
 
 
 def _clip_of(parts: Parts | None) -> str | None:
@@ -258,7 +267,7 @@ def picture_of(split: Split, index: int) -> Picture:
     )
 
 
-def _probe(parts: Parts, log: Callable[[str], None]) -> Probe | None:
+def _probe(parts: Parts, log: Log) -> Probe | None:
     if _clip_of(parts) is None or parts.config.fusion.control is not None:
         return None
     try:
