@@ -91,7 +91,7 @@ def test_benchmark_prints_each_batch(
     options = ("--batch", 1, 2, "--rounds", 2, "--warmup", 1, "--threads", 1)
     printed, _ = call(capsys, "benchmark", artifact[0], *options)
     assert "images per second" in printed
-    assert "1 threads" in printed
+    assert "1 thread," in printed
     printed, _ = call(capsys, "benchmark", artifact[0], *options, "--picture", 20, 30, "--json")
     (found,) = json.loads(printed)
     assert [row["batch"] for row in found["batches"]] == [1, 2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from richkd.compare.worker import Job, do
+from richkd.compare.worker import Job, finish_run
 from richkd.config.schema import Config
 from richkd.core.errors import CheckpointError
 
@@ -23,7 +23,7 @@ def test_a_run_that_another_process_finished_is_done(tmp_path: Path, monkeypatch
         raise CheckpointError("There is no checkpoint to resume from", fix="start a new run.")
 
     monkeypatch.setattr("richkd.training.run.distill", finished_by_another)
-    do(Job("run", config, None, tmp_path / "log"))
+    finish_run(Job("run", config, None, tmp_path / "log"))
 
 
 def test_another_error_of_a_run_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,4 +34,4 @@ def test_another_error_of_a_run_is_raised(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("richkd.training.run.distill", failing)
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        do(Job("run", config, None, tmp_path / "log"))
+        finish_run(Job("run", config, None, tmp_path / "log"))

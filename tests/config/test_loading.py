@@ -248,6 +248,13 @@ def test_a_bad_value_is_named_with_its_setting(name: str, value: Any, got: str) 
     assert error.got == got
 
 
+def test_names_in_the_place_of_a_file_are_refused_without_words_of_python() -> None:
+    error = refusal(clip={"name": "ViT-B-32:openai", "rename_classes": {"crane": "a bird"}})
+    assert error.rule.endswith(
+        "'clip.rename_classes' does not take this value: it must be the path of a file or folder"
+    )
+
+
 def test_limits_are_accepted_and_milestones_in_epochs_are_explained() -> None:
     config = loaded(augment__scale="[1e-3, 1]", augment__ratio="[1, 1]", train__seed=2**64 - 1)
     assert (config.augment.scale, config.augment.ratio) == ((1e-3, 1.0), (1.0, 1.0))

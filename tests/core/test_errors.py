@@ -40,6 +40,9 @@ def test_hints_at_names() -> None:
     assert nearest("ab", ["ba", "abc"]) == "Did you mean 'ba' or 'abc'?"
     assert nearest("ResNet18", ["resnet18", "vgg11"]) == "Did you mean 'resnet18'?"
     assert nearest("qqq", ["b", "a"]) == "Known: a, b"
+    # A name without its prefix.
+    others = ["resnet200", "resnet200d", "resnet26", "resnet26d"]
+    assert nearest("resnet20", [*others, "cifar_resnet20"]).startswith("Did you mean 'cifar_resnet20'")
     assert nearest("qqq", []) == "No name is known."
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from richkd.core.presence import exists, is_dir, is_file, resolved, stat_error
+from richkd.core.presence import exists, is_dir, is_file, nearest_existing, resolved, stat_error
 from tests.core.closed import LONG, close
 
 
@@ -33,6 +33,13 @@ def test_what_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         place = tmp_path / path
         assert (exists(place), is_file(place), is_dir(place)) == (False, False, False)
         assert stat_error(place) == reason
+
+
+def test_a_folder_that_cannot_be_looked_at_has_a_nearest_parent(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (LONG, f"{LONG}/run", "loop/run", "run", ""):
+        expected = tmp_path / "loop" if path == "loop" else tmp_path
+        assert nearest_existing(tmp_path / path) == expected.resolve()
 
 
 def test_links_are_followed_but_not_round_a_loop(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from richkd.core import gather, processes
 from richkd.core.errors import DataError
 from richkd.core.gather import gathered
-from richkd.core.processes import agreed, gather_agreed, gather_rows, on_first, share_of, unsaid
+from richkd.core.processes import agreed, first_to_report, gather_agreed, gather_rows, on_first, share_of
 from tests.models.test_joint_norm import Exchange
 
 
@@ -144,7 +144,7 @@ def test_the_first_process_computes_for_all(three: Group) -> None:
 
 
 def test_a_message_is_said_once(three: Group) -> None:
-    assert sorted(three.run(lambda rank: unsaid("There is no data"))) == [False, False, True]
+    assert sorted(three.run(lambda rank: first_to_report("There is no data"))) == [False, False, True]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100])

@@ -162,6 +162,21 @@ def test_half_of_the_views_are_mirrored_and_colors_are_uniform() -> None:
     assert not RandomResizedCrop(flip=False).draw(0, 0, torch.arange(99)).flip_B.any()
 
 
+def test_crop_mirroring_and_colors_of_a_view_are_independent() -> None:
+    policy = RandomResizedCrop(color=0.3)
+    views = policy.draw(0, 0, torch.arange(10_000))
+    assert views.color_B3 is not None
+    assert views.key_B is not None
+    crops = torch.tensor([policy.box(key, 100, 100) for key in views.key_B.tolist()]).double()
+    drawn = torch.cat([crops, views.flip_B[:, None], views.color_B3, views.key_B[:, None] / 2**53], dim=1)
+    related = np.corrcoef(drawn.double().numpy().T)
+    # Height and width of a crop limit its place, and the key decides on it alone.
+    related[:4, :4] = 0
+    np.fill_diagonal(related, 0)
+    # A correlation of independent numbers deviates by 1/√10000 = 0.01.
+    assert np.abs(related).max() < 0.05
+
+
 def test_settings_select_the_augmentation() -> None:
     assert build_augmentation(AugmentConfig(), 32) == CropFlip(32, 4, True)
     assert build_augmentation(AugmentConfig(), 64) == CropFlip(64, 8, True)

@@ -136,6 +136,19 @@ def test_a_box_has_one_random_color_that_all_sizes_have() -> None:
     assert_as_normal(np.array(colors))
 
 
+def test_boxes_of_one_view_have_fillings_of_their_own() -> None:
+    crops = {64: torch.full((64, 64, 3), 255, dtype=torch.uint8)}
+    # The first seed with two boxes that do not overlap.
+    for seed in range(50):
+        boxes = draw_boxes(1.0, 2, mix_seed(seed, "boxes"))
+        if len(boxes) == 2 and boxes[0].top + boxes[0].height < boxes[1].top:
+            break
+    erased = erase(crops, 1.0, "rand", 2, seed)[64]
+    colors = [erased[box.pixels(64)].flatten(0, 1).unique(dim=0).tolist() for box in boxes]
+    assert [len(color) for color in colors] == [1, 1]
+    assert colors[0] != colors[1]
+
+
 @pytest.mark.parametrize("size", [32, 100, 224])
 def test_noise_is_standard_normal_at_every_size(size: int) -> None:
     assert_as_normal(torch.cat([filled("pixel", size, seed) for seed in range(20)]).numpy())

@@ -85,6 +85,15 @@ def test_unlabeled_images_may_be_anywhere(places: list[int], labeled: int, seed:
     assert mixed.images_of_epoch == 12
 
 
+def test_labeled_and_unlabeled_images_are_at_random_places_of_a_batch() -> None:
+    order = TrainingOrder(400, 20, 0, unlabeled=200, share=0.5)
+    labeled = torch.stack([group < 200 for group in order.epoch(0)]).double()
+    # Neighbors are the pairs of mixup: of 20 batches of 10 pairs, 10/19 are of both kinds; deviation 0.035.
+    mixed = (labeled[:, 0::2] != labeled[:, 1::2]).double().mean()
+    assert 0.4 < float(mixed) < 0.65
+    assert not torch.equal(labeled[0], labeled[1])
+
+
 def test_without_a_share_all_images_are_permuted_together() -> None:
     plain, mixed = TrainingOrder(30, 8, 3).epoch(1), TrainingOrder(30, 8, 3, unlabeled=20).epoch(1)
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))

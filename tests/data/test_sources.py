@@ -240,6 +240,22 @@ def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
             open_path(path)
 
 
+@pytest.mark.parametrize(("setting", "name"), [("unlabeled", "test"), ("calibration", "Validation")])
+def test_a_split_that_a_setting_names_is_no_split_and_this_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, setting: str, name: str
+) -> None:
+    layout = {f"{split}/{kind}": 3 for split in ("train", name, "other") for kind in ("ant", "bee")}
+    make_folder(tmp_path, layout)
+    folder = (tmp_path / "other").rename(tmp_path.parent / f"other of {setting}")
+    open_path(tmp_path, val_fraction=0, **{setting: str(folder)})
+    assert "is the folder of" not in caplog.text
+    data = open_path(tmp_path, val_fraction=0, **{setting: str(tmp_path / name)})
+    assert "test" not in data.splits
+    assert "val" not in data.splits
+    split = "test" if name == "test" else "val"
+    assert f"{name} is the folder of data.{setting}, so its images are no {split} split" in caplog.text
+
+
 def test_other_images_that_are_a_link_to_itself_are_named(tmp_path: Path) -> None:
     make_folder(tmp_path / "photos", {"train/ant": 2, "train/bee": 2})
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from fractions import Fraction
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from richkd.data.split import evenly_spaced, folds_of, held_out
+from richkd.data.split import Split, evenly_spaced, folds_of, held_out
 
 
 @pytest.mark.slow
@@ -47,6 +48,36 @@ def test_held_out_images_of_a_class_depend_on_no_other_class(seed: int, others: 
     assert alone.tolist() == mixed[mixed < 20].tolist()
     # A larger share only adds images.
     assert set(alone.tolist()) < set(held_out(torch.zeros(20, dtype=torch.int64), 0.6, seed).tolist())
+
+
+@pytest.mark.parametrize(
+    ("images", "fraction", "expected"),
+    [
+        (5, 0.5, 3),  # ⌊2.5 + ½⌋
+        (7, 0.2, 1),
+        (8, 0.2, 2),  # 1.6
+        (10, 0.04, 1),  # at least one
+        (2, 0.9, 1),  # one is left
+        (3, 0.99, 2),
+        (1, 0.5, 0),
+        (9, 0.0, 0),
+    ],
+)
+def test_as_many_images_of_a_class_are_held_out_as_stated(
+    images: int, fraction: float, expected: int
+) -> None:
+    labels_N = torch.tensor([0] * images + [1] * images)
+    selected = held_out(labels_N, fraction, 3)
+    assert [int((selected < images).sum()), int((selected >= images).sum())] == [expected] * 2
+
+
+def test_images_of_a_part_of_a_part_keep_their_keys() -> None:
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 6})
+    labels_N = torch.tensor([0, 1, 0, 1, 0, 1])
+    whole = Split("train", rows, labels_N, ("ant", "bee"), "image", None)
+    part = whole.select("rest", np.array([5, 3, 1, 0])).select("fold", np.array([3, 1]))
+    assert (part.name, part.origin, part.keys()) == ("fold", "train", ["train[0]", "train[3]"])
+    assert part.labels_N.tolist() == [0, 1]
 
 
 def test_held_out_follows_its_stated_permutation_and_the_seed() -> None:

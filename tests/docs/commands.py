@@ -51,7 +51,7 @@ LIBRARY = (
     "richkd.export.latency.benchmark_all",
     "richkd.pipeline.fill_cache.fill_caches",
     "richkd.pipeline.fill_cache.verify_caches",
-    "richkd.pipeline.fill_cache.contents",
+    "richkd.pipeline.fill_cache.open_caches",
     "richkd.pipeline.import_outputs.import_outputs",
     "richkd.teachers.cache.removal.remove_cache",
     "richkd.demo.run.run_demo",

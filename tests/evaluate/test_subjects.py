@@ -252,3 +252,9 @@ def test_a_name_that_is_too_long_ends_in_words(tmp_path: Path) -> None:
         read_run(tmp_path / name)
     with pytest.raises(CheckpointError, match="must be the folder of a finished run"):
         recipe_of(tmp_path / name)
+
+
+def test_a_run_folder_that_does_not_exist_is_called_so(tmp_path: Path) -> None:
+    error = refusal(read_run, tmp_path / "gone")
+    assert str(error.got) == "no such folder"
+    assert str(refusal(read_run, tmp_path).got) == "no config.yaml in it"

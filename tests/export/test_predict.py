@@ -17,7 +17,7 @@ from PIL import Image
 from richkd.cli import main
 from richkd.config.schema import ModelConfig
 from richkd.core.errors import DataError
-from richkd.export.predict import find_images, predict_files, with_stdin
+from richkd.export.predict import find_images, predict_files, unreadable, with_stdin
 from richkd.export.student import Student, load_student, save_student
 from richkd.models.build import build_network
 from tests.core.closed import LONG
@@ -88,6 +88,13 @@ def test_a_bad_image_stops_nothing_and_more_images_than_a_batch_keep_their_order
     (found,) = [p for p in predictions if p.image.name == "b.png"]
     assert [name for name, _ in found.classes] == [CLASSES[i] for i in best]
     assert [p for _, p in found.classes] == pytest.approx(expected[best].tolist(), rel=1e-4)
+
+
+def test_a_path_that_may_be_mistyped_is_named_once(student: Student, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.png"
+    error = unreadable(list(predict_files(student, [gone], top=1)))
+    assert str(error.got).count(str(gone)) == 1
+    assert error.fix == "check the path, or restore the file."
 
 
 def call(*arguments: object) -> int:

@@ -44,7 +44,10 @@ def test_equal_fusions_are_one(fusion: dict[str, Any]) -> None:
 
 
 def test_fusions_that_differ_in_the_entropy_only_mix_alike() -> None:
-    assert groups(labeled={"entropy": 0.5}).one_mixing
+    both = groups(labeled={"entropy": 0.5})
+    assert both.one_mixing
+    assert both.labeled is not None
+    assert (both.labeled.entropy, both.main.entropy) == (0.5, "own")
     assert not groups(labeled={"alpha": 0.5}).one_mixing
 
 

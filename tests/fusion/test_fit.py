@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from torch import Tensor
 from torch.nn import functional
 
@@ -126,6 +130,44 @@ def test_weights_on_the_simplex_equal_a_search(kinds: list[str], seed: int) -> N
 
         grid = [objective(type(mixing), w) for w in np.linspace(0.01, 0.99, 99)]
         assert objective(type(mixing), mixing.weights[0]) <= min(grid) + 1e-5
+
+
+def slow_nll(weights_MNC: np.ndarray, logs: list[np.ndarray], labels: np.ndarray) -> float:
+    fused = sum(w * log for w, log in zip(weights_MNC, logs, strict=True))
+    fused = fused - logsumexp(fused, axis=1, keepdims=True)
+    return float(-fused[np.arange(len(labels)), labels].mean())
+
+
+@pytest.mark.parametrize("kinds", [["skilled", "chance"], ["skilled", "skilled"]])
+def test_gates_and_weights_per_class_minimize_what_they_say(kinds: list[str]) -> None:
+    """The objectives with their priors, written in NumPy and minimized by SciPy."""
+    shares, images, classes = (0.8, 0.2), 40, 3
+    labels_N, generator = labeled(images, classes, 6)
+    logs = log_probs(kinds, labels_N, classes, generator)
+    arrays, labels = [log_NC.double().numpy() for log_NC in logs], labels_N.numpy()
+    sure = [1 + (np.exp(log) * log).sum(axis=1) / math.log(classes) - 0.5 for log in arrays]
+
+    def of_gate(theta: np.ndarray) -> float:
+        log_w, slopes = theta[:2], theta[2:]
+        weights = [np.exp(a + b * h)[:, None] for a, b, h in zip(log_w, slopes, sure, strict=True)]
+        ratio = log_w - np.log(shares)
+        prior = 16 * (np.sqrt(1 + ratio**2) - 1).sum() + (slopes**2).sum() / (2 * 4.0)
+        return slow_nll(np.array(weights), arrays, labels) + prior / images
+
+    gate = fit_gate(logs, labels_N, shares)
+    found = minimize(of_gate, np.zeros(4), tol=1e-10)
+    assert of_gate(np.array([*np.log(gate.weights), *gate.slopes])) <= found.fun + 1e-6
+    assert [*np.log(gate.weights), *gate.slopes] == pytest.approx(found.x.tolist(), abs=0.01)
+
+    shared = np.array(fit_log_pool(logs, labels_N, shares).weights)
+
+    def of_classes(d: np.ndarray) -> float:
+        weights = shared[:, None, None] * np.exp(d.reshape(2, 1, classes))
+        return slow_nll(weights, arrays, labels) + (d**2).sum() / (2 * 0.25 * images)
+
+    per_class = np.array(fit_per_class(logs, labels_N, shares).weights)
+    found = minimize(of_classes, np.zeros(2 * classes), tol=1e-10)
+    assert np.log(per_class / shared[:, None]).ravel().tolist() == pytest.approx(found.x.tolist(), abs=0.01)
 
 
 def test_classes_of_which_a_teacher_knows_nothing_are_left_to_the_other() -> None:

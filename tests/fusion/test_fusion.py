@@ -19,12 +19,12 @@ from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED, Output
 from richkd.fusion.alone import first_alone, last_alone, measure_target_shift
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
-from richkd.fusion.fit import fit_simplex
+from richkd.fusion.fit import fit_log_pool, fit_simplex
 from richkd.fusion.fuse import fuse
 from richkd.fusion.fusion import Fusion, identity_fusion
 from richkd.fusion.held_out import HeldOut
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, PerClass
-from richkd.fusion.ood import fit_ood_weights
+from richkd.fusion.ood import OodWeights, fit_ood_weights
 from richkd.fusion.presets import alpha_shares, needs_held_out
 from richkd.fusion.scale import Scale
 from richkd.metrics.multipliers import fit_multipliers
@@ -150,6 +150,59 @@ def test_a_fusion_of_some_of_the_teachers_keeps_all_else() -> None:
         weights = ood([output.logits_BC for output in unusual], unknown_B == 0)
         assert torch.equal(target.weight_B, torch.stack(weights[kept]).amax(dim=0))
         assert torch.equal(target.teachers[0].feats_BF, torch.ones(6, 4) - float(kept.start))
+
+
+def test_a_factor_belongs_to_the_whole_fusion_and_to_none_of_its_parts() -> None:
+    whole = Fusion((Scale(2.0), Scale(50.0)), LogPool((0.5, 0.3)), (0.6, 0.4), "test", fitted=True)
+    sharp = replace(whole, factor=3.0)
+    assert sharp.multipliers == pytest.approx((3.0, 45.0))
+    assert (whole.is_calibrated, sharp.is_calibrated) == (True, False)
+    logits = [torch.randn(4, 5, generator=torch.Generator().manual_seed(m)) / 10**m for m in range(2)]
+    target = sharp([Output(z_BC, torch.zeros(4, 2)) for z_BC in logits], torch.arange(4))
+    torch.testing.assert_close(target.logits_BC, 3 * whole.logits(logits))
+    assert last_alone(sharp).multipliers == (50.0,)
+    # One vision teacher: its own logits, whatever their scale in the fusion.
+    assert first_alone(sharp, 1, 1.5).multipliers == (1.5,)
+    three = Fusion((Scale(2.0), Scale(4.0), Scale(9.0)), LogPool((0.2,) * 3), (0.5, 0.3, 0.2), "test")
+    assert first_alone(three, 2, 1.5).multipliers == pytest.approx((1.5, 3.0))
+    for alone, count in ((last_alone(sharp), 1), (first_alone(sharp, 1), 1), (first_alone(three, 2), 2)):
+        assert alone.feature_weights == (1 / count,) * count
+        assert not alone.is_calibrated
+
+
+def test_an_image_counts_as_much_as_to_the_teacher_that_knows_it_best() -> None:
+    scales = (Scale(), Scale())
+    weights = OodWeights(scales, ((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0)))
+    fusion = Fusion(scales, LogPool((0.5, 0.5)), (0.5, 0.5), "test", weights)
+    # Energies 2.69 and 3.69: half and three quarters of the tails are below.
+    teachers = [Output(torch.full((1, 2), value), torch.zeros(1, 2)) for value in (2.0, 3.0)]
+    target = fusion(teachers, torch.tensor([UNLABELED]))
+    assert target.weight_B is not None
+    assert target.weight_B.tolist() == [0.75]
+
+
+@pytest.mark.parametrize("mixing", ["auto", "log-pool", "gate", "per-class", "linear"])
+def test_fits_start_from_the_shares_of_the_settings(mixing: str) -> None:
+    # Too few images for a choice, so that `auto` is the logarithmic pool.
+    held = held_out(30)
+    fused = fuse(FusionConfig(mixing=mixing, alpha=0.9), LOGIT_SCALES, held)
+    logs = [scale(z_NC) for scale, z_NC in zip(fused.scales, held.logits, strict=True)]
+    fit = MIXINGS["log-pool" if mixing == "auto" else mixing].fit
+    assert fit is not None
+    assert fused.mixing == fit([log_NC.double() for log_NC in logs], held.labels_N, (0.9, 1 - 0.9))
+    assert fused.mixing != fit([log_NC.double() for log_NC in logs], held.labels_N, None)
+    assert fused.fitted
+
+
+def test_without_a_clip_all_shares_are_equal() -> None:
+    held = held_out(30)
+    both = [fuse(FusionConfig(mixing="log-pool"), (1.0, 1.0), held, clip=clip) for clip in (False, True)]
+    logs = [scale(z_NC) for scale, z_NC in zip(both[0].scales, held.logits, strict=True)]
+    for fused, shares in zip(both, ((0.5, 0.5), (0.7, 0.3)), strict=True):
+        expected = fit_log_pool([log_NC.double() for log_NC in logs], held.labels_N, shares)
+        assert isinstance(fused.mixing, LogPool)
+        assert fused.mixing.weights == pytest.approx(expected.weights, rel=1e-6)
+        assert fused.feature_weights == pytest.approx(shares)
 
 
 def test_as_many_multipliers_as_teachers() -> None:

@@ -135,6 +135,49 @@ def test_cross_fitting_never_looks_at_what_it_predicts() -> None:
     assert honest > mean_nll(fit_log_pool(logs, labels_N), logs, labels_N)
 
 
+def test_shares_are_the_centers_of_all_fits() -> None:
+    logs, labels_N = complementary(49, 3)
+    choice = choose(logs, labels_N, NAMES, (0.95, 0.05))
+    exact = [log_NC.double() for log_NC in logs]
+    expected = fit_log_pool(exact, labels_N, (0.95, 0.05))
+    assert isinstance(choice.mixing, LogPool)
+    assert choice.mixing.weights == pytest.approx(expected.weights, rel=1e-6)
+    assert choice.mixing.weights != pytest.approx(fit_log_pool(exact, labels_N).weights, rel=0.05)
+    of_folds = cross_fitted(fit_log_pool, logs, labels_N, (0.95, 0.05))
+    torch.testing.assert_close(choice.logits_NC, of_folds)
+    assert not torch.allclose(of_folds, cross_fitted(fit_log_pool, logs, labels_N), atol=0.05)
+
+
+def test_the_numbers_of_images_from_which_fits_and_choices_are_made() -> None:
+    logs, labels_N = complementary(50, 3)
+    assert len(choose(logs, labels_N, NAMES).candidates) == 5
+    logs, labels_N = complementary(10, 3)
+    sum_NC = 0.5 * (logs[0] + logs[1]).double()
+    # Two images in each of five folds are enough for a fit, nine are not.
+    assert not torch.allclose(cross_fitted(fit_log_pool, logs, labels_N), sum_NC)
+    nine = [log_NC[:9] for log_NC in logs]
+    torch.testing.assert_close(cross_fitted(fit_log_pool, nine, labels_N[:9]), sum_NC[:9])
+
+
+def test_some_of_many_images_have_the_classes_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Classes alternate, so that every second image in the order of the split would be of one class.
+    labels_N = torch.arange(400) % 2
+    logs = [torch.zeros(400, 2), torch.zeros(400, 2)]
+    counts = []
+
+    def fit(part: list[Tensor], part_N: Tensor, shares: object = None) -> LogPool:
+        assert all(len(log_NC) == len(part_N) for log_NC in part)
+        counts.append(torch.bincount(part_N, minlength=2).tolist())
+        return LogPool((0.5, 0.5))
+
+    monkeypatch.setattr("richkd.fusion.select.FIT_IMAGES", 160)
+    cross_fitted(fit, logs, labels_N)
+    assert len(counts) == 5
+    for first, second in counts:
+        assert 100 < first + second <= 160
+        assert abs(first - second) <= 2
+
+
 def test_folds_share_every_class() -> None:
     labels_N = torch.tensor([2, 0, 2, 0, 1, 2, 0, 2, 1, 2])
     fold_N = folds_of(labels_N, 2)

@@ -211,6 +211,30 @@ def test_excluded_rows_have_no_influence_and_gradients_are_exact() -> None:
     assert not torch.equal(loss(v_BD), loss(v_BD, changed))
 
 
+def test_an_images_weight_multiplies_its_loss_in_the_mean_over_all_images() -> None:
+    log_scores_BK1 = torch.log(torch.rand(3, 5, generator=torch.Generator().manual_seed(0)).double())
+    weight_B = torch.tensor([0.5, 0.0, 0.25], dtype=torch.float64)
+    each = [slow.nce_loss([row], 2.0, 20) for row in log_scores_BK1.exp().tolist()]
+    expected = sum(w * value for w, value in zip(weight_B.tolist(), each, strict=True)) / 3
+    weighted = contrast.nce_loss(log_scores_BK1, math.log(2.0), 20, weight_B=weight_B).item()
+    assert weighted == pytest.approx(expected, rel=1e-9)
+    both = contrast.nce_both_ways(
+        (log_scores_BK1, log_scores_BK1), torch.tensor([2.0, 2.0]).double().log(), 20, weight_B=weight_B
+    )
+    assert both.item() == pytest.approx(2 * expected, rel=1e-9)
+
+
+def test_only_the_compared_embedding_learns_from_shared_rows() -> None:
+    v_BD, positive_BD, rows_KD = (random_unit(n, 4, n).requires_grad_() for n in (3, 3, 6))
+    excluded_BK = torch.zeros(3, 6, dtype=torch.bool)
+    scores = contrast.shared_log_scores(v_BD, positive_BD, rows_KD, excluded_BK, 0.3)
+    contrast.nce_loss(scores, 2.0, 50).backward()
+    assert v_BD.grad is not None
+    assert v_BD.grad.abs().sum() > 0
+    assert positive_BD.grad is None
+    assert rows_KD.grad is None
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the number of elements of the largest tensor that any operation gives, also in backward."""
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from richkd.core.errors import ConfigError
-from richkd.losses.features import fuse_features, normalize
+from richkd.losses.features import fuse_features, mean_over_teachers, normalize
 from tests.reference import losses as slow
 
 shapes = st.tuples(st.integers(1, 5), st.integers(2, 9))
@@ -63,6 +63,13 @@ def test_gradients_reach_every_teacher() -> None:
     feats = [random_rows((3, 4), seed).requires_grad_() for seed in range(2)]
     assert torch.autograd.gradcheck(normalize, feats[0])
     assert torch.autograd.gradcheck(lambda a, b: fuse_features([a, b], [0.7, 0.3]), tuple(feats))
+
+
+def test_losses_of_three_teachers_have_their_own_weights() -> None:
+    losses = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.0, 10.0, 100.0)]
+    total = mean_over_teachers(losses, [0.5, 0.3, 0.2])
+    assert total.item() == pytest.approx(0.5 + 3 + 20, rel=1e-12)
+    assert [float(g) for g in torch.autograd.grad(total, losses)] == pytest.approx([0.5, 0.3, 0.2])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from richkd.core.errors import ConfigError
 from richkd.core.numerics import kl_nats
 from richkd.core.types import UNLABELED
-from richkd.losses.logits import cross_entropy, kd_divergence
+from richkd.losses.logits import cross_entropy, kd_divergence, of_other_classes
 from tests.reference import losses as slow
 
 shapes = st.tuples(st.integers(1, 6), st.integers(2, 12))
@@ -157,3 +157,14 @@ def test_huge_logits_stay_finite() -> None:
 def test_temperature_must_be_positive(temperature: float) -> None:
     with pytest.raises(ConfigError, match=r"temperature(.|\n)*Got: (0|-1|nan|inf)(.|\n)*Fix:"):
         kd_divergence(torch.zeros(1, 2), torch.zeros(1, 2), temperature)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, seeds)
+def test_other_classes_are_all_but_one_in_their_order(shape: tuple[int, int], seed: int) -> None:
+    values_BC, class_B = random_logits(shape, seed), random_labels(shape, seed)
+    expected = [
+        [value for c, value in enumerate(row) if c != own]
+        for row, own in zip(values_BC.tolist(), class_B.tolist(), strict=True)
+    ]
+    assert of_other_classes(values_BC, class_B).tolist() == expected

@@ -211,6 +211,80 @@ def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
     assert shares_B.tolist() == pytest.approx(counted.clamp(min=1 / 9).tolist())
 
 
+def test_shared_negatives_leave_out_exactly_the_rows_of_the_own_class() -> None:
+    memory = make_memory(settings=replace(SETTINGS, negatives="shared", num_negatives=500))
+    _, _, batch = random_records(torch.arange(IMAGES))
+    v_BD = torch.eye(6)[torch.arange(IMAGES) % 6]
+    scores, shares_B = memory.negatives(v_BD, v_BD, batch, 0)
+    label_of_row = LABELS_N[memory.negatives.row_of_image_N.argsort()]
+    rows_K = below(draw(0, 0, (500,), "cpu"), IMAGES)
+    assert len(rows_K.unique()) == IMAGES
+    own_BK = label_of_row[rows_K] == LABELS_N[:, None]
+    for side_BK1 in scores:
+        assert torch.equal(side_BK1[:, 1:] == -math.inf, own_BK)
+    assert shares_B.tolist() == pytest.approx((~own_BK).double().mean(1).tolist())
+
+
+@pytest.mark.parametrize("negatives", ["shared", "queue"])
+def test_an_image_without_any_negative_has_the_loss_of_its_positive(
+    negatives: Literal["shared", "queue"],
+) -> None:
+    memory = make_memory(settings=replace(SETTINGS, negatives=negatives, num_negatives=1))
+    memory.log_normalizers.fill_(1.0)
+    # An image of the class of the only candidate.
+    image = LABELS_N.argsort(stable=True)[below(draw(0, 1, (1,), "cpu"), IMAGES)]
+    student, target, batch = random_records(image)
+    student_BD, target_BD = (part.detach().requires_grad_() for part in memory.embed(student, target))
+    if negatives == "queue":
+        memory.remember(image, student_BD.detach(), target_BD.detach())
+    scores, _ = memory.negatives(student_BD, target_BD, batch, 1)
+    assert all(side_BK1[0, 1] == -math.inf for side_BK1 in scores)
+    loss = memory.loss(student_BD, target_BD, batch, 1)
+    positives = [math.exp(side_BK1[0, 0].item() - 1) for side_BK1 in scores]
+    assert loss.item() == pytest.approx(sum(math.log(1 + 1 / IMAGES / p) for p in positives), rel=1e-5)
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(loss, (student_BD, target_BD)))
+
+
+def test_parts_of_a_step_have_the_negatives_of_the_whole_step() -> None:
+    memory = make_memory()
+    memory.log_normalizers.fill_(2.0)
+    student, target, batch = random_records(INDEX_B)
+    student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
+    whole, _ = memory.negatives(student_BD, target_BD, batch, 7)
+    for places in (slice(0, 1), slice(1, 4)):
+        index = torch.arange(4)[places]
+        part, _ = memory.negatives(student_BD[places], target_BD[places], batch.at(index), 7, places.start, 4)
+        for side_BK1, of_part in zip(whole, part, strict=True):
+            torch.testing.assert_close(of_part, side_BK1[places])
+    losses = [
+        memory.loss(
+            student_BD[places],
+            target_BD[places],
+            batch.at(torch.arange(4)[places]),
+            7,
+            first=places.start,
+            of_step=4,
+        )
+        for places in (slice(0, 1), slice(1, 4))
+    ]
+    expected = memory.loss(student_BD, target_BD, batch, 7)
+    assert float(0.25 * losses[0] + 0.75 * losses[1]) == pytest.approx(float(expected), rel=1e-6)
+    # A stand-in lies behind the last image of the step, and has the negatives of the last one.
+    stand_in, _ = memory.negatives(student_BD[3:], target_BD[3:], batch.at(torch.tensor([3])), 7, 4, 4)
+    torch.testing.assert_close(stand_in[0], whole[0][3:])
+
+
+def test_later_parts_of_the_first_step_keep_the_normalizers_of_its_first_part() -> None:
+    memory = make_memory()
+    student, target, batch = random_records(INDEX_B)
+    student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
+    memory.loss(student_BD[:2], target_BD[:2], batch.at(torch.tensor([0, 1])), 0, first=0, of_step=4)
+    first = memory.log_normalizers.clone()
+    assert first.isfinite().all()
+    memory.loss(student_BD[2:], target_BD[2:], batch.at(torch.tensor([2, 3])), 0, first=2, of_step=4)
+    assert torch.equal(memory.log_normalizers, first)
+
+
 def test_shared_negatives_have_the_expectation_of_own_ones() -> None:
     student, target, batch = random_records(INDEX_B)
     values: dict[Literal["memory-bank", "shared"], list[float]] = {"memory-bank": [], "shared": []}
@@ -245,6 +319,40 @@ def test_a_queue_holds_the_latest_embeddings_and_their_labels() -> None:
     same = queue.labels_K == LABELS_N[INDEX_B][:, None]
     assert torch.equal(scores[0][:, 1:] == -math.inf, same)
     assert memory.loss(student_BD, target_BD, batch, 0).isfinite()
+
+
+def test_the_student_is_compared_with_the_targets_queue_and_the_target_with_the_students() -> None:
+    memory = make_memory(settings=replace(SETTINGS, negatives="queue"))
+    queue = memory.negatives
+    assert isinstance(queue, Queues)
+    assert not torch.allclose(queue.student_KD, queue.target_KD, atol=0.1)
+    student, target, batch = random_records(INDEX_B)
+    student_BD, target_BD = (part.detach() for part in memory.embed(student, target))
+    scores, _ = queue(student_BD, target_BD, batch, 0)
+    everything = torch.arange(SETTINGS.num_negatives).expand(4, -1)
+    for side_BK1, v_BD, queue_KD in (
+        (scores[0], student_BD, queue.target_KD),
+        (scores[1], target_BD, queue.student_KD),
+    ):
+        expected = slow.bank_scores(v_BD, queue_KD, everything, SETTINGS.temperature)
+        torch.testing.assert_close(
+            side_BK1[:, 1:].exp().double(), torch.tensor(expected).double(), rtol=1e-4, atol=0
+        )
+
+
+def test_a_queue_goes_on_where_its_checkpoint_was_saved() -> None:
+    settings = replace(SETTINGS, negatives="queue", num_negatives=7)
+    whole, stopped = make_memory(settings=settings), make_memory(settings=settings)
+    for step in range(5):
+        if step == 3:
+            resumed = make_memory(seed=1, settings=settings)
+            resumed.load_state_dict(stopped.state_dict())
+            stopped = resumed
+        v_BD = torch.nn.functional.one_hot(torch.arange(4) + step % 3, 6).float()
+        for memory in (whole, stopped):
+            memory.remember(INDEX_B, v_BD, -v_BD)
+    for name, expected in whole.negatives.named_buffers():
+        assert torch.equal(stopped.negatives.get_buffer(name), expected), name
 
 
 def test_a_queue_shorter_than_a_batch_keeps_its_end() -> None:

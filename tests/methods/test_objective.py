@@ -12,14 +12,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.config.schema import Config
+from richkd.core import gather, processes
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.data.mixup import Mix, draw_cutmix, draw_mixup
+from richkd.data.shares import shares_of
 from richkd.methods.ce import CrossEntropy, CrossEntropyConfig
 from richkd.methods.contrastive import Contrastive, ContrastiveConfig
+from richkd.methods.dist import Dist, DistConfig
+from richkd.methods.embed import Embed, EmbedConfig
 from richkd.methods.kd import Distillation, DistillationConfig
 from richkd.methods.objective import LABELS, Objective, TermSpec, read_objective
 from richkd.methods.term import Context, Loss, NetworkShapes, Setup, TargetConfig, Term
 from tests.fixtures import refusal
+from tests.models.test_joint_norm import Exchange
 from tests.reference import losses as slow
 
 IMAGES, CLASSES, WIDTHS = 6, 4, (7, 3)
@@ -285,10 +290,78 @@ def test_the_state_is_a_function_of_the_seed_and_not_of_torchs_stream() -> None:
     one, same, other = state(0, 1), state(0, 2), state(1, 1)
     # Normalizers are NaN until the first batch.
     assert all(torch.allclose(one[name], same[name], rtol=0, atol=0, equal_nan=True) for name in one)
-    assert not torch.equal(
-        one["terms.contrastive.memory.student_head.weight"],
-        other["terms.contrastive.memory.student_head.weight"],
-    )
+    for name in ("student_head.weight", "negatives.student_ND", "negatives.target_ND"):
+        assert not torch.equal(
+            one[f"terms.contrastive.memory.{name}"], other[f"terms.contrastive.memory.{name}"]
+        )
+
+
+def test_two_terms_of_one_kind_start_with_weights_of_their_own() -> None:
+    config = EmbedConfig()
+    terms = build(
+        *(TermSpec(label, "embed", Embed, config, "fused") for label in ("one", "two"))
+    ).state_dict()
+    assert not torch.equal(terms["terms.one.heads.0.weight"], terms["terms.two.heads.0.weight"])
+    again = build(TermSpec("two", "embed", Embed, config, "fused")).state_dict()
+    assert torch.equal(again["terms.two.heads.0.weight"], terms["terms.two.heads.0.weight"])
+
+
+def test_a_term_with_a_stream_has_the_same_state_under_any_label() -> None:
+    def bank(label: str) -> Tensor:
+        spec = TermSpec(label, "contrastive", Contrastive, contrastive().config, "fused")
+        return build(spec).state_dict()[f"terms.{label}.memory.negatives.student_ND"]
+
+    assert torch.equal(bank("contrastive"), bank("soft"))
+
+
+def test_parts_of_a_step_add_up_to_the_loss_of_the_step() -> None:
+    student, targets, batch = records(7)
+    objective = build(ce(), kd(), contrastive())
+    objective.terms["contrastive"].memory.log_normalizers.fill_(2.0)  # type: ignore[union-attr,operator]
+    whole = objective(student, targets, batch, Context(step=3)).terms
+    sums = dict.fromkeys(whole, 0.0)
+    for first, count in ((0, 2), (2, 4)):
+        places = torch.arange(first, first + count)
+        part = {name: target.at(places) for name, target in targets.items()}
+        seen = Output(student.logits_BC[places], student.feats_BF[places])
+        context = Context(step=3, first=first, of_step=IMAGES)
+        for name, value in objective(seen, part, batch.at(places), context).terms.items():
+            sums[name] += value.item() * count / IMAGES
+    assert sums == pytest.approx({name: value.item() for name, value in whole.items()}, rel=1e-6)
+
+
+def test_the_losses_of_all_processes_add_up_to_the_loss_of_all_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange = Exchange(2)
+    monkeypatch.setattr(processes, "dist", exchange)
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: exchange.rank)
+    monkeypatch.setattr(gather, "rank", lambda: exchange.rank)
+    student, targets, batch = records(8, weighted=True)
+    # Terms of single images, and one that compares all images.
+    dist = TermSpec("dist", "dist", Dist, DistConfig(), "fused")
+    objective = build(ce(0.5), kd(3.0), dist, contrastive())
+    objective.terms["contrastive"].memory.log_normalizers.fill_(2.0)  # type: ignore[union-attr,operator]
+    context = Context(step=2)
+    whole = objective(student, targets, batch, context)
+    assert shares_of(batch.index_B, 1, 0, 2)[0].sizes == (2, 4)
+
+    def work(rank: int) -> Any:
+        (share,) = shares_of(batch.index_B, 1, rank, 2)
+        places = torch.arange(share.first, share.first + share.computed)
+        part = {name: target.at(places) for name, target in targets.items()}
+        seen = Output(student.logits_BC[places], student.feats_BF[places])
+        here = Context(step=2, first=share.first, of_step=IMAGES)
+        return objective(seen, part, batch.at(places), here, None, share)
+
+    results = exchange.run(work)
+    for name, value in whole.terms.items():
+        total = sum(result.terms[name].item() for result in results)
+        assert total == pytest.approx(value.item(), rel=1e-6), name
+    for result in results:
+        rows = result.memory["contrastive"]["student"]
+        torch.testing.assert_close(rows, whole.memory["contrastive"]["student"])
 
 
 def test_a_term_without_a_target_gets_none() -> None:

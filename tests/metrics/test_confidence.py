@@ -182,6 +182,9 @@ def test_the_curve_has_at_most_as_many_points_as_asked() -> None:
     curve, full = risk_coverage(*case, points=50), risk_coverage(*case, points=5000)
     assert (len(curve.coverage), len(full.coverage)) == (50, 1000)
     assert (curve.coverage[0], curve.coverage[-1]) == (1 / 1000, 1.0)
+    # Each point covers a whole number of images, and is a point of the curve of all images.
+    risks = dict(zip(full.coverage, full.risk, strict=True))
+    assert [risks.get(share) for share in curve.coverage] == list(curve.risk)
     assert curve.risk[-1] == pytest.approx(1 - accuracy(*case))
     assert curve.aurc == full.aurc == pytest.approx(np.mean(full.risk))
     assert curve.augrc == full.augrc == pytest.approx(np.mean(full.generalized_risk))

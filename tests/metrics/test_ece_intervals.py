@@ -103,6 +103,26 @@ def test_a_clear_difference_excludes_zero() -> None:
     assert 0 < interval.low < interval.estimate < interval.high
 
 
+def test_the_interval_of_a_difference_has_the_published_ends() -> None:
+    a_NC, labels_N = calibrated(400, 0, excess=0.1)
+    b_NC, _ = calibrated(400, 1, excess=0.4)
+    found = paired_bootstrap_ece(a_NC, b_NC, labels_N, seed=3, resamples=100, level=0.9)
+    a, b = (bootstrap_ece(x_NC, labels_N, seed=3, resamples=100, level=0.9) for x_NC in (a_NC, b_NC))
+    middles = []
+    for x_NC in (a_NC, b_NC):
+        # The true value for which the estimate is the median.
+        narrow = bootstrap_ece(x_NC, labels_N, seed=3, resamples=100, level=1e-6)
+        assert narrow.high - narrow.low < 0.05
+        middles.append((narrow.low + narrow.high) / 2)
+    shift = middles[1] - middles[0]
+    low = shift - ((middles[1] - b.low) ** 2 + (a.high - middles[0]) ** 2) ** 0.5
+    high = shift + ((b.high - middles[1]) ** 2 + (middles[0] - a.low) ** 2) ** 0.5
+    assert found.estimate == pytest.approx(b.estimate - a.estimate, rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+    # The two sides of an interval differ, so none can stand for the other.
+    assert a.high - middles[0] != pytest.approx(middles[0] - a.low, rel=0.02)
+
+
 def test_the_order_of_images_changes_no_estimate() -> None:
     probs_NC, labels_N = calibrated(500, 2)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0))

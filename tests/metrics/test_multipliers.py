@@ -79,6 +79,33 @@ def test_no_general_optimizer_finds_a_lower_minimum(problem: tuple[list[str], in
     assert reached <= found.fun + 1e-6 or reached <= slow_objective(found.x, logits, labels_N, centers) * 1.02
 
 
+def test_the_lower_of_two_minima_is_taken() -> None:
+    # The best point of the grid is above the higher minimum.
+    labels_N, generator = labeled(200, 2, 71400)
+    logits = [teacher(kind, labels_N, 2, generator) for kind in ("tiny", "opposite")]
+    reached = slow_objective(np.log(fit_multipliers(logits, labels_N)), logits, labels_N, (1.0, 1.0))
+    found = optimize.minimize(
+        slow_objective, np.zeros(2), (logits, labels_N, (1.0, 1.0)), method="Nelder-Mead"
+    )
+    assert reached <= found.fun + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kinds", "classes", "seed"), [(["huge", "perfect"], 5, 788040), (["perfect", "huge", "tiny"], 3, 607901)]
+)
+def test_huge_logits_are_fitted_in_spite_of_rounding_errors(
+    kinds: list[str], classes: int, seed: int
+) -> None:
+    # Rounding errors of the Hessian are larger than the curvature of the prior.
+    labels_N, generator = labeled(200, classes, seed)
+    logits = [1000 * teacher(kind, labels_N, classes, generator).double() for kind in kinds]
+    fitted = np.log(fit_multipliers(logits, labels_N))
+    assert np.isfinite(fitted).all()
+    ones, zeros = (1.0,) * len(kinds), np.zeros(len(kinds))
+    reached = slow_objective(fitted, logits, labels_N, ones)
+    assert reached <= slow_objective(zeros, logits, labels_N, ones)
+
+
 @settings(max_examples=60, deadline=None)
 @given(problems)
 def test_the_fit_is_a_stationary_point_below_its_start(problem: tuple[list[str], int, int, int]) -> None:

@@ -141,6 +141,17 @@ def test_mantel_finds_what_is_there_and_nothing_else() -> None:
     assert "two matrices" in str(refusal(mantel, torch.ones(3, 3), torch.ones(4, 4), seed=0))
 
 
+def test_permutations_that_change_nothing_count_as_large() -> None:
+    # Of the 24 orders of two pairs, 8 keep the pairs together.
+    same = torch.tensor([[float(a // 2 == b // 2) for a in range(4)] for b in range(4)])
+    found = [mantel(same, same, seed=seed) for seed in range(4)]
+    assert [result.rho for result in found] == pytest.approx([1.0] * 4)
+    # The share of 999 orders deviates by 0.015.
+    assert [result.p for result in found] == pytest.approx([1 / 3] * 4, abs=0.06)
+    assert len({result.p for result in found}) > 1
+    assert mantel(same, same, seed=2) == found[2]
+
+
 def test_means_of_classes_without_images_are_zero() -> None:
     means_CC = class_means(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), torch.tensor([0, 0]))
     assert means_CC.tolist() == [[0.0, 0.5, 0.5], [0, 0, 0], [0, 0, 0]]

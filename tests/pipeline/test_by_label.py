@@ -21,7 +21,7 @@ from richkd.fusion.alone import measure_target_shift
 from richkd.pipeline import fuse, sharpen
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.sharpen import FACTORS, read_factors
-from richkd.pipeline.signal import measure_signal, sampling_of, training_outputs
+from richkd.pipeline.signal import Sample, mean_shift, sampling_of, shifts_of, training_outputs
 from richkd.reporting.report.collect import collect
 from richkd.reporting.report.page import write_report
 from richkd.training.run import distill
@@ -241,12 +241,15 @@ def test_the_shift_of_two_fusions_is_the_mean_over_views(world: World, more: dic
     parts = parts_of(world, **more, **PAPER, fusion__ood_quantile=0.0)
     target_NC, labels_N, teacher_NC = views_of(parts)
     assert parts.main_source is not None
-    shift = measure_signal(parts.main_source, parts.stores, parts.augmentation, parts.order(), CPU, T)
+    sample = Sample(
+        *training_outputs(parts.main_source, parts.stores, parts.augmentation, parts.order(), CPU)
+    )
+    shift = mean_shift(shifts_of(parts.main_source, sample, T), sample)
     nats = 0.0
     for rows_N in (labels_N != UNLABELED, labels_N == UNLABELED):
         one = measure_target_shift(target_NC[rows_N], teacher_NC[rows_N], T)
         nats += one.nats * int(rows_N.sum()) / len(labels_N)
-    assert shift.nats == pytest.approx(nats, rel=1e-6)
+    assert shift == pytest.approx(nats, rel=1e-6)
 
 
 @pytest.mark.slow

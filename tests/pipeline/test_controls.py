@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from richkd.core.errors import ConfigError
-from richkd.core.types import Output, Target
+from richkd.core.types import UNLABELED, Batch, Output, Target
+from richkd.data.augmentations import Clean, CropFlip
+from richkd.data.views import Views
 from richkd.fusion.alone import measure_target_shift
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.pipeline.signal import measure_signal, training_outputs
-from richkd.teachers.controls import permutation
+from richkd.pipeline.signal import Sample, mean_shift, shifts_of, training_outputs
+from richkd.teachers.base import Teacher
+from richkd.teachers.controls import Shuffled, TextOnly, permutation
 from richkd.teachers.predict import outputs_of
 from richkd.training.run import distill
 from tests.fixtures import World, refusal
@@ -76,6 +79,45 @@ def test_a_shuffled_clip_answers_for_another_training_image(world: World, contro
         )
 
 
+class Told(Teacher):
+    """Remembers what it was asked for, and answers with the positions of the images."""
+
+    name, feature_width = "told", 0
+
+    def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        self.batch, self.views = batch, views
+        return Output(batch.index_B[:, None].float(), torch.zeros(len(batch), 0))
+
+
+def test_another_image_is_shown_in_the_view_of_this_one_and_not_stored_under_its_number(world: World) -> None:
+    stores = parts_of(world, None).stores
+    shuffled = Shuffled(told := Told(), stores.training, seed=4, within_class=False)
+    index_B = torch.tensor([3, 0, 8])
+    (batch,) = stores.training.batches([index_B])
+    # Views with numbers, which would be keys of a cache; with a free crop, they belong to an image.
+    views = CropFlip(16, 2).draw(0, 5, index_B)
+    output = shuffled.outputs(batch, views)
+    other_B = permutation(stores.training.split.labels_N, 4, within_class=False)[index_B]
+    assert output.logits_BC[:, 0].tolist() == other_B.tolist()
+    assert torch.equal(told.batch.labels_B, batch.labels_B)
+    (others,) = stores.training.batches([other_B])
+    assert torch.equal(told.batch.pixels_BHWC, others.pixels_BHWC)
+    assert told.views.box_B4 is not None
+    assert torch.equal(told.views.box_B4, views.box_B4)
+    assert torch.equal(told.views.flip_B, views.flip_B)
+    assert (told.views.augmentation, told.views.number_B) == (None, None)
+
+
+def test_text_alone_says_nothing_of_an_image_without_a_label(world: World) -> None:
+    text_CD = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    teacher = TextOnly(Told(), text_CD, "train")
+    labels_B = torch.tensor([1, UNLABELED])
+    batch = Batch("train", torch.tensor([0, 1]), torch.zeros(2, 8, 8, 3), labels_B)
+    output = teacher.outputs(batch, Clean(8).draw(0, 0, batch.index_B))
+    assert output.logits_BC.tolist() == [pytest.approx([0.6, 1.0, 0.8]), [0.0, 0.0, 0.0]]
+    assert output.feats_BF.tolist() == [pytest.approx([0.6, 0.8]), [0.0, 0.0]]
+
+
 def test_text_alone_answers_with_the_names_of_classes(world: World) -> None:
     parts = parts_of(world, "text-only")
     (_, text), _ = outputs(parts, "train")
@@ -123,10 +165,11 @@ def test_the_summary_has_the_multiplier_of_the_control(world: World, tmp_path: P
     assert fusion.multipliers == pytest.approx((summary["control_multiplier"],), rel=1e-6)
     plain = parts_of(world, None)
     assert plain.main_source is not None
-    shift = measure_signal(
-        plain.main_source, plain.stores, plain.augmentation, plain.order(), CPU, plain.temperature
+    sample = Sample(
+        *training_outputs(plain.main_source, plain.stores, plain.augmentation, plain.order(), CPU)
     )
-    assert summary["target_shift_nats"] == pytest.approx(shift.nats, rel=1e-4)
+    nats = mean_shift(shifts_of(plain.main_source, sample, plain.temperature), sample)
+    assert summary["target_shift_nats"] == pytest.approx(nats, rel=1e-4)
 
 
 @pytest.mark.parametrize("control", ["teacher-only", "clip-only", "shuffled", "text-only"])

@@ -12,7 +12,7 @@ import pytest
 
 from richkd.cli import main
 from richkd.core.errors import CacheError, ConfigError, RichKDError
-from richkd.pipeline.fill_cache import contents, damaged_shards, fill_caches, verify_caches
+from richkd.pipeline.fill_cache import damaged_shards, fill_caches, open_caches, verify_caches
 from richkd.teachers.cache.manifest import list_caches
 from richkd.teachers.cache.store import OutputCache
 from richkd.training.run import distill
@@ -122,7 +122,7 @@ def test_caches_are_listed_and_removed(
     root = tmp_path / "cache"
     assert ask("cache", "ls", root) == 0
     shown = capsys.readouterr().out
-    assert [manifest.folder for manifest, _ in contents(str(root))] == [f.name for f in list_caches(root)]
+    assert [manifest.folder for manifest, _ in open_caches(str(root))] == [f.name for f in list_caches(root)]
     for folder in list_caches(root):
         assert folder.name in shown
         assert damaged_shards(str(folder)) == []

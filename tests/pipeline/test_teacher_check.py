@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from richkd.core.types import Output
 from richkd.metrics.accuracy import measure
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.pipeline.teacher_check import report_sizes, report_teachers
+from richkd.pipeline.teacher_check import log_accuracy, report_sizes, report_teachers
 from richkd.teachers.predict import outputs_of
 from tests.fixtures import SIZE, World
 
@@ -42,6 +44,19 @@ def test_the_accuracy_on_held_out_images_is_that_of_all_of_them(world: World, tm
 def test_a_teacher_near_chance_is_suspected(world: World, tmp_path: Path) -> None:
     # The teacher of the small world is not trained.
     assert any("near chance (33.3%)" in line for line in logged(report_teachers, opened(world, tmp_path)))
+
+
+def test_the_advice_near_chance_depends_on_the_teacher() -> None:
+    logits_NC, labels_N = torch.eye(3).repeat(20, 1).roll(1, dims=1), torch.arange(3).repeat(20)
+    for role, advice, other in (
+        ("teacher", "another order", "--clip.prompts"),
+        ("CLIP", "--clip.prompts", "another order"),
+    ):
+        lines: list[str] = []
+        teacher: Any = SimpleNamespace(role=role, name="x", logit_scale=1.0)
+        log_accuracy(teacher, Output(logits_NC, logits_NC), labels_N, "images of val", lines.append)
+        assert advice in lines[1]
+        assert other not in lines[1]
 
 
 @pytest.mark.parametrize("changes", [{"data__val_fraction": 0.0}, {"fusion__control": "shuffled"}])

@@ -6,17 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
-from richkd.config.schema import DataConfig
+from richkd.config.schema import DataConfig, ModelConfig
 from richkd.core.checksums import SUMS
 from richkd.core.errors import ClassError, ConfigError, ModelError
 from richkd.data.augmentations import CropFlip
 from richkd.data.sources import open_data
-from richkd.data.split import folds_of
+from richkd.data.split import Split, folds_of
+from richkd.models.build import build_network
 from richkd.pipeline.assemble import assemble
+from richkd.teachers.fold_blend import InFold
 from richkd.teachers.folds import FoldTeachers
+from richkd.teachers.vision import VisionTeacher
 from richkd.training.run import distill, teach_folds
 from tests.fixtures import SIZE, World, refusal
 
@@ -64,6 +68,23 @@ def test_every_output_is_of_the_assigned_teacher(world: World, taught: Path, tmp
         for row, place in enumerate(index_N.tolist()):
             assert torch.allclose(result.logits_BC[row], alone[int(fold_N[place])][row], atol=2e-3)
     assert teacher.feature_width == 0
+
+
+def test_stored_outputs_depend_on_which_teacher_answers_for_which_image() -> None:
+    networks = [build_network(ModelConfig(name="cifar_resnet8", size=8), 2, role="teacher") for _ in range(2)]
+    teachers = [VisionTeacher(network, CPU) for network in networks]
+    labels_N = torch.tensor([0, 1, 0])
+    train = Split("train", datasets.Dataset.from_dict({}), labels_N, ("ant", "bee"), "image", None)
+    keys = train.keys()
+
+    def made(*fold: int) -> tuple[FoldTeachers, InFold]:
+        left_out = [[key for key, k in zip(keys, fold, strict=True) if k == number] for number in range(2)]
+        folds = FoldTeachers(teachers, {"train": torch.tensor(fold)}, left_out)
+        return folds, InFold(folds, train)
+
+    for one, same, other in zip(made(0, 1, 1), made(0, 1, 1), made(0, 1, 0), strict=True):
+        assert one.ingredients() == same.ingredients() != other.ingredients()
+        assert one.ingredients(trained=False)["teachers"] == [t.ingredients(trained=False) for t in teachers]
 
 
 def test_a_student_learns_from_them_and_a_cache_holds_them(

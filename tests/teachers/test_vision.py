@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,44 @@ def test_arguments_of_a_network_are_part_of_its_cache(network: Network) -> None:
     assert "arguments" not in plain
     network.blueprint = Blueprint("tiny", {"act_layer": "silu"})
     assert VisionTeacher(network, CPU).ingredients() == {**plain, "arguments": {"act_layer": "silu"}}
+
+
+def test_each_property_of_network_and_computation_is_an_ingredient(network: Network) -> None:
+    def ingredients(**changes: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = {"size": 24, "mean": MEAN, "std": STD} | changes
+        own = Network(copy.deepcopy(network.model), "tiny", **settings)
+        return VisionTeacher(own, CPU).ingredients()
+
+    plain = ingredients()
+    assert ingredients() == plain
+    for changes in (
+        {"size": 32},
+        {"mean": (*MEAN[:2], 0.1)},
+        {"std": (*STD[:2], 0.1)},
+    ):
+        assert ingredients(**changes) != plain, changes
+    teacher = VisionTeacher(network, CPU, torch.bfloat16)
+    teacher.compiled = True
+    # The outputs of training images depend on precision and compilation, those of others do not.
+    assert teacher.ingredients() == plain | {"precision": "torch.bfloat16", "compiled": True}
+    assert teacher.ingredients(trained=False) == plain
+    assert plain["device"] == "cpu"
+    with torch.no_grad():
+        network.model.norm.running_mean[0] += 1  # type: ignore[union-attr,index,operator]
+    assert VisionTeacher(network, CPU).ingredients() != plain
+
+
+@pytest.mark.parametrize("split", ["val", "test", None])
+def test_images_that_are_not_for_training_are_computed_in_float32_without_rounding(
+    network: Network, batch: Batch, views: Views, split: str | None
+) -> None:
+    reference = copy.deepcopy(network).eval()
+    held_out = Batch(split, batch.index_B, batch.pixels_BHWC, batch.labels_B)
+    output = VisionTeacher(network, CPU, torch.bfloat16).outputs(held_out, views)
+    exact = reference(render(batch.pixels_BHWC, views, 24, MEAN, STD))
+    assert torch.equal(output.logits_BC, exact.logits_BC)
+    assert torch.equal(output.feats_BF, exact.feats_BF)
+    assert not torch.equal(output.logits_BC, as_stored(output).logits_BC)
 
 
 def test_what_a_teacher_says_of_itself(network: Network) -> None:

@@ -74,6 +74,11 @@ def test_computing_is_measured_apart_from_reading(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_disk_of_a_folder_whose_name_is_too_long(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / ("x" * 300), method__name="ce", train__epochs=1)
+    assert forecast(assemble(config, torch.device("cpu"))).free_bytes > 0
+
+
 def test_a_short_run_is_measured_as_a_whole(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path / "run", method__name="ce", train__epochs=1)
     needs = forecast(assemble(config, torch.device("cpu")))

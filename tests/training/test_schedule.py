@@ -27,6 +27,15 @@ def test_milestones_are_shares_of_any_run() -> None:
     assert rates == [1] * 10 + [0.5] * 8 + [0.25] * 2
 
 
+@pytest.mark.parametrize(
+    ("share", "epochs", "first"), [(0.875, 10, 9), (0.625, 10, 6), (0.7, 3, 2), (0.1, 3, 0)]
+)
+def test_a_milestone_is_the_nearest_whole_epoch(share: float, epochs: int, first: int) -> None:
+    config = OptimConfig(lr=1, milestones=(share,), gamma=0.5)
+    rates = [learning_rate(config, epoch, 1, epochs) for epoch in range(epochs)]
+    assert rates == [1] * first + [0.5] * (epochs - first)
+
+
 def test_warm_up_is_a_straight_line_to_the_peak() -> None:
     for schedule in ("step", "cosine"):
         config = OptimConfig(lr=0.4, warmup_epochs=2, schedule=schedule)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from richkd.core.errors import RichKDError
-from richkd.pipeline.fill_cache import contents
+from richkd.pipeline.fill_cache import open_caches
 from richkd.reporting.report.run_facts import read_run
 from tests.faults.campaign.forks import Command, run
 from tests.faults.campaign.outcome import LOST, SILENT, SURVIVED, Outcome
@@ -94,7 +94,7 @@ def _folds(setting: Setting, out: Path) -> tuple[Callable[[], list[str]], Callab
 def _cache(setting: Setting, out: Path) -> tuple[Callable[[], list[str]], Callable[[], str]]:
     def problem() -> str:
         verified = run(["cache", "verify", str(out)])
-        stored, expected = (sum(len(c) for _, c in contents(f)) for f in (out, setting.reference("cache")))
+        stored, expected = (sum(len(c) for _, c in open_caches(f)) for f in (out, setting.reference("cache")))
         left = list(out.rglob("*.tmp"))
         if verified.status or stored != expected or left:
             return f"{stored} of {expected} outputs, temporary files {left}, {verified.text[-500:]}"

@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from richkd.pipeline.fill_cache import contents
+from richkd.pipeline.fill_cache import open_caches
 from tests.faults.campaign.forks import Command, Ended, run
 from tests.faults.campaign.outcome import LOST, REFUSED, SILENT, SURVIVED, Outcome
 from tests.faults.campaign.setting import Setting, differences
@@ -50,7 +50,7 @@ def _cache(outcome: Outcome, setting: Setting, cache: Path, wait: float) -> None
     time.sleep(wait)
     endings = [run(setting.fill(cache)), first.wait()]
     endings.append(run(["cache", "verify", str(cache)]))
-    stored, expected = (sum(len(c) for _, c in contents(f)) for f in (cache, setting.reference("cache")))
+    stored, expected = (sum(len(c) for _, c in open_caches(f)) for f in (cache, setting.reference("cache")))
     if any(ended.status for ended in endings):
         outcome.add(LOST, _said(endings))
     else:

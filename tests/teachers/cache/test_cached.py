@@ -6,19 +6,23 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from richkd.config.schema import CacheConfig
 from richkd.core.errors import CacheError
 from richkd.core.types import Batch, Output
-from richkd.data.augmentations import CropFlip
+from richkd.data.augmentations import Clean, CropFlip, RandomResizedCrop
 from richkd.data.views import Augmentation, Views
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.teachers.base import Teacher
-from richkd.teachers.cache.cached import CachedTeacher
-from richkd.teachers.cache.manifest import list_caches
+from richkd.teachers.cache.cached import CachedTeacher, with_cache
+from richkd.teachers.cache.manifest import Manifest, list_caches
+from richkd.teachers.cache.row_format import RowFormat
+from richkd.teachers.cache.store import OutputCache
 from richkd.training.run import distill
 from richkd.training.trainer import Trainer
 from tests.fixtures import CLASSES, STEPS, TEST, TRAIN, World, make_teacher
@@ -177,10 +181,6 @@ class Counting(Teacher):
 
 
 def test_a_batch_with_one_new_image_is_computed_whole_and_stored_once(tmp_path: Path) -> None:
-    from richkd.teachers.cache.manifest import Manifest
-    from richkd.teachers.cache.row_format import RowFormat
-    from richkd.teachers.cache.store import OutputCache
-
     augmentation: Augmentation = CropFlip(8, 0, flip=False)
     inner = Counting()
     cache = OutputCache(tmp_path, Manifest("counting-train", {}, 10, 1, RowFormat(3, 2)))
@@ -198,3 +198,85 @@ def test_a_batch_with_one_new_image_is_computed_whole_and_stored_once(tmp_path: 
     assert (inner.batches, teacher.read) == ([3, 3], 4)
     ask(1, 2, split="test")
     assert (inner.batches, teacher.read, teacher.computed) == ([3, 3, 2], 4, 8)
+
+
+class Storable(Counting):
+    """A teacher that says what its stored outputs depend on."""
+
+    row_format = RowFormat(3, 2)  # type: ignore[assignment]
+
+    def ingredients(self, *, trained: bool = True) -> dict[str, Any]:
+        return {"precision": "bf16" if trained else "fp32"}
+
+
+def manifests(folder: Path, **changes: Any) -> dict[str, Manifest]:
+    """The descriptions of the caches of a teacher for training and test images."""
+    images = changes.pop("images", "digest")
+    augmentation = changes.pop("augmentation", CropFlip(8, 1))
+    store: Any = SimpleNamespace(fingerprint=lambda contents: images, split=range(7))
+    arguments: dict[str, Any] = {"class_names": ["ant", "bee", "cat"], "seed": 0, "features": True}
+    teacher = with_cache(
+        changes.pop("teacher", Storable()),
+        CacheConfig(dir=str(folder), **changes.pop("config", {})),
+        {"train": store, "test": store},
+        {"train": augmentation, "test": Clean(8)},
+        log=lambda line: None,
+        **arguments | changes,
+    )
+    assert isinstance(teacher, CachedTeacher)
+    return {split: cache.manifest for (split, _), cache in teacher.caches.items()}
+
+
+def test_each_thing_that_outputs_depend_on_changes_the_name_of_a_cache(tmp_path: Path) -> None:
+    free = RandomResizedCrop(cycle=3)
+    same = manifests(tmp_path)
+    assert manifests(tmp_path) == same
+    for changes in (
+        {"images": "other"},
+        {"class_names": ["bee", "ant", "cat"]},
+        {"augmentation": CropFlip(8, 2)},
+        {"augmentation": CropFlip(9, 1)},  # as many views
+        {"augmentation": CropFlip(8, 1, flip=False)},
+        {"augmentation": free},
+        {"config": {"top_k": 2}},
+    ):
+        assert manifests(tmp_path, **changes)["train"].folder != same["train"].folder, changes
+    # Numbered views of crops with a border are those of any seed, and free crops are not.
+    assert manifests(tmp_path, seed=1) == same
+    drawn = [manifests(tmp_path, augmentation=free, seed=seed)["train"].folder for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_held_out_images_have_caches_of_their_own_precision(tmp_path: Path) -> None:
+    train, test = manifests(tmp_path)["train"], manifests(tmp_path)["test"]
+    assert (train.ingredients["precision"], test.ingredients["precision"]) == ("bf16", "fp32")
+    assert (train.row_format.wide, test.row_format.wide) == (False, True)
+    sparse = manifests(tmp_path, config={"top_k": 2}, features=False)
+    assert [manifest.row_format for manifest in sparse.values()] == [RowFormat(3, 0, 2)] * 2
+
+
+def test_a_view_is_stored_under_its_own_number(tmp_path: Path) -> None:
+    class Numbered(Counting):
+        """The outputs are the numbers of images and views."""
+
+        def outputs(self, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+            self.batches.append(len(batch.index_B))
+            assert views.number_B is not None
+            both = torch.stack([batch.index_B, views.number_B], dim=1).float()
+            return Output(torch.cat([both, both[:, :1]], dim=1), both)
+
+    augmentation = CropFlip(8, 1)
+    cache = OutputCache(tmp_path, Manifest("numbered-train", {}, 10, 18, RowFormat(3, 2)))
+    teacher = CachedTeacher(inner := Numbered(), {("train", augmentation): cache})
+
+    def ask(images: list[int], numbers: list[int]) -> list[list[float]]:
+        index = torch.tensor(images)
+        batch = Batch("train", index, torch.zeros(len(images), 8, 8, 3, dtype=torch.uint8), index)
+        return teacher.outputs(batch, augmentation.numbered(torch.tensor(numbers))).feats_BF.tolist()
+
+    ask([1, 2], [5, 7])
+    # Image 2 is known in this view, 3 and 1 are not.
+    assert ask([2, 3, 1], [7, 9, 17]) == [[2, 7], [3, 9], [1, 17]]
+    assert inner.batches == [2, 3]
+    assert ask([3, 1, 1, 2], [9, 17, 5, 7]) == [[3, 9], [1, 17], [1, 5], [2, 7]]
+    assert inner.batches == [2, 3]

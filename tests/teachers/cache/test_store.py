@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from richkd.core.errors import CacheError, CheckpointError
@@ -309,6 +311,24 @@ def test_a_whole_shard_of_another_cache_does_not_fit(tmp_path: Path) -> None:
     wide.flush()
     (shard,) = wide.folder.glob("*.safetensors")
     assert shard_problem(shard, wide.manifest) is None
+    assert shard_problem(shard, MANIFEST_OF) == "does not fit the manifest"
+
+
+def test_keys_on_disk_are_those_of_earlier_caches(tmp_path: Path) -> None:
+    # Another numbering would read stored outputs as those of other images, under the same name.
+    cache = OutputCache(tmp_path, MANIFEST_OF)
+    fill(cache, torch.tensor([3, 0, 19]), torch.tensor([1, 4, 5]))
+    cache.flush()
+    (shard,) = cache.folder.glob("*.safetensors")
+    assert load_file(shard)["keys"].tolist() == [3 * VIEWS + 1, 4, IMAGES * VIEWS - 1]
+
+
+@pytest.mark.parametrize("key", [-1, IMAGES * VIEWS])
+def test_a_shard_of_an_image_that_there_is_not_does_not_fit(tmp_path: Path, key: int) -> None:
+    rows_BR = MANIFEST_OF.row_format.pack(output_of(torch.tensor([1]), torch.tensor([1])))
+    content = save({"keys": torch.tensor([key]), "rows": rows_BR})
+    shard = tmp_path / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+    shard.write_bytes(content)
     assert shard_problem(shard, MANIFEST_OF) == "does not fit the manifest"
 
 

@@ -75,6 +75,16 @@ def test_a_damaged_file_is_computed_again_and_the_log_says_so(
     assert not caplog.records
 
 
+def test_two_clips_with_one_folder_have_their_own_embeddings(tmp_path: Path) -> None:
+    clips = [load_clip(f"local-dir:{make_folder(tmp_path / str(seed), seed=seed)}") for seed in (0, 1)]
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        for clip in clips:
+            stored = clip.class_embeddings(NAMES, PROMPTS, cache)
+            assert torch.equal(stored, clip.embed_prompts(PROMPTS))
+    assert len(list(cache.iterdir())) == 2
+
+
 def test_files_that_were_written_otherwise_are_not_used(tmp_path: Path) -> None:
     path = written(tmp_path)
     assert read_embeddings(path, KEY, (2, 4)) is not None

@@ -226,7 +226,9 @@ def test_a_tokenizer_of_the_models_own(tmp_path: Path) -> None:
     add_tokenizer(folder)
     clip = load_clip(f"local-dir:{folder}")
     assert clip.embed_prompts([["a photo of a fish ."], ["the watch"]]).shape == (2, 16)
-    with pytest.raises(ClipError, match=r"know every word(.|\n)*'a photo of a dog'"):
+    with pytest.raises(
+        ClipError, match=r"know every word(.|\n)*'a photo of a dog'(.|\n)*--clip\.rename_classes"
+    ):
         clip.embed_prompts([["a fish"], ["a photo of a dog"]])
     assert clip.fingerprint == load_clip(f"local-dir:{folder}").fingerprint
     with pytest.raises(ClipError, match=r"token 9 in 'a fish \."):

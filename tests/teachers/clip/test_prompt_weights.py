@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.core.errors import ClipError
+from richkd.data.split import folds_of
+from richkd.fusion.select import FOLDS
 from richkd.metrics.multipliers import PRIOR_IMAGES
 from richkd.teachers.clip.prompt_weights import (
     PromptSet,
@@ -116,8 +118,9 @@ def test_a_useless_template_is_left_out_and_weighs_little() -> None:
     assert equal == pytest.approx(nll(prompts, feats_ND, labels_N, [1 / 3] * 3))
 
 
-def test_greedy_choice_equals_the_loop() -> None:
-    prompts, feats_ND, labels_N = world_of((0.3, 0.4, 0.5, 0.6), 100, 3)
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_greedy_choice_equals_the_loop(seed: int) -> None:
+    prompts, feats_ND, labels_N = world_of((0.3, 0.4, 0.5, 0.6), 100, seed)
     selected: list[int] = []
     least = float("inf")
     while True:
@@ -148,6 +151,42 @@ def test_a_table_counts_right_answers() -> None:
     assert table.rows[0][1] > table.rows[1][1]
     # The better one alone is the best set in every fold, and so judged as it is alone.
     assert table.best_top1 == pytest.approx(table.rows[0][1])
+
+
+def test_templates_and_weights_are_judged_on_images_that_did_not_choose_them() -> None:
+    # Few images and many templates of equal noise: which of them fit best is chance.
+    prompts, feats_ND, labels_N = world_of((1.0,) * 8, 30, 6)
+    fold_N = folds_of(labels_N, FOLDS)
+    right, total = 0, 0.0
+    for fold in range(FOLDS):
+        out_N = fold_N == fold
+        chosen = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
+        weights = [float(place in chosen) for place in range(8)]
+        embeds_CD = prompts.class_embeddings(torch.tensor(weights))
+        right += int(((feats_ND[out_N] @ embeds_CD.T).argmax(1) == labels_N[out_N]).sum())
+        fitted_P = fit_prompt_weights(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
+        total += nll(prompts, feats_ND[out_N], labels_N[out_N], fitted_P.tolist()) * int(out_N.sum())
+    table = prompt_table(prompts, feats_ND, labels_N, SCALE)
+    assert table.best_top1 == pytest.approx(right / 30)
+    in_sample = prompts.class_embeddings(torch.tensor([float(t in table.best) for t in prompts.templates]))
+    assert table.best_top1 < ((feats_ND @ in_sample.T).argmax(1) == labels_N).double().mean()
+    fitted, _ = cross_fitted_nll(prompts, feats_ND, labels_N, SCALE)
+    assert fitted == pytest.approx(total / 30, rel=1e-6)
+    everything_P = fit_prompt_weights(prompts, feats_ND, labels_N, SCALE)
+    assert fitted > nll(prompts, feats_ND, labels_N, everything_P.tolist()) + 1e-3
+
+
+def test_some_of_many_images_are_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every fourth image is of class 0, the only one that the first template knows.
+    labels_N = torch.arange(200) % 4
+    knows_first = torch.eye(4)[[0, 2, 3, 1]]
+    knows_others = functional.normalize(torch.eye(4) + 0.3 * torch.eye(4)[[1, 1, 2, 3]], dim=1)
+    prompts = PromptSet(("a {}", "the {}"), torch.stack([knows_first, knows_others]))
+    for name in ("CHOICE_IMAGES", "FIT_IMAGES"):
+        monkeypatch.setattr(f"richkd.teachers.clip.prompt_weights.{name}", 50)
+    assert choose_templates(prompts, torch.eye(4)[labels_N], labels_N, SCALE)[0] == 1
+    weights_P = fit_prompt_weights(prompts, torch.eye(4)[labels_N], labels_N, SCALE)
+    assert weights_P[1] > 0.6
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
