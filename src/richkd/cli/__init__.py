@@ -45,7 +45,7 @@ app = App(
     version=version_text,
     version_flags=["--version"],
     version_format="plaintext",
-    # `_call` says what happened.
+    # `_call` prints what happened.
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative=(), show_default=False),
 )
@@ -67,7 +67,7 @@ for command in (
     doctor,
     completion,
 ):
-    # What is true of all commands is said once.
+    # The help of `richkd` has the exit statuses of all commands.
     app.command(command, help_epilogue="")
 app.command(cache)
 
@@ -118,7 +118,7 @@ def _call(argv: Iterable[str] | None) -> None:
 
 
 def _print_error(error: RichKDError, console: Terminal) -> None:
-    if _said_elsewhere(str(error)):
+    if _reported_elsewhere(str(error)):
         return
     title = Text.assemble(("error:", "bold red"), " ", (type(error).__name__, "bold"))
     lines = str(error).split("\n")
@@ -130,20 +130,20 @@ def _print_error(error: RichKDError, console: Terminal) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _said_elsewhere(message: str) -> bool:
+def _reported_elsewhere(message: str) -> bool:
     """Whether another process of the same run prints this message."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    from richkd.core.processes import unsaid, world
+    from richkd.core.processes import first_to_report, world
 
     if world() > 1:
-        return not unsaid(message)
+        return not first_to_report(message)
     # Before they are joined, the processes of a machine make the same mistake.
     return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _refuse_copies(argv: Iterable[str]) -> None:
-    """Most commands would do the same in every process, and write the same files."""
+    """Refuse several processes of a command that would do the same, and write the same files, in each."""
     name = next(iter(argv), "")
     if name in [word for word in app if not word.startswith("-")] and name not in TOGETHER:
         raise ConfigError(

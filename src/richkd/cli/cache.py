@@ -109,10 +109,10 @@ def ls(folder: Folder, /, *, json: Json = False) -> None:
     richkd cache ls cache/
     """
     with quick_imports():
-        from richkd.pipeline.fill_cache import contents
+        from richkd.pipeline.fill_cache import open_caches
 
     _refuse_none(folder)
-    caches = contents(folder)
+    caches = open_caches(folder)
     if json:
         with json_alone(json) as write:
             write([_cache_json(manifest, opened) for manifest, opened in caches])

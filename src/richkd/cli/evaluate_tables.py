@@ -57,24 +57,18 @@ def _accuracy(result: Evaluation, title: str) -> Table:
     for model_report in result.model_reports:
         rows = [(model_report.name, model_report.own, "ece", 0)]
         if model_report.temperature != 1.0:
-            rows.append(
-                (
-                    f"  calibrated, T = {model_report.temperature:.3f}",
-                    model_report.calibrated,
-                    "calibrated ece",
-                    1,
-                )
-            )
+            name = f"  calibrated, T = {model_report.temperature:.3f}"
+            rows.append((name, model_report.calibrated, "calibrated ece", 1))
         for name, figures, key, calibrated in rows:
             top1, ece = model_report.intervals["top1"], model_report.intervals[key]
             table.add_row(
                 name,
                 f"{figures.top1:.2%}",
-                f"{100 * top1.low:.1f}–{100 * top1.high:.1f}",
+                _range(top1, 1, 100),
                 f"{figures.top5:.2%}",
                 f"{figures.nll:.4f}",
                 f"{figures.ece:.4f}",
-                f"{ece.low:.3f}–{ece.high:.3f}",
+                _range(ece, 3),
                 f"{model_report.adaptive_ece[calibrated]:.4f}",
                 f"{model_report.reliability[calibrated].mce:.4f}",
                 f"{figures.brier:.4f}",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-# The words of the command line cannot be read: as in most programs, not 1.
+# USAGE: the words of the command line cannot be read. Most programs use 2 for it.
 OK, FAILED, USAGE = 0, 1, 2
-# 128 + SIGINT, as shells say it. A run that saved its state ends so after any signal: it can be resumed.
+# 128 + SIGINT, as in shells. A run that saved its state has this status after any signal: it can be resumed.
 STOPPED = 130
-# 128 + SIGTERM: what a shell says of a command that had nothing to save.
+# 128 + SIGTERM: what a shell shows for a command that had nothing to save.
 TERMINATED = 143
 
 MEANINGS = {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from richkd.core.terminal import Terminal
+from richkd.core.visible import counted
 from richkd.export.latency import Benchmark
 from richkd.export.run import Export
 from richkd.metrics.accuracy import Metrics
@@ -68,7 +69,8 @@ def print_benchmarks(found: Sequence[Benchmark]) -> None:
     for one in found:
         rounds = min(row.rounds for row in one.batches)
         console.print(
-            f"{one.model}: {one.precision}, {one.bytes / 1e6:,.2f} MB, {one.runtime}, {one.threads} threads, "
+            f"{one.model}: {one.precision}, {one.bytes / 1e6:,.2f} MB, {one.runtime}, "
+            f"{counted(one.threads, 'thread')}, "
             f"{one.input}; {one.warmup} batches before at least {rounds} timed ones",
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""What the commands have in common that do many runs, several at once."""
+"""What `richkd compare` and `richkd tune` share: many runs, several at once."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _train(
         again = "the same command" if tune is not None else RESUME
         try:
             if tune is not None:
-                config, again = _tuned(config, tune, **how), RESUME
+                config, again = _tuned(config, tune, how["resume"], how["overwrite"]), RESUME
             if folds is None:
                 run_distill(config, **how)
             else:
@@ -144,9 +144,7 @@ def _train(
             sys.exit(STOPPED)
 
 
-def _tuned(
-    config: Config, tune: str, *, resume: bool, overwrite: bool, accept_changed_images: bool
-) -> Config:
+def _tuned(config: Config, tune: str, resume: bool, overwrite: bool) -> Config:
     from richkd.tune.before import minutes_of, tuned
 
     with reading_words():

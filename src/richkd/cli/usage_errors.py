@@ -1,4 +1,4 @@
-"""Mistakes in a command line that its parser finds, in the words of all other errors."""
+"""Mistakes in a command line that its parser finds, as errors with rule, received value and fix."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def reading_words() -> Iterator[None]:
 
 
 def as_config_error(error: CycloptsError | UsageError, app: App) -> ConfigError:
-    """The same mistake with the rule that was broken, what was received, and how to fix it.
+    """Convert a mistake to an error with the rule that was broken, the received value and the fix.
 
     Args:
         error: what the parser or the command found.
@@ -101,7 +101,7 @@ def as_config_error(error: CycloptsError | UsageError, app: App) -> ConfigError:
     if isinstance(error, CoercionError):
         got = repr(error.token.value) if error.token is not None else None
         kind = kind_of(error.target_type)
-        # A converter of this package says itself what is wrong.
+        # The message of a converter of this package already has the rule.
         rule = f"{name} must be {kind}" if kind else f"{name} cannot be used: {error.msg}"
         return ConfigError(rule, got=got, fix=shown)
     if isinstance(error, RepeatArgumentError):

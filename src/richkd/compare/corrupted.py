@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +16,7 @@ from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.json_text import to_json
+from richkd.core.logs import Log
 from richkd.core.structured import read_json
 from richkd.core.visible import counted
 from richkd.data.sources import open_data
@@ -26,7 +27,6 @@ from richkd.evaluate.predictors import Predictor
 from richkd.evaluate.robustness import measure_corrupted
 
 FOLDER = "corrupted"
-Log = Callable[[str], None]
 
 
 @dataclass

@@ -82,7 +82,7 @@ def first_runs(
     models, merged = models_of(layers, data, out), dict[str, _Merged]()
     for name in layers.first:
         label = ", ".join(part for part in (f"{RUN}:{name}", data) if part)
-        one = problems.attempt(label, _merged, source, layers, name, data, models)
+        one = problems.attempt(label, _merge, source, layers, name, data, models)
         if one is not None:
             merged[name] = one
             shared = (layers.base, layers.data[data])
@@ -171,7 +171,7 @@ def _folder(name: str, data: str, out: Path) -> Path:
     return out / FOLDER / "-".join(part for part in (name, data) if part)
 
 
-def _merged(source: Source, layers: Layers, name: str, data: str, models: Mapping[str, str]) -> _Merged:
+def _merge(source: Source, layers: Layers, name: str, data: str, models: Mapping[str, str]) -> _Merged:
     place = source.place(FOLDER, name)
     own: Layer = {"train.seed": Given(source.plan.seeds[0], source.place("seeds"), "plan")}
     if source.plan.cache is not None:

@@ -17,8 +17,8 @@ class Further:
     """Further figures of a run.
 
     Attributes:
-        superclass_auroc: how well the probabilities of an image's wrong classes tell those of its superclass
-            from others; None without superclasses.
+        superclass_auroc: how well the probabilities of an image's wrong classes distinguish those of its
+            superclass from others; None without superclasses.
         corrupted_error: mean error rate on corrupted test images; None if it was not measured.
     """
 

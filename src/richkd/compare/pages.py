@@ -43,8 +43,8 @@ CONFIDENCE_NOTE = (
     "held-out images. The last columns do not depend on a temperature."
 )
 FURTHER_NOTE = (
-    "Superclass AUROC says how well the probabilities of an image's wrong classes tell those of its "
-    "superclass from others; 0.5 is chance. Corrupted images: mean error rate over all corruptions and "
+    "Superclass AUROC says how well the probabilities of an image's wrong classes distinguish those of "
+    "its superclass from others; 0.5 is chance. Corrupted images: mean error rate over all corruptions and "
     "severities."
 )
 NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -172,11 +172,8 @@ def _check_names(source: Source, baseline: str) -> None:
     for name in plan.corruptions.names if plan.corruptions else ():
         problems.attempt(_check_corruption, name, source.place("corruptions", "names"))
     for part in ("seeds", "budgets"):
-        values = getattr(plan, part)
-        if len(set(values)) < len(values):
-            problems.attempt(_twice, part, values, source.place(part))
-    if plan.reference not in (known := _comparable(plan)):
-        problems.attempt(_no_baseline, plan.reference, known, baseline)
+        problems.attempt(_check_different, part, getattr(plan, part), source.place(part))
+    problems.attempt(_check_baseline, plan.reference, _comparable(plan), baseline)
     problems.refuse_all()
 
 
@@ -210,13 +207,14 @@ def check_path(part: str, path: Path, place: str) -> None:
         )
 
 
-def _twice(part: str, values: tuple[int, ...], place: str) -> None:
-    twice = next(value for value in values if values.count(value) > 1)
-    raise ConfigError(
-        f"No two runs may have the same name: '{part}' has {twice} twice ({place})",
-        got=", ".join(map(str, values)),
-        fix="remove one of them.",
-    )
+def _check_different(part: str, values: tuple[int, ...], place: str) -> None:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"No two runs may have the same name: '{part}' has {twice} twice ({place})",
+            got=", ".join(map(str, values)),
+            fix="remove one of them.",
+        )
 
 
 def _check_corruption(name: str, place: str) -> None:
@@ -232,9 +230,10 @@ def _comparable(plan: Plan) -> list[str]:
     return [*plan.methods, *(f"{method} {control}" for method, control in pairs)]
 
 
-def _no_baseline(given: str, known: Iterable[str], place: str) -> None:
-    raise ConfigError(
-        f"The baseline must be one of the methods or of their controls ({place})",
-        got=repr(given),
-        fix=nearest(given, known),
-    )
+def _check_baseline(given: str, known: Collection[str], place: str) -> None:
+    if given not in known:
+        raise ConfigError(
+            f"The baseline must be one of the methods or of their controls ({place})",
+            got=repr(given),
+            fix=nearest(given, known),
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richkd.compare.corrupted import FOLDER as CORRUPTED
-from richkd.compare.corrupted import Log, corrupted_errors
+from richkd.compare.corrupted import corrupted_errors
 from richkd.compare.costs import RunCost, costs_of
 from richkd.compare.first import FOLDER as FIRST
 from richkd.compare.first import FirstRun, stages_of
@@ -28,6 +28,7 @@ from richkd.compare.worker import Job
 from richkd.core.files import refuse_unwritable
 from richkd.core.folder_lock import folder_lock
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.temporary import remove_abandoned
 from richkd.core.terminal import Terminal
 from richkd.core.visible import counted
@@ -100,7 +101,7 @@ def compare(
             remove_abandoned(folder)
         checked = check_runs(source.plan, runs, console.print)
         _print_checked(checked, runs, console)
-        failed = _do(source, runs, checked, out, jobs, console, start)
+        failed = _finish_runs(source, runs, checked, out, jobs, console, start)
         return _write(source, runs, checked, failed, out, console.print)
 
 
@@ -116,7 +117,7 @@ def _print_checked(checked: Checked, runs: Sequence[PlannedRun], console: Termin
         console.print(f"warning: {warning}", soft_wrap=True)
 
 
-def _do(
+def _finish_runs(
     source: Source,
     runs: Sequence[PlannedRun],
     checked: Checked,
@@ -125,7 +126,7 @@ def _do(
     console: Terminal,
     start: Start | None,
 ) -> dict[str, str]:
-    """Do the runs that are left, first runs before all others; returns the reasons of those that failed."""
+    """Do the runs that are left, first runs before all others; returns why some failed, by name."""
     first = first_runs_of(runs)
     every: list[AnyRun] = [*first, *runs]
     done = [run.name for run in every if run.name in checked.finished and _is_complete(run, out)]

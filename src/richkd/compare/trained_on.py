@@ -41,9 +41,9 @@ def check_trained_on(runs: Sequence[PlannedRun], opened: OpenedData, problems: R
                 continue
             compared.add(key)
             problems.attempt(one.label, _refuse_tested, one, run, opened)
-            if one.fold is None and _share(one, run, opened):
+            if one.fold is None and _saw_fitted(one, run, opened):
                 fitted.setdefault(one.label, {})[str(run.seed)] = None
-            elif _more_labels(one, run, opened):
+            elif _has_more_labels(one, run, opened):
                 taught.setdefault(one.label, {})[str(run.seed)] = None
         problems.attempt(run.label, _refuse_images_without_fold, run, opened)
     return [
@@ -72,14 +72,14 @@ def _refuse_tested(first: FirstRun, run: PlannedRun, opened: OpenedData) -> None
         )
 
 
-def _share(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
+def _saw_fitted(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
     """Whether a first run is trained on images on which another run fits."""
     splits = opened.of(run.config).splits
     name = held_out_split(splits)
     return name is not None and bool(_trained(first, opened).intersection(splits[name].keys()))
 
 
-def _more_labels(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
+def _has_more_labels(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
     """Whether a first run is trained on labels that another run does not have."""
     theirs, own = (opened.of(config).splits["train"] for config in (first.config, run.config))
     return bool(_labeled(theirs) - _labeled(own))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from richkd.config.resumed import SETTINGS
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, ConfigError
+from richkd.core.logs import Log
 from richkd.core.precision import emulation_warning
 from richkd.core.presence import exists
 from richkd.core.visible import counted
@@ -33,8 +34,6 @@ from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
 from richkd.training.task import Task
 from richkd.training.trackers import refuse_missing_trackers
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

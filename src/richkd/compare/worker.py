@@ -24,7 +24,7 @@ PATIENCE, PAUSE = 600.0, 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """What a process has to do.
+    """A run for a process of the queue.
 
     Attributes:
         name: name of the run.
@@ -78,7 +78,7 @@ def attempt(job: Job) -> Outcome:
     from richkd.core.visible import one_line
 
     try:
-        do(job)
+        finish_run(job)
     except Interrupted:
         return Outcome("stopped")
     except RichKDError as error:
@@ -95,7 +95,7 @@ def attempt(job: Job) -> Outcome:
     return Outcome("finished")
 
 
-def do(job: Job) -> None:
+def finish_run(job: Job) -> None:
     """Train or resume a run unless it is finished, and store its test logits unless they are stored.
 
     Raises:

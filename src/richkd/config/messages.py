@@ -12,6 +12,7 @@ _WORDS = {
     "model_type": "it must be names with values, such as {name: value}",
     "model_attributes_type": "it must be names with values, such as {name: value}",
     "string_type": "it must be text",
+    "path_type": "it must be the path of a file or folder",
     "bool_type": "it must be true or false",
     "int_type": "it must be a whole number",
     "float_type": "it must be a number",

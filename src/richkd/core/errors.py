@@ -254,8 +254,9 @@ def _similar(name: str, names: list[str]) -> list[str]:
     for known in names:
         folded = known.casefold()
         matcher = difflib.SequenceMatcher(None, folded, asked)
-        if sorted(asked) == sorted(folded):
-            scores[known] = 1.0  # the same letters in another order or case
+        # The same letters in another order or case, or the name without its prefix.
+        if sorted(asked) == sorted(folded) or folded.endswith(f"_{asked}"):
+            scores[known] = 1.0
         elif matcher.real_quick_ratio() >= SIMILAR and matcher.quick_ratio() >= SIMILAR:
             scores[known] = matcher.ratio()
     enough = max([SIMILAR, *(score - WINDOW for score in scores.values())])

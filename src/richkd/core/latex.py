@@ -19,7 +19,7 @@ _SPECIAL = re.compile("[" + re.escape("".join(_SIGNS)) + "]")
 
 
 def latex(text: object) -> str:
-    r"""The text so that LaTeX typesets it literally, also in a cell of a table.
+    r"""The text, escaped so that LaTeX typesets it literally, also in a cell of a table.
 
     Hidden characters are shown by `visible`. Letters beyond ASCII stay, which LaTeX reads as UTF-8. A bracket
     at the start is put into a group, because ``\\`` would take it for an argument.

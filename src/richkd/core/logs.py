@@ -1,11 +1,15 @@
-"""Loggers whose messages show names by `visible`."""
+"""Loggers whose messages show names by `visible`, and the type of log functions."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from richkd.core.visible import visible, visible_list
+
+# What receives the messages of a long function, one line each.
+Log = Callable[[str], None]
 
 
 class VisibleLogger(logging.LoggerAdapter[logging.Logger]):

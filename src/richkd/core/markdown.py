@@ -16,7 +16,7 @@ _STARTS = re.compile(r"^(\d{0,9})([-+.)=])(?=\s|$|[-=])")
 
 
 def markdown(text: object) -> str:
-    r"""The text so that Markdown shows it literally, in a paragraph, a heading, a list or a cell of a table.
+    r"""The text, escaped so that Markdown shows it literally: in a paragraph, heading, list or table cell.
 
     Hidden characters are shown by `visible`.
 

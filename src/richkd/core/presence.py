@@ -53,6 +53,18 @@ def resolved(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def nearest_existing(path: str | Path) -> Path:
+    """The absolute path without links, or its nearest parent that exists.
+
+    Example:
+        >>> nearest_existing("no/such/folder") == Path.cwd()
+        True
+    """
+    path = resolved(path)
+    # Path.exists would raise an error for a folder that may not be searched.
+    return next((one for one in (path, *path.parents) if os.access(one, os.F_OK)), path)
+
+
 def stat_error(path: str | Path) -> str | None:
     """Why the system does not let a path be looked at, for messages; None if it exists or does not.
 

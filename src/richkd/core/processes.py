@@ -283,11 +283,11 @@ def share_of(count: int) -> tuple[slice, list[int]]:
     return slice(ends[rank()], ends[rank() + 1]), sizes
 
 
-def unsaid(text: str) -> bool:
-    """Whether no other process has said this; a message of all processes is then printed once.
+def first_to_report(text: str) -> bool:
+    """Whether no other process has reported this; so a message that all processes have is printed once.
 
     Example:
-        >>> unsaid("There is no data")
+        >>> first_to_report("There is no data")
         True
     """
     if world() == 1 or group.store is None:

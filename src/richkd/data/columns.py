@@ -141,7 +141,13 @@ def is_unlabeled(rows: datasets.Dataset, label_column: str | None) -> bool:
     return all(value is None or (isinstance(value, int) and value < 0) for value in values)
 
 
-def _classes_without_images(labels_N: Tensor, class_names: Sequence[str]) -> list[str]:
+def classes_without_images(labels_N: Tensor, class_names: Sequence[str]) -> list[str]:
+    """The names of the classes that no label means, in label order.
+
+    Example:
+        >>> classes_without_images(torch.tensor([0, 2]), ("ant", "bee", "cow"))
+        ['bee']
+    """
     counts_C = torch.bincount(labels_N, minlength=len(class_names)).tolist()
     return [name for name, count in zip(class_names, counts_C, strict=True) if not count]
 
@@ -152,7 +158,7 @@ def log_absent(labels_N: Tensor, class_names: Sequence[str], where: str) -> None
     Example:
         >>> log_absent(torch.tensor([0, 1]), ("ant", "bee"), "the test split")
     """
-    absent = _classes_without_images(labels_N, class_names)
+    absent = classes_without_images(labels_N, class_names)
     if absent:
         shares = f"{len(absent)} of {len(class_names)}"
         doubt = COUNTED_FROM_ONE if absent == [class_names[0]] else ""
@@ -160,7 +166,7 @@ def log_absent(labels_N: Tensor, class_names: Sequence[str], where: str) -> None
 
 
 def _check_all_classes_have_images(labels_N: Tensor, class_names: Sequence[str], where: str) -> None:
-    empty = _classes_without_images(labels_N, class_names)
+    empty = classes_without_images(labels_N, class_names)
     if empty:
         raise DataError(
             f"Every class of {where} must have images",

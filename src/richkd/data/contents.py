@@ -24,6 +24,7 @@ from richkd.core.errors import CheckpointError, DataError, ModelError
 from richkd.core.files import not_written, write_atomically
 from richkd.core.lock import PAUSE, FileLock
 from richkd.core.lock_owners import Locked
+from richkd.core.logs import Log
 from richkd.core.tensor_files import encode_tensors, read_tensors
 from richkd.core.waiting import Wait
 from richkd.data.file_types import printable
@@ -74,7 +75,7 @@ class Contents:
         True
     """
 
-    def __init__(self, folder: Path | None = None, log: Callable[[str], None] = no_log) -> None:
+    def __init__(self, folder: Path | None = None, log: Log = no_log) -> None:
         self.folder, self.log = folder, log
         self._keys_N: NDArray[np.int64] = np.zeros(0, np.int64)
         self._stamps_N4: NDArray[np.int64] = np.zeros((0, 4), np.int64)
@@ -197,7 +198,7 @@ class Report:
         >>> report.end()
     """
 
-    def __init__(self, log: Callable[[str], None], total: int, size: int) -> None:
+    def __init__(self, log: Log, total: int, size: int) -> None:
         self.log, self.total, self.size, self.done = log, total, size, 0
         self.began = self.logged = time.monotonic()
         if total:

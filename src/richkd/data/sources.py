@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from richkd.config.schema import REST, DataConfig
 from richkd.core.errors import ConfigError, DataError
+from richkd.core.home import expanded
 from richkd.core.logs import logger_of
+from richkd.core.presence import resolved
 from richkd.core.types import UNLABELED
 from richkd.data.classes import check_names, positions_of, read_names
 from richkd.data.columns import Columns, as_split, is_unlabeled, log_absent
 from richkd.data.formats.hub import quiet
-from richkd.data.formats.scan import WHOLE
+from richkd.data.formats.scan import SPLIT_NAMES, WHOLE
 from richkd.data.labels import refuse_rest_of_all, with_few_labels
 from richkd.data.split import Data, Split, folds_of, held_out
 from richkd.data.tables import open_tables
@@ -107,6 +109,7 @@ def _source_splits(config: DataConfig) -> dict[str, Split]:
     others = [Path(other) for other in (config.calibration, unlabeled) if other is not None]
     columns = columns_of(config)
     tables = open_tables(config.path, exclude=others, columns=columns, nested=config.nested_classes)
+    _log_replaced_splits(config, unlabeled)
     splits: dict[str, Split] = {}
     for name in sorted(tables, key=ORDER.index):
         where = f"{name} in {config.path}"
@@ -116,6 +119,17 @@ def _source_splits(config: DataConfig) -> dict[str, Split]:
         expected = next(iter(splits.values())).class_names if splits else None
         splits[name] = as_split(tables[name], name, where, columns, expected)
     return splits
+
+
+def _log_replaced_splits(config: DataConfig, unlabeled: str | None) -> None:
+    """Log which folders of splits are no splits, because a setting names them."""
+    given = {"data.calibration": config.calibration, "data.unlabeled": unlabeled}
+    for setting, path in given.items():
+        name = None if path is None else SPLIT_NAMES.get(Path(path).name.lower())
+        if path is None or name is None:
+            continue
+        if resolved(expanded(path).parent) == resolved(expanded(config.path)):
+            logger.warning("%s is the folder of %s, so its images are no %s split", path, setting, name)
 
 
 def columns_of(config: DataConfig) -> Columns:

@@ -126,7 +126,7 @@ class Reader(Generic[Request, Result]):
                 raise
             finally:
                 # Requests often refer to the owner of this reader. The garbage collector frees such a cycle
-                # by closing the queues of the loader first. Its processes then do not hear that they are to
+                # by closing the queues of the loader first. Its processes are then not told to
                 # end, and each is waited for 5 seconds.
                 self._requests.content = ()
         else:

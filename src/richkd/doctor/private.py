@@ -62,5 +62,5 @@ def _users() -> list[str]:
     # The user of a container may have no name.
     with suppress(OSError, KeyError, ImportError):
         names.add(getpass.getuser())
-    # Names of this kind say nothing of a person, and are those of folders.
+    # These names identify nobody, and occur as names of folders.
     return sorted(names - {"", "root", "user", "ubuntu", "runner", "admin"})

@@ -7,19 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from richkd.core.presence import is_dir, resolved
+from richkd.core.presence import is_dir, nearest_existing
 
 
 def storage(folder: Path) -> dict[str, Any]:
     """A folder with its free space, and whether files can be written there.
 
-    Of a folder that does not exist yet, both are those of the parent that exists.
+    For a folder that does not exist yet, both describe its nearest parent that exists.
 
     Example:
         >>> storage(Path("no/such/folder"))["exists"]
         False
     """
-    here = existing(folder)
+    here = nearest_existing(folder)
     return {
         "folder": str(folder),
         "exists": is_dir(folder),
@@ -39,16 +39,3 @@ def free_bytes(folder: Path) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
-
-
-def existing(path: Path) -> Path:
-    """The path, or its nearest parent that exists.
-
-    Example:
-        >>> existing(Path("no/such/folder")) == Path.cwd()
-        True
-    """
-    # Path.resolve would raise an error for a link to itself, and Path.exists for a folder that may not be
-    # searched.
-    path = resolved(path)
-    return next((one for one in (path, *path.parents) if os.access(one, os.F_OK)), path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from richkd.core.checksums import SUMS, hash_file, sums_of
 from richkd.core.errors import ModelError
+from richkd.core.logs import Log
 from richkd.core.visible import counted, one_line
 from richkd.export.places import folder_of
 from richkd.models.saved import CARD, CONFIG, WEIGHTS, check_saved, saved_folder
@@ -84,7 +85,7 @@ def plan_upload(student: str | Path, repository: str) -> Upload:
     return Upload(repository, files | {SUMS: sums_of({name: _hash_of(file) for name, file in files.items()})})
 
 
-def push(upload: Upload, *, private: bool = False, log: Callable[[str], None] = lambda message: None) -> str:
+def push(upload: Upload, *, private: bool = False, log: Log = lambda message: None) -> str:
     """Create the repository if it does not exist, and upload the files as one commit.
 
     Args:

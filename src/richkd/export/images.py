@@ -67,4 +67,8 @@ def rgb_of(image: ImageLike) -> Image.Image:
     try:
         return to_rgb(image)
     except ValueError as error:
-        raise DataError("An image must have 8 or 16 bits per channel", got=str(error)) from None
+        raise DataError(
+            "An image must have 8 or 16 bits per channel",
+            got=str(error),
+            fix="scale its values to 0..255 and save it with 8 bits.",
+        ) from None

@@ -21,6 +21,7 @@ from richkd.core.spreadsheet import csv_line
 from richkd.core.visible import visible
 from richkd.data.file_types import printable
 from richkd.data.formats.scan import images_below
+from richkd.data.opening import RESTORE
 from richkd.export.artifact import Classifier
 from richkd.export.images import rgb_of
 from richkd.export.student import BATCH
@@ -28,6 +29,8 @@ from richkd.export.student import BATCH
 WILDCARDS = frozenset("*?[")
 # The part of an advice that is about images for training.
 OF_DATA = ", or remove the file from the data set"
+# The advice for a file that is not there: a path on the command line may be mistyped.
+RETYPE = "check the path, or restore the file."
 # Number of images that an error message lists.
 NAMED = 10
 SHOWN = "`richkd predict --help` shows how it is used."
@@ -246,14 +249,21 @@ def unreadable(failed: Sequence[Prediction]) -> DataError:
         Got: a.png: truncated
         Fix: replace the file.
     """
-    named = [f"{printable(prediction.image)}: {prediction.error}" for prediction in failed[:NAMED]]
-    fixes = dict.fromkeys(str(prediction.fix).replace(OF_DATA, "") for prediction in failed)
+    named = [_reason(prediction) for prediction in failed[:NAMED]]
+    texts = (RETYPE if prediction.fix == RESTORE else str(prediction.fix) for prediction in failed)
+    fixes = dict.fromkeys(text.replace(OF_DATA, "") for text in texts)
     problem = "predicted" if any(prediction.decoded for prediction in failed) else "read"
     return DataError(
         f"{len(failed)} of the images cannot be {problem}; all others were predicted",
         got="; ".join(named) + ("; …" if len(failed) > NAMED else ""),
         fix=" Or: ".join(list(fixes)[:3]),
     )
+
+
+def _reason(prediction: Prediction) -> str:
+    """The path of an image and why it has no prediction; errors of files end with the same path."""
+    path = printable(prediction.image)
+    return f"{path}: {str(prediction.error).removesuffix(f': {path}')}"
 
 
 def format_of(*, json: bool, csv: bool, out: Path | None) -> str:

@@ -153,8 +153,8 @@ def write_int8(
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 
 
-def refuse_drop(found: Comparison, max_drop: float) -> float:
-    """The loss of accuracy in percentage points.
+def accepted_drop(found: Comparison, max_drop: float) -> float:
+    """The loss of accuracy in percentage points, if it is small enough.
 
     Raises:
         ModelError: it is larger than ``max_drop``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from richkd.core.errors import CheckpointError, ConfigError, DataError, ModelError, RichKDError
 from richkd.core.files import not_written, refuse_unwritable
+from richkd.core.logs import Log
 from richkd.core.presence import stat_error
 from richkd.core.regular_files import kind_of
 from richkd.core.temporary import remove_abandoned, temporary_folder
@@ -30,7 +31,7 @@ from richkd.export.graph import graph_of
 from richkd.export.own_data import data_of
 from richkd.export.pictures import Pictures, held_out_pictures, pictures_of, training_pictures
 from richkd.export.places import name_of
-from richkd.export.quantization import Int8Result, Int8Settings, refuse_drop, write_int8
+from richkd.export.quantization import Int8Result, Int8Settings, accepted_drop, write_int8
 from richkd.export.student import Student, load_student
 
 # Pictures of the comparison, and of the measurement of accuracy.
@@ -106,9 +107,7 @@ class Export:
         }
 
 
-def export_student(
-    model: str, settings: ExportSettings, log: Callable[[str], None] = lambda message: None
-) -> Export:
+def export_student(model: str, settings: ExportSettings, log: Log = lambda message: None) -> Export:
     """Export a student to a file, and prove that the file has the student's probabilities.
 
     An existing file is replaced, after the proof.
@@ -156,7 +155,7 @@ def export_student(
                 refuse_difference(student, artifact, comparison, tolerance)
             else:
                 refuse_batch(artifact, tolerance)
-                drop = refuse_drop(comparison, settings.int8.max_drop)
+                drop = accepted_drop(comparison, settings.int8.max_drop)
                 int8 = Int8Result(drop, settings.int8.max_drop, float_bytes, calibration.source)
             runtime = artifact.opened.runtime
             files, size = keep(scratch, out)
@@ -253,9 +252,7 @@ def check_settings(settings: ExportSettings) -> None:
         )
 
 
-def _pictures(
-    model: str, student: Student, settings: ExportSettings, log: Callable[[str], None]
-) -> tuple[Pictures, Pictures]:
+def _pictures(model: str, student: Student, settings: ExportSettings, log: Log) -> tuple[Pictures, Pictures]:
     """The pictures for the comparison, and those for the calibration of integers."""
     if student.note:
         log(f"model: {student.note}")

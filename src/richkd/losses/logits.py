@@ -94,3 +94,17 @@ def of_other_classes(values_BC: Tensor, class_B: Tensor) -> Tensor:
     """
     others_X = torch.arange(values_BC.shape[1] - 1, device=values_BC.device)
     return values_BC.gather(1, others_X + (others_X >= class_B[:, None]))
+
+
+def log_softmax_of_others(logits_BC: Tensor, class_B: Tensor) -> Tensor:
+    """``log softmax`` (B, C − 1) over all classes but one for each row: ``log p_c / (1 − p_y)``.
+
+    Args:
+        logits_BC: class logits.
+        class_B: the class y that each row leaves out.
+
+    Example:
+        >>> log_softmax_of_others(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0])).exp().tolist()
+        [[0.5, 0.5]]
+    """
+    return of_other_classes(logits_BC, class_B).log_softmax(dim=1)

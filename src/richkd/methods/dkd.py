@@ -13,7 +13,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
-from richkd.losses.logits import of_other_classes
+from richkd.losses.logits import log_softmax_of_others, of_other_classes
 from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
@@ -97,7 +97,7 @@ def dkd_loss(
     student_BC = at_least_fp32(student_BC) / temperature
     class_B = torch.where(labels_B == UNLABELED, teacher_BC.argmax(dim=1), labels_B.long())
     binary = _kl(_target_or_other(teacher_BC, class_B), _target_or_other(student_BC, class_B))
-    others = _kl(_others(teacher_BC, class_B), _others(student_BC, class_B))
+    others = _kl(log_softmax_of_others(teacher_BC, class_B), log_softmax_of_others(student_BC, class_B))
     loss_B = alpha * binary + beta * others
     return temperature**2 * (loss_B if weight_B is None else weight_B * loss_B).mean()
 
@@ -117,11 +117,6 @@ def _target_or_other(logits_BC: Tensor, class_B: Tensor) -> Tensor:
     log_BC = logits_BC.log_softmax(dim=1)
     other_B1 = of_other_classes(log_BC, class_B).logsumexp(dim=1, keepdim=True)
     return torch.cat([log_BC.gather(1, class_B[:, None]), other_B1], dim=1)
-
-
-def _others(logits_BC: Tensor, class_B: Tensor) -> Tensor:
-    """Log-probabilities (B, C − 1) of the other classes, given that it is one of these."""
-    return of_other_classes(logits_BC, class_B).log_softmax(dim=1)
 
 
 def _kl(teacher_BX: Tensor, student_BX: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
-from richkd.losses.logits import of_other_classes
+from richkd.losses.logits import log_softmax_of_others
 from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
@@ -85,13 +85,8 @@ def nkd_loss(
     class_B = torch.where(labels_B == UNLABELED, teacher_BC.argmax(dim=1), labels_B.long())
     own_B1 = -teacher_BC.softmax(dim=1).gather(1, class_B[:, None])
     own_B = (own_B1 * student_BC.log_softmax(dim=1).gather(1, class_B[:, None]))[:, 0]
-    teacher_log_BX = _others(teacher_BC / temperature, class_B)
-    student_log_BX = _others(student_BC / temperature, class_B)
+    teacher_log_BX = log_softmax_of_others(teacher_BC / temperature, class_B)
+    student_log_BX = log_softmax_of_others(student_BC / temperature, class_B)
     others_B = -(teacher_log_BX.exp() * student_log_BX).sum(dim=1)
     loss_B = own_B + gamma * temperature**2 * others_B
     return (loss_B if weight_B is None else weight_B * loss_B).mean()
-
-
-def _others(logits_BC: Tensor, class_B: Tensor) -> Tensor:
-    """Log-probabilities (B, C − 1) of the other classes, given that it is one of these."""
-    return of_other_classes(logits_BC, class_B).log_softmax(dim=1)

@@ -138,7 +138,10 @@ def _newton_step(u_M: Tensor, stack_MNC: Tensor, labels_N: Tensor, strength: flo
     if failed:
         # An upper bound of the curvature, which is positive, where the objective is not convex in log w.
         bound_M = (factors_M * gradient_M).clamp_min(0) + strength / root_M
-        factor_MM = torch.linalg.cholesky(curved_MM + torch.diag(bound_M))
+        factor_MM, failed = torch.linalg.cholesky_ex(curved_MM + torch.diag(bound_M))
+        if failed:
+            # Rounding errors of huge logits. A diagonal of row sums is an upper bound without any.
+            factor_MM = torch.diag((curved_MM.abs().sum(dim=1) + bound_M).sqrt())
     step_M = torch.cholesky_solve(slope_M[:, None], factor_MM)[:, 0]
     return step_M, float(slope_M @ step_M) / 2
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from richkd.core.logs import Log
 from richkd.core.precision import autocast_dtype, emulation_warning, precisions_of
 from richkd.core.processes import on_first, world
 from richkd.core.structured import read_json
@@ -37,8 +38,6 @@ MARGIN = 0.93
 SPEED = "speed.json"
 HASH = "sha256"
 NAMES = {"fp32": "float32", "bf16": "bfloat16"}
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Everything that can be found wrong before the first step is found here, for trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from richkd.config.schema import Config
+from richkd.core.logs import Log
 from richkd.core.processes import on_first, world
 from richkd.core.types import Batch, Output, Target
 from richkd.data.effects import read_effects
@@ -38,14 +39,14 @@ from richkd.models.build import Network, build_network
 from richkd.models.small_maps import pad_small_maps
 from richkd.models.speed import Speed, SpeedChooser
 from richkd.pipeline.reuse import with_reused_classifier
-from richkd.pipeline.roles import assign_roles
+from richkd.pipeline.roles import Roles, assign_roles
 from richkd.pipeline.run_data import open_run_data, order_of
 from richkd.pipeline.seen_images import refuse_leaking_models
 from richkd.pipeline.sharpen import Factors, Sharpener, refuse_ambiguous, refuse_impossible
 from richkd.pipeline.signal import sampling_of
 from richkd.pipeline.sources import open_sources, read_of, shapes_of, sizes_of
 from richkd.pipeline.targets import TargetSource, distinct_teachers, teach
-from richkd.pipeline.teachers import Log, Opening, log_resizing, open_networks
+from richkd.pipeline.teachers import Opening, log_resizing, open_networks
 from richkd.pipeline.unused import refuse_unused, warn_of_endless_warmup
 from richkd.teachers.base import Teacher
 
@@ -200,36 +201,24 @@ def assemble(
     """
     specs = read_objective(config)
     roles = assign_roles(config, specs)
-    refuse_unused(config, specs, roles)
-    warn_of_endless_warmup(config, log)
     settings = fusions or by_label(config)
-    refuse_ambiguous(settings, specs, [n for n in roles.targets if len(roles.vision[n]) + roles.clip[n] > 1])
-    read_effects(config.augment)  # refuses a policy that timm does not know, before data are opened
+    _check_settings(config, specs, roles, settings, log)
     data = open_run_data(config, log)
     refuse_impossible(config.fusion, len(data.class_names))
     # One process reads the files of held-out images, and the others wait.
     on_first(lambda: refuse_leaking_models(config, data, log))
-    student = build_student(config, data)
-    log_resizing(student, "student", log)
-    if student.loaded is not None:
-        log(f"student: starts from {config.student.weights}: {student.loaded}")
+    student = _open_student(config, data, log)
     features = "features" in needs_of(specs)
     chooser = _speed_chooser(config, data, device, log, speeds)
     opening = Opening(config, data, device, features, log, chooser, read_of(specs, roles, "features"))
     networks = open_networks(opening, vision=bool(roles.targets), clip=roles.needs_clip)
     student = with_reused_classifier(student, specs, roles, networks.vision, config.train.seed, log)
     # Measured after the teachers were opened, so that a wrong one is refused at once.
-    precision, compiling = config.train.precision, config.train.compile
-    speed = chooser.choose("student", student, precision, compiling, trained=True)
+    train = config.train
+    speed = chooser.choose("student", student, train.precision, train.compile, trained=True)
     sizes = [size for teacher in networks if teacher is not None for size in sizes_of(teacher)]
     stores, training = open_stores(
-        data.splits,
-        config.data,
-        config.augment,
-        student.framing,
-        sizes,
-        workers=config.train.workers,
-        device=device,
+        data.splits, config.data, config.augment, student.framing, sizes, workers=train.workers, device=device
     )
     fitted: Factors = {}
     sampling = sampling_of(stores, training, lambda: order_of(config, data), device)
@@ -240,6 +229,25 @@ def assemble(
     return Parts(
         config, data, stores, student, specs, sources, training, device, speed, chooser.chosen, fitted
     )
+
+
+def _check_settings(
+    config: Config, specs: Sequence[TermSpec], roles: Roles, fusions: ByLabel, log: Log
+) -> None:
+    """Refuse what can be found wrong before data are opened."""
+    refuse_unused(config, specs, roles)
+    warn_of_endless_warmup(config, log)
+    fused = [name for name in roles.targets if len(roles.vision[name]) + roles.clip[name] > 1]
+    refuse_ambiguous(fusions, specs, fused)
+    read_effects(config.augment)  # refuses a policy that timm does not know
+
+
+def _open_student(config: Config, data: Data, log: Log) -> Network:
+    student = build_student(config, data)
+    log_resizing(student, "student", log)
+    if student.loaded is not None:
+        log(f"student: starts from {config.student.weights}: {student.loaded}")
+    return student
 
 
 def _speed_chooser(

@@ -133,7 +133,7 @@ def verify_caches(config: Config, *, sample: int = 256, quiet: bool = False) -> 
                 views = augmentation.view(seed, number, index_N[at_N])
                 for batch in _store_of(parts, teacher, split).batches([index_N[at_N]], [views]):
                     output = teacher.uncached.outputs(batch.to(parts.device), views)
-                    computed.append(cache.format.unpack(cache.format.pack(output)))
+                    computed.append(cache.format.restored(output))
                 stored.append(cache.read(cache.find(index_N[at_N], number_N[at_N])))
             if stored:
                 verified.append(_compare(cache, _values(stored), _values(computed)))
@@ -164,7 +164,7 @@ def damaged_shards(folder: str | Path) -> list[str]:
     return [f"{path.name}: {problem}" for path, problem in problems.items() if problem]
 
 
-def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
+def open_caches(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
     """Open all caches in a folder; no file is changed.
 
     Raises:
@@ -175,7 +175,7 @@ def contents(root: str | Path) -> list[tuple[Manifest, OutputCache]]:
         >>> from richkd.teachers.cache.row_format import RowFormat
         >>> with tempfile.TemporaryDirectory() as root:
         ...     cache = OutputCache(root, Manifest("net-train", {}, 9, 1, RowFormat(2, 0)))
-        ...     [(manifest.name, len(opened)) for manifest, opened in contents(root)]
+        ...     [(manifest.name, len(opened)) for manifest, opened in open_caches(root)]
         [('net-train', 0)]
     """
     folders = list_caches(root)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from richkd.config.schema import Config, FusionConfig
 from richkd.core.errors import ClipError, DataError
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.types import UNLABELED
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
@@ -24,7 +25,12 @@ from richkd.fusion.ood import fit_ood_weights
 from richkd.fusion.presets import needs_held_out
 from richkd.pipeline.targets import TargetSource
 from richkd.teachers.base import Teacher
-from richkd.teachers.clip.prompt_weights import cross_fitted_nll, fit_prompt_weights, read_prompt_weights
+from richkd.teachers.clip.prompt_weights import (
+    PromptSet,
+    cross_fitted_nll,
+    fit_prompt_weights,
+    read_prompt_weights,
+)
 from richkd.teachers.predict import outputs_of
 
 # Training images on which the scale of features is fitted.
@@ -53,7 +59,7 @@ class Fitter:
     stores: Stores
     device: torch.device
     features: bool
-    log: Callable[[str], None]
+    log: Log
     _held_out: dict[int, Tensor] = field(default_factory=dict)
 
     def source(self, teachers: Sequence[Teacher], *, clip: bool, averaged: bool = False) -> TargetSource:
@@ -134,22 +140,7 @@ class Fitter:
                 fix="add 'prompt_features' and 'prompts' to the file, or leave the weights equal.",
             )
         if choice == "fitted":
-            split = held_out_split(self.stores.names)
-            if split is None:
-                raise DataError(
-                    "Prompt weights are fitted on held-out images",
-                    got="neither a calibration folder nor a validation split",
-                    fix=f"{GIVE_HELD_OUT}.",
-                )
-            store = self.stores.clean(split, clip.framing)
-            labels_N = store.split.labels_N
-            feats_ND = outputs_of(clip, store, self.device).feats_BF
-            weights_P = fit_prompt_weights(prompts, feats_ND, labels_N, clip.logit_scale)
-            fitted, equal = cross_fitted_nll(prompts, feats_ND, labels_N, clip.logit_scale)
-            self.log(
-                f"prompts: weights fitted on {len(labels_N)} images of {split}; cross-fitted NLL "
-                f"{fitted:.4f}, with equal weights {equal:.4f}"
-            )
+            weights_P = self._fitted_prompt_weights(clip, prompts)
         else:
             weights_P = read_prompt_weights(expanded(choice), prompts.templates)
         order = weights_P.argsort(descending=True)[:3].tolist()
@@ -157,6 +148,26 @@ class Fitter:
         self.log(f"prompts: {', '.join(largest)}, …")
         embeddings_CD = prompts.class_embeddings(weights_P).float()
         return zero_shot.reweighted(embeddings_CD.to(zero_shot.class_embeddings_CD))
+
+    def _fitted_prompt_weights(self, clip: Teacher, prompts: PromptSet) -> Tensor:
+        """Weights (P) that are fitted on held-out images; logs what they are worth."""
+        split = held_out_split(self.stores.names)
+        if split is None:
+            raise DataError(
+                "Prompt weights are fitted on held-out images",
+                got="neither a calibration folder nor a validation split",
+                fix=f"{GIVE_HELD_OUT}.",
+            )
+        store = self.stores.clean(split, clip.framing)
+        labels_N = store.split.labels_N
+        feats_ND = outputs_of(clip, store, self.device).feats_BF
+        weights_P = fit_prompt_weights(prompts, feats_ND, labels_N, clip.logit_scale)
+        fitted, equal = cross_fitted_nll(prompts, feats_ND, labels_N, clip.logit_scale)
+        self.log(
+            f"prompts: weights fitted on {len(labels_N)} images of {split}; cross-fitted NLL "
+            f"{fitted:.4f}, with equal weights {equal:.4f}"
+        )
+        return weights_P
 
     def _has_unlabeled(self) -> bool:
         """Whether some training images have no labels; with ``data.unlabeled: rest``, there may be none."""

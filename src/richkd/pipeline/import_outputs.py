@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.types import UNLABELED, Output
 from richkd.data.augmentations import Clean, build_augmentation
 from richkd.data.batches import Store, open_store
@@ -27,8 +27,6 @@ from richkd.teachers.cache.row_format import RowFormat
 from richkd.teachers.cache.store import SHARD_BYTES, OutputCache
 from richkd.teachers.precomputed.outputs_file import GivenOutputs, RowIndex, paired, read_outputs
 from richkd.teachers.precomputed.vision import GIVEN, imported_manifests
-
-Log = Callable[[str], None]
 
 
 def import_outputs(
@@ -80,20 +78,11 @@ def import_outputs(
         name: open_store(split, framing, in_memory_gb=limit, workers=workers)
         for name, split in data.splits.items()
     }
-    row_format = RowFormat(len(data.class_names), given.feats_NF.shape[1], config.cache.top_k)
-    manifests = {}
     contents = Contents(root, log)
-    for split, store in stores.items():
-        imported = {"teacher": name, GIVEN: given.fingerprint, "class names": list(data.class_names)}
-        ingredients = imported | split_ingredients(
-            store.fingerprint(contents), augmentations[split], config.train.seed
-        )
-        views = count_of(augmentations[split])
-        wide = split != "train" and row_format.top_k is None
-        rows_of_split = replace(row_format, wide=wide)
-        manifests[split] = Manifest(
-            cache_name(name, split), ingredients, len(store.split), views, rows_of_split
-        )
+    manifests = {
+        split: _manifest(name, given, store, augmentations[split], config, contents)
+        for split, store in stores.items()
+    }
     _check_name(name, root, manifests)
     caches = []
     for split, store in stores.items():
@@ -103,6 +92,27 @@ def import_outputs(
         _report(given, rows[split], store, log)
     log(f"to use these outputs: --teacher cache:{name} --teacher-cache {root}")
     return caches
+
+
+def _manifest(
+    name: str,
+    given: GivenOutputs,
+    store: Store,
+    augmentation: Augmentation,
+    config: Config,
+    contents: Contents,
+) -> Manifest:
+    """The manifest of the cache for the outputs of a split."""
+    split, top_k = store.split, config.cache.top_k
+    wide = split.name != "train" and top_k is None
+    row_format = RowFormat(len(split.class_names), given.feats_NF.shape[1], top_k, wide=wide)
+    ingredients = {
+        "teacher": name,
+        GIVEN: given.fingerprint,
+        "class names": list(split.class_names),
+        **split_ingredients(store.fingerprint(contents), augmentation, config.train.seed),
+    }
+    return Manifest(cache_name(name, split.name), ingredients, len(split), count_of(augmentation), row_format)
 
 
 def _check_name(name: str, root: Path, manifests: Mapping[str, Manifest]) -> None:

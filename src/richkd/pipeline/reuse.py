@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -12,6 +12,7 @@ from torch import nn
 
 from richkd.config.model_name import parse_model_name
 from richkd.core.errors import ConfigError, ModelError
+from richkd.core.logs import Log
 from richkd.core.seeds import mix_seed
 from richkd.methods.objective import TermSpec
 from richkd.models.build import Network
@@ -31,7 +32,7 @@ def with_reused_classifier(
     roles: Roles,
     vision: Sequence[Teacher | None],
     seed: int,
-    log: Callable[[str], None] = lambda message: None,
+    log: Log = lambda message: None,
 ) -> Network:
     """The student that the terms ask for: the given one, or its layers with a teacher's classifier.
 

@@ -128,5 +128,6 @@ def _check_all_used(config: Config, specs: Sequence[TermSpec], roles: Roles) -> 
         raise ConfigError(
             f"The CLIP must be read by a loss term; --clip {config.clip.name} is read by none",
             got=f"terms {terms}",
-            fix="remove --clip, use --method richkd, or set the term's target to fused or clip.",
+            fix="remove --clip, or clip: from the recipe; or use --method richkd, or set the term's target "
+            "to fused or clip.",
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from richkd.config.schema import REST, Config
+from richkd.core.logs import Log
 from richkd.core.types import UNLABELED
 from richkd.data.order import TrainingOrder
 from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.data.unlabeled import refuse_tested
-from richkd.pipeline.teachers import Log
 
 
 def open_run_data(config: Config, log: Log) -> Data:

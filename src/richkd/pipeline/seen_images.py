@@ -18,12 +18,12 @@ from richkd.config.resumed import is_run, recorded_inputs
 from richkd.config.schema import Config
 from richkd.core.errors import DataError
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.presence import resolved
 from richkd.core.visible import counted
 from richkd.data.digests import decoded, digests_of
 from richkd.data.split import Data, Split
 from richkd.pipeline.named_files import files_of_models
-from richkd.pipeline.teachers import Log
 from richkd.teachers.cache.manifest import MANIFEST
 
 # Depth of a file of weights in its run folder, at most.

@@ -12,13 +12,13 @@ from richkd.config.entropy import MATCH_TEACHER, OWN
 from richkd.config.schema import Config, FusionConfig
 from richkd.core.checksums import check_hashes
 from richkd.core.errors import CheckpointError, ConfigError, DataError
+from richkd.core.logs import Log
 from richkd.core.structured import read_json
 from richkd.fusion.by_label import ALL, ByLabel, setting_of
 from richkd.fusion.entropy import check_nats, fit_factor, mean_entropy
 from richkd.methods.objective import TermSpec, softening_terms
 from richkd.pipeline.signal import Sample, Sampling, teacher_entropy
 from richkd.pipeline.targets import TargetSource, of_kind
-from richkd.pipeline.teachers import Log
 
 # The record of the factors in a run folder.
 FACTORS = "factors.json"
@@ -82,7 +82,7 @@ class Sharpener:
         known = self._knows(record, kinds)
         fusions = dict(alone.fusions)
         sample = None if known else self.sampling(source)
-        own = None if sample is None else replace(sample, outputs=_of(alone, source, sample))
+        own = None if sample is None else replace(sample, outputs=_outputs_of(alone, source, sample))
         for kind in kinds:
             if sample is None or own is None:
                 factor = self._keep(record, kind)
@@ -218,7 +218,7 @@ def read_factors(run: Path) -> Factors:
     raise CheckpointError(f"{path} must hold the factors of the fused targets", got=got, fix=fix)
 
 
-def _of(alone: TargetSource, source: TargetSource, sample: Sample) -> list[Any]:
+def _outputs_of(alone: TargetSource, source: TargetSource, sample: Sample) -> list[Any]:
     """The outputs of the teachers of a control, from those of all teachers."""
     by_teacher = dict(zip(map(id, source.teachers), sample.outputs, strict=True))
     return [by_teacher[id(teacher)] for teacher in alone.teachers]

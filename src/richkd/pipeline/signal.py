@@ -122,26 +122,6 @@ def sampling_of(
     return sampling
 
 
-def measure_signal(
-    source: TargetSource,
-    stores: Stores,
-    augmentation: Augmentation,
-    order: TrainingOrder,
-    device: torch.device,
-    temperature: float,
-) -> TargetShift:
-    """The target shift of training views, and the multiplier of the control without CLIP.
-
-    With two fusions, it is the mean shift, and the multiplier for images without labels.
-
-    Args:
-        temperature: temperature of the logit loss.
-    """
-    sample = Sample(*training_outputs(source, stores, augmentation, order, device))
-    shifts = shifts_of(source, sample, temperature)
-    return TargetShift(mean_shift(shifts, sample), list(shifts.values())[-1].multiplier)
-
-
 def shifts_of(source: TargetSource, sample: Sample, temperature: float) -> dict[str, TargetShift]:
     """The target shift of each kind of training images, and the multipliers of the control without CLIP.
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from richkd.core.logs import Log
 from richkd.core.types import UNLABELED, Output
 from richkd.data.batches import CleanStore
 from richkd.data.held_out import held_out_split
 from richkd.data.split import evenly_spaced
 from richkd.metrics.accuracy import measure, near_chance
 from richkd.pipeline.assemble import Parts
-from richkd.pipeline.teachers import Log
 from richkd.teachers.base import Teacher
 from richkd.teachers.predict import outputs_of
 
 SAMPLE = 256
+TEACHER_NEAR_CHANCE = "the teacher's classes are probably in another order"
+CLIP_NEAR_CHANCE = (
+    "check the class names and prompts (--clip.rename_classes, --clip.prompts), or train without CLIP"
+)
 
 
 def report_teachers(parts: Parts, log: Log) -> None:
@@ -44,11 +48,10 @@ def log_accuracy(teacher: Teacher, output: Output, labels_N: Tensor, images: str
     classes, top1 = logits_NC.shape[1], measure(logits_NC, labels_N).top1
     log(f"{teacher.role} {teacher.name}: accuracy {top1:.1%} on {len(labels_N)} {images}")
     # A trained teacher is above chance on its own classes; one with another class order is near chance.
+    # CLIP knows the classes by their names, which have no order.
     if near_chance(top1, classes, len(labels_N)):
-        log(
-            f"warning: this is near chance ({1 / classes:.1%}); the teacher's classes are probably in "
-            "another order"
-        )
+        advice = CLIP_NEAR_CHANCE if teacher.role == "CLIP" else TEACHER_NEAR_CHANCE
+        log(f"warning: this is near chance ({1 / classes:.1%}); {advice}")
 
 
 def report_sizes(parts: Parts, log: Log) -> None:

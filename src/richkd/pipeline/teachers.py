@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from richkd.core.files import hash_tensors, write_atomically
 from richkd.core.home import expanded
 from richkd.core.lock import FileLock
 from richkd.core.lock_owners import Locked
+from richkd.core.logs import Log
 from richkd.core.presence import exists
 from richkd.core.processes import world
 from richkd.core.types import UNLABELED
@@ -41,8 +42,6 @@ from richkd.teachers.folds import Classifier, open_folds
 from richkd.teachers.precomputed.vision import open_imported
 from richkd.teachers.sharded import ShardedTeacher
 from richkd.teachers.vision import VisionTeacher
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -161,8 +160,10 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
         ModelError: another architecture or number of classes, or no weights.
         ClassError: its saved class names differ, or their order does.
     """
-    if parse_model_name(config.name).kind == "name" and config.weights is None and not config.pretrained:
-        if not timm.is_model(config.name.partition(".")[0]):
+    parsed = parse_model_name(config.name)
+    torchvision = config.name.startswith("torchvision.models:")
+    if (parsed.kind == "name" or torchvision) and config.weights is None and not config.pretrained:
+        if not torchvision and not timm.is_model(config.name.partition(".")[0]):
             raise unknown_model(config.name, "teacher")
         raise ModelError(
             f"A teacher must have weights; {config.name} would be a network with random weights",

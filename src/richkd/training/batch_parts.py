@@ -34,7 +34,7 @@ def refuse_small_parts(parts: Parts) -> None:
 
 
 def _batch(parts: Parts) -> str:
-    """The images of a batch in words."""
+    """The number of images in a batch, for the message."""
     order = parts.order()
     text = f"{order.images_of_step} images"
     if order.images_of_step < parts.config.train.batch_size:

@@ -1,4 +1,4 @@
-"""The card of a student: what it is, how good, how to use it, and what is not known of it."""
+"""The card of a student: architecture, accuracy, use, and limits."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ def write_card(folder: Path, parts: Parts, student: Network, summary: dict[str, 
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    labels_N = parts.data.splits["train"].labels_N
-    fusion = summary["fusion"]
-    text = (
-        environment("richkd.training")
-        .get_template("card.md")
-        .render(
-            architecture=student.name,
-            loaded_by=_loader(student),
-            data=Path(parts.data.path).name,
-            classes=parts.data.class_names,
-            parameters=summary["parameters"],
-            size=student.size,
-            mean=tuple(student.mean),
-            std=tuple(student.std),
-            lesson=_lesson(parts),
-            splits=summary["splits"],
-            teachers={
-                split: {
-                    _short(name): figures for name, figures in result.items() if isinstance(figures, dict)
-                }
-                for split, result in summary["teachers"].items()
-            },
-            seed=summary["seed"],
-            temperature=summary["temperature"],
-            fitted_on=summary["temperature_fitted_on"],
-            version=own_version(),
-            method=summary["method"],
-            epochs=summary.get("planned_epochs", summary["epochs"]),
-            images=len(labels_N),
-            unlabeled=int((labels_N == UNLABELED).sum()),
-            inputs=[
-                (setting, Path(path).name, digest)
-                for setting, files in summary["inputs"].items()
-                for path, digest in files.items()
-            ],
-            fusion=fusion["origin"] if fusion and len(parts.teachers) > 1 else None,
-            fusion_labeled=summary["fusion_labeled"]["origin"] if "fusion_labeled" in summary else None,
-        )
-    )
+    template = environment("richkd.training").get_template("card.md")
+    text = template.render(**_values(parts, student, summary))
     card = ModelCard(f"---\n{_metadata(parts, student, summary).to_yaml()}\n---\n\n{text.strip()}\n")
     forget_hashes(folder, [CARD])
     write_atomically(folder / CARD, card.content.encode())
     record_hashes(folder, [CARD])
+
+
+def _values(parts: Parts, student: Network, summary: dict[str, Any]) -> dict[str, Any]:
+    """The values of the template by name."""
+    labels_N = parts.data.splits["train"].labels_N
+    fusion = summary["fusion"]
+    return {
+        "architecture": student.name,
+        "loaded_by": _loader(student),
+        "data": Path(parts.data.path).name,
+        "classes": parts.data.class_names,
+        "parameters": summary["parameters"],
+        "size": student.size,
+        "mean": tuple(student.mean),
+        "std": tuple(student.std),
+        "lesson": _lesson(parts),
+        "splits": summary["splits"],
+        "teachers": {
+            split: {_short(name): figures for name, figures in result.items() if isinstance(figures, dict)}
+            for split, result in summary["teachers"].items()
+        },
+        "seed": summary["seed"],
+        "temperature": summary["temperature"],
+        "fitted_on": summary["temperature_fitted_on"],
+        "version": own_version(),
+        "method": summary["method"],
+        "epochs": summary.get("planned_epochs", summary["epochs"]),
+        "images": len(labels_N),
+        "unlabeled": int((labels_N == UNLABELED).sum()),
+        "inputs": [
+            (setting, Path(path).name, digest)
+            for setting, files in summary["inputs"].items()
+            for path, digest in files.items()
+        ],
+        "fusion": fusion["origin"] if fusion and len(parts.teachers) > 1 else None,
+        "fusion_labeled": summary["fusion_labeled"]["origin"] if "fusion_labeled" in summary else None,
+    }
 
 
 def _loader(student: Network) -> str:

@@ -14,6 +14,7 @@ from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import ConfigError, ImageError, Problems
 from richkd.core.finite import refuse_non_finite_rows
+from richkd.core.logs import Log
 from richkd.core.terminal import Terminal
 from richkd.core.visible import counted
 from richkd.data.duplicates import duplicates, summary
@@ -28,7 +29,6 @@ from richkd.models.build import Network
 from richkd.pipeline.assemble import Parts, assemble
 from richkd.pipeline.roles import ADD_TEACHER
 from richkd.pipeline.teacher_check import log_accuracy, report_sizes
-from richkd.pipeline.teachers import Log
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.failures import NonFiniteDetector
 from richkd.training.forecast import Forecast, forecast, si

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from richkd.config.marks import flattened
 from richkd.core.device import pick_device
+from richkd.core.logs import Log
 from richkd.core.structured import read_json
 from richkd.core.versions import versions_of
 
@@ -127,7 +128,7 @@ def with_session(
 
 
 @contextmanager
-def threads_of(recorded: Mapping[str, Any], log: Callable[[str], None]) -> Iterator[None]:
+def threads_of(recorded: Mapping[str, Any], log: Log) -> Iterator[None]:
     """Compute with the number of threads of the last session, unless the user set another one.
 
     Args:

@@ -1,4 +1,4 @@
-"""The end of a run: fit the student's temperature, evaluate everybody, save the student and the figures."""
+"""The end of a run: fit the student's temperature, evaluate student and teachers, save the results."""
 
 from __future__ import annotations
 
@@ -45,25 +45,18 @@ def finish(
         for name in parts.stores.names
         if name in splits or name == fitted_on
     }
-    labels = {name: parts.data.splits[name].labels_N for name in logits}
-    temperature = fit_temperature(logits[fitted_on], labels[fitted_on]) if fitted_on else 1.0
-    evaluated = [name for name in EVALUATED if name in logits and name in splits]
-    calibrated = temperature if fitted_on else None
-    figures = {name: _measured(logits[name], labels[name], calibrated) for name in evaluated}
-    teachers: dict[str, Any] = {}
-    if parts.fusion is not None and set(evaluated) - {LEFT_OUT}:
-        # A teacher's pass over a split costs more than the student's, so one split has to do.
-        name = [name for name in evaluated if name != LEFT_OUT][-1]
-        teachers[name], targets = _teachers(parts, name)
-        for target, target_NC in targets.items():
-            figures[name][f"agreement_with_{target}"] = agreement(logits[name], target_NC)
+    temperature = None
+    if fitted_on:
+        temperature = fit_temperature(logits[fitted_on], parts.data.splits[fitted_on].labels_N)
+    evaluated = {name: logits[name] for name in EVALUATED if name in logits and name in splits}
+    figures, teachers = _figures(parts, evaluated, temperature)
     summary: dict[str, Any] = {
         "method": method_label(parts.config),
         "objective": {spec.label: _described(spec) for spec in parts.specs},
         "seed": parts.config.train.seed,
         "epochs": parts.config.train.epochs,
         "parameters": student.parameters_count,
-        "temperature": temperature,
+        "temperature": 1.0 if temperature is None else temperature,
         "temperature_fitted_on": fitted_on,
         "test_calibration_fraction": parts.config.data.test_calibration_fraction,
         "splits": figures,
@@ -75,16 +68,36 @@ def finish(
         **facts,
     }
     if write:
-        origin = {
-            "method": summary["method"],
-            "temperature_fitted_on": fitted_on,
-        }
-        if LEFT_OUT in parts.data.splits:
-            origin["left_out"] = parts.data.splits[LEFT_OUT].keys()
-        save_student(folder.student, student, parts.data.class_names, temperature, origin)
-        write_card(folder.student, parts, student, summary)
-        folder.write_json("summary.json", summary)
+        _write(parts, student, folder, summary)
     return summary
+
+
+def _figures(
+    parts: Parts, logits: dict[str, Tensor], temperature: float | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Metrics of the student on each split, and metrics of each teacher on one of them."""
+    figures = {
+        name: _measured(logits_NC, parts.data.splits[name].labels_N, temperature)
+        for name, logits_NC in logits.items()
+    }
+    candidates = [name for name in logits if name != LEFT_OUT]
+    if parts.fusion is None or not candidates:
+        return figures, {}
+    # A teacher's pass over a split costs more than the student's, so one split has to do.
+    split = candidates[-1]
+    teachers, targets = _teachers(parts, split)
+    for target, target_NC in targets.items():
+        figures[split][f"agreement_with_{target}"] = agreement(logits[split], target_NC)
+    return figures, {split: teachers}
+
+
+def _write(parts: Parts, student: Network, folder: RunFolder, summary: dict[str, Any]) -> None:
+    origin = {name: summary[name] for name in ("method", "temperature_fitted_on")}
+    if LEFT_OUT in parts.data.splits:
+        origin["left_out"] = parts.data.splits[LEFT_OUT].keys()
+    save_student(folder.student, student, parts.data.class_names, summary["temperature"], origin)
+    write_card(folder.student, parts, student, summary)
+    folder.write_json("summary.json", summary)
 
 
 def _measured(logits_NC: Tensor, labels_N: Tensor, temperature: float | None) -> dict[str, Any]:

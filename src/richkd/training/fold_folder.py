@@ -33,7 +33,7 @@ def prepare_folds(
         ConfigError: a fold is already left out, ``full`` is the folder of the folds, or starting weights
             were trained on the images of a fold.
         CheckpointError: the folder has teachers of more folds, or ``full`` is no finished run.
-        RichKDError: the data cannot be opened, or ``full`` was trained on others.
+        RichKDError: the data cannot be opened, or ``full`` was trained on other data.
     """
     progress = Progress(quiet=quiet)
     data = _open_whole(config, folds)

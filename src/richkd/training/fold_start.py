@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from richkd.config.schema import Config, ModelConfig
 from richkd.core.checksums import hash_file
 from richkd.core.errors import CheckpointError, ClassError, ConfigError, DataError
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.presence import resolved
 from richkd.core.structured import read_json
 from richkd.core.tensor_files import read_tensors
@@ -24,8 +25,6 @@ from richkd.models.saved import CONFIG, WEIGHTS, check_saved
 from richkd.pipeline.assemble import build_student
 from richkd.pipeline.seen_images import run_around
 from richkd.training.inputs import labels_digest
-
-Log = Callable[[str], None]
 
 
 def refuse_other_data(data: Data, full: Path, log: Log) -> None:
@@ -81,7 +80,7 @@ def refuse_leaking_start(config: Config, data: Data, full: Path | None) -> None:
     """
     for setting, file in _starts(config.student):
         run = run_around(file)
-        if run is not None and ((full is not None and run == resolved(full)) or _saw(run, data, config)):
+        if run is not None and ((full is not None and run == resolved(full)) or _saw(run, data)):
             raise _leak(f"{setting} {file}, of the run {run}, which was trained on these images")
         if full is not None and _is_copy(file, full):
             raise _leak(f"{setting} {file}, whose content is that of a file in {full}")
@@ -109,13 +108,13 @@ def _starts(student: ModelConfig) -> Iterator[tuple[str, Path]]:
         yield "student.weights", expanded(student.weights)
 
 
-def _saw(run: Path, data: Data, config: Config) -> bool:
+def _saw(run: Path, data: Data) -> bool:
     """Whether a run was trained on a training image of these data."""
     recorded = recorded_inputs(run)
     try:
         then_N, hashed = decoded(recorded["splits"]["train"]), bool(recorded["hashed"])
     except (LookupError, TypeError, ValueError):
-        # Without a record, only the fold that is left out by the settings could tell; so all are suspected.
+        # A run without a record of its images is suspected.
         return True
     return bool(np.isin(digests_of(data.splits["train"], hashed=hashed), then_N).any())
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from richkd.core.home import expanded
+from richkd.core.presence import nearest_existing
 from richkd.core.visible import counted
 from richkd.core.waiting import clock
 from richkd.pipeline.assemble import Parts
@@ -109,13 +109,8 @@ def forecast(parts: Parts) -> Forecast:
         evaluated * measured.evaluating,
         tensors,
         _run_bytes(parts),
-        min(shutil.disk_usage(_existing(folder)).free for folder in folders),
+        min(shutil.disk_usage(nearest_existing(folder)).free for folder in folders),
     )
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the one in which it will be made."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _moments(parts: Parts) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from richkd.core.errors import ConfigError
 from richkd.core.freed_memory import return_freed_memory
 from richkd.core.interrupt import Interrupted, stop_request
 from richkd.core.launch import join, together
+from richkd.core.logs import Log
 from richkd.core.processes import meet, on_first, world
 from richkd.core.progress import Progress
 from richkd.core.temporary import remove_abandoned
@@ -193,10 +194,7 @@ def distill(
     refuse_missing_trackers(config.train.trackers)
     device = join(config.train.device, config.train.process_timeout)
     _refuse_compiling(config)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        project_dir=str(config.out),
-    )
+    accelerator = Accelerator(cpu=device.type == "cpu", project_dir=str(config.out))
     folder = RunFolder(config.out)
     how = {"resume": resume, "overwrite": overwrite, "accept_changed_images": accept_changed_images}
     with together(), ExitStack() as end:
@@ -236,9 +234,10 @@ def _run(
     overwrite: bool,
     accept_changed_images: bool,
 ) -> Run:
-    known = on_first(lambda: (folder.speeds(), folder.factors(), folder.has_checkpoint))
-    speeds, factors = known[:2] if resume else ({}, {})
-    again = resume and not known[2]
+    speeds, factors, began = on_first(lambda: (folder.speeds(), folder.factors(), folder.has_checkpoint))
+    if not resume:
+        speeds, factors = {}, {}
+    again = resume and not began
     if again:
         progress.log(f"{folder.path} has no checkpoint yet: the run starts from the beginning")
     parts = assemble(config, device, progress.log, speeds, factors)
@@ -264,7 +263,7 @@ def _run(
     return run
 
 
-def _begin(trainer: Trainer, session: Session, log: Callable[[str], None], *, overwrite: bool) -> None:
+def _begin(trainer: Trainer, session: Session, log: Log, *, overwrite: bool) -> None:
     """Write what is known of the run into its folder, and open the trackers."""
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
     accelerator.log_with = trackers_of(parts.config.train.trackers, folder.path, log)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from richkd.config.resumed import recorded_inputs
+from richkd.core.logs import Log
 from richkd.core.processes import on_first, world
 from richkd.training.environment import changes_between, environment, recorded_environment, with_session
 from richkd.training.inputs import changed_data, read_inputs
 from richkd.training.trainer import Trainer
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from richkd.core.errors import ConfigError
+from richkd.core.logs import Log
 
 # Folder of TensorBoard's files in the run folder, and name of the project of all other trackers.
 EVENTS, PROJECT = "events", "richkd"
@@ -54,7 +55,7 @@ def refuse_missing_trackers(names: Iterable[str]) -> None:
             )
 
 
-def trackers_of(names: Iterable[str], run: Path, log: Callable[[str], None]) -> list[LastingTracker]:
+def trackers_of(names: Iterable[str], run: Path, log: Log) -> list[LastingTracker]:
     """The trackers of a run, which `Accelerator.init_trackers` starts.
 
     TensorBoard's files are in the folder ``events`` of the run. Other trackers get the project ``richkd`` and
@@ -99,7 +100,7 @@ class LastingTracker(GeneralTracker):  # type: ignore[misc]
     # The trackers of accelerate know themselves which process logs.
     main_process_only = False
 
-    def __init__(self, name: str, make: Callable[[], Any], log: Callable[[str], None]) -> None:
+    def __init__(self, name: str, make: Callable[[], Any], log: Log) -> None:
         self.name, self._make, self._log = name, make, log
         self._inner: Any = None
         super().__init__()

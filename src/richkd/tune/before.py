@@ -89,7 +89,7 @@ def minutes_of(text: str) -> float:
     """Minutes from a text such as ``10m``, ``1.5h`` or ``90s``; a number alone is minutes.
 
     Raises:
-        ConfigError: the text is none.
+        ConfigError: the text is no duration.
 
     Example:
         >>> minutes_of("10m"), minutes_of("1.5h"), minutes_of("90s"), minutes_of("3")

@@ -136,7 +136,7 @@ def search(
         runner = _Runner(out, at_once, threads_of_runs(out, {RUNS: at_once})[RUNS], opened, console, start)
         if source.plan.budget.minutes is not None:
             runner.refuse_changed(timed_runs(methods, trials))
-        halving = ladder(source.plan, methods, trials, at_once, runner.do)
+        halving = ladder(source.plan, methods, trials, at_once, runner.finish)
         searches = [_open(source, out, method, halving) for method in methods]
         runner.refuse_changed(_done(searches, trials))
         _print_ladder(halving, source.plan.budget.minutes, len(methods), console)
@@ -188,7 +188,7 @@ class _Runner:
             problems.attempt(run.method, refuse_changed, run, self.opened)
         problems.refuse_all()
 
-    def do(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
+    def finish(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
         """Do runs that are not finished; returns why those that failed did.
 
         Raises:

@@ -177,7 +177,7 @@ def open_remote(uri: str) -> dict[str, datasets.Dataset]:
             splits = {} if found is None else {split: _open(found, split) for split in found.splits}
     except DataError:
         raise
-    # See above.
+    # Errors of the network are those of an HTTP library.
     except Exception as error:
         raise DataError(
             f"{uri} must be a data set of the Hugging Face hub",

@@ -67,7 +67,7 @@ def numbers(result: Probe) -> dict[str, Any]:
 
 
 def render(result: Probe, data: str) -> str:
-    """Returns the HTML text of the page; ``data`` is the name of the data."""
+    """The HTML text of the page; ``data`` is the name of the data."""
     return (
         environment("richkd.reporting")
         .get_template("probe.html")
@@ -106,16 +106,19 @@ def teacher_rows(result: Probe) -> list[tuple[str, TeacherFigures, str]]:
         >>> [(name, kind) for name, _, kind in teacher_rows(probe)]
         [('CLIP', 'clip'), ('fused, default', 'fused')]
     """
-    rows = [(e.name, e, KINDS.get(e.name, "teacher")) for e in result.teachers]
-    return rows + [(f"fused, {e.name}", e, "fused" if e is result.fused else "other") for e in result.fusions]
+    teachers = [(one.name, one, KINDS.get(one.name, "teacher")) for one in result.teachers]
+    fusions = [
+        (f"fused, {one.name}", one, "fused" if one is result.fused else "other") for one in result.fusions
+    ]
+    return teachers + fusions
 
 
 def _teachers(result: Probe) -> dict[str, Any]:
     rows = teacher_rows(result)
-    bounds = [(e.intervals["top1"].low, e.intervals["top1"].high) for _, e, _ in rows]
+    intervals = [teacher.intervals["top1"] for _, teacher, _ in rows]
     bars = [
-        (name, teacher.metrics.top1, low, high, kind)
-        for (name, teacher, kind), (low, high) in zip(rows, bounds, strict=True)
+        (name, teacher.metrics.top1, top1.low, top1.high, kind)
+        for (name, teacher, kind), top1 in zip(rows, intervals, strict=True)
     ]
     return {"teachers": rows, "accuracy": bars}
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED
 from richkd.core.waiting import still
+from richkd.data.columns import classes_without_images
 from richkd.data.held_out import held_out_split
-from richkd.data.split import Split, evenly_spaced
+from richkd.data.split import evenly_spaced
 from richkd.evaluate.model_report import confidence_of, confusions_of, losses_of
 from richkd.fusion.alone import TargetShift, measure_target_shift
 from richkd.fusion.held_out import HeldOut
@@ -110,7 +111,7 @@ def run_probe(parts: Parts) -> Probe:
     return Probe(
         held_out,
         len(labels_N),
-        _classes_without_images(split),
+        tuple(classes_without_images(labels_N, class_names)),
         class_count=len(class_names),
         labeled=int((train_N != UNLABELED).sum()),
         unlabeled=int((train_N == UNLABELED).sum()),
@@ -191,13 +192,13 @@ def _signals(parts: Parts, logits: _Logits) -> dict[str, TargetShift]:
     outputs, _ = training_outputs(source, parts.stores, parts.augmentation, parts.order(), parts.device)
     raw = [output.logits_BC for output in outputs]
     own = [z_NC * teacher.logit_scale for z_NC, teacher in zip(raw, source.teachers, strict=True)]
-    calibrated = on_scales(logits.scales, raw)
+    log_probs = on_scales(logits.scales, raw)
     shares = alpha_shares(None, len(raw))
-    teacher_NC = raw[0] if len(raw) == 2 else torch.stack(calibrated[:-1]).mean(dim=0)
+    teacher_NC = raw[0] if len(raw) == 2 else torch.stack(log_probs[:-1]).mean(dim=0)
     targets = {
         "as-released": LogPool(shares)(raw),
         "paper": LogPool(shares)(own),
-        DEFAULT: logits.choice.mixing(calibrated),
+        DEFAULT: logits.choice.mixing(log_probs),
     }
     return {name: measure_target_shift(z_NC, teacher_NC, parts.temperature) for name, z_NC in targets.items()}
 
@@ -224,11 +225,6 @@ def _similar_names(
 def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
     prompts = None if clip.zero_shot is None else clip.zero_shot.prompts()
     return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
-
-
-def _classes_without_images(split: Split) -> tuple[str, ...]:
-    counts_C = torch.bincount(split.labels_N, minlength=len(split.class_names)).tolist()
-    return tuple(name for name, count in zip(split.class_names, counts_C, strict=True) if not count)
 
 
 def _at_alpha(alpha: float, logs: Sequence[Tensor], labels_N: Tensor) -> tuple[float, float, float]:

@@ -127,9 +127,15 @@ def warnings(result: Probe) -> list[str]:
         )
     for teacher in result.teachers:
         if near_chance(teacher.metrics.top1, result.class_count, result.images):
+            # CLIP knows the classes by their names, which have no order.
+            advice = (
+                "check its class names and prompts (--clip.rename_classes, --clip.prompts)."
+                if teacher is result.clip
+                else "its classes are probably in another order."
+            )
             messages.append(
                 f"the accuracy of {teacher.name}, {teacher.metrics.top1:.1%}, is near chance "
-                f"({1 / result.class_count:.1%}): its classes are probably in another order."
+                f"({1 / result.class_count:.1%}): {advice}"
             )
     messages += _saturation_warning(result.train_top1, result.teacher.metrics.top1, result.split)
     messages += [f"class '{a.class_name}': {a.problem}; {a.advice}" for a in result.names]

@@ -68,7 +68,7 @@ def write_report(report: Report, folder: str | Path) -> Path:
 
 
 def numbers(report: Report) -> dict[str, Any]:
-    """Returns all data of the page as a dictionary that can be written as JSON."""
+    """All data of the page as a dictionary that can be written as JSON."""
     return {
         "verdict": sentences(report),
         "data": report.data,
@@ -92,13 +92,11 @@ def numbers(report: Report) -> dict[str, Any]:
 
 
 def context(report: Report) -> dict[str, Any]:
-    """Returns the values of the templates ``report.html`` and ``report.md``, by name."""
+    """The values of the templates ``report.html`` and ``report.md``, by name."""
     result = report.evaluation
     kinds = kinds_of(report)
-    legend = [
-        (kinds[j.name], DASHES.get(kinds[j.name], "4 2"), report.names[j.name]) for j in result.model_reports
-    ]
-    rows = [(kinds[j.name], _model_row(report, j)) for j in result.model_reports]
+    models = result.model_reports
+    rows = [(kinds[model.name], _model_row(report, model)) for model in models]
     return {
         "title": f"Evaluation of {report.names[report.shipped.name]}",
         "report": report,
@@ -110,26 +108,15 @@ def context(report: Report) -> dict[str, Any]:
         "first": report.shipped.name,
         "certain": CERTAIN,
         "coverages": COVERAGES,
-        "legend": legend,
+        "legend": [(kinds[one.name], _dashes(kinds[one.name]), report.names[one.name]) for one in models],
         "model_heads": MODEL_HEADS,
         "model_rows": rows,
         "model_csv": [[raw for _, raw in row] for _, row in rows],
         "pairs": result.comparisons,
         "fidelity": [(student, row) for student, rows in result.fidelity.items() for row in rows],
-        "semantics": [
-            (j.name, _semantics_row(j.semantics)) for j in result.model_reports if j.semantics is not None
-        ],
-        "robustness": result.robustness,
-        "corruption_rows": [
-            [report.names[row.name], name, severity + 1, error, row.eces[name][severity]]
-            for row in result.robustness
-            for name, errors in row.errors.items()
-            for severity, error in enumerate(errors)
-        ],
-        "confusion_heads": ["correct / predicted", *result.class_names],
-        "confusion_rows": [
-            [name, *counts] for name, counts in zip(result.class_names, report.shipped.confusion, strict=True)
-        ],
+        "semantics": [(one.name, _semantics_row(one.semantics)) for one in models if one.semantics],
+        **_corruptions(report),
+        **_confusions(report),
         **_reliability(report, kinds),
         **_risk(report, kinds),
         **_classes(report),
@@ -201,15 +188,36 @@ def _semantics_row(row: Semantics) -> list[str]:
     ]
 
 
+def _dashes(kind: str) -> str:
+    return DASHES.get(kind, "4 2")
+
+
+def _corruptions(report: Report) -> dict[str, Any]:
+    robustness = report.evaluation.robustness
+    rows = [
+        [report.names[row.name], name, severity + 1, error, row.eces[name][severity]]
+        for row in robustness
+        for name, errors in row.errors.items()
+        for severity, error in enumerate(errors)
+    ]
+    return {"robustness": robustness, "corruption_rows": rows}
+
+
+def _confusions(report: Report) -> dict[str, Any]:
+    names = report.evaluation.class_names
+    rows = [[name, *counts] for name, counts in zip(names, report.shipped.confusion, strict=True)]
+    return {"confusion_heads": ["correct / predicted", *names], "confusion_rows": rows}
+
+
 def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
     diagrams = [
-        (report.names[j.name], kinds[j.name], bins_of(j.reliability[1]))
-        for j in report.evaluation.model_reports
+        (report.names[model.name], kinds[model.name], bins_of(model.reliability[1]))
+        for model in report.evaluation.model_reports
     ]
     rows = [
-        (report.names[j.name], "yes" if calibrated else "no", f"{confidence:.4f}", f"{top1:.4f}", count)
-        for j in report.evaluation.model_reports
-        for calibrated, bins in enumerate(j.reliability)
+        (report.names[model.name], "yes" if calibrated else "no", f"{confidence:.4f}", f"{top1:.4f}", count)
+        for model in report.evaluation.model_reports
+        for calibrated, bins in enumerate(model.reliability)
         for confidence, top1, count in bins_of(bins)
     ]
     return {"diagrams": diagrams, "reliability_rows": rows, "calibration": _calibration(report, kinds)}
@@ -218,32 +226,28 @@ def _reliability(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
 def _calibration(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, str, list[str]]]:
     """Calibration of each model without and with its temperature: color, name, cells."""
     rows = []
-    for j in report.evaluation.model_reports:
-        both = [
-            (j.own, j.adaptive_ece[0], j.reliability[0]),
-            (j.calibrated, j.adaptive_ece[1], j.reliability[1]),
-        ]
-        states = ("none", f"T = {j.temperature:.2f}")
+    for model in report.evaluation.model_reports:
+        states = [("none", model.own)]
         # A model without a stored temperature, such as a teacher, has one row only.
-        for state, (figures, adaptive, bins) in list(zip(states, both, strict=True))[
-            : 1 + (j.temperature != 1)
-        ]:
-            numbers = (figures.ece, adaptive, bins.mce, figures.nll, figures.brier)
-            cells = [state, *(f"{number:.3f}" for number in numbers)]
-            rows.append((kinds[j.name], report.names[j.name], cells))
+        if model.temperature != 1:
+            states.append((f"T = {model.temperature:.2f}", model.calibrated))
+        for position, (state, metrics) in enumerate(states):
+            adaptive, bins = model.adaptive_ece[position], model.reliability[position]
+            values = (metrics.ece, adaptive, bins.mce, metrics.nll, metrics.brier)
+            cells = [state, *(f"{value:.3f}" for value in values)]
+            rows.append((kinds[model.name], report.names[model.name], cells))
     return rows
 
 
 def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
     curves = [
-        (j.name, list(zip(j.curve.coverage, j.curve.risk, strict=True)))
-        for j in report.evaluation.model_reports
+        (model.name, list(zip(model.curve.coverage, model.curve.risk, strict=True)))
+        for model in report.evaluation.model_reports
     ]
     # The risk of the few most confident predictions is random, and would make the axis too long.
     top = max((y for _, points in curves for x, y in points if x >= 0.05), default=0.0) or 0.01
     series = [
-        (kinds[name], DASHES.get(kinds[name], "4 2"), [(x, min(y, top)) for x, y in points])
-        for name, points in curves
+        (kinds[name], _dashes(kinds[name]), [(x, min(y, top)) for x, y in points]) for name, points in curves
     ]
     rows = [(report.names[name], f"{x:.3f}", f"{y:.4f}") for name, points in curves for x, y in points]
     return {"risk": series, "risk_top": top, "risk_rows": rows}
@@ -251,13 +255,13 @@ def _risk(report: Report, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 def _classes(report: Report) -> dict[str, Any]:
     model_reports = report.evaluation.model_reports
-    by_model = [{name: share for name, _, share in j.classes} for j in model_reports]
+    by_model = [{name: share for name, _, share in model.classes} for model in model_reports]
     classes = [
         (name, count, [shares[name] for shares in by_model]) for name, count, _ in model_reports[0].classes
     ]
     return {
         "classes": classes,
-        "class_heads": ["class", "images", *(report.names[j.name] for j in model_reports)],
+        "class_heads": ["class", "images", *(report.names[model.name] for model in model_reports)],
         "class_csv": [[name, count, *shares] for name, count, shares in classes],
     }
 
@@ -289,7 +293,7 @@ def _training(report: Report) -> dict[str, Any]:
             points = [(epoch["epoch"] + 1, epoch[key]) for epoch in run.epochs if epoch.get(key) is not None]
             # A metric that was measured only once is in the tables.
             if len(points) > 1:
-                series.append((colors[run.name], DASHES.get(colors[run.name], "4 2"), points))
+                series.append((colors[run.name], _dashes(colors[run.name]), points))
         if not series:
             continue
         values = [y for _, _, points in series for _, y in points]
@@ -304,9 +308,7 @@ def _training(report: Report) -> dict[str, Any]:
             for run in report.runs
             for epoch in run.epochs
         ],
-        "run_legend": [
-            (colors[run.name], DASHES.get(colors[run.name], "4 2"), run.name) for run in report.runs
-        ],
+        "run_legend": [(colors[run.name], _dashes(colors[run.name]), run.name) for run in report.runs],
     }
 
 

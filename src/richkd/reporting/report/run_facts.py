@@ -10,7 +10,7 @@ from typing import Any
 
 from richkd.config.model_name import parse_model_name
 from richkd.core.errors import DataError
-from richkd.core.presence import is_file, resolved
+from richkd.core.presence import is_dir, is_file, resolved
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
 from richkd.training.run_folder import check_run
@@ -78,7 +78,7 @@ def read_run(folder: str | Path) -> RunFacts:
         if not is_file(folder / name):
             raise DataError(
                 f"{folder} must be the folder of a finished run",
-                got=f"no {name} in it",
+                got=f"no {name} in it" if is_dir(folder) else "no such folder",
                 fix="give the --out folder of a run; finish a stopped run with --resume.",
             )
     try:

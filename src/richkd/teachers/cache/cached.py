@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from richkd.config.schema import CacheConfig
 from richkd.core.errors import CacheError
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.types import Batch, Output
 from richkd.data.batches import Store
 from richkd.data.contents import Contents
@@ -103,7 +104,7 @@ class CachedTeacher(Teacher):
         # Sparse rows drop small logits. Drop them now, too, so that later runs have the same targets.
         if cache.format.top_k is None:
             return output
-        return self.teacher.restored(_through(cache, output).to(output.logits_BC.device))
+        return self.teacher.restored(cache.format.restored(output).to(output.logits_BC.device))
 
     def lacks(self, split: str, index_B: Tensor, views: Views) -> bool:
         """Whether the output of any of these views, drawn by the augmentation of a cache, is not stored."""
@@ -143,7 +144,7 @@ def with_cache(
     *,
     seed: int,
     features: bool,
-    log: Callable[[str], None],
+    log: Log,
 ) -> Teacher:
     """Add a cache for each split under ``config.dir`` to a teacher.
 
@@ -258,8 +259,3 @@ def described(augmentation: Augmentation) -> dict[str, Any]:
     given = {name: value for name, value in settings.items() if value is not None}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     return {"augmentation": type(augmentation).__name__, **plain}
-
-
-def _through(cache: OutputCache, output: Output) -> Output:
-    """The output as it would be read from the cache."""
-    return cache.format.unpack(cache.format.pack(output))

@@ -119,6 +119,10 @@ class RowFormat:
         logits_BC = rest_B1.expand(-1, self.classes).scatter(1, classes_BK, values_BK)
         return Output(logits_BC, feats_BF)
 
+    def restored(self, output: Output) -> Output:
+        """The output as it would be read after it was stored."""
+        return self.unpack(self.pack(output))
+
 
 def as_stored(output: Output) -> Output:
     """Round logits and features to float16 and back to float32.

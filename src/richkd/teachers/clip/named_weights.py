@@ -134,7 +134,8 @@ def _traits(model: str, tag: str | None) -> dict[str, Any]:
 
 
 def _described(traits: Mapping[str, Any]) -> str:
-    """
+    """The values in words, for messages.
+
     Example:
         >>> _described({"mean": (0.0, 0.0, 0.0), "interpolation": "bicubic", "quick_gelu": True})
         'mean (0, 0, 0), interpolation bicubic, QuickGELU'

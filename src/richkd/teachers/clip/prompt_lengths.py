@@ -1,4 +1,4 @@
-"""Find prompts that are longer than the context of CLIP's text tower. Tokenizers cut them without a word."""
+"""Find prompts that are longer than the context of CLIP's text tower. Tokenizers cut them silently."""
 
 from __future__ import annotations
 

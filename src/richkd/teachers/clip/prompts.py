@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from richkd.core.errors import ClassError, ClipError, nearest
@@ -103,7 +103,8 @@ def build_prompts(
     for name, sentences in zip(class_names, prompts, strict=True):
         if not sentences:
             raise ClipError(
-                f"Every class needs a prompt; class '{name}' has none",
+                "Every class needs a prompt",
+                got=f"class '{name}' without one",
                 fix="add a prompt for the class, or templates.",
             )
         other = owner.setdefault(frozenset(sentences), name)
@@ -151,15 +152,7 @@ def load_class_prompts(path: str | Path, class_names: Sequence[str]) -> dict[str
                 got=f"{key!r} ({type(key).__name__})",
                 fix="quote it.",
             )
-        name = known.get(clean_name(key))
-        if name is None:
-            raise ClipError(
-                f"{path} must contain only classes of the data",
-                got=f"'{key}'",
-                fix=hint_at_class(clean_name(key), known),
-            )
-        if name in result:
-            raise ClipError(f"{path} names class '{name}' twice", fix="keep one of the entries.")
+        name = _class_of(key, known, result, path)
         result[name] = _sentences(sentences, f"The prompts of class '{key}' in {path}")
     return result
 
@@ -210,15 +203,7 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
         )
     result: dict[str, str] = {}
     for key, renamed in content.items():
-        name = known.get(clean_name(str(key)))
-        if name is None:
-            raise ClipError(
-                f"{path} must contain only classes of the data",
-                got=repr(key),
-                fix=hint_at_class(str(key), class_names),
-            )
-        if name in result:
-            raise ClipError(f"{path} names class '{name}' twice", fix="keep one of the entries.")
+        name = _class_of(str(key), known, result, path)
         if "{" in renamed or "}" in renamed:
             raise ClipError(
                 f"The name of class '{key}' in {path} must not contain a brace",
@@ -227,6 +212,22 @@ def load_names(path: str | Path, class_names: Sequence[str]) -> dict[str, str]:
             )
         result[name] = renamed
     return result
+
+
+def _class_of(key: str, known: Mapping[str, str], named: Container[str], path: Path) -> str:
+    """The class that a key of a file means; refuses an unknown class, and one that is ``named`` already."""
+    name = known.get(clean_name(key))
+    if name is None:
+        raise ClipError(
+            f"{path} must contain only classes of the data",
+            got=f"'{key}'",
+            fix=hint_at_class(clean_name(key), known),
+        )
+    if name in named:
+        raise ClipError(
+            f"{path} must name each class once", got=f"'{name}' twice", fix="keep one of the entries."
+        )
+    return name
 
 
 def _filled(prompt: str, name: str, parent: str) -> str:

@@ -39,9 +39,9 @@ def check_tokens(
         ...
         richkd.core.errors.ClipError: Tokens must be in the vocabulary of CLIP's text tower
         Got: token 9 in 'a cat', for a vocabulary of 4 tokens
-        Fix: use the tokenizer that the model was trained with, or change the prompt.
+        Fix: use the model's own tokenizer, or change the prompt (--clip.rename_classes, --clip.prompts).
     """
-    fix = "use the tokenizer that the model was trained with, or change the prompt."
+    fix = "use the model's own tokenizer, or change the prompt (--clip.rename_classes, --clip.prompts)."
     inner = getattr(tokenizer, "tokenizer", None)
     ids = {
         role: getattr(inner, f"{role}_token_id", None) for role in ("unk", "pad", "bos", "eos", "sep", "cls")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from richkd.config.schema import Config
 from richkd.core.errors import CacheError, nearest
 from richkd.core.home import expanded
+from richkd.core.logs import Log
 from richkd.core.types import Batch, Output
 from richkd.data.augmentations import Clean
 from richkd.data.batches import Store
@@ -142,7 +143,7 @@ def open_imported(
     augmentations: Mapping[str, Augmentation],
     *,
     features: bool,
-    log: Callable[[str], None],
+    log: Log,
 ) -> ImportedTeacher:
     """Open the teacher ``cache:NAME`` from the caches that ``richkd cache import`` wrote.
 
@@ -171,33 +172,14 @@ def open_imported(
     for split, store in stores.items():
         named = [manifest for manifest in known if manifest.name == cache_name(name, split)]
         if not named:
-            names = {str(manifest.ingredients["teacher"]) for manifest in known}
-            raise CacheError(
-                f"There are no imported outputs of '{name}' for split '{split}' in {root}",
-                got=", ".join(sorted(names)) or "no imported outputs",
-                fix=nearest(name, names, f"`richkd cache ls {root}` lists all.")
-                if names and name not in names
-                else f"richkd cache import FILE --name {name} --teacher-cache {root} -c RECIPE",
-            )
+            raise _not_imported(name, split, root, known)
         # Outputs for the views of the run are preferred to outputs of whole images.
         whole: Augmentation = Clean(store.size)
         drawn = augmentations[split]
         accepted = [whole] if drawn.count is None or drawn == whole else [drawn, whole]
         manifest, augmentation = _chosen(named, store, accepted, config, contents)
         cache = OutputCache(root, manifest, repair=False)
-        if cache.damaged:
-            raise CacheError(
-                f"The cache {cache.folder} must be intact, because imported outputs cannot be computed again",
-                got=f"shard {'; shard '.join(cache.damaged)}",
-                fix="import the file again, which replaces damaged shards.",
-            )
-        if features and not manifest.row_format.features:
-            raise CacheError(
-                f"A loss term reads features, so the imported outputs of '{name}' must have features",
-                got=f"logits without features in {cache.folder}",
-                fix="import features, too (array 'features' of the file), or use terms on logits only: "
-                "--method.variant l or --method kd.",
-            )
+        _refuse_unusable(cache, name, features=features)
         log(f"cache: {cache}")
         splits[split] = ImportedSplit(store.split, augmentation, cache)
     teacher = ImportedTeacher(name, splits)
@@ -218,6 +200,36 @@ def imported_manifests(root: str | Path) -> list[Manifest]:
         ['big-train']
     """
     return [manifest for manifest in readable_manifests(root) if GIVEN in manifest.ingredients]
+
+
+def _not_imported(name: str, split: str, root: Path, known: Sequence[Manifest]) -> CacheError:
+    """The error for a split without imported outputs of the teacher."""
+    names = {str(manifest.ingredients["teacher"]) for manifest in known}
+    fix = f"richkd cache import FILE --name {name} --teacher-cache {root} -c RECIPE"
+    if names and name not in names:
+        fix = nearest(name, names, f"`richkd cache ls {root}` lists all.")
+    return CacheError(
+        f"There are no imported outputs of '{name}' for split '{split}' in {root}",
+        got=", ".join(sorted(names)) or "no imported outputs",
+        fix=fix,
+    )
+
+
+def _refuse_unusable(cache: OutputCache, name: str, *, features: bool) -> None:
+    """Refuse a damaged cache, and one without features if a loss term reads them."""
+    if cache.damaged:
+        raise CacheError(
+            f"The cache {cache.folder} must be intact, because imported outputs cannot be computed again",
+            got=f"shard {'; shard '.join(cache.damaged)}",
+            fix="import the file again, which replaces damaged shards.",
+        )
+    if features and not cache.manifest.row_format.features:
+        raise CacheError(
+            f"A loss term reads features, so the imported outputs of '{name}' must have features",
+            got=f"logits without features in {cache.folder}",
+            fix="import features, too (array 'features' of the file), or use terms on logits only: "
+            "--method.variant l or --method kd.",
+        )
 
 
 def _chosen(
