@@ -227,6 +227,20 @@ def test_check_through_the_command_line(world: World, tmp_path: Path, capsys: Ca
     assert "no image is in both train and test" in out
 
 
+def test_null_removes_the_clip_and_the_teachers_of_a_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "{data: {path: photos}, student: {name: resnet18}, clip: {name: 'local-dir:clip'}, "
+        "teachers: [{name: a}, {name: b}]}"
+    )
+    both = config_of(recipe, {}, [])
+    assert (both.clip is None, len(both.teachers)) == (False, 2)
+    without_clip = config_of(recipe, {"clip": "null"}, [])
+    assert (without_clip.clip, without_clip.teachers) == (None, both.teachers)
+    without_teachers = config_of(recipe, {"teacher": ["null"]}, [])
+    assert (without_teachers.clip, without_teachers.teachers) == (both.clip, ())
+
+
 def test_teachers_and_their_weights_are_paired_in_order() -> None:
     data = {"data": "d", "student": "s"}
     paired = {"teacher": ["a", "b"], "teacher_weights": [Path("a.pth"), Path("b.pth")]}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from richkd.core.errors import ConfigError, DataError
-from richkd.metrics.seeds import over_seeds, t_quantile
+from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, Range, over_seeds, t_quantile
 from tests.fixtures import refusal
 
 
@@ -33,6 +33,24 @@ def test_intervals_equal_those_of_scipy(values: list[float], level: float) -> No
         assert (figures.low, figures.high) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
     else:
         assert figures.low == figures.high == figures.mean
+
+
+@pytest.mark.parametrize(
+    ("values", "possible", "ends"),
+    [
+        ([0.02, 0.03], FRACTION, (0.0, None)),
+        ([0.98, 0.9], FRACTION, (None, 1.0)),
+        ([0.1, 0.5], DIFFERENCE, (-1.0, 1.0)),
+        ([0.1, 0.5], NLL, (0.0, None)),
+    ],
+)
+def test_an_interval_has_possible_values_only(
+    values: list[float], possible: Range, ends: tuple[float | None, float | None]
+) -> None:
+    cut, whole = over_seeds(values, possible=possible), over_seeds(values)
+    assert (cut.mean, cut.sd) == (whole.mean, whole.sd)
+    assert cut.low == (whole.low if ends[0] is None else ends[0])
+    assert cut.high == (whole.high if ends[1] is None else ends[1])
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -145,7 +145,7 @@ def test_a_clip_that_no_term_reads_is_refused_by_name(world: World) -> None:
     )
     assert error.got == "terms ce (target labels), kd (target teacher)"
     assert "--method richkd" in str(error.fix)
-    assert "clip: from the recipe" in str(error.fix)
+    assert "--clip null" in str(error.fix)
 
 
 def test_a_teacher_that_no_term_reads_is_refused_by_name(world: World) -> None:

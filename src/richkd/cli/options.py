@@ -44,6 +44,8 @@ OTHER_HELP = {
     ("probe", "out"): "folder of probe.html and probe.json (default: none is written)",
     ("check", "out"): f"run folder, which is not touched (default: {Config.model_fields['out'].default})",
 }
+# Value of --clip and --teacher that removes those of a recipe.
+NULL = "null"
 KEYWORD, POSITIONAL = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY
 Command = Callable[..., None]
 
@@ -171,9 +173,9 @@ def config_of(
 ) -> Config:
     """Settings from a recipe, short options and dotted options; later ones win.
 
-    With ``resume``, the settings of the run to resume are the recipe if none is given. The settings of a
-    full teacher's run ``full`` take the place of a recipe. A mistyped option may have meant one of
-    ``others``, too.
+    ``--clip null`` and ``--teacher null`` remove the CLIP and the teachers of a recipe. With ``resume``, the
+    settings of the run to resume are the recipe if none is given. The settings of a full teacher's run
+    ``full`` take the place of a recipe. A mistyped option may have meant one of ``others``, too.
 
     Raises:
         UsageError: an option that does not exist, has no value, or has one of another type.
@@ -188,6 +190,9 @@ def config_of(
     """
     given = {option: value for option, value in options.items() if value is not None}
     settings = _teachers(given.pop("teacher", []), given.pop("teacher_weights", []))
+    if given.get("clip") == NULL:
+        settings["clip"] = None
+        del given["clip"]
     settings |= {SHORT[option]: str(v) if isinstance(v, Path) else v for option, v in given.items()}
     names = [option.replace("_", "-") for option in (*options, "config")]
     with reading_words():
@@ -306,6 +311,8 @@ def _teachers(names: Sequence[str], weights: Sequence[Path]) -> dict[str, Any]:
             got=f"{len(names)} of --teacher, {len(weights)} of --teacher-weights",
             fix="give as many of both, in the same order, or write the teachers into a recipe.",
         )
+    if list(names) == [NULL]:
+        return {"teachers": []}
     if not names:
         # The teacher of a recipe gets its checkpoint here.
         return {"teachers.1.weights": str(weights[0])} if weights else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from richkd.compare.logits import StoredLogits
 from richkd.data.hierarchy import Hierarchy, superclasses_of
-from richkd.metrics.seeds import OverSeeds, over_seeds
+from richkd.metrics.seeds import DIFFERENCE, FRACTION, OverSeeds, Range, over_seeds
 from richkd.metrics.semantics import superclass_auroc
 
 
@@ -54,15 +54,19 @@ def further_figures(
     return result
 
 
-def over_known(values: Sequence[float | None]) -> OverSeeds | None:
+def over_known(values: Sequence[float | None], possible: Range = FRACTION) -> OverSeeds | None:
     """A figure over seeds; None if a run does not have it.
+
+    Args:
+        values: the figure of each run.
+        possible: the values that it can have.
 
     Example:
         >>> over_known([0.5, None]) is None, over_known([0.5, 0.7]).mean
         (True, 0.6)
     """
     known = [value for value in values if value is not None]
-    return over_seeds(known) if known and len(known) == len(values) else None
+    return over_seeds(known, possible=possible) if known and len(known) == len(values) else None
 
 
 def corrupted_difference(ours: Mapping[int, Further], theirs: Mapping[int, Further]) -> OverSeeds | None:
@@ -76,4 +80,4 @@ def corrupted_difference(ours: Mapping[int, Further], theirs: Mapping[int, Furth
     pairs = [
         (ours[seed].corrupted_error, theirs[seed].corrupted_error) for seed in sorted(ours.keys() & theirs)
     ]
-    return over_known([None if a is None or b is None else a - b for a, b in pairs])
+    return over_known([None if a is None or b is None else a - b for a, b in pairs], DIFFERENCE)

@@ -19,7 +19,7 @@ from richkd.evaluate.model_report import RESAMPLES, SEED, correct_of, losses_of
 from richkd.metrics.calibration import ece
 from richkd.metrics.confidence import confident_rates_at_coverage
 from richkd.metrics.intervals import Interval, McNemar, discordant_counts, mcnemar, paired_bootstrap
-from richkd.metrics.seeds import OverSeeds, over_seeds
+from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, OverSeeds, over_seeds
 
 HALF = 0.5
 
@@ -249,8 +249,11 @@ def _further(outputs: Outputs) -> dict[int, Further]:
 
 
 def _over_seeds(runs: Sequence[RunFigures]) -> list[OverSeeds | None]:
-    figures = [(run.top1, run.nll, run.ece, run.half_error) for run in runs]
-    return [over_seeds(values) for values in zip(*figures, strict=True)] or [None] * 4
+    if not runs:
+        return [None] * 4
+    columns = zip(*((run.top1, run.nll, run.ece, run.half_error) for run in runs), strict=True)
+    ranges = (FRACTION, NLL, FRACTION, FRACTION)
+    return [over_seeds(values, possible=possible) for values, possible in zip(columns, ranges, strict=True)]
 
 
 def _run(run: PlannedRun, output: StoredLogits, further: Further) -> RunFigures:
@@ -282,7 +285,8 @@ def _difference(
     ours_RNS = torch.stack([_values(outputs[seed]) for seed in seeds])
     theirs_RNS = torch.stack([_values(baseline[seed]) for seed in seeds])
     by_seed_RS = ours_RNS.mean(1) - theirs_RNS.mean(1)
-    top1, nll = (over_seeds(column.tolist()) for column in by_seed_RS.unbind(1))
+    top1 = over_seeds(by_seed_RS[:, 0].tolist(), possible=DIFFERENCE)
+    nll = over_seeds(by_seed_RS[:, 1].tolist())
     top1_images, nll_images = paired_bootstrap(
         theirs_RNS.mean(0), ours_RNS.mean(0), seed=SEED, resamples=RESAMPLES
     )

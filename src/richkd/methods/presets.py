@@ -59,7 +59,7 @@ def preset_of(config: MethodConfig) -> Preset:
         raise ConfigError(
             f"method.variant belongs to method richkd; method {name} has no variants",
             got=f"method.variant {config.variant}",
-            fix="remove --variant, or use --method richkd.",
+            fix="remove --variant (--method.variant null removes that of a recipe), or use --method richkd.",
         )
     if name not in TERMS:
         hint = nearest(name, method_names(), TERMS.listing)

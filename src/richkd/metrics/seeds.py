@@ -16,6 +16,12 @@ from richkd.metrics.checks import Figures
 # Bisection halves the error of a quantile this many times, and this many terms of the continued fraction are
 # added at most.
 HALVINGS, TERMS, TINY = 200, 10_000, 1e-300
+# The values that a metric can have.
+Range = tuple[float, float]
+ANY: Range = (-math.inf, math.inf)
+FRACTION: Range = (0.0, 1.0)
+DIFFERENCE: Range = (-1.0, 1.0)
+NLL: Range = (0.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,17 @@ class OverSeeds(Figures):
     high: float | None
 
 
-def over_seeds(values: Sequence[float], level: float = 0.95) -> OverSeeds:
+def over_seeds(values: Sequence[float], level: float = 0.95, possible: Range = ANY) -> OverSeeds:
     """Mean, standard deviation and t-interval of one value for each seed.
 
     The interval is mean ± t · sd / √n, where t is the (1 + level)/2 quantile of Student's t-distribution with
-    n − 1 degrees of freedom. It covers the mean over all seeds if the values are normally distributed.
+    n − 1 degrees of freedom. It covers the mean over all seeds if the values are normally distributed. It is
+    cut at the possible values, beyond which the mean cannot be.
 
     Args:
         values: one value for each seed; for a paired difference, the differences.
         level: confidence level in (0, 1).
+        possible: the least and the greatest value that the metric can have, such as `FRACTION`.
 
     Raises:
         DataError: there is no value, or one is not finite.
@@ -55,6 +63,8 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> OverSeeds:
         >>> figures = over_seeds([0.5, 0.7])
         >>> round(figures.mean, 3), round(figures.sd, 4), round(figures.low, 2), round(figures.high, 2)
         (0.6, 0.1414, -0.67, 1.87)
+        >>> over_seeds([0.5, 0.7], possible=FRACTION).low
+        0.0
         >>> over_seeds([0.5]).sd is None
         True
     """
@@ -70,7 +80,7 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> OverSeeds:
         return OverSeeds(1, mean, None, None, None)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = t_quantile((1 + _checked(level)) / 2, n - 1) * sd / math.sqrt(n)
-    return OverSeeds(n, mean, sd, mean - half, mean + half)
+    return OverSeeds(n, mean, sd, max(mean - half, possible[0]), min(mean + half, possible[1]))
 
 
 def t_quantile(share: float, degrees: int) -> float:

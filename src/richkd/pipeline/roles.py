@@ -122,12 +122,13 @@ def _check_all_used(config: Config, specs: Sequence[TermSpec], roles: Roles) -> 
             raise ConfigError(
                 f"Every teacher must be read by a loss term; --teacher {teacher.name} is read by none",
                 got=f"terms {terms}",
-                fix="remove the teacher, or add a term that reads it, such as --method kd.",
+                fix="remove the teacher (--teacher null removes those of a recipe), or add a term that reads "
+                "it, such as --method kd.",
             )
     if config.clip is not None and not roles.needs_clip:
         raise ConfigError(
             f"The CLIP must be read by a loss term; --clip {config.clip.name} is read by none",
             got=f"terms {terms}",
-            fix="remove --clip, or clip: from the recipe; or use --method richkd, or set the term's target "
-            "to fused or clip.",
+            fix="remove the CLIP (--clip null removes that of a recipe), use --method richkd, or set the "
+            "term's target to fused or clip.",
         )
