@@ -69,6 +69,6 @@ def _device(index: int) -> dict[str, Any]:
         "name": properties.name,
         "memory": properties.total_memory,
         "capability": f"{properties.major}.{properties.minor}",
-        # NVIDIA's first generation with bfloat16 is Ampere (8.0). All AMD GPUs that ROCm supports have it.
+        # NVIDIA's first generation with bfloat16 is Ampere (8.0). AMD GPUs are taken to have it, untested.
         "bfloat16": properties.major >= 8 or torch.version.hip is not None,
     }
