@@ -11,6 +11,9 @@ import pytest
 
 from richkd.compare.plan import read_plan
 from richkd.compare.validate import Checked, check_runs
+from richkd.core.types import Batch, Output
+from richkd.data.views import Views
+from richkd.teachers.vision import VisionTeacher
 from tests.compare.first_plans import TEACHER, with_first
 from tests.compare.plans import runs_of, write
 from tests.fixtures import World, refusal
@@ -38,6 +41,22 @@ def test_runs_are_checked_with_an_untrained_teacher(
     assert not (tmp_path / "cache").exists()
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_an_untrained_teacher_computes_held_out_images_once_for_all_methods(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    outputs = VisionTeacher.outputs
+
+    def counted(teacher: VisionTeacher, batch: Batch, views: Views, *, maps: bool = False) -> Output:
+        computed.append(len(batch.index_B))
+        return outputs(teacher, batch, views, maps=maps)
+
+    monkeypatch.setattr(VisionTeacher, "outputs", counted)
+    methods = {"richkd": None, "second": {"method": "richkd", "method.variant": "l"}}
+    checked(write(tmp_path, with_first(world, methods=methods, controls=False)))
+    assert len(computed) == 1
 
 
 def test_a_teacher_that_does_not_exist_yet_must_fit_its_methods(world: World, tmp_path: Path) -> None:

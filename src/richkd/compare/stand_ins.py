@@ -56,7 +56,9 @@ class StandIns:
             return config
         if any(parse_model_name(teacher.name).kind == "cache" for teacher in teachers):
             return None
-        changed = {"student": student, "teachers": teachers, "cache": CacheConfig()}
+        # Runs of one teacher share a cache of their own, so that a check computes its held-out outputs once.
+        cache = CacheConfig(dir=Path(self._temporary.name, "cache"))
+        changed = {"student": student, "teachers": teachers, "cache": cache}
         return config.model_copy(update=changed)
 
     def _named(self, model: ModelConfig) -> ModelConfig:
