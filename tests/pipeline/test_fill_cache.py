@@ -42,12 +42,20 @@ def test_a_run_after_filling_computes_nothing_and_is_the_online_run(world: World
     assert (run.folder / weights).read_bytes() == (online.folder / weights).read_bytes()
 
 
-def test_filling_twice_computes_once(world: World, tmp_path: Path) -> None:
+def test_filling_twice_computes_once(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = world.config(tmp_path / "run", **cached(world, tmp_path))
-    fill_caches(config, quiet=True)
+    fill_caches(config)
     before = sorted((tmp_path / "cache").rglob("*"))
-    fill_caches(config, quiet=True)
+    assert "images/s" in capsys.readouterr().out
+    fill_caches(config)
     assert sorted((tmp_path / "cache").rglob("*")) == before
+    said = capsys.readouterr().out
+    # Nothing was computed, so there is no speed.
+    assert "epoch 3/3  all outputs are stored" in said
+    assert "test: all outputs are stored" in said
+    assert "images/s" not in said
 
 
 @pytest.mark.slow

@@ -34,6 +34,8 @@ from richkd.teachers.predict import BATCH
 
 Drawn = Callable[[Tensor], Views]
 
+STORED = "all outputs are stored"
+
 
 def fill_caches(config: Config, *, quiet: bool = False) -> None:
     """Compute and store all teacher outputs that a run with these settings needs, epoch by epoch.
@@ -74,11 +76,15 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
                 with in_step():
                     for images in _compute(parts.teachers, batches, drawn, parts.device, stop):
                         progress.advance(images, {})
-                progress.end_epoch({})
+                if missing:
+                    progress.end_epoch({})
+                else:
+                    progress.log(f"epoch {epoch + 1}/{epochs}  {STORED}")
             for name in parts.stores.names:
                 if name != "train":
                     images = _fill_clean(parts, name, share, stop)
-                    progress.log(f"{name}: {counted(images, 'image')}{' in this process' * (world() > 1)}")
+                    here = " in this process" * (world() > 1)
+                    progress.log(f"{name}: {counted(images, 'image') + here if images else STORED}")
         finally:
             parts.flush_caches()
 

@@ -200,7 +200,10 @@ def test_data_that_moved_are_given_to_the_command(
     distill(world.config(run, data__path=str(then), method__name="ce", train__epochs=1), quiet=True)
     there = collect([run])
     then.rename(now)
-    assert f"{then} must exist" in str(refusal(collect, [run]))
+    error = str(refusal(collect, [run]))
+    assert f"{then} must exist" in error
+    assert "if the data are elsewhere now, say where: --data DIR." in error
+    assert "--data" not in str(refusal(collect, [run], data=str(then)))
     with pytest.raises(SystemExit) as ended:
         main(["report", str(run), "--data", str(now), "--json"])
     assert ended.value.code in (None, 0)

@@ -19,8 +19,9 @@ from torch import Tensor
 from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
 from richkd.config.schema import EvaluateConfig
-from richkd.core.errors import ConfigError, Problems, RichKDError
+from richkd.core.errors import ConfigError, DataError, Problems, RichKDError
 from richkd.core.files import refuse_unwritable
+from richkd.core.home import expanded
 from richkd.core.logs import Log
 from richkd.core.presence import exists, is_dir
 from richkd.data.split import Split
@@ -148,15 +149,20 @@ def collect(
     # Folders of several runs can have the same name.
     short = [short_name(str(run), map(str, runs)) for run in runs]
     facts = tuple(replace(fact, name=name) for fact, name in zip(facts, short, strict=True))
-    data = _data_of(runs) if data is None else data
+    place = _data_of(runs) if data is None else data
     has_teachers = bool(facts[0].summary["teachers"])
     config = (config or EvaluateConfig()).model_copy(update={"teachers": has_teachers})
-    result = evaluate_models(runs, data, config, log=log)
+    try:
+        result = evaluate_models(runs, place, config, log=log)
+    except DataError as error:
+        if data is None and not error.problems and not exists(expanded(place)):
+            raise _moved(error) from error
+        raise
     clip = _clip_of(result.parts)
     names = {name: short_name(name, result.outputs, clip) for name in result.outputs}
     first = result.evaluation.model_reports[0]
     return Report(
-        Path(data).name,
+        Path(place).name,
         result.evaluation,
         names,
         clip,
@@ -205,6 +211,12 @@ def _data_of(runs: Sequence[str | Path]) -> str:
             fix="write one report per data set, or say where the data are now: --data DIR.",
         )
     return paths[0]
+
+
+def _moved(error: DataError) -> DataError:
+    """The error that data cannot be opened, with advice if they were moved after the run."""
+    moved = "if the data are elsewhere now, say where: --data DIR."
+    return DataError(error.rule, got=error.got, fix=f"{error.fix or ''} {moved}".strip())
 
 
 def _clip_of(parts: Parts | None) -> str | None:

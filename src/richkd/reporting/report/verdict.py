@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from richkd.evaluate.model_report import Comparison
-from richkd.evaluate.robustness import Robustness
+from richkd.evaluate.robustness import Cells
 from richkd.metrics.confidence import COVERAGES
 from richkd.metrics.intervals import Interval
 from richkd.reporting.report.collect import Report
@@ -78,7 +80,7 @@ def _weaknesses(report: Report) -> str:
         name, images, accuracy = min(classes, key=lambda row: row[2])
         parts.append(f"The class with the lowest accuracy is “{name}” ({accuracy:.0%} of {images} images).")
     if report.evaluation.robustness:
-        parts.append(_worst_corruption(report.evaluation.robustness[0]))
+        parts.append(worst_corruption(report.evaluation.robustness[0].errors))
     if not parts:
         return f"No class has at least {MIN_CLASS_IMAGES} images, so the accuracy per class is uncertain."
     return " ".join(parts)
@@ -106,9 +108,22 @@ def difference_text(name: str, pair: Comparison) -> str:
     )
 
 
-def _worst_corruption(row: Robustness) -> str:
-    name, errors = max(row.errors.items(), key=lambda item: sum(item[1]))
-    error = sum(errors) / len(errors)
+def worst_corruption(errors: Cells) -> str:
+    """Sentence on the corruption with the highest error rate, the mean over its severities.
+
+    Args:
+        errors: error rates by corruption and severity.
+
+    Example:
+        >>> worst_corruption({"fog": (0.2, 0.4), "jpeg_compression": (0.2, 0.2)})
+        'The corruption with the highest error rate is fog (30%).'
+        >>> worst_corruption({"fog": (0.2, 0.4), "jpeg_compression": (0.3, 0.3)})
+        'The error rate is the same for all corruptions (30%).'
+    """
+    means = {name: sum(values) / len(values) for name, values in errors.items()}
+    name, error = max(means.items(), key=lambda item: item[1])
+    if len(means) > 1 and math.isclose(error, min(means.values())):
+        return f"The error rate is the same for all corruptions ({error:.0%})."
     return f"The corruption with the highest error rate is {name.replace('_', ' ')} ({error:.0%})."
 
 
