@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
+from richkd.compare.shared_outputs import SharedOutputs
 from richkd.compare.worker import Job, Outcome, serve
 from richkd.core.errors import CheckpointError, ProcessError
 from richkd.core.interrupt import Interrupted, StopRequest, stop_request
@@ -44,7 +45,7 @@ def run_queue(
     """Do all jobs; a job that fails does not stop the others.
 
     Args:
-        jobs: the jobs, in order.
+        jobs: the jobs, in order; some of them begin later so that teacher outputs are computed once.
         at_once: number of processes at once.
         began, ended: called when a job begins and ends.
         look: called several times a second.
@@ -61,15 +62,19 @@ def run_queue(
     """
     context = _context(start)
     outcomes: dict[str, Outcome] = {}
-    waiting, running = list(jobs), list[_Running]()
+    waiting, running, shared = list(jobs), list[_Running](), SharedOutputs()
     with stop_request() as stop, _all_ended(running):
         while waiting or running:
             while waiting and len(running) < at_once and not stop.requested:
-                running.append(_begin(context, waiting.pop(0), work, stop))
+                job = shared.choose(waiting, [one.job for one in running])
+                waiting.remove(job)
+                running.append(_begin(context, job, work, stop))
                 began(running[-1].job)
             for one in _ended_of(running):
                 running.remove(one)
                 outcomes[one.job.name] = outcome = _outcome_of(one, stop)
+                if outcome.state == "finished":
+                    shared.ended(one.job)
                 ended(one.job, outcome)
                 if outcome.disk_full:
                     raise _full(one.job, outcome)
