@@ -24,7 +24,8 @@ from richkd.teachers.base import Teacher
 class Shuffled(Teacher):
     """A teacher that returns, for a training image, the output of another training image.
 
-    The images are permuted by `permutation`. Outputs for other splits are not changed.
+    The images are permuted by `permutation`, which moves all but the single image of a class. Outputs for
+    other splits are not changed.
 
     Args:
         teacher: the teacher that computes the outputs.
@@ -99,7 +100,9 @@ class TextOnly(Teacher):
 
 
 def permutation(labels_N: Tensor, seed: int, *, within_class: bool) -> Tensor:
-    """A random permutation of all images, or of the images within each class.
+    """A random permutation of all images, or of the images within each class, that moves every image.
+
+    It is a random cycle, so no image keeps its own output. Only the single image of a class stays.
 
     Args:
         labels_N: class positions (int64); equal values are one class.
@@ -111,18 +114,19 @@ def permutation(labels_N: Tensor, seed: int, *, within_class: bool) -> Tensor:
 
     Example:
         >>> labels_N = torch.tensor([0, 1, 0, 1])
-        >>> other_N = permutation(labels_N, seed=0, within_class=True)
-        >>> labels_N[other_N].tolist(), sorted(other_N.tolist())
-        ([0, 1, 0, 1], [0, 1, 2, 3])
+        >>> permutation(labels_N, seed=0, within_class=True).tolist()
+        [2, 3, 0, 1]
     """
     generator = torch.Generator().manual_seed(mix_seed(seed, "shuffled teacher"))
-    random_N = torch.randperm(len(labels_N), generator=generator)
-    if not within_class:
-        return random_N
-    # Both lists are sorted by class, one in the original order and one in random order, so the images at the
-    # same place have the same class.
-    ordered_N = labels_N.argsort(stable=True)
-    shuffled_N = random_N[labels_N[random_N].argsort(stable=True)]
-    other_N = torch.empty_like(ordered_N)
-    other_N[ordered_N] = shuffled_N
+    order_N = torch.randperm(len(labels_N), generator=generator)
+    group_N = labels_N if within_class else torch.zeros_like(labels_N)
+    # By class, in random order within each. An image is replaced by the next one, the last of a class by the
+    # first.
+    order_N = order_N[group_N[order_N].argsort(stable=True)]
+    sorted_N = group_N[order_N]
+    next_N = torch.arange(1, len(labels_N) + 1)
+    ends_N = torch.searchsorted(sorted_N, sorted_N, right=True) == next_N
+    next_N[ends_N] = torch.searchsorted(sorted_N, sorted_N[ends_N])
+    other_N = torch.empty_like(order_N)
+    other_N[order_N] = order_N[next_N]
     return other_N
