@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from richkd.core.interrupt import stop_request
+from richkd.core.interrupt import catch_stop_signals
 
 
 class Ended(Exception):
@@ -30,7 +30,7 @@ def _handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_at_once(number: signal.Signals) -> None:
-    with stop_request() as stop:
+    with catch_stop_signals() as stop:
         assert not stop.requested
         signal.raise_signal(number)
         assert stop.requested
@@ -39,7 +39,7 @@ def test_the_second_signal_ends_at_once(number: signal.Signals) -> None:
 
 
 def test_a_terminal_that_closes_may_say_so_again_and_again() -> None:
-    with stop_request() as stop:
+    with catch_stop_signals() as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGHUP)
             assert stop.requested
@@ -48,7 +48,7 @@ def test_a_terminal_that_closes_may_say_so_again_and_again() -> None:
 
 
 def test_a_terminal_that_closes_after_ctrl_c_does_not_prevent_saving() -> None:
-    with stop_request() as stop:
+    with catch_stop_signals() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGHUP)
         assert stop.requested
@@ -56,7 +56,7 @@ def test_a_terminal_that_closes_after_ctrl_c_does_not_prevent_saving() -> None:
 
 def test_nohup_is_respected() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with stop_request() as stop:
+    with catch_stop_signals() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert not stop.requested
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -66,7 +66,7 @@ def test_nohup_is_respected() -> None:
 
 
 def test_handlers_are_put_back() -> None:
-    with stop_request():
+    with catch_stop_signals():
         signal.raise_signal(signal.SIGHUP)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         assert signal.getsignal(number) is end

@@ -51,9 +51,9 @@ def test_a_saved_network_is_measured_as_one_by_one(world: World) -> None:
             probs.append(student.probabilities([image])[0])
             labels.append(label)
     expected = measure(torch.stack(probs).log(), torch.tensor(labels)).to_dict()
-    assert result.own.to_dict() == pytest.approx(expected, abs=1e-5)
-    assert result.own.n == len(labels)
-    assert result.own == result.calibrated
+    assert result.uncalibrated.to_dict() == pytest.approx(expected, abs=1e-5)
+    assert result.uncalibrated.n == len(labels)
+    assert result.uncalibrated == result.calibrated
 
 
 def test_the_stored_temperature_is_measured_too(world: World, tmp_path: Path) -> None:
@@ -61,14 +61,14 @@ def test_the_stored_temperature_is_measured_too(world: World, tmp_path: Path) ->
     save_student(tmp_path / "student", network, CLASSES, 2.5, {})
     result = judged(tmp_path / "student", world.images, split="train")
     assert result.temperature == 2.5
-    assert result.own.top1 == result.calibrated.top1
-    assert result.own.nll != result.calibrated.nll
+    assert result.uncalibrated.top1 == result.calibrated.top1
+    assert result.uncalibrated.nll != result.calibrated.nll
 
 
 def test_weights_by_name(world: World, tmp_path: Path) -> None:
     # The name alone says nothing of 16 pixels, so the network sees its own resolution.
     weights = world.teacher / "model.safetensors"
-    assert judged("cifar_resnet8", world.images, weights=weights).own.n == len(CLASSES) * TEST
+    assert judged("cifar_resnet8", world.images, weights=weights).uncalibrated.n == len(CLASSES) * TEST
     make_teacher(tmp_path / "four", (*CLASSES, "dog"))
     error = refusal(judged, "cifar_resnet8", world.images, weights=tmp_path / "four" / "model.safetensors")
     assert isinstance(error, ModelError)
@@ -83,7 +83,7 @@ def test_networks_with_checkpoints_stand_beside_others(world: World) -> None:
         "cifar_resnet8",
     ]
     alone = judged("cifar_resnet8", world.images, weights=weights)
-    assert result.model_reports[1].own == alone.own
+    assert result.model_reports[1].uncalibrated == alone.uncalibrated
     twice = [f"cifar_resnet8={weights}", f"cifar_resnet8={weights}"]
     assert "must have different names" in str(refusal(evaluate_models, twice, str(world.images)))
 
@@ -94,8 +94,8 @@ def test_two_checkpoints_of_one_network_are_evaluated_together(world: World, tmp
     models = [f"cifar_resnet8={file}" for file in files]
     result = evaluate_models(models, str(world.images)).evaluation
     assert [one.name for one in result.model_reports] == models
-    alone = [judged("cifar_resnet8", world.images, weights=file).own for file in files]
-    assert [one.own for one in result.model_reports] == alone
+    alone = [judged("cifar_resnet8", world.images, weights=file).uncalibrated for file in files]
+    assert [one.uncalibrated for one in result.model_reports] == alone
     assert alone[0] != alone[1]
 
 
@@ -114,13 +114,13 @@ def test_a_model_without_a_temperature_gets_one_from_calibration_images(world: W
     logits_NC = logits_of(network, open_store(held_out, Framing(SIZE)), CPU)
     assert fitted == pytest.approx(fit_temperature(logits_NC, held_out.labels_N), rel=1e-4)
     assert kept == 2.5
-    assert result.evaluation.model_reports[0].own.n == len(CLASSES) * TEST - len(held_out)
+    assert result.evaluation.model_reports[0].uncalibrated.n == len(CLASSES) * TEST - len(held_out)
 
 
 def test_no_temperature_is_fitted_on_the_evaluated_images(world: World) -> None:
     result = judged(world.teacher, world.images, test_calibration_fraction=0.5, split="calibration")
     assert result.temperature == 1.0
-    assert result.own == result.calibrated
+    assert result.uncalibrated == result.calibrated
 
 
 def test_mistakes_are_named(world: World, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def published(data_dir: Path, name: str, capsys: pytest.CaptureFixture[str]) -> 
         main([*words, "--label-column", "fine_label", "--json"])
     assert ended.value.code in (None, 0)
     (model,) = json.loads(capsys.readouterr().out)["models"].values()
-    figures = model["own"]
+    figures = model["uncalibrated"]
     assert figures["n"] == 10_000
     # Superclasses of these classes are known, and its wrong answers mean something.
     assert model["semantics"]["superclass_auroc"]["low"] > 0.7
@@ -193,8 +193,8 @@ def test_unsplit_data_are_split_as_the_student_was_trained(world: World, tmp_pat
     expected = measure(logits_of(network, open_store(trained, network.framing), CPU), trained.labels_N)
     folder = tmp_path / "run"
     for model in (folder, folder / "student", f"local-dir:{folder}", f"local-dir:{folder / 'student'}"):
-        assert judged(model, unsplit).own == expected
-    assert judged(world.teacher, unsplit).own.n != expected.n
+        assert judged(model, unsplit).uncalibrated == expected
+    assert judged(world.teacher, unsplit).uncalibrated.n != expected.n
 
 
 def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_path: Path) -> None:
@@ -217,11 +217,13 @@ def test_models_are_judged_side_by_side_with_a_runs_teachers(world: World, tmp_p
     ]
     for model_report, name in zip(result.model_reports[2:], ("local-dir", "CLIP", "target"), strict=True):
         figures = next(value for key, value in summary["teachers"]["test"].items() if key.startswith(name))
-        assert model_report.own.top1 == figures["top1"]
-        assert model_report.own.nll == pytest.approx(figures["nll"], rel=1e-4)
+        assert model_report.uncalibrated.top1 == figures["top1"]
+        assert model_report.uncalibrated.nll == pytest.approx(figures["nll"], rel=1e-4)
     assert [pair.b for pair in result.comparisons] == names[1:]
     for pair, other in zip(result.comparisons, result.model_reports[1:], strict=True):
-        assert pair.top1.estimate == pytest.approx(other.own.top1 - result.model_reports[0].own.top1)
+        assert pair.top1.estimate == pytest.approx(
+            other.uncalibrated.top1 - result.model_reports[0].uncalibrated.top1
+        )
     assert list(result.costs) == names[:2]
     assert all(model_report.semantics is not None for model_report in result.model_reports)
     assert json.loads(json.dumps(result.to_dict()))["models"].keys() == set(names)
@@ -271,7 +273,7 @@ def test_settings_that_only_training_reads_do_not_prevent_evaluation(world: Worl
     names = [model_report.name for model_report in result.evaluation.model_reports]
     teachers = [f"local-dir:{world.teacher}", f"local-dir:{tmp_path / 'second'}"]
     assert names == [str(tmp_path / "run"), *teachers, "fused"]
-    assert result.evaluation.model_reports[0].own.top1 == summary["splits"]["test"]["top1"]
+    assert result.evaluation.model_reports[0].uncalibrated.top1 == summary["splits"]["test"]["top1"]
 
 
 def test_all_teachers_are_evaluated_on_data_that_moved(world: World, tmp_path: Path) -> None:
@@ -328,11 +330,11 @@ def test_splits_without_images_of_a_class(world: World, tmp_path: Path) -> None:
     result = evaluate_models([str(tmp_path / "run")], str(images), config)
     assert len(result.evaluation.model_reports) == 4
     for report in result.evaluation.model_reports:
-        assert report.own.n == 2 * (TEST - 1)
+        assert report.uncalibrated.n == 2 * (TEST - 1)
         # A class without images has no accuracy, and it can still be predicted by mistake.
         assert [(name, count) for name, count, _ in report.classes] == [("ant", TEST - 1), ("cow", TEST - 1)]
         assert report.confusion[CLASSES.index("bee")] == (0, 0, 0)
-        assert report.own.top1 == pytest.approx(sum(share for *_, share in report.classes) / 2)
+        assert report.uncalibrated.top1 == pytest.approx(sum(share for *_, share in report.classes) / 2)
         assert "bee" not in [confusion.name for confusion in report.confusions]
         assert "NaN" not in json.dumps(report.to_dict())
     with pytest.raises(SystemExit) as ended:
@@ -420,7 +422,7 @@ def test_checkpoints_of_a_run_are_evaluated(world: World, tmp_path: Path) -> Non
     logged: list[str] = []
     result = evaluate_models([run], world.images, log=logged.append).evaluation.model_reports[0]
     assert any("last.ckpt, after epoch 2 (step 8); its temperature is not fitted" in line for line in logged)
-    assert result.own.top1 == plain.own.top1
+    assert result.uncalibrated.top1 == plain.uncalibrated.top1
     best = evaluate_models([run], world.images, checkpoint="best").evaluation.model_reports[0]
     path = run / "checkpoints" / "best.ckpt"
     student = load_student(path)
@@ -428,14 +430,14 @@ def test_checkpoints_of_a_run_are_evaluated(world: World, tmp_path: Path) -> Non
     validation = evaluate_models([path], world.images, EvaluateConfig(split="val"), log=logged.append)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     top1 = max(line["val/top1"] for line in lines)
-    assert validation.evaluation.model_reports[0].own.top1 == pytest.approx(top1)
+    assert validation.evaluation.model_reports[0].uncalibrated.top1 == pytest.approx(top1)
     assert validation.evaluation.model_reports[0].name == str(path)
     error = refusal(evaluate_models, ["resnet18=x.pth"], world.images, checkpoint="best")
     assert "--checkpoint best needs the folder of a run" in error.rule
     images = [Image.open(world.images / "test" / name / f"{n}.png") for name in CLASSES for n in range(TEST)]
     labels_N = torch.arange(len(CLASSES)).repeat_interleave(TEST)
     expected = (student.probabilities(images).argmax(1) == labels_N).float().mean()
-    assert best.own.top1 == pytest.approx(float(expected))
+    assert best.uncalibrated.top1 == pytest.approx(float(expected))
 
 
 def test_the_teachers_of_a_run_are_evaluated_beside_its_checkpoint(world: World, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from richkd.core.checksums import hash_file
 from richkd.core.errors import CheckpointError, ModelError
 from richkd.core.interrupt import Interrupted
 from richkd.export.description import describe
-from richkd.export.latency import benchmark
+from richkd.export.latency import run_benchmark
 from richkd.export.student import load_student
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.run import distill
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(unfinished: Path, tm
         line = f"{hash_file(student.files[0])}  last.previous.ckpt\n"
         assert about.source["files"] == ["last.previous.ckpt"]
         assert about.source["sha256"] == hashlib.sha256(line.encode()).hexdigest()
-        found = benchmark(str(tmp_path / "run"), batches=(1,), rounds=1, warmup=0)
+        found = run_benchmark(str(tmp_path / "run"), batches=(1,), rounds=1, warmup=0)
         assert found.bytes == student.files[0].stat().st_size
         last.unlink(missing_ok=True)
     last.write_bytes(damaged)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from richkd.core.errors import ConfigError, ModelError
 from richkd.export import latency
-from richkd.export.latency import benchmark, benchmark_all
+from richkd.export.latency import benchmark_all, run_benchmark
 from richkd.export.run import ExportSettings, export_student
 from tests.export.students import make_student
 from tests.fixtures import refusal
@@ -38,7 +38,7 @@ def test_medians_of_known_times(artifact: Path, monkeypatch: pytest.MonkeyPatch)
         return []
 
     monkeypatch.setattr("richkd.export.formats.pt2.Pt2Program.run", run)
-    found = benchmark(str(artifact), batches=(1, 3), rounds=4, warmup=2, picture=(30, 40))
+    found = run_benchmark(str(artifact), batches=(1, 3), rounds=4, warmup=2, picture=(30, 40))
     assert [row.batch for row in found.batches] == [1, 3]
     for row in found.batches:
         assert 20 * row.batch <= row.low <= row.median <= row.high
@@ -55,7 +55,7 @@ def test_medians_of_known_times(artifact: Path, monkeypatch: pytest.MonkeyPatch)
 def test_slow_models_end_after_fewer_rounds(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("richkd.export.formats.pt2.Pt2Program.run", lambda self, inputs: time.sleep(0.01))
     monkeypatch.setattr(latency, "SECONDS", 0.001)
-    (row,) = benchmark(str(artifact), batches=(1,), rounds=30, warmup=0).batches
+    (row,) = run_benchmark(str(artifact), batches=(1,), rounds=30, warmup=0).batches
     assert row.rounds == latency.LEAST
 
 
@@ -107,7 +107,7 @@ def test_a_batch_that_fails_is_named(
         (artifact, "use a smaller --batch or --picture."),
         (student, "use a smaller --batch."),
     ):
-        refused = refusal(benchmark, str(model), batches=(2000,), rounds=1, warmup=0)
+        refused = refusal(run_benchmark, str(model), batches=(2000,), rounds=1, warmup=0)
         assert isinstance(refused, ModelError)
         assert refused.rule.startswith(f"{model}: a batch of 2,000 inputs of shape ")
         assert refused.rule.endswith(" failed")
@@ -117,5 +117,5 @@ def test_a_batch_that_fails_is_named(
 
 
 def test_a_batch_that_cannot_be_made_is_named(artifact: Path) -> None:
-    refused = refusal(benchmark, str(artifact), batches=(10**15,), rounds=1, warmup=0)
+    refused = refusal(run_benchmark, str(artifact), batches=(10**15,), rounds=1, warmup=0)
     assert isinstance(refused, ModelError)

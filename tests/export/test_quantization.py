@@ -12,7 +12,7 @@ import richkd.export.quantization
 from richkd.core.errors import ConfigError, DataError, ModelError
 from richkd.export.artifact import load_artifact
 from richkd.export.comparison import Comparison
-from richkd.export.quantization import Int8Settings, accepted_drop, int8_settings
+from richkd.export.quantization import Int8Settings, accepted_drop, read_int8_settings
 from richkd.export.run import ExportSettings, export_student
 from richkd.export.student import load_student
 from richkd.metrics.accuracy import Metrics
@@ -158,7 +158,7 @@ def test_a_student_without_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_without_int8_are_refused() -> None:
-    assert int8_settings(False, {"max_drop": None, "float_ends": False}) is None
-    assert int8_settings(True, {"max_drop": 0.0}) == Int8Settings(max_drop=0.0)
+    assert read_int8_settings(False, {"max_drop": None, "float_ends": False}) is None
+    assert read_int8_settings(True, {"max_drop": 0.0}) == Int8Settings(max_drop=0.0)
     for name, option in {"max_drop": "--max-drop", "images": "--calibration-images"}.items():
-        assert option in refusal(int8_settings, False, {name: 3}).rule
+        assert option in refusal(read_int8_settings, False, {name: 3}).rule

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from richkd.config.schema import Config
-from richkd.fusion.by_label import ByLabel, by_label
+from richkd.fusion.by_label import ByLabel, read_by_label
 
 
 def groups(more: bool = True, **fusion: Any) -> ByLabel:
     data = {"path": "."} | ({"unlabeled": "more"} if more else {})
-    return by_label(Config.model_validate({"data": data, "student": {"name": "resnet18"}, "fusion": fusion}))
+    return read_by_label(
+        Config.model_validate({"data": data, "student": {"name": "resnet18"}, "fusion": fusion})
+    )
 
 
 def test_a_group_replaces_what_it_gives_and_has_the_rest_of_the_fusion() -> None:

@@ -23,17 +23,17 @@ def random_features(images: int, width: int, seed: int) -> torch.Tensor:
 @given(st.integers(1, 17), st.integers(0, 99))
 def test_every_dimension_has_no_mean_and_unit_variance(width: int, seed: int) -> None:
     feats_NF = random_features(60, width, seed)
-    for isotropic in (False, True):
-        scaled_NF = fit_feature_scale(feats_NF, isotropic=isotropic)(feats_NF)
+    for phi_s in (False, True):
+        scaled_NF = fit_feature_scale(feats_NF, phi_s=phi_s)(feats_NF)
         assert torch.allclose(scaled_NF.mean(0), torch.zeros(width).double(), atol=1e-8)
         assert torch.allclose(scaled_NF.var(0, correction=0), torch.ones(width).double(), atol=1e-8)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 17), st.integers(0, 99))
-def test_isotropic_scaling_keeps_the_proportions_of_distances(width: int, seed: int) -> None:
+def test_phi_s_keeps_the_proportions_of_distances(width: int, seed: int) -> None:
     feats_NF = random_features(30, width, seed)
-    scaled_NF = fit_feature_scale(feats_NF, isotropic=True)(feats_NF)
+    scaled_NF = fit_feature_scale(feats_NF, phi_s=True)(feats_NF)
     ratios = torch.pdist(scaled_NF) / torch.pdist(feats_NF)
     assert torch.allclose(ratios, ratios[0].expand_as(ratios), rtol=1e-7)
 
@@ -41,7 +41,7 @@ def test_isotropic_scaling_keeps_the_proportions_of_distances(width: int, seed: 
 def test_scaling_each_dimension_is_subtraction_and_division() -> None:
     feats_NF = random_features(50, 6, 1)
     expected = (feats_NF - feats_NF.mean(0)) / feats_NF.std(0, correction=0)
-    result = fit_feature_scale(feats_NF, isotropic=False)(feats_NF)
+    result = fit_feature_scale(feats_NF, phi_s=False)(feats_NF)
     assert torch.allclose(result, expected, atol=1e-8)
 
 
@@ -57,10 +57,10 @@ def test_a_rotation_makes_all_variances_equal(width: int, seed: int) -> None:
     assert np.allclose(variances, np.trace(covariance_FF) / width, rtol=1e-7)
 
 
-@pytest.mark.parametrize("isotropic", [False, True])
-def test_what_does_not_vary_becomes_zero_and_not_nan(isotropic: bool) -> None:
+@pytest.mark.parametrize("phi_s", [False, True])
+def test_what_does_not_vary_becomes_zero_and_not_nan(phi_s: bool) -> None:
     feats_NF = torch.full((10, 4), 3.0)
-    scale = fit_feature_scale(feats_NF, isotropic=isotropic)
+    scale = fit_feature_scale(feats_NF, phi_s=phi_s)
     assert torch.equal(scale(feats_NF), torch.zeros(10, 4))
     feats_NF = torch.cat([feats_NF, torch.randn(10, 1)], dim=1)
-    assert bool(fit_feature_scale(feats_NF, isotropic=isotropic)(feats_NF).isfinite().all())
+    assert bool(fit_feature_scale(feats_NF, phi_s=phi_s)(feats_NF).isfinite().all())

@@ -17,7 +17,7 @@ from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.types import UNLABELED, Output
-from richkd.fusion.alone import first_alone, last_alone, measure_target_shift
+from richkd.fusion.alone import first_teachers_only, last_teacher_only, measure_target_shift
 from richkd.fusion.feature_scale import FeatureScale, fit_feature_scale
 from richkd.fusion.fit import fit_log_pool, fit_simplex
 from richkd.fusion.fuse import fuse
@@ -59,7 +59,7 @@ def test_scaled_features_leave_the_maps_and_logits_of_teachers() -> None:
     torch.manual_seed(0)
     teachers = [Output(torch.randn(4, 3), torch.randn(4, 8), (torch.randn(4, 2, 5, 5),)) for _ in range(2)]
     plain = fuse(FusionConfig(preset="paper"), (1.0, 1.0), None, clip=False)
-    scales = tuple(fit_feature_scale(torch.randn(64, 8), isotropic=False) for _ in teachers)
+    scales = tuple(fit_feature_scale(torch.randn(64, 8), phi_s=False) for _ in teachers)
     target = replace(plain, features=scales)(teachers, torch.zeros(4, dtype=torch.int64))
     for scaled, before, scale in zip(target.teachers, teachers, scales, strict=True):
         assert torch.equal(scaled.maps[0], before.maps[0])
@@ -136,9 +136,9 @@ def test_a_fusion_of_some_of_the_teachers_keeps_all_else() -> None:
     ]  # low energies: the weight is below one
     unknown_B = torch.full((6,), UNLABELED)
     pairs = [
-        (last_alone(whole), slice(2, 3)),
-        (first_alone(whole, 2, 1.5), slice(0, 2)),
-        (first_alone(whole, 1, 1.5), slice(0, 1)),
+        (last_teacher_only(whole), slice(2, 3)),
+        (first_teachers_only(whole, 2, 1.5), slice(0, 2)),
+        (first_teachers_only(whole, 1, 1.5), slice(0, 1)),
     ]
     for alone, kept in pairs:
         assert alone.ood_weights is not None
@@ -160,12 +160,16 @@ def test_a_factor_belongs_to_the_whole_fusion_and_to_none_of_its_parts() -> None
     logits = [torch.randn(4, 5, generator=torch.Generator().manual_seed(m)) / 10**m for m in range(2)]
     target = sharp([Output(z_BC, torch.zeros(4, 2)) for z_BC in logits], torch.arange(4))
     torch.testing.assert_close(target.logits_BC, 3 * whole.logits(logits))
-    assert last_alone(sharp).multipliers == (50.0,)
+    assert last_teacher_only(sharp).multipliers == (50.0,)
     # One vision teacher: its own logits, whatever their scale in the fusion.
-    assert first_alone(sharp, 1, 1.5).multipliers == (1.5,)
+    assert first_teachers_only(sharp, 1, 1.5).multipliers == (1.5,)
     three = Fusion((Scale(2.0), Scale(4.0), Scale(9.0)), LogPool((0.2,) * 3), (0.5, 0.3, 0.2), "test")
-    assert first_alone(three, 2, 1.5).multipliers == pytest.approx((1.5, 3.0))
-    for alone, count in ((last_alone(sharp), 1), (first_alone(sharp, 1), 1), (first_alone(three, 2), 2)):
+    assert first_teachers_only(three, 2, 1.5).multipliers == pytest.approx((1.5, 3.0))
+    for alone, count in (
+        (last_teacher_only(sharp), 1),
+        (first_teachers_only(sharp, 1), 1),
+        (first_teachers_only(three, 2), 2),
+    ):
         assert alone.feature_weights == (1 / count,) * count
         assert not alone.is_calibrated
 

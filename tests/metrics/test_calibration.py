@@ -8,7 +8,7 @@ import torchmetrics.functional.classification as tm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from richkd.metrics.calibration import adaptive_ece, ece, reliability
+from richkd.metrics.calibration import adaptive_ece, ece, measure_reliability
 from tests.metrics.test_confidence import Case, random_case, tied_cases
 from tests.reference import evaluation as reference
 
@@ -16,7 +16,7 @@ from tests.reference import evaluation as reference
 @settings(max_examples=40, deadline=None)
 @given(tied_cases(60), st.integers(1, 20))
 def test_reliability_equals_the_loop(case: Case, bins: int) -> None:
-    measured = reliability(*case, bins=bins)
+    measured = measure_reliability(*case, bins=bins)
     members = reference.bins_of(reference.outcomes(*case), bins)
     assert measured.count == tuple(len(images) for images in members)
     assert measured.edges == pytest.approx([b / bins for b in range(bins + 1)])
@@ -43,7 +43,7 @@ def test_calibration_errors_equal_other_libraries() -> None:
     probs_NC, labels_N = random_case(3000, 3, scale=3.0)
     # torchmetrics rounds to float32; no confidence of this draw is that close to an edge.
     expected = tm.multiclass_calibration_error(probs_NC, labels_N, 5, n_bins=15, norm="max").item()
-    assert reliability(probs_NC, labels_N).mce == pytest.approx(expected, rel=1e-5)
+    assert measure_reliability(probs_NC, labels_N).mce == pytest.approx(expected, rel=1e-5)
     confidence, right = probs_NC.amax(1).numpy(), (probs_NC.argmax(1) == labels_N).numpy()
     bins = np.split(np.argsort(confidence), 15)
     by_numpy = np.mean([abs(right[members].mean() - confidence[members].mean()) for members in bins])

@@ -15,18 +15,18 @@ from sklearn.metrics import roc_auc_score
 
 from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDError
 from richkd.metrics.accuracy import accuracy
-from richkd.metrics.calibration import adaptive_ece, reliability
+from richkd.metrics.calibration import adaptive_ece, measure_reliability
 from richkd.metrics.confidence import (
     COVERAGES,
     Moves,
     State,
     augrc,
     aurc,
-    confident_rates,
     confident_rates_at_coverage,
-    moves,
+    count_moves,
+    measure_confident_rates,
+    measure_risk_coverage,
     moves_at_coverage,
-    risk_coverage,
 )
 from tests.reference import evaluation as reference
 
@@ -35,11 +35,11 @@ FIGURES = [
     aurc,
     augrc,
     adaptive_ece,
-    risk_coverage,
-    reliability,
-    lambda probs_NC, labels_N: confident_rates(probs_NC, labels_N, 0.7),
+    measure_risk_coverage,
+    measure_reliability,
+    lambda probs_NC, labels_N: measure_confident_rates(probs_NC, labels_N, 0.7),
     lambda probs_NC, labels_N: confident_rates_at_coverage(probs_NC, labels_N, 0.8),
-    lambda probs_NC, labels_N: moves(probs_NC, probs_NC, labels_N, 0.7),
+    lambda probs_NC, labels_N: count_moves(probs_NC, probs_NC, labels_N, 0.7),
     lambda probs_NC, labels_N: moves_at_coverage(probs_NC, probs_NC, labels_N, 0.8),
 ]
 
@@ -73,7 +73,7 @@ def test_areas_are_means_over_all_orders_of_tied_images(case: Case) -> None:
     images = reference.outcomes(*case)
     assert aurc(*case) == pytest.approx(reference.over_orders(images, reference.aurc), abs=1e-12)
     assert augrc(*case) == pytest.approx(reference.over_orders(images, reference.augrc), abs=1e-12)
-    curve = risk_coverage(*case, points=50)
+    curve = measure_risk_coverage(*case, points=50)
     assert curve.coverage == pytest.approx([k / len(images) for k in range(1, len(images) + 1)])
     for k, (risk, generalized) in enumerate(zip(curve.risk, curve.generalized_risk, strict=True), start=1):
         errors = reference.over_orders(images, lambda e, k=k: sum(e[:k]))  # type: ignore[misc]
@@ -102,7 +102,7 @@ def test_rates_at_coverage_are_means_over_all_orders_of_tied_images(case: Case, 
 @given(tied_cases(60), st.integers(0, 16))
 def test_rates_at_a_threshold_equal_the_loop(case: Case, level: int) -> None:
     images = reference.outcomes(*case)
-    rates = confident_rates(*case, level / 16)
+    rates = measure_confident_rates(*case, level / 16)
     assert rates.correct * rates.n == pytest.approx(sum(c >= level / 16 and right for c, right in images))
     assert rates.wrong * rates.n == pytest.approx(sum(c >= level / 16 and not right for c, right in images))
 
@@ -146,7 +146,7 @@ def test_a_monotone_transform_of_confidence_leaves_what_depends_on_order(
 ) -> None:
     probs_NC, labels_N = case
     other_NC, _ = predictor(transform(probs_NC[:, 0]), labels_N == 0)
-    assert risk_coverage(probs_NC, labels_N) == risk_coverage(other_NC, labels_N)
+    assert measure_risk_coverage(probs_NC, labels_N) == measure_risk_coverage(other_NC, labels_N)
     for coverage in COVERAGES:
         before = confident_rates_at_coverage(probs_NC, labels_N, coverage)
         after = confident_rates_at_coverage(other_NC, labels_N, coverage)
@@ -179,7 +179,7 @@ def _rounded(value: object) -> object:
 
 def test_the_curve_has_at_most_as_many_points_as_asked() -> None:
     case = random_case(1000, 0)
-    curve, full = risk_coverage(*case, points=50), risk_coverage(*case, points=5000)
+    curve, full = measure_risk_coverage(*case, points=50), measure_risk_coverage(*case, points=5000)
     assert (len(curve.coverage), len(full.coverage)) == (50, 1000)
     assert (curve.coverage[0], curve.coverage[-1]) == (1 / 1000, 1.0)
     # Each point covers a whole number of images, and is a point of the curve of all images.
@@ -195,7 +195,7 @@ def test_the_curve_has_at_most_as_many_points_as_asked() -> None:
 def test_moves_equal_the_loop(images: int, seed: int, level: int) -> None:
     (a_NC, labels_N), (b_NC, _) = random_case(images, seed), random_case(images, seed + 1)
     a, b = reference.outcomes(a_NC, labels_N), reference.outcomes(b_NC, labels_N)
-    counts = np.array(moves(a_NC, b_NC, labels_N, level / 16).counts)
+    counts = np.array(count_moves(a_NC, b_NC, labels_N, level / 16).counts)
     np.testing.assert_array_equal(counts, reference.moves(a, b, level / 16, level / 16))
     if level:
         covered = math.ceil(images * level / 16)
@@ -213,7 +213,10 @@ def test_moves_add_up_to_both_models_rates(case: Case, seed: int, coverage: floa
     n = len(labels_N)
     b_NC = a_NC[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
     for table, rates in (
-        (moves(a_NC, b_NC, labels_N, coverage), lambda x: confident_rates(x, labels_N, coverage)),
+        (
+            count_moves(a_NC, b_NC, labels_N, coverage),
+            lambda x: measure_confident_rates(x, labels_N, coverage),
+        ),
         (
             moves_at_coverage(a_NC, b_NC, labels_N, coverage),
             lambda x: confident_rates_at_coverage(x, labels_N, coverage),
@@ -231,7 +234,7 @@ def test_moves_add_up_to_both_models_rates(case: Case, seed: int, coverage: floa
 
 def test_one_bin_and_saturated_confidence() -> None:
     case = predictor([1.0, 1.0, 1.0, 1.0], [True, True, True, False])
-    measured = reliability(*case)
+    measured = measure_reliability(*case)
     assert (measured.count[-1], measured.accuracy[-1], measured.confidence[-1]) == (4, 0.75, 1.0)
     assert (measured.ece, measured.mce, adaptive_ece(*case)) == (0.25, 0.25, 0.25)
     half = confident_rates_at_coverage(*case, 0.5)
@@ -270,15 +273,15 @@ def test_arguments_are_checked() -> None:
     case = random_case(3, 0)
     for bad in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="'threshold'"):
-            confident_rates(*case, bad)
+            measure_confident_rates(*case, bad)
         with pytest.raises(ConfigError, match="'coverage'"):
             moves_at_coverage(case[0], *case, bad)
     with pytest.raises(ConfigError, match="'coverage'"):
         confident_rates_at_coverage(*case, 0.0)
     with pytest.raises(ConfigError, match="'points'"):
-        risk_coverage(*case, points=1)
-    for figure in (reliability, adaptive_ece):
+        measure_risk_coverage(*case, points=1)
+    for figure in (measure_reliability, adaptive_ece):
         with pytest.raises(ConfigError, match="'bins'"):
             figure(*case, bins=0)
     with pytest.raises(DataError, match=r"\(3, 5\) and \(2, 5\)"):
-        moves(case[0], case[0][:2], case[1], 0.5)
+        count_moves(case[0], case[0][:2], case[1], 0.5)

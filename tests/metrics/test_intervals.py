@@ -20,7 +20,7 @@ from richkd.metrics.intervals import (
     bootstrap_means,
     bootstrap_selective,
     discordant_counts,
-    mcnemar,
+    mcnemar_test,
     paired_bootstrap,
     percentile_intervals,
     resample,
@@ -112,29 +112,29 @@ def test_pairs_are_resampled_together() -> None:
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (1, 1), (0, 6), (2, 3), (4, 4), (1, 7), (9, 3)])
 def test_mcnemar_counts_coins(only_a: int, only_b: int) -> None:
-    test = mcnemar(only_a, only_b)
+    test = mcnemar_test(only_a, only_b)
     assert (test.exact, test.mid_p) == pytest.approx(reference.mcnemar(only_a, only_b), rel=1e-14)
     assert test.exact == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue, rel=1e-12)
-    swapped = mcnemar(only_b, only_a)
+    swapped = mcnemar_test(only_b, only_a)
     assert (swapped.exact, swapped.mid_p) == (test.exact, test.mid_p)
 
 
 def test_mcnemar_of_published_and_large_counts() -> None:
     # Bentur et al. 2009, the first example of Fagerland et al. 2013.
-    published = mcnemar(1, 7)
+    published = mcnemar_test(1, 7)
     assert (published.exact, published.mid_p) == pytest.approx((0.0703, 0.0391), abs=5e-5)
-    large = mcnemar(2400, 2600)
+    large = mcnemar_test(2400, 2600)
     assert large.exact == pytest.approx(stats.binomtest(2400, 5000).pvalue, rel=1e-9)
     assert large.mid_p == pytest.approx(large.exact - stats.binom.pmf(2400, 5000, 0.5), rel=1e-9)
-    assert mcnemar(0, 5000).exact == 0.0
-    assert (mcnemar(0, 0).exact, mcnemar(0, 0).mid_p) == (1.0, 1.0)
+    assert mcnemar_test(0, 5000).exact == 0.0
+    assert (mcnemar_test(0, 0).exact, mcnemar_test(0, 0).mid_p) == (1.0, 1.0)
 
 
 def test_mid_p_rejects_equal_models_about_as_often_as_it_says() -> None:
     sizes = []
     for n in range(20, 120):
         chances = stats.binom.pmf(np.arange(n + 1), n, 0.5)
-        tests = [mcnemar(k, n - k) for k in range(n + 1)]
+        tests = [mcnemar_test(k, n - k) for k in range(n + 1)]
         assert sum(chances[k] for k, test in enumerate(tests) if test.exact <= 0.05) <= 0.05
         sizes.append(sum(chances[k] for k, test in enumerate(tests) if test.mid_p <= 0.05))
     # How many images are discordant is chance as well, so what counts is the mean.
@@ -149,7 +149,7 @@ def test_discordant_counts() -> None:
 
 def test_results_are_ready_for_json() -> None:
     (interval,) = bootstrap_means(torch.eye(4)[:, :1], seed=0)
-    for result in (interval, mcnemar(3, 4)):
+    for result in (interval, mcnemar_test(3, 4)):
         assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
 
 
@@ -215,4 +215,4 @@ def test_bad_inputs_are_refused() -> None:
     with pytest.raises(ConfigError, match="'bins'"):
         bootstrap_ece(probs_NC, labels_N, seed=0, bins=0)
     with pytest.raises(ConfigError, match="-1 and 4"):
-        mcnemar(-1, 4)
+        mcnemar_test(-1, 4)

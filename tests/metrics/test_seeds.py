@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from richkd.core.errors import ConfigError, DataError
-from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, Range, over_seeds, t_quantile
+from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, Range, summarize_seeds, t_quantile
 from tests.fixtures import refusal
 
 
@@ -25,7 +25,7 @@ def test_quantiles_equal_those_of_scipy(share: float, degrees: int) -> None:
 
 @given(values=st.lists(st.floats(-10, 10), min_size=2, max_size=20), level=st.floats(0.5, 0.99))
 def test_intervals_equal_those_of_scipy(values: list[float], level: float) -> None:
-    figures = over_seeds(values, level)
+    figures = summarize_seeds(values, level)
     assert figures.mean == pytest.approx(np.mean(values), abs=1e-12)
     assert figures.sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
     if figures.sd:
@@ -47,7 +47,7 @@ def test_intervals_equal_those_of_scipy(values: list[float], level: float) -> No
 def test_an_interval_has_possible_values_only(
     values: list[float], possible: Range, ends: tuple[float | None, float | None]
 ) -> None:
-    cut, whole = over_seeds(values, possible=possible), over_seeds(values)
+    cut, whole = summarize_seeds(values, possible=possible), summarize_seeds(values)
     assert (cut.mean, cut.sd) == (whole.mean, whole.sd)
     assert cut.low == (whole.low if ends[0] is None else ends[0])
     assert cut.high == (whole.high if ends[1] is None else ends[1])
@@ -55,7 +55,7 @@ def test_an_interval_has_possible_values_only(
 
 def test_wrong_arguments_are_refused() -> None:
     for values in ([], [math.nan], [0.5, math.inf]):
-        assert isinstance(refusal(over_seeds, values), DataError)
+        assert isinstance(refusal(summarize_seeds, values), DataError)
     for level in (0, 1, -1, math.nan):
-        assert isinstance(refusal(over_seeds, [0.1, 0.2], level), ConfigError)
+        assert isinstance(refusal(summarize_seeds, [0.1, 0.2], level), ConfigError)
     assert isinstance(refusal(t_quantile, 0.9, 0), ConfigError)

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from richkd.core.errors import DataError
 from richkd.data.hierarchy import Hierarchy, known_hierarchy
 from richkd.metrics.intervals import Interval
-from richkd.metrics.semantics import class_means, consistency, mantel, others, semantics
+from richkd.metrics.semantics import class_means, consistency, mantel, measure_semantics, others
 from tests.fixtures import refusal
 
 TREE = Hierarchy(("a", "b", "c"), (0, 0, 0, 1, 1, 2))
@@ -42,7 +42,7 @@ def random_case(
 @given(st.integers(1, 30), st.integers(0, 999))
 def test_figures_equal_loops_and_scikit_learn(images: int, seed: int) -> None:
     probs_NC, labels_N = random_case(images, 6, seed)
-    result = semantics(probs_NC, labels_N, TREE)
+    result = measure_semantics(probs_NC, labels_N, TREE)
     aurocs, masses, chances, distances = [], [], [], []
     for p_C, y in zip(probs_NC.tolist(), labels_N.tolist(), strict=True):
         rest = [j for j in range(6) if j != y]
@@ -87,13 +87,13 @@ def test_anchors_of_random_logits_and_of_ones_that_know_the_superclass() -> None
     logits_NC = torch.randn(10_000, 100, generator=random, dtype=torch.float64)
     labels_N = torch.arange(10_000) % 100
     above_C = torch.tensor(CIFAR.superclass_of_C)
-    plain = semantics(logits_NC.softmax(1), labels_N, CIFAR)
+    plain = measure_semantics(logits_NC.softmax(1), labels_N, CIFAR)
     assert estimate(plain.superclass_auroc) == pytest.approx(0.5, abs=0.005)
     assert estimate(plain.superclass_mass) == pytest.approx(4 / 99, abs=0.001)
     assert plain.chance_mass == pytest.approx(4 / 99)
     knowing_NC = logits_NC + (above_C[labels_N, None] == above_C).double()
     for temperature in (0.5, 1.0, 4.0):
-        result = semantics((knowing_NC / temperature).softmax(1), labels_N, CIFAR)
+        result = measure_semantics((knowing_NC / temperature).softmax(1), labels_N, CIFAR)
         # P(a + 1 > b) for two standard normals is Φ(1/√2) = 0.7602.
         assert estimate(result.superclass_auroc) == pytest.approx(0.7602, abs=0.003)
 
@@ -101,7 +101,7 @@ def test_anchors_of_random_logits_and_of_ones_that_know_the_superclass() -> None
 def test_saturated_images_and_perfect_answers() -> None:
     probs_NC = torch.eye(6, dtype=torch.float64)
     labels_N = torch.arange(6)
-    result = semantics(probs_NC, labels_N, TREE)
+    result = measure_semantics(probs_NC, labels_N, TREE)
     assert result.mistake_severity is None
     assert estimate(result.distance) == 0
     assert estimate(result.superclass_auroc) == 0.5
@@ -160,8 +160,10 @@ def test_means_of_classes_without_images_are_zero() -> None:
 def test_hierarchies_that_say_nothing_are_refused() -> None:
     probs_NC, labels_N = random_case(4, 6, 0)
     for tree in (Hierarchy(("all",), (0,) * 6), Hierarchy(tuple("abcdef"), tuple(range(6)))):
-        assert isinstance(refusal(semantics, probs_NC, labels_N, tree), DataError)
-    assert "6 in the model" in str(refusal(semantics, probs_NC, labels_N, Hierarchy(("a", "b"), (0, 0, 1))))
+        assert isinstance(refusal(measure_semantics, probs_NC, labels_N, tree), DataError)
+    assert "6 in the model" in str(
+        refusal(measure_semantics, probs_NC, labels_N, Hierarchy(("a", "b"), (0, 0, 1)))
+    )
 
 
 def test_cifars_hierarchy_is_built_in() -> None:
@@ -187,11 +189,11 @@ def test_classes_without_images_change_no_correlation() -> None:
     q_NC = others(logits_NC.double().softmax(1), labels_N)
     means_KK = torch.stack([q_NC[labels_N == c].mean(0) for c in range(6)])[:, :6]
     expected = mantel(means_KK, related_CC[:6, :6], seed=0)
-    found = semantics(logits_NC.softmax(1), labels_N, tree).correlation
+    found = measure_semantics(logits_NC.softmax(1), labels_N, tree).correlation
     assert found is not None
     assert found.rho == pytest.approx(expected.rho, abs=1e-5)
     few_N = labels_N < 2
-    assert semantics(logits_NC.softmax(1)[few_N], labels_N[few_N], tree).correlation is None
+    assert measure_semantics(logits_NC.softmax(1)[few_N], labels_N[few_N], tree).correlation is None
 
 
 @pytest.mark.parametrize("top", [100.0, 700.0, 720.0, 740.0])

@@ -8,7 +8,7 @@ from torch import nn
 
 from richkd.config.schema import ModelConfig
 from richkd.models.build import Network, build_network
-from richkd.models.stage_ends import classifier_of, stage_ends
+from richkd.models.stage_ends import classifier_of, find_stage_ends
 
 RGB = (0.5, 0.5, 0.5)
 
@@ -26,7 +26,7 @@ def network_of(name: str, size: int) -> Network:
 
 def test_stages_behind_norm_and_relu_have_its_numbers() -> None:
     network = network_of("cifar_vgg13", 16)
-    ends = stage_ends(network)
+    ends = find_stage_ends(network)
     for number, norm in enumerate(ends.norms, start=1):
         last = list(network.model.get_submodule(f"layer{number}"))[-2]
         assert isinstance(last, nn.BatchNorm2d)
@@ -37,16 +37,16 @@ def test_stages_behind_norm_and_relu_have_its_numbers() -> None:
 
 def test_sums_of_residual_blocks_have_none() -> None:
     for name, size in (("cifar_resnet8", 16), ("cifar_wrn_16_2", 16)):
-        assert set(stage_ends(network_of(name, size)).norms) == {None}
+        assert set(find_stage_ends(network_of(name, size)).norms) == {None}
     # The first map of timm's ResNets is that of the stem.
-    first, *others = stage_ends(network_of("resnet10t", 64)).norms
+    first, *others = find_stage_ends(network_of("resnet10t", 64)).norms
     assert first is not None
     assert set(others) == {None}
 
 
 def test_what_the_classifier_reads() -> None:
     found = {
-        name: stage_ends(network_of(name, size))[1:]
+        name: find_stage_ends(network_of(name, size))[1:]
         for name, size in (("cifar_resnet8", 16), ("cifar_wrn_16_2", 16), ("test_vit", 160))
     }
     # Averaged, signed, linear. Maps of a wide ResNet are before its last batch norm; a ViT has a class token.
@@ -61,13 +61,13 @@ def test_a_classifier_of_several_layers_is_not_linear() -> None:
     model = timm.create_model("cifar_resnet8", num_classes=3).eval()
     model.fc = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     network = Network(model, "cifar_resnet8", size=16, mean=RGB, std=RGB)
-    assert not stage_ends(network).linear
+    assert not find_stage_ends(network).linear
     assert classifier_of(network) is model.fc
 
 
 def test_the_network_stays_as_it_is() -> None:
     network = network_of("cifar_vgg8", 16)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    stage_ends(network)
+    find_stage_ends(network)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())

@@ -11,7 +11,7 @@ import torch
 from richkd.config.schema import Config
 from richkd.core.types import Output
 from richkd.pipeline.assemble import Parts, assemble
-from richkd.pipeline.missing_outputs import missing_outputs
+from richkd.pipeline.missing_outputs import count_missing_outputs
 from richkd.teachers.cache.store import OutputCache
 from richkd.training.run import distill
 from tests.fixtures import World
@@ -43,13 +43,13 @@ def cache_of_train(parts: Parts) -> OutputCache:
 
 
 def test_a_run_computes_as_many_outputs_as_were_missing(config: Config) -> None:
-    before = missing_outputs(parts_of(config))
+    before = count_missing_outputs(parts_of(config))
     assert before.steps == 2 * 36 / BATCH, "two views of each image, then all are stored"
     distill(config, quiet=True)
     parts = parts_of(config)
     (teacher,) = parts.teachers
     stored = sum(len(cache) * cache.format.row_bytes for cache in teacher.caches.values())
-    after = missing_outputs(parts)
+    after = count_missing_outputs(parts)
     assert after.steps == 0
     # A run evaluates its teachers on one of the held-out splits.
     assert before.size == stored + after.size
@@ -68,12 +68,12 @@ def test_a_batch_is_computed_if_one_of_its_images_is_missing(config: Config) -> 
         cache.add(
             batch.index_B[1:], views.number_B[1:], type(output)(output.logits_BC[1:], output.feats_BF[1:])
         )
-    assert missing_outputs(parts).steps == 2 * 36 / BATCH
+    assert count_missing_outputs(parts).steps == 2 * 36 / BATCH
     last = Output(output.logits_BC[:1], output.feats_BF[:1])
     cache.add(batch.index_B[:1], views.number_B[:1], last)
-    assert missing_outputs(parts).steps == 2 * 36 / BATCH - 1
+    assert count_missing_outputs(parts).steps == 2 * 36 / BATCH - 1
 
 
 def test_nothing_is_missing_without_a_cache(world: World, tmp_path: Path) -> None:
-    found = missing_outputs(parts_of(world.config(tmp_path / "run", method__name="kd")))
+    found = count_missing_outputs(parts_of(world.config(tmp_path / "run", method__name="kd")))
     assert (found.steps, found.size) == (0, 0)

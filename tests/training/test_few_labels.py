@@ -139,13 +139,13 @@ def test_a_student_is_evaluated_with_the_teachers_of_its_run(world: World, tmp_p
     summary = distill(world.config(tmp_path / "run", **changes), quiet=True).summary
     result = evaluate_models([str(tmp_path / "run")], str(world.images), EvaluateConfig(teachers=True))
     first = result.evaluation.model_reports[0]
-    assert first.own.top1 == summary["splits"]["test"]["top1"]
-    assert first.own.n == 12
+    assert first.uncalibrated.top1 == summary["splits"]["test"]["top1"]
+    assert first.uncalibrated.n == 12
     # What is fitted on training images is fitted on those of the run.
     _, parts = open_teachers(tmp_path / "run", str(world.images), torch.device("cpu"))
     assert len(parts.data.splits["train"]) == 36
     labeled = evaluate_models([str(tmp_path / "run")], str(world.images), EvaluateConfig(split="train"))
-    assert labeled.evaluation.model_reports[0].own.n == 6
+    assert labeled.evaluation.model_reports[0].uncalibrated.n == 6
     card = (tmp_path / "run" / "student" / "README.md").read_text()
     assert "36 training images, 30 of them without labels" in card
 

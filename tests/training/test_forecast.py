@@ -13,7 +13,7 @@ from richkd.core.types import Output
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.missing_outputs import MissingOutputs
 from richkd.teachers.vision import VisionTeacher
-from richkd.training.forecast import Forecast, forecast
+from richkd.training.forecast import Forecast, measure_forecast
 from richkd.training.measured_steps import STEPS, MeasuredSteps, _reading
 from tests.fixtures import World
 
@@ -62,13 +62,13 @@ def test_computing_is_measured_apart_from_reading(
     views = {"augment__policy": "random-resized-crop", "augment__num_views": 2}
     changes: dict[str, Any] = {"method__name": "kd", "train__epochs": 10, **views}
     config = world.config(tmp_path / "run", cache__dir=tmp_path / "cache", **changes)
-    needs = forecast(assemble(config, torch.device("cpu")))
+    needs = measure_forecast(assemble(config, torch.device("cpu")))
     assert needs.measured.steps == STEPS
     assert needs.measured.computing == pytest.approx(SLOW, rel=0.5)
     assert needs.measured.seconds < SLOW
     # Two of ten epochs compute.
     assert needs.training_seconds == pytest.approx(40 * needs.measured.seconds + 8 * needs.measured.computing)
-    alone = forecast(assemble(world.config(tmp_path / "run", **changes), torch.device("cpu")))
+    alone = measure_forecast(assemble(world.config(tmp_path / "run", **changes), torch.device("cpu")))
     assert alone.measured.computing == 0
     assert alone.measured.seconds > SLOW
     assert not (tmp_path / "run").exists()
@@ -76,12 +76,12 @@ def test_computing_is_measured_apart_from_reading(
 
 def test_the_disk_of_a_folder_whose_name_is_too_long(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path / ("x" * 300), method__name="ce", train__epochs=1)
-    assert forecast(assemble(config, torch.device("cpu"))).free_bytes > 0
+    assert measure_forecast(assemble(config, torch.device("cpu"))).free_bytes > 0
 
 
 def test_a_short_run_is_measured_as_a_whole(world: World, tmp_path: Path) -> None:
     config = world.config(tmp_path / "run", method__name="ce", train__epochs=1)
-    needs = forecast(assemble(config, torch.device("cpu")))
+    needs = measure_forecast(assemble(config, torch.device("cpu")))
     assert needs.measured.steps == 2, "four steps, of which the first two are not measured"
     assert needs.measured.evaluating > 0
     assert needs.measured.peak_bytes > 50_000_000

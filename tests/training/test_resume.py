@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from richkd.core.interrupt import Interrupted, StopRequest, stop_request
+from richkd.core.interrupt import Interrupted, StopRequest, catch_stop_signals
 from richkd.core.progress import Progress
 from richkd.training.checkpoint import load_checkpoint
 from richkd.training.run import distill
@@ -240,7 +240,7 @@ def test_a_second_signal_ends_at_once_and_handlers_are_put_back() -> None:
     at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
-        with stop_request() as stop:
+        with catch_stop_signals() as stop:
             signal.raise_signal(signal.SIGINT)
             assert stop.requested
             with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import richkd
 from richkd.core.errors import ClipError, ConfigError, NonFiniteError
-from richkd.core.interrupt import Interrupted, stop_request
+from richkd.core.interrupt import Interrupted, catch_stop_signals
 from richkd.core.types import Batch, Output, Target
 from richkd.loops.callbacks import Callback
 from richkd.methods.kd import Distillation
@@ -297,7 +297,7 @@ def test_a_run_can_be_started_outside_the_main_thread(world: World, tmp_path: Pa
     finished: list[bool] = []
 
     def work() -> None:
-        with stop_request() as stop:
+        with catch_stop_signals() as stop:
             finished.append(stop.requested)
 
     thread = threading.Thread(target=work)

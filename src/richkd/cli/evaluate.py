@@ -55,4 +55,4 @@ def evaluate(
     if json:
         print(json_module.dumps(result.to_dict()))
         return
-    print_evaluation(result, f"{data}, {result.model_reports[0].own.n:,} images of {config.split}")
+    print_evaluation(result, f"{data}, {result.model_reports[0].uncalibrated.n:,} images of {config.split}")

@@ -55,7 +55,7 @@ def _table(title: str, *columns: str) -> Table:
 def _accuracy(result: Evaluation, title: str) -> Table:
     table = _table(title, "top-1", CI, "top-5", "NLL", "ECE", CI, "adaptive ECE", "MCE", "Brier")
     for model_report in result.model_reports:
-        rows = [(model_report.name, model_report.own, "ece", 0)]
+        rows = [(model_report.name, model_report.uncalibrated, "ece", 0)]
         if model_report.temperature != 1.0:
             name = f"  calibrated, T = {model_report.temperature:.3f}"
             rows.append((name, model_report.calibrated, "calibrated ece", 1))

@@ -81,7 +81,7 @@ def export(
     with quick_imports():
         from richkd.cli.export_tables import print_export
         from richkd.core.terminal import log_to_stderr
-        from richkd.export.quantization import int8_settings
+        from richkd.export.quantization import read_int8_settings
         from richkd.export.run import ExportSettings, export_student
 
     given = {
@@ -91,7 +91,7 @@ def export(
         "reduce_range": reduce_range,
         "float_ends": float_ends,
     }
-    quantized = int8_settings(int8, given)
+    quantized = read_int8_settings(int8, given)
     settings = ExportSettings(to, out, raw, data, images, check_images, tolerance, checkpoint, quantized)
     # The network of a callable may print, too, but not between the results.
     with json_alone(True) as write:

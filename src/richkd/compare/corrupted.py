@@ -14,7 +14,7 @@ from richkd.compare.runs import PlannedRun
 from richkd.config.schema import DataConfig
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
-from richkd.core.interrupt import Interrupted, stop_request
+from richkd.core.interrupt import Interrupted, catch_stop_signals
 from richkd.core.json_text import to_json
 from richkd.core.logs import Log
 from richkd.core.structured import read_json
@@ -79,7 +79,7 @@ def corrupted_errors(
         if any(name not in record.errors for name in settings.measured):
             images = (logits[record.run.name].keys, repr(_data_of(record.run)))
             groups.setdefault(images, []).append(record)
-    with stop_request() as stop:
+    with catch_stop_signals() as stop:
         for members in groups.values():
             students = _Students(members, logits, settings.images)
             for place, name in enumerate(settings.measured):

@@ -43,7 +43,7 @@ class FirstFigures:
         return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
 
-def first_figures(runs: Iterable[FirstRun], failed: Mapping[str, str]) -> tuple[FirstFigures, ...]:
+def collect_first_figures(runs: Iterable[FirstRun], failed: Mapping[str, str]) -> tuple[FirstFigures, ...]:
     """The figures of first runs; the folds of one are together.
 
     Args:

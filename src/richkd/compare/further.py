@@ -8,7 +8,7 @@ from pathlib import Path
 
 from richkd.compare.logits import StoredLogits
 from richkd.data.hierarchy import Hierarchy, superclasses_of
-from richkd.metrics.seeds import DIFFERENCE, FRACTION, OverSeeds, Range, over_seeds
+from richkd.metrics.seeds import DIFFERENCE, FRACTION, OverSeeds, Range, summarize_seeds
 from richkd.metrics.semantics import superclass_auroc
 
 
@@ -66,7 +66,7 @@ def over_known(values: Sequence[float | None], possible: Range = FRACTION) -> Ov
         (True, 0.6)
     """
     known = [value for value in values if value is not None]
-    return over_seeds(known, possible=possible) if known and len(known) == len(values) else None
+    return summarize_seeds(known, possible=possible) if known and len(known) == len(values) else None
 
 
 def corrupted_difference(ours: Mapping[int, Further], theirs: Mapping[int, Further]) -> OverSeeds | None:

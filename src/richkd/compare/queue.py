@@ -15,7 +15,7 @@ from typing import Any, Literal
 from richkd.compare.shared_outputs import SharedOutputs
 from richkd.compare.worker import Job, Outcome, serve
 from richkd.core.errors import CheckpointError, ProcessError
-from richkd.core.interrupt import Interrupted, StopRequest, stop_request
+from richkd.core.interrupt import Interrupted, StopRequest, catch_stop_signals
 from richkd.core.visible import one_line
 
 # Seconds between two looks at signals and progress, and until a process that was asked to end is killed.
@@ -63,7 +63,7 @@ def run_queue(
     context = _context(start)
     outcomes: dict[str, Outcome] = {}
     waiting, running, shared = list(jobs), list[_Running](), SharedOutputs()
-    with stop_request() as stop, _all_ended(running):
+    with catch_stop_signals() as stop, _all_ended(running):
         while waiting or running:
             while waiting and len(running) < at_once and not stop.requested:
                 job = shared.choose(waiting, [one.job for one in running])

@@ -18,8 +18,8 @@ from richkd.core.errors import CheckpointError
 from richkd.evaluate.model_report import RESAMPLES, SEED, correct_of, losses_of
 from richkd.metrics.calibration import ece
 from richkd.metrics.confidence import confident_rates_at_coverage
-from richkd.metrics.intervals import Interval, McNemar, discordant_counts, mcnemar, paired_bootstrap
-from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, OverSeeds, over_seeds
+from richkd.metrics.intervals import Interval, McNemar, discordant_counts, mcnemar_test, paired_bootstrap
+from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, OverSeeds, summarize_seeds
 
 HALF = 0.5
 
@@ -253,7 +253,9 @@ def _over_seeds(runs: Sequence[RunFigures]) -> list[OverSeeds | None]:
         return [None] * 4
     columns = zip(*((run.top1, run.nll, run.ece, run.half_error) for run in runs), strict=True)
     ranges = (FRACTION, NLL, FRACTION, FRACTION)
-    return [over_seeds(values, possible=possible) for values, possible in zip(columns, ranges, strict=True)]
+    return [
+        summarize_seeds(values, possible=possible) for values, possible in zip(columns, ranges, strict=True)
+    ]
 
 
 def _run(run: PlannedRun, output: StoredLogits, further: Further) -> RunFigures:
@@ -285,13 +287,15 @@ def _difference(
     ours_RNS = torch.stack([_values(outputs[seed]) for seed in seeds])
     theirs_RNS = torch.stack([_values(baseline[seed]) for seed in seeds])
     by_seed_RS = ours_RNS.mean(1) - theirs_RNS.mean(1)
-    top1 = over_seeds(by_seed_RS[:, 0].tolist(), possible=DIFFERENCE)
-    nll = over_seeds(by_seed_RS[:, 1].tolist())
+    top1 = summarize_seeds(by_seed_RS[:, 0].tolist(), possible=DIFFERENCE)
+    nll = summarize_seeds(by_seed_RS[:, 1].tolist())
     top1_images, nll_images = paired_bootstrap(
         theirs_RNS.mean(0), ours_RNS.mean(0), seed=SEED, resamples=RESAMPLES
     )
     tests = tuple(
-        mcnemar(*discordant_counts(baseline[seed].logits_NC, outputs[seed].logits_NC, outputs[seed].labels_N))
+        mcnemar_test(
+            *discordant_counts(baseline[seed].logits_NC, outputs[seed].logits_NC, outputs[seed].labels_N)
+        )
         for seed in seeds
     )
     return Difference(tuple(seeds), top1, nll, top1_images, nll_images, tests)

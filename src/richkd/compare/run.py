@@ -11,7 +11,7 @@ from richkd.compare.corrupted import corrupted_errors
 from richkd.compare.costs import RunCost, costs_of
 from richkd.compare.first import FOLDER as FIRST
 from richkd.compare.first import FirstRun, stages_of
-from richkd.compare.first_figures import FirstFigures, first_figures
+from richkd.compare.first_figures import FirstFigures, collect_first_figures
 from richkd.compare.further import further_figures
 from richkd.compare.layers import read_layers
 from richkd.compare.logits import StoredLogits, are_stored, read_logits
@@ -196,7 +196,7 @@ def _write(
     corrupted = corrupted_errors(done, logits, plan.corruptions, out, log) if plan.corruptions else {}
     further = further_figures(logits, plan.hierarchy, corrupted)
     cells = figures_of(runs, logits, failed, plan.reference, checked.budgets, further)
-    teachers = first_figures(first_runs_of(runs), failed)
+    teachers = collect_first_figures(first_runs_of(runs), failed)
     warnings = (*checked.warnings, *precision_warnings(done))
     comparison = Comparison(out, cells, costs_of(done, out), dict(failed), warnings, teachers)
     write_pages(source.name, cells, comparison.costs, out, warnings, teachers)

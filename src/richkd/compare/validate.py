@@ -28,7 +28,7 @@ from richkd.models.build import Network
 from richkd.pipeline.assemble import assemble
 from richkd.pipeline.run_data import order_of
 from richkd.training.batch_parts import refuse_small_parts
-from richkd.training.inputs import changed_data
+from richkd.training.inputs import find_changed_data
 from richkd.training.optimizer import build_optimizer
 from richkd.training.run_folder import RunFolder
 from richkd.training.same_settings import refuse_other_settings
@@ -230,7 +230,7 @@ def refuse_changed(run: AnyRun, opened: OpenedData, same_files: bool = True) -> 
     refuse_other_settings(folder.path, run.config, same_length=True, same_files=same_files)
     recorded = folder.inputs()
     data = opened.of(run.config)
-    changed = changed_data(data, recorded, opened.inputs(run.config, recorded))
+    changed = find_changed_data(data, recorded, opened.inputs(run.config, recorded))
     if changed:
         by = "" if changed.hashed else " (compared by size and modification time, because they are many)"
         raise CheckpointError(

@@ -23,13 +23,13 @@ class Interrupted(Exception):
 
 @dataclass
 class StopRequest:
-    """Whether SIGINT, SIGTERM or SIGHUP was received; made by `stop_request`."""
+    """Whether SIGINT, SIGTERM or SIGHUP was received; made by `catch_stop_signals`."""
 
     requested: bool = False
 
 
 @contextmanager
-def stop_request(*, once: bool = True) -> Iterator[StopRequest]:
+def catch_stop_signals(*, once: bool = True) -> Iterator[StopRequest]:
     """Context in which the first SIGINT, SIGTERM or SIGHUP only sets a flag: a loop can stop between steps.
 
     The first signal restores the previous handlers, so a second signal stops the process immediately. A
@@ -42,7 +42,7 @@ def stop_request(*, once: bool = True) -> Iterator[StopRequest]:
             terminal twice: from the terminal and from the launcher.
 
     Example:
-        >>> with stop_request() as stop:
+        >>> with catch_stop_signals() as stop:
         ...     signal.raise_signal(signal.SIGINT)
         ...     stop.requested
         True

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from richkd.data.hierarchy import Hierarchy
 from richkd.metrics.accuracy import Metrics, hits, measure
-from richkd.metrics.calibration import Reliability, adaptive_ece, reliability
+from richkd.metrics.calibration import Reliability, adaptive_ece, measure_reliability
 from richkd.metrics.checks import Figures
 from richkd.metrics.confidence import (
     COVERAGES,
     RiskCoverage,
     augrc,
     aurc,
-    confident_rates,
     confident_rates_at_coverage,
-    risk_coverage,
+    measure_confident_rates,
+    measure_risk_coverage,
 )
 from richkd.metrics.ece_intervals import bootstrap_ece, paired_bootstrap_ece
 from richkd.metrics.intervals import (
@@ -29,12 +29,12 @@ from richkd.metrics.intervals import (
     bootstrap_means,
     bootstrap_selective,
     discordant_counts,
-    mcnemar,
+    mcnemar_test,
     paired_bootstrap,
 )
-from richkd.metrics.semantics import Semantics, semantics
+from richkd.metrics.semantics import Semantics, measure_semantics
 
-# Confidence from which the paper counts a prediction as confident.
+# Confidence from which a prediction counts as confident; the paper does not say which one it has.
 CERTAIN = 0.7
 SEED, RESAMPLES = 0, 1000
 CURVE_POINTS = 100
@@ -88,7 +88,7 @@ class ModelReport:
     Attributes:
         name: name of the model.
         temperature: the temperature of the calibrated metrics.
-        own: accuracy, NLL, ECE and Brier score without temperature.
+        uncalibrated: accuracy, NLL, ECE and Brier score without temperature.
         calibrated: the same with temperature.
         intervals: 95% confidence intervals by metric: ``top1``, ``top5``, ``nll``, ``brier`` and ``ece``, the
             last three also as ``calibrated …``; and ``certain right``, ``certain wrong`` (confidently correct
@@ -105,7 +105,7 @@ class ModelReport:
 
     name: str
     temperature: float
-    own: Metrics
+    uncalibrated: Metrics
     calibrated: Metrics
     intervals: dict[str, Interval]
     adaptive_ece: tuple[float, float]
@@ -168,9 +168,9 @@ def measure_model(
     Example:
         >>> logits_NC, labels_N = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
         >>> result = measure_model("model", logits_NC, labels_N, ("cat", "dog"), temperature=4.0)
-        >>> result.own.top1, result.classes
+        >>> result.uncalibrated.top1, result.classes
         (0.5, (('cat', 1, 1.0), ('dog', 1, 0.0)))
-        >>> result.calibrated.nll < result.own.nll  # half of the confident predictions are incorrect
+        >>> result.calibrated.nll < result.uncalibrated.nll  # half of the confident predictions are incorrect
         True
     """
     scaled_NC = logits_NC.double() / temperature
@@ -191,10 +191,10 @@ def measure_model(
         measure(logits_NC, labels_N, temperature),
         intervals,
         (adaptive_ece(probs, labels_N), adaptive_ece(calibrated, labels_N)),
-        (reliability(probs, labels_N), reliability(calibrated, labels_N)),
+        (measure_reliability(probs, labels_N), measure_reliability(calibrated, labels_N)),
         confidence_of(name, logits_NC, scaled_NC, labels_N),
-        risk_coverage(calibrated, labels_N, CURVE_POINTS),
-        None if hierarchy is None else semantics(calibrated, labels_N, hierarchy),
+        measure_risk_coverage(calibrated, labels_N, CURVE_POINTS),
+        None if hierarchy is None else measure_semantics(calibrated, labels_N, hierarchy),
         _by_class(logits_NC, labels_N, class_names),
         confusions_of(logits_NC, labels_N, class_names),
         _confusion(logits_NC, labels_N, len(class_names)),
@@ -228,7 +228,7 @@ def compare(a: tuple[str, Tensor, float], b: tuple[str, Tensor, float], labels_N
     ece = paired_bootstrap_ece(
         a_scaled.softmax(dim=1), b_scaled.softmax(dim=1), labels_N, seed=SEED, resamples=RESAMPLES
     )
-    return Comparison(a_name, b_name, top1, nll, ece, mcnemar(*discordant_counts(a_NC, b_NC, labels_N)))
+    return Comparison(a_name, b_name, top1, nll, ece, mcnemar_test(*discordant_counts(a_NC, b_NC, labels_N)))
 
 
 def correct_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
@@ -288,7 +288,9 @@ def confidence_of(name: str, logits_NC: Tensor, scaled_NC: Tensor, labels_N: Ten
         0.0
     """
     raw_NC, calibrated_NC = logits_NC.double().softmax(dim=1), scaled_NC.double().softmax(dim=1)
-    raw, scaled = (confident_rates(probs_NC, labels_N, CERTAIN) for probs_NC in (raw_NC, calibrated_NC))
+    raw, scaled = (
+        measure_confident_rates(probs_NC, labels_N, CERTAIN) for probs_NC in (raw_NC, calibrated_NC)
+    )
     risks = [
         confident_rates_at_coverage(calibrated_NC, labels_N, coverage).wrong / coverage
         for coverage in COVERAGES

@@ -18,7 +18,7 @@ from richkd.evaluate.predictors import NetworkPredictor, Predictor, TeachersPred
 from richkd.export.from_checkpoint import Which
 from richkd.export.own_data import is_data_of
 from richkd.export.student import load_student
-from richkd.fusion.by_label import by_label
+from richkd.fusion.by_label import read_by_label
 from richkd.methods.objective import method_label
 from richkd.models.build import build_network
 from richkd.pipeline.assemble import Parts, assemble
@@ -85,7 +85,7 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     # Held-out images are evaluated with the fusions that the run made for its training images.
     parts = assemble(
-        _without_training_settings(config), device, factors=read_factors(run), fusions=by_label(config)
+        _without_training_settings(config), device, factors=read_factors(run), fusions=read_by_label(config)
     )
     if parts.fusion is None:
         raise ConfigError(

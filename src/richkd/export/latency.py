@@ -48,7 +48,7 @@ class Latency(Figures):
 
 @dataclass(frozen=True)
 class Benchmark(Figures):
-    """The latency of a model at several batch sizes; made by `benchmark`.
+    """The latency of a model at several batch sizes; made by `run_benchmark`.
 
     Attributes:
         model: the model.
@@ -71,7 +71,7 @@ class Benchmark(Figures):
     batches: tuple[Latency, ...]
 
 
-def benchmark(
+def run_benchmark(
     model: str,
     *,
     batches: Sequence[int] = BATCHES,
@@ -106,7 +106,7 @@ def benchmark(
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=8), 2, role="student")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), 1.0, {})
-        ...     found = benchmark(folder, batches=(1, 2), rounds=3, warmup=1)
+        ...     found = run_benchmark(folder, batches=(1, 2), rounds=3, warmup=1)
         >>> [row.batch for row in found.batches], found.batches[0].median > 0
         ([1, 2], True)
     """
@@ -135,7 +135,7 @@ def benchmark(
 def benchmark_all(
     models: Sequence[str], *, picture: Sequence[int] | None = None, **settings: Any
 ) -> tuple[Benchmark, ...]:
-    """`benchmark` of several models, one after the other.
+    """`run_benchmark` of several models, one after the other.
 
     Raises:
         ConfigError: no model, or another number of sides than two.
@@ -146,7 +146,7 @@ def benchmark_all(
         given = " ".join(map(str, picture))
         raise ConfigError("--picture has a height and a width", got=given, fix="--picture 480 640")
     sides = None if picture is None else (picture[0], picture[1])
-    return tuple(benchmark(model, picture=sides, **settings) for model in models)
+    return tuple(run_benchmark(model, picture=sides, **settings) for model in models)
 
 
 @dataclass(frozen=True)

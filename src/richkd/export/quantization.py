@@ -69,14 +69,14 @@ class Int8Settings:
             raise ConfigError("--calibration-images must be at least 1", got=got, fix="use 256.")
 
 
-def int8_settings(wanted: bool, given: Mapping[str, Any]) -> Int8Settings | None:
+def read_int8_settings(wanted: bool, given: Mapping[str, Any]) -> Int8Settings | None:
     """The settings of given options; None without ``--int8``.
 
     Raises:
         ConfigError: an option has no effect without ``--int8``.
 
     Example:
-        >>> int8_settings(True, {"max_drop": 0.5, "images": None}).max_drop
+        >>> read_int8_settings(True, {"max_drop": 0.5, "images": None}).max_drop
         0.5
     """
     chosen = {name: value for name, value in given.items() if value is not None and value is not False}

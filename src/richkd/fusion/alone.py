@@ -13,7 +13,7 @@ from richkd.fusion.mixing import LogPool, Mixing
 from richkd.fusion.scale import Scale
 
 
-def first_alone(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
+def first_teachers_only(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
     """The fusion of the first ``count`` teachers without the rest.
 
     One teacher: its logits, unchanged. Several: the mean of their scaled log-probabilities. The result is
@@ -26,7 +26,7 @@ def first_alone(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
         >>> from richkd.fusion.fuse import fuse
         >>> logits = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 9.0]])]
         >>> fusion = fuse(FusionConfig(weights=(0.5, 0.5)), [1.0, 1.0], None)
-        >>> logits_BC = first_alone(fusion, 1, multiplier=3.0).logits(logits[:1])
+        >>> logits_BC = first_teachers_only(fusion, 1, multiplier=3.0).logits(logits[:1])
         >>> round(float(logits_BC[0, 0] - logits_BC[0, 1]), 4)
         3.0
     """
@@ -35,14 +35,14 @@ def first_alone(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
     return _part(fusion, slice(count), scales, pool, (1 / count,) * count)
 
 
-def last_alone(fusion: Fusion) -> Fusion:
-    """The last teacher without the rest, at its scale; everything else stays as in `first_alone`.
+def last_teacher_only(fusion: Fusion) -> Fusion:
+    """The last teacher without the rest, at its scale; everything else stays as in `first_teachers_only`.
 
     Example:
         >>> from richkd.config.schema import FusionConfig
         >>> from richkd.fusion.fuse import fuse
         >>> fusion = fuse(FusionConfig(preset="paper"), [1.0, 100.0], None)
-        >>> last_alone(fusion).multipliers
+        >>> last_teacher_only(fusion).multipliers
         (100.0,)
     """
     return _part(fusion, slice(-1, None), fusion.scales[-1:], LogPool((1.0,)), (1.0,))
@@ -82,7 +82,7 @@ def measure_target_shift(fused_NC: Tensor, first_NC: Tensor, temperature: float)
 
     Args:
         fused_NC: logits z_F of the fused target.
-        first_NC: logits z_1 of the teachers alone, from `first_alone`.
+        first_NC: logits z_1 of the teachers alone, from `first_teachers_only`.
         temperature: T of the loss that reads the target.
 
     Example:

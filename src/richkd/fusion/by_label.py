@@ -34,15 +34,15 @@ class ByLabel:
         return self.labeled is None or _mixing_of(self.main) == _mixing_of(self.labeled)
 
 
-def by_label(config: Config) -> ByLabel:
+def read_by_label(config: Config) -> ByLabel:
     """The settings of the fusion for each kind of training images.
 
     Example:
         >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}}
         >>> base |= {"fusion": {"labeled": {"preset": "paper"}}}
-        >>> by_label(Config.model_validate(base)).main.preset  # all images have labels
+        >>> read_by_label(Config.model_validate(base)).main.preset  # all images have labels
         'paper'
-        >>> both = by_label(Config.model_validate(base | {"data": {"path": ".", "unlabeled": "more"}}))
+        >>> both = read_by_label(Config.model_validate(base | {"data": {"path": ".", "unlabeled": "more"}}))
         >>> both.main.preset, both.labeled.preset
         ('default', 'paper')
     """

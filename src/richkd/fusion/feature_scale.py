@@ -40,12 +40,12 @@ class FeatureScale:
         return (feats_BF - self.mean_F.to(feats_BF)) @ self.matrix_FF.to(feats_BF)
 
 
-def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
+def fit_feature_scale(feats_NF: Tensor, *, phi_s: bool) -> FeatureScale:
     """Fit a map that gives every feature dimension zero mean and unit variance over these images.
 
     Args:
         feats_NF: features of the N training images.
-        isotropic: False divides each dimension by its own standard deviation, which also amplifies
+        phi_s: False divides each dimension by its own standard deviation, which also amplifies
             dimensions with little variance; constant dimensions become zero. True rotates the features
             until all dimensions have the same variance, then divides by one number, so that the ratios of
             distances are preserved (PHI-S, Ranzinger et al. 2024, arXiv 2410.01680). PHI-S rotates with a
@@ -54,7 +54,7 @@ def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
 
     Example:
         >>> feats_NF = torch.tensor([[0.0, 10.0], [2.0, 30.0]])
-        >>> fit_feature_scale(feats_NF, isotropic=False)(feats_NF).tolist()
+        >>> fit_feature_scale(feats_NF, phi_s=False)(feats_NF).tolist()
         [[-1.0, -1.0], [1.0, 1.0]]
     """
     exact_NF = feats_NF.double()
@@ -62,7 +62,7 @@ def fit_feature_scale(feats_NF: Tensor, *, isotropic: bool) -> FeatureScale:
     covariance_FF = torch.cov(exact_NF.T, correction=0).reshape(len(mean_F), -1)
     variance_F = covariance_FF.diagonal()
     flat_F = variance_F <= FLAT_VARIANCE * variance_F.max()
-    if not isotropic:
+    if not phi_s:
         return FeatureScale(mean_F, torch.diag(variance_F.rsqrt().masked_fill(flat_F, 0.0)))
     mean_variance = float(variance_F.mean())
     if mean_variance == 0:

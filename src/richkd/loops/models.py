@@ -14,7 +14,7 @@ from richkd.methods.term import NetworkShapes
 from richkd.models.build import Network
 from richkd.models.map_classifier import map_classifier
 from richkd.models.probe import CONTRACT, first_line, pixels_for, unchanged
-from richkd.models.stage_ends import stage_ends
+from richkd.models.stage_ends import find_stage_ends
 
 STUDENT, CLIP = "student", "CLIP"
 AnyModel = nn.Module | Callable[[Tensor], Any]
@@ -127,5 +127,5 @@ def shapes_of(model: nn.Module, name: str, size: int, classes: int, *, maps: boo
         )
     if name == STUDENT:
         return NetworkShapes(features, model.map_shapes())
-    ends = stage_ends(model)
+    ends = find_stage_ends(model)
     return NetworkShapes(features, model.map_shapes(), ends.norms, ends.averaged, map_classifier(model))

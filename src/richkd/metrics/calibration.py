@@ -20,7 +20,7 @@ from richkd.metrics.multipliers import fit_multipliers
 
 @dataclass(frozen=True)
 class Reliability(Figures):
-    """The data of a reliability diagram with equal-width bins; made by `reliability`.
+    """The data of a reliability diagram with equal-width bins; made by `measure_reliability`.
 
     Attributes:
         edges: the bin edges, from 0 to 1; one more than there are bins.
@@ -39,7 +39,7 @@ class Reliability(Figures):
     mce: float
 
 
-def reliability(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Reliability:
+def measure_reliability(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Reliability:
     """Compute a reliability diagram with equal-width bins, with ECE and MCE.
 
     MCE = max_b |acc(b) − conf(b)| over the non-empty bins. A bin with few images can make it large by
@@ -49,7 +49,8 @@ def reliability(probs_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Reliabili
         RichKDError: as `confidence_and_correct`, or bins < 1.
 
     Example:
-        >>> diagram = reliability(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]), bins=2)
+        >>> probs_NC = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+        >>> diagram = measure_reliability(probs_NC, torch.tensor([0, 1]), bins=2)
         >>> diagram.count, diagram.accuracy, diagram.confidence
         ((0, 2), (None, 0.5), (None, 0.75))
         >>> diagram.mce

@@ -17,8 +17,8 @@ class Figures:
     """Base class of metric results: a frozen dataclass that can be written as JSON.
 
     Example:
-        >>> from richkd.metrics.intervals import mcnemar
-        >>> mcnemar(5, 0).to_dict()
+        >>> from richkd.metrics.intervals import mcnemar_test
+        >>> mcnemar_test(5, 0).to_dict()
         {'only_a': 5, 'only_b': 0, 'exact': 0.0625, 'mid_p': 0.03125}
     """
 

@@ -33,7 +33,7 @@ COVERAGES = (0.5, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class ConfidentRates(Figures):
-    """Fractions of images that are confidently correct and confidently wrong; made by `confident_rates`.
+    """Fractions of images that are confidently correct and wrong; made by `measure_confident_rates`.
 
     The coverage is ``correct`` + ``wrong``.
 
@@ -52,7 +52,7 @@ class ConfidentRates(Figures):
 
 @dataclass(frozen=True)
 class RiskCoverage(Figures):
-    """A risk-coverage curve; made by `risk_coverage`.
+    """A risk-coverage curve; made by `measure_risk_coverage`.
 
     Attributes:
         coverage: fraction of the images that are covered, the most confident first; ascending.
@@ -85,7 +85,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Moves(Figures):
-    """Contingency table of the `State` of each image under two models; made by `moves`.
+    """Contingency table of the `State` of each image under two models; made by `count_moves`.
 
     ``counts[s][t]`` images are in state s for the first model and in state t for the second.
 
@@ -120,7 +120,7 @@ def confidence_and_correct(probs_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, 
     return confidence_N.cpu(), (guess_N == labels_N).cpu()
 
 
-def confident_rates(probs_NC: Tensor, labels_N: Tensor, threshold: float) -> ConfidentRates:
+def measure_confident_rates(probs_NC: Tensor, labels_N: Tensor, threshold: float) -> ConfidentRates:
     """Confidently correct and confidently wrong rates at a confidence threshold τ.
 
     CC(τ) = mean 1[ŷ = y ∧ c ≥ τ] and CW(τ) = mean 1[ŷ ≠ y ∧ c ≥ τ]. Both change with the temperature even if
@@ -131,7 +131,7 @@ def confident_rates(probs_NC: Tensor, labels_N: Tensor, threshold: float) -> Con
 
     Example:
         >>> probs_NC = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
-        >>> rates = confident_rates(probs_NC, torch.tensor([0, 1, 0, 0]), threshold=0.8)
+        >>> rates = measure_confident_rates(probs_NC, torch.tensor([0, 1, 0, 0]), threshold=0.8)
         >>> rates.correct, rates.wrong
         (0.25, 0.25)
     """
@@ -207,7 +207,7 @@ def augrc(probs_NC: Tensor, labels_N: Tensor) -> float:
     return ranked(probs_NC, labels_N).augrc()
 
 
-def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> RiskCoverage:
+def measure_risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> RiskCoverage:
     """The risk-coverage curve at ``points`` coverages k/N, evenly spaced from 1/N to 1.
 
     With fewer images than ``points``, the curve has one point per image.
@@ -217,7 +217,7 @@ def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> Risk
 
     Example:
         >>> probs_NC = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
-        >>> curve = risk_coverage(probs_NC, torch.tensor([0, 1]))
+        >>> curve = measure_risk_coverage(probs_NC, torch.tensor([0, 1]))
         >>> curve.coverage, curve.risk, curve.generalized_risk
         ((0.5, 1.0), (0.0, 0.5), (0.0, 0.5))
     """
@@ -235,17 +235,17 @@ def risk_coverage(probs_NC: Tensor, labels_N: Tensor, points: int = 200) -> Risk
     )
 
 
-def moves(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, threshold: float) -> Moves:
+def count_moves(a_probs_NC: Tensor, b_probs_NC: Tensor, labels_N: Tensor, threshold: float) -> Moves:
     """Count how images change their `State` from model a to model b, given a confidence threshold.
 
     An image is certain if its confidence is at least ``threshold``.
 
     Raises:
-        RichKDError: as `confident_rates`, or the shapes of the two models differ.
+        RichKDError: as `measure_confident_rates`, or the shapes of the two models differ.
 
     Example:
         >>> a_NC, b_NC = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.4, 0.6]])
-        >>> table = moves(a_NC, b_NC, torch.tensor([1]), threshold=0.8)
+        >>> table = count_moves(a_NC, b_NC, torch.tensor([1]), threshold=0.8)
         >>> table.counts[State.WRONG_CERTAIN][State.CORRECT_UNCERTAIN]
         1.0
     """

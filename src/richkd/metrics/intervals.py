@@ -51,7 +51,7 @@ class Interval(Figures):
 
 @dataclass(frozen=True)
 class McNemar(Figures):
-    """Result of McNemar's test that two models have the same accuracy; made by `mcnemar`.
+    """Result of McNemar's test that two models have the same accuracy; made by `mcnemar_test`.
 
     Attributes:
         only_a: number of images that only model a classifies correctly.
@@ -258,7 +258,7 @@ def discordant_counts(a_scores_NC: Tensor, b_scores_NC: Tensor, labels_N: Tensor
     return int((a_right_N & ~b_right_N).sum()), int((b_right_N & ~a_right_N).sum())
 
 
-def mcnemar(only_a: int, only_b: int) -> McNemar:
+def mcnemar_test(only_a: int, only_b: int) -> McNemar:
     """McNemar's test of equal accuracy: two-sided exact p-value and mid-p-value from the discordant images.
 
     If both models are equally accurate, only_a is binomial with n = only_a + only_b and probability 1/2.
@@ -275,9 +275,9 @@ def mcnemar(only_a: int, only_b: int) -> McNemar:
         ConfigError: a count is negative.
 
     Example:
-        >>> mcnemar(5, 0).exact  # 2 · (1/2)⁵
+        >>> mcnemar_test(5, 0).exact  # 2 · (1/2)⁵
         0.0625
-        >>> mcnemar(5, 0).mid_p
+        >>> mcnemar_test(5, 0).mid_p
         0.03125
     """
     if min(only_a, only_b) < 0:

@@ -26,7 +26,7 @@ NLL: Range = (0.0, math.inf)
 
 @dataclass(frozen=True)
 class OverSeeds(Figures):
-    """A metric over seeds; made by `over_seeds`.
+    """A metric over seeds; made by `summarize_seeds`.
 
     Attributes:
         n: number of seeds.
@@ -43,7 +43,7 @@ class OverSeeds(Figures):
     high: float | None
 
 
-def over_seeds(values: Sequence[float], level: float = 0.95, possible: Range = ANY) -> OverSeeds:
+def summarize_seeds(values: Sequence[float], level: float = 0.95, possible: Range = ANY) -> OverSeeds:
     """Mean, standard deviation and t-interval of one value for each seed.
 
     The interval is mean ± t · sd / √n, where t is the (1 + level)/2 quantile of Student's t-distribution with
@@ -60,12 +60,12 @@ def over_seeds(values: Sequence[float], level: float = 0.95, possible: Range = A
         ConfigError: the level is not between 0 and 1.
 
     Example:
-        >>> figures = over_seeds([0.5, 0.7])
+        >>> figures = summarize_seeds([0.5, 0.7])
         >>> round(figures.mean, 3), round(figures.sd, 4), round(figures.low, 2), round(figures.high, 2)
         (0.6, 0.1414, -0.67, 1.87)
-        >>> over_seeds([0.5, 0.7], possible=FRACTION).low
+        >>> summarize_seeds([0.5, 0.7], possible=FRACTION).low
         0.0
-        >>> over_seeds([0.5]).sd is None
+        >>> summarize_seeds([0.5]).sd is None
         True
     """
     if not values or not all(map(math.isfinite, values)):

@@ -42,7 +42,7 @@ class Correlation(Figures):
 
 @dataclass(frozen=True)
 class Semantics(Figures):
-    """Metrics of the wrong-class probabilities of one model; made by `semantics`.
+    """Metrics of the wrong-class probabilities of one model; made by `measure_semantics`.
 
     The *related* classes of an image are the other classes of its superclass.
 
@@ -71,7 +71,7 @@ class Semantics(Figures):
     correlation: Correlation | None
 
 
-def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Semantics:
+def measure_semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Semantics:
     """Compute all metrics of the wrong-class probabilities with respect to a hierarchy of superclasses.
 
     Args:
@@ -86,7 +86,7 @@ def semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> Seman
     Example:
         >>> hierarchy = Hierarchy(("animals", "vehicles"), (0, 0, 1, 1))  # cat, dog | car, bus
         >>> probs_NC = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.6, 0.3, 0.05, 0.05]])
-        >>> result = semantics(probs_NC, torch.tensor([0, 1]), hierarchy)
+        >>> result = measure_semantics(probs_NC, torch.tensor([0, 1]), hierarchy)
         >>> result.superclass_auroc.estimate, result.mistake_severity.estimate
         (1.0, 1.0)
     """
@@ -125,7 +125,7 @@ def superclass_auroc(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -
     """``superclass_auroc`` of `Semantics` without its interval; None if no image has both kinds of classes.
 
     Raises:
-        DataError: see `semantics`.
+        DataError: see `measure_semantics`.
 
     Example:
         >>> hierarchy = Hierarchy(("animals", "vehicles"), (0, 0, 1, 1))  # cat, dog | car, bus

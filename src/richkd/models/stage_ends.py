@@ -31,13 +31,13 @@ class StageEnds(NamedTuple):
     linear: bool
 
 
-def stage_ends(network: Network) -> StageEnds:
+def find_stage_ends(network: Network) -> StageEnds:
     """Look at one forward pass in evaluation mode; the network is not changed.
 
     Example:
         >>> import timm, richkd.models
         >>> model, rgb = timm.create_model("cifar_vgg8").eval(), (0.5, 0.5, 0.5)
-        >>> ends = stage_ends(Network(model, "cifar_vgg8", size=16, mean=rgb, std=rgb))
+        >>> ends = find_stage_ends(Network(model, "cifar_vgg8", size=16, mean=rgb, std=rgb))
         >>> [norm is not None for norm in ends.norms], ends.averaged, ends.signed, ends.linear
         ([True, True, True, True, True], True, False, True)
     """

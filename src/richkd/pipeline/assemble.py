@@ -25,7 +25,7 @@ from richkd.data.split import Data
 from richkd.data.stores import Stores, open_stores
 from richkd.data.views import Augmentation, Views, render_batch
 from richkd.data.workers import Lazy
-from richkd.fusion.by_label import ByLabel, by_label
+from richkd.fusion.by_label import ByLabel, read_by_label
 from richkd.fusion.fusion import Fusion
 from richkd.methods.objective import (
     Objective,
@@ -201,7 +201,7 @@ def assemble(
     """
     specs = read_objective(config)
     roles = assign_roles(config, specs)
-    settings = fusions or by_label(config)
+    settings = fusions or read_by_label(config)
     _check_settings(config, specs, roles, settings, log)
     data = open_run_data(config, log)
     refuse_impossible(config.fusion, len(data.class_names))

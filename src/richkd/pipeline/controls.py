@@ -11,7 +11,7 @@ from richkd.config.entropy import OWN
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.data.stores import Stores
-from richkd.fusion.alone import TargetShift, first_alone, last_alone
+from richkd.fusion.alone import TargetShift, first_teachers_only, last_teacher_only
 from richkd.fusion.fusion import Fusion
 from richkd.pipeline.sharpen import Sharpener
 from richkd.pipeline.signal import shifts_of
@@ -63,7 +63,7 @@ def controlled(
         return sharpener.matched(name, _teacher_only(source, sharpener, temperature), source)
     if control == "clip-only":
         fusions = {
-            kind: replace(last_alone(fusion), origin=f"CLIP alone, {fusion.origin}")
+            kind: replace(last_teacher_only(fusion), origin=f"CLIP alone, {fusion.origin}")
             for kind, fusion in source.fusions.items()
         }
         return sharpener.matched(name, source.with_fusions(fusions, (clip,)), source)
@@ -97,6 +97,8 @@ def _teacher_only(source: TargetSource, sharpener: Sharpener, temperature: float
 def _first_alone(fusion: Fusion, teachers: tuple[Teacher, ...], shift: TargetShift | None) -> Fusion:
     names = ", ".join(teacher.name for teacher in teachers)
     if shift is None:
-        return replace(first_alone(fusion, len(teachers)), origin=f"{names} alone, for: {fusion.origin}")
+        return replace(
+            first_teachers_only(fusion, len(teachers)), origin=f"{names} alone, for: {fusion.origin}"
+        )
     origin = f"{names} alone, nearest to: {fusion.origin}; {shift.nats:.3g} nats away"
-    return replace(first_alone(fusion, len(teachers), shift.multiplier), origin=origin)
+    return replace(first_teachers_only(fusion, len(teachers), shift.multiplier), origin=origin)

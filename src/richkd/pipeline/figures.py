@@ -11,7 +11,7 @@ from torch import Tensor
 
 from richkd.config.entropy import OWN
 from richkd.core.errors import ConfigError
-from richkd.fusion.by_label import ALL, LABELED, WITHOUT, by_label
+from richkd.fusion.by_label import ALL, LABELED, WITHOUT, read_by_label
 from richkd.fusion.entropy import fit_factor
 from richkd.methods.objective import logit_temperature, needs_of, softening_terms
 from richkd.pipeline.assemble import Parts
@@ -76,7 +76,7 @@ def _matched(parts: Parts, source: TargetSource, sample: Sample) -> dict[str, fl
         return {}
     multipliers = {}
     for kind, entropy in measure_entropies(source, sample, parts.temperature).items():
-        if by_label(parts.config).of(kind).entropy != OWN:
+        if read_by_label(parts.config).of(kind).entropy != OWN:
             alone_NC = sample.alone(source, source.fusions[kind])[of_kind(kind, sample.labels_N)]
             # A teacher of equal logits has no control, and needs none.
             with suppress(ConfigError):

@@ -14,7 +14,7 @@ from torch import Tensor
 from richkd.config.schema import Config
 from richkd.core.device import pick_device
 from richkd.core.errors import CacheError
-from richkd.core.interrupt import Interrupted, StopRequest, stop_request
+from richkd.core.interrupt import Interrupted, StopRequest, catch_stop_signals
 from richkd.core.launch import join, together
 from richkd.core.processes import rank, world
 from richkd.core.progress import Progress
@@ -65,7 +65,7 @@ def fill_caches(config: Config, *, quiet: bool = False) -> None:
     share = slice(rank(), None, world())
     seed, epochs = config.train.seed, config.train.epochs
     order = parts.order()
-    with stop_request() as stop, progress:
+    with catch_stop_signals() as stop, progress:
         try:
             for epoch in range(epochs):
                 drawn = partial(parts.augmentation.draw, seed, epoch)

@@ -81,8 +81,8 @@ class Fitter:
         if scaled and all(teacher.feature_width for teacher in teachers):
             source = replace(source, fusion=replace(main, features=self._feature_scales(teachers)))
         if other is not None and not averaged:
-            alike = self.settings.one_mixing
-            labeled = main if alike else self._fusion(teachers, other, LABELED, clip=clip, averaged=False)
+            same = self.settings.one_mixing
+            labeled = main if same else self._fusion(teachers, other, LABELED, clip=clip, averaged=False)
             source = replace(source, labeled=labeled)
         for kind, fusion in source.fusions.items():
             if fusion != identity_fusion():
@@ -96,7 +96,7 @@ class Fitter:
         if len(teachers) == 1 and config.weights is None and not clip:
             return identity_fusion()
         shared = clip and len(teachers) > 1
-        # Alpha says how vision teachers and a CLIP share; without a CLIP all share alike.
+        # Alpha says how vision teachers and a CLIP share; without a CLIP all have equal shares.
         settings = config if shared else config.model_copy(update={"alpha": None, "feature_alpha": None})
         split = held_out_split(self.stores.names)
         weighs_ood = config.ood_quantile > 0 and self._has_unlabeled()
@@ -191,12 +191,12 @@ class Fitter:
 
     def _feature_scales(self, teachers: Sequence[Teacher]) -> tuple[FeatureScale, ...]:
         places_N = evenly_spaced(len(self.stores.splits["train"]), FEATURE_IMAGES)
-        isotropic = self.config.fusion.features == "phi-s"
+        phi_s = self.config.fusion.features == "phi-s"
         feats = (
             outputs_of(t, self.stores.clean("train", t.framing), self.device, places_N).feats_BF
             for t in teachers
         )
-        return tuple(fit_feature_scale(feats_NF, isotropic=isotropic) for feats_NF in feats)
+        return tuple(fit_feature_scale(feats_NF, phi_s=phi_s) for feats_NF in feats)
 
 
 def describe(fusion: Fusion, teachers: Sequence[Teacher]) -> str:

@@ -30,7 +30,7 @@ class MissingOutputs:
     size: float
 
 
-def missing_outputs(parts: Parts) -> MissingOutputs:
+def count_missing_outputs(parts: Parts) -> MissingOutputs:
     """Look up the views of some batches in all epochs of a run, and conclude from them for all batches.
 
     Views are functions of (seed, epoch, image), so those of later epochs are known beforehand.

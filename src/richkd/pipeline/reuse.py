@@ -19,7 +19,7 @@ from richkd.models.build import Network
 from richkd.models.create import Blueprint
 from richkd.models.probe import first_line, pixels_for, unchanged
 from richkd.models.reused_classifier import ARCHITECTURE
-from richkd.models.stage_ends import classifier_of, stage_ends
+from richkd.models.stage_ends import classifier_of, find_stage_ends
 from richkd.pipeline.roles import Roles
 from richkd.teachers.base import Teacher
 
@@ -70,7 +70,7 @@ def with_reused_classifier(
 
 
 def _build(student: Network, teacher: Network, term: str, seed: int) -> Network:
-    ends, classifier = stage_ends(teacher), classifier_of(teacher)
+    ends, classifier = find_stage_ends(teacher), classifier_of(teacher)
     if not ends.linear or not isinstance(classifier, nn.Linear):
         raise ConfigError(
             f"Term {term} reuses the classifier of the teacher, which must be one linear layer behind the "

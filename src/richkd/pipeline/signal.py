@@ -17,7 +17,7 @@ from richkd.core.types import Output, Target
 from richkd.data.order import TrainingOrder
 from richkd.data.stores import Stores
 from richkd.data.views import Augmentation
-from richkd.fusion.alone import TargetShift, first_alone, measure_target_shift
+from richkd.fusion.alone import TargetShift, first_teachers_only, measure_target_shift
 from richkd.fusion.entropy import mean_entropy
 from richkd.fusion.fusion import Fusion
 from richkd.pipeline.targets import TargetSource, of_kind
@@ -41,7 +41,7 @@ class Sample:
     def alone(self, source: TargetSource, fusion: Fusion) -> Tensor:
         """Logits (N, C) of the vision teachers alone, as a control has them."""
         count = source.standing_alone
-        return first_alone(fusion, count)(self.outputs[:count], self.labels_N).logits_BC
+        return first_teachers_only(fusion, count)(self.outputs[:count], self.labels_N).logits_BC
 
 
 # The first training views of the teachers of a target.
@@ -179,6 +179,6 @@ def teacher_entropy(source: TargetSource, sample: Sample, kind: str, temperature
     if source.teachers[0].zero_shot is not None:
         return None
     count = source.standing_alone
-    alone = replace(first_alone(source.fusions[kind], count), ood_weights=None)
+    alone = replace(first_teachers_only(source.fusions[kind], count), ood_weights=None)
     logits_NC = alone.logits([output.logits_BC for output in sample.outputs[:count]])
     return mean_entropy(logits_NC[of_kind(kind, sample.labels_N)], temperature)

@@ -18,7 +18,7 @@ from richkd.methods.objective import (
 )
 from richkd.methods.term import Need, NetworkShapes
 from richkd.models.map_classifier import map_classifier
-from richkd.models.stage_ends import stage_ends
+from richkd.models.stage_ends import find_stage_ends
 from richkd.pipeline.controls import controlled
 from richkd.pipeline.fuse import FUSION_OF, Fitter, describe
 from richkd.pipeline.roles import FUSED, Roles
@@ -164,6 +164,6 @@ def shapes_of(source: TargetSource, specs: Sequence[TermSpec], target: str) -> t
                 "the term.",
             )
         network, maps = teacher.network, teacher.network.map_shapes()
-        ends, classifier = stage_ends(network), map_classifier(network)
+        ends, classifier = find_stage_ends(network), map_classifier(network)
         shapes.append(NetworkShapes(teacher.feature_width, maps, ends.norms, ends.averaged, classifier))
     return tuple(shapes)

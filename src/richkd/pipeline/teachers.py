@@ -144,11 +144,11 @@ def open_clip_teacher(opening: Opening) -> Teacher:
         keys = {split_name: split.keys() for split_name, split in data.splits.items()}
         return load_given(name.path, keys, data.class_names)
     # open_clip takes a second to import; runs without a CLIP do not pay for it.
-    from richkd.teachers.clip.load import clip_teacher
+    from richkd.teachers.clip.load import open_clip_teacher
 
     hierarchy = config.data.hierarchy
     superclasses = read_hierarchy(hierarchy, data.class_names).names() if hierarchy else None
-    return clip_teacher(
+    return open_clip_teacher(
         config.clip, data.class_names, opening.device, superclasses, divided=_are_divided(config)
     )
 

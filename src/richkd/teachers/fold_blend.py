@@ -1,4 +1,4 @@
-"""Blends of two answers for a training image: of networks that were trained on it, and of one that was not.
+"""Blends of two outputs for a training image: of networks that were trained on it, and of one that was not.
 
 A network that was trained on an image knows its label, and a network that was not is less accurate. The share
 of the second one says how much of each is in the target.
@@ -106,7 +106,7 @@ class FoldBlend(Teacher):
 
     z_out is of the network that was not trained on the image, z_in of one or several that were. Logits and
     log-probabilities of such a blend have the same softmax. All other images (held-out and unlabeled ones)
-    were seen by no network, so their outputs are z_out. Neither answer is computed where its weight is zero.
+    were seen by no network, so their outputs are z_out. Neither output is computed where its weight is zero.
 
     Its two members are stored separately, so another share needs no new outputs.
 

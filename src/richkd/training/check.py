@@ -31,7 +31,7 @@ from richkd.pipeline.roles import ADD_TEACHER
 from richkd.pipeline.teacher_check import log_accuracy, report_sizes
 from richkd.training.batch_parts import refuse_small_parts
 from richkd.training.failures import NonFiniteDetector
-from richkd.training.forecast import Forecast, forecast, si
+from richkd.training.forecast import Forecast, measure_forecast, si
 from richkd.training.optimizer import build_optimizer
 from richkd.training.task import Task
 from richkd.training.trackers import refuse_missing_trackers
@@ -77,7 +77,7 @@ def check_run(config: Config, console: Terminal) -> dict[str, Any]:
     _report_teachers(parts, log)
     terms = _dry_step(parts)
     console.print("dry step: " + ", ".join(f"{name} {float(value):.4f}" for name, value in terms.items()))
-    needs = forecast(parts)
+    needs = measure_forecast(parts)
     plan = _plan(parts, needs)
     _print_plan(plan, console)
     if warning := needs.warning():

@@ -10,7 +10,7 @@ from richkd.core.presence import nearest_existing
 from richkd.core.visible import counted
 from richkd.core.waiting import clock
 from richkd.pipeline.assemble import Parts
-from richkd.pipeline.missing_outputs import MissingOutputs, missing_outputs
+from richkd.pipeline.missing_outputs import MissingOutputs, count_missing_outputs
 from richkd.training.measured_steps import MeasuredSteps, measure_steps
 from richkd.training.task import Task
 
@@ -84,7 +84,7 @@ class Forecast:
         return f"warning: the run needs about {si(needed)}B of disk, and {si(self.free_bytes)}B are free"
 
 
-def forecast(parts: Parts) -> Forecast:
+def measure_forecast(parts: Parts) -> Forecast:
     """Measure steps of a run, and conclude how much time, memory and disk the whole run needs.
 
     With S steps, of which C compute teacher outputs, the training takes S · t + C · c seconds, where t is the
@@ -94,7 +94,7 @@ def forecast(parts: Parts) -> Forecast:
         DeviceMemoryError: the batch does not fit in memory; names the setting to change.
         NonFiniteError: a loss is NaN or infinite.
     """
-    tensors, stored = _tensor_bytes(parts), missing_outputs(parts)
+    tensors, stored = _tensor_bytes(parts), count_missing_outputs(parts)
     measured = measure_steps(parts)
     train = parts.config.train
     training = train.epochs * parts.order().steps * measured.seconds + stored.steps * measured.computing

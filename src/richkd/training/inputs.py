@@ -77,7 +77,7 @@ class ChangedData:
         )
 
 
-def changed_data(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> ChangedData | None:
+def find_changed_data(data: Data, then: Mapping[str, Any], now: Mapping[str, Any]) -> ChangedData | None:
     """Compare the images and labels of two records; None if they are the same, or if ``then`` is empty.
 
     Raises:

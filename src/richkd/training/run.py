@@ -16,7 +16,7 @@ from richkd.config.folds import FOLDS
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.core.freed_memory import return_freed_memory
-from richkd.core.interrupt import Interrupted, stop_request
+from richkd.core.interrupt import Interrupted, catch_stop_signals
 from richkd.core.launch import join, together
 from richkd.core.logs import Log
 from richkd.core.processes import meet, on_first, world
@@ -297,7 +297,7 @@ def _train(trainer: Trainer, progress: Progress, splits: Sequence[str]) -> dict[
     parts, folder, accelerator = trainer.parts, trainer.folder, trainer.accelerator
     epochs = parts.config.train.epochs
     began, meter = time.perf_counter(), EnergyMeter()
-    with ExitStack() as end, stop_request(once=world() == 1) as stop, progress:
+    with ExitStack() as end, catch_stop_signals(once=world() == 1) as stop, progress:
         # Also flush curves and caches to disk if the run ends with an error.
         end.callback(_close_trackers, accelerator)
         end.callback(parts.flush_caches)

@@ -9,7 +9,7 @@ from richkd.config.resumed import recorded_inputs
 from richkd.core.logs import Log
 from richkd.core.processes import on_first, world
 from richkd.training.environment import changes_between, environment, recorded_environment, with_session
-from richkd.training.inputs import changed_data, read_inputs
+from richkd.training.inputs import find_changed_data, read_inputs
 from richkd.training.trainer import Trainer
 
 
@@ -76,7 +76,7 @@ def _inputs(
         data = trainer.parts.data
         then = recorded_inputs(trainer.folder.path) if compare else {}
         now = read_inputs(trainer.config, data, then)
-        changed = changed_data(data, then, now)
+        changed = find_changed_data(data, then, now)
         if changed and not (accept_changed_images and changed.acceptable):
             raise changed.refuse(data.path)
         return now, changed.differences if changed else ()

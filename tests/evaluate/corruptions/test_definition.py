@@ -14,7 +14,7 @@ from torch import Tensor
 from richkd.config.choices import CORRUPTIONS
 from richkd.core.errors import ConfigError
 from richkd.evaluate.corruptions import corrupt as module
-from richkd.evaluate.corruptions.definition import Corruption, Kind, corruption, each
+from richkd.evaluate.corruptions.definition import Corruption, Kind, each, register_corruption
 from richkd.evaluate.corruptions.severity import SEVERITIES, constants, interpolated
 from richkd.evaluate.robustness import mce
 from richkd.evaluate.subjects import selected_corruptions
@@ -61,7 +61,9 @@ def test_constants_need_one_row_for_each_severity(rows: tuple[tuple[float, ...],
 def darker() -> Iterator[str]:
     """A corruption of a group that is neither for testing nor for validation."""
 
-    @corruption("darker", "halves all values", group="light", kind=Kind.FIXED, small=ROWS, large=ROWS)
+    @register_corruption(
+        "darker", "halves all values", group="light", kind=Kind.FIXED, small=ROWS, large=ROWS
+    )
     def darker(image_B3HW: Tensor, power: float) -> Tensor:
         return image_B3HW * 0.5**power
 
@@ -81,7 +83,7 @@ def test_a_new_group_can_be_applied_but_is_not_in_the_benchmark(darker: str) -> 
 
 
 def test_a_new_corruption_of_a_test_group_follows_the_others() -> None:
-    @corruption("grain", "does nothing", group="noise", kind=Kind.FIXED, small=ROWS, large=ROWS)
+    @register_corruption("grain", "does nothing", group="noise", kind=Kind.FIXED, small=ROWS, large=ROWS)
     def grain(image_B3HW: Tensor, strength: float) -> Tensor:
         return image_B3HW
 

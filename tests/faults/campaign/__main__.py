@@ -22,6 +22,7 @@ from tests.faults.campaign.kills import kill_all
 from tests.faults.campaign.outcome import LOST, SILENT, Outcome
 from tests.faults.campaign.page import table, write_page
 from tests.faults.campaign.setting import make_setting
+from tests.faults.campaign.stops import stop_all
 from tests.faults.campaign.writers import TRIALS, write_twice
 
 
@@ -37,6 +38,7 @@ def main() -> None:
         setting = make_setting(Path(folder))
         parts = [
             (kill_all, (setting, share)),
+            (stop_all, (setting, share)),
             (flip_bits, (setting, share)),
             (fill_disks, (setting, max(2, round(SIZES * share)))),
             (write_twice, (setting, max(1, round(TRIALS * share)))),

@@ -30,7 +30,7 @@ from tests.faults.campaign.outcome import REFUSED, SILENT, SURVIVED, Outcome
 from tests.faults.campaign.setting import Setting
 from tests.fixtures import SIZE, World, flip_bit
 
-FLIPS = 2000
+FLIPS = 10_000
 # Files that are not read again: what a page shows of a run is in the other files.
 UNREAD = ("events", "README.md", ".lock")
 # Headers and texts are short, so half of the bits are in these first bytes.

@@ -46,15 +46,15 @@ class Command:
             _child(self.argv, handle)
         os.close(handle)
 
-    def kill_after(self, seconds: float) -> bool:
-        """Send SIGKILL after some time; False if the command had ended by then."""
+    def kill_after(self, seconds: float, by: signal.Signals = signal.SIGKILL) -> bool:
+        """Send a signal after some time; False if the command had ended by then."""
         while time.monotonic() - self.started < seconds:
             if self._ended():
                 return False
             time.sleep(STEP)
         if self._ended():
             return False
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self._pid, by)
         return True
 
     def wait(self, seconds: float = TOO_LONG) -> Ended:

@@ -14,9 +14,9 @@ from tests.faults.campaign.forks import Command, run
 from tests.faults.campaign.outcome import LOST, SILENT, SURVIVED, Outcome
 from tests.faults.campaign.setting import Setting, differences
 
-# Kills of each command; a chain has up to three.
-KILLS = {"distill": 60, "folds": 40, "cache": 30, "report": 20}
-CHAIN = 3
+# Kills of each command, and the largest number of kills of one run.
+KILLS = {"distill": 400, "folds": 250, "cache": 200, "report": 150}
+CHAIN = 12
 
 
 def kill_all(setting: Setting, shares: float = 1.0) -> list[Outcome]:
@@ -55,7 +55,7 @@ def _chain(
     draw: random.Random,
     wanted: int,
 ) -> None:
-    """Kill a command up to three times, let it end, and count its kills by how that came out."""
+    """Kill a command up to `CHAIN` times, let it end, and count its kills by how that came out."""
     argv, problem = part
     kills = 0
     for _ in range(min(draw.randint(1, CHAIN), wanted - outcome.tried)):

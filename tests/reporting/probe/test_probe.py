@@ -33,7 +33,7 @@ from richkd.reporting.probe.probe import run_probe
 from richkd.reporting.probe.result import Probe
 from richkd.reporting.probe.settings import probe_config
 from richkd.reporting.probe.terminal import print_probe
-from richkd.reporting.probe.verdict import Outcome, explanation, headline, outcome, warnings
+from richkd.reporting.probe.verdict import Outcome, decide_outcome, explanation, headline, warnings
 from richkd.teachers.base import Teacher
 
 CPU = torch.device("cpu")
@@ -111,12 +111,12 @@ def test_a_teacher_at_chance_is_named_before_anything_else(parts: Parts) -> None
     assert messages(result).strip().startswith("No: the teacher is not usable")
     assert "better student" not in explanation(result)
     assert '<div class="verdict no">' in render(result, "photos")
-    assert outcome(result) is Outcome.TEACHER_NOT_USABLE
+    assert decide_outcome(result) is Outcome.TEACHER_NOT_USABLE
 
 
 def test_two_teachers_at_chance_are_both_named(parts: Parts) -> None:
     result = probed(parts, 0.0, 0.0)
-    assert outcome(result) is Outcome.NOTHING_USABLE
+    assert decide_outcome(result) is Outcome.NOTHING_USABLE
     assert headline(result).startswith("No: the teacher is not usable, and neither is CLIP")
     assert sum("another order" in line for line in warnings(result)) == 1
 
@@ -157,7 +157,7 @@ def judged(images: int, gain: float, error: float, teacher: float = 0.6, clip: f
     ],
 )
 def test_a_verdict_says_first_what_makes_it_impossible(result: Any, found: Outcome) -> None:
-    assert outcome(result) is found
+    assert decide_outcome(result) is found
     assert headline(result).startswith("Yes") == (found is Outcome.YES)
     assert headline(result).startswith("Undecided") == (found is Outcome.UNDECIDED)
 

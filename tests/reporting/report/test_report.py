@@ -82,8 +82,10 @@ def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, result: Rep
     heads, *rows = files["models.csv"]
     assert tuple(heads) == MODEL_HEADS
     for row, model_report in zip(rows, result.evaluation.model_reports, strict=True):
-        assert float(row[1]) == pytest.approx(model_report.own.top1)
-        assert f'<td data-v="{model_report.own.top1}">{model_report.own.top1:.1%}</td>' in text
+        assert float(row[1]) == pytest.approx(model_report.uncalibrated.top1)
+        assert (
+            f'<td data-v="{model_report.uncalibrated.top1}">{model_report.uncalibrated.top1:.1%}</td>' in text
+        )
     for name, count, *shares in files["classes.csv"][1:]:
         assert (name in CLASSES, int(count), len(shares)) == (True, TEST, 5)
     assert len(files["corruptions.csv"]) == 1 + 3 * 15 * 5
@@ -93,7 +95,7 @@ def test_numbers_on_the_page_are_those_of_the_evaluation(page: Path, result: Rep
 
 def test_mistakes_show_what_everybody_said(result: Report) -> None:
     shipped = result.shipped
-    wrong = round((1 - shipped.own.top1) * shipped.own.n)
+    wrong = round((1 - shipped.uncalibrated.top1) * shipped.uncalibrated.n)
     assert len(result.mistakes) == min(wrong, 12)
     for mistake in result.mistakes:
         assert mistake.answers[0].answer != mistake.truth
@@ -107,7 +109,7 @@ def test_mistakes_show_what_everybody_said(result: Report) -> None:
 def test_the_text_has_the_same_figures(page: Path, result: Report) -> None:
     text = (page.parent / "report.md").read_text(encoding="utf-8")
     for model_report in result.evaluation.model_reports:
-        assert f"| {result.names[model_report.name]} | {model_report.own.top1:.1%} |" in text
+        assert f"| {result.names[model_report.name]} | {model_report.uncalibrated.top1:.1%} |" in text
     assert "## Robustness to corruptions" in text
     assert result.fingerprint in text
     assert "{{" not in text

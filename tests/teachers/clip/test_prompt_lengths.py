@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from richkd.config.schema import ClipConfig
 from richkd.core.errors import ClipError
-from richkd.teachers.clip.load import clip_teacher
+from richkd.teachers.clip.load import open_clip_teacher
 from richkd.teachers.clip.prompt_lengths import check_prompt_lengths, cut_prompts
 from tests.teachers.clip.tiny import add_tokenizer, make_folder
 
@@ -117,7 +117,7 @@ def test_one_message_has_class_template_tokens_and_what_was_cut(
     )
     for _ in range(2):
         caplog.clear()
-        clip_teacher(config, ["dog", "cat", "owl"], torch.device("cpu"))
+        open_clip_teacher(config, ["dog", "cat", "owl"], torch.device("cpu"))
         # Also if the class embeddings are read from their cache.
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
@@ -147,7 +147,7 @@ def test_class_names_that_are_cut_to_the_same_prompt_are_refused(tmp_path: Path)
     long = "very " * 80
     config = ClipConfig(name=f"local-dir:{make_folder(tmp_path / 'clip')}", cache=tmp_path)
     with pytest.raises(ClipError, match=r"first 77 tokens(.|\n)*class 'a very(.|\n)*88 tokens") as caught:
-        clip_teacher(config, ["dog", f"a {long} small", f"a {long} big"], torch.device("cpu"))
+        open_clip_teacher(config, ["dog", f"a {long} small", f"a {long} big"], torch.device("cpu"))
     assert "rename_classes" in str(caught.value)
     assert "cut off: 'very" in str(caught.value)
 
@@ -160,10 +160,10 @@ def test_a_model_with_a_tokenizer_of_its_own(tmp_path: Path, caplog: pytest.LogC
     config = ClipConfig(
         name=f"local-dir:{folder}", prompts=str(tmp_path / "templates.txt"), cache=tmp_path / "cache"
     )
-    clip_teacher(config, ["apple"], torch.device("cpu"))
+    open_clip_teacher(config, ["apple"], torch.device("cpu"))
     (record,) = caplog.records
     assert "1 of 2 prompts have more than 8 tokens" in record.getMessage()
     assert "class 'apple', template 'a photo of the fish of the fish of {}': 10 tokens" in record.getMessage()
     assert record.getMessage().endswith("cut off: 'of apple'")
     with pytest.raises(ClipError, match=r"'of apple'(.|\n)*'of watch'"):
-        clip_teacher(config, ["apple", "watch"], torch.device("cpu"))
+        open_clip_teacher(config, ["apple", "watch"], torch.device("cpu"))

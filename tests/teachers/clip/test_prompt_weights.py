@@ -21,7 +21,7 @@ from richkd.teachers.clip.prompt_weights import (
     cross_fitted_nll,
     equal_weights,
     fit_prompt_weights,
-    prompt_table,
+    measure_prompts,
     read_prompt_weights,
 )
 from tests.fixtures import refusal
@@ -140,7 +140,7 @@ def test_greedy_choice_equals_the_loop(seed: int) -> None:
 
 def test_a_table_counts_right_answers() -> None:
     prompts, feats_ND, labels_N = world_of((0.2, 1.0))
-    table = prompt_table(prompts, feats_ND, labels_N, SCALE)
+    table = measure_prompts(prompts, feats_ND, labels_N, SCALE)
     for (template, top1), expected, embeds_CD in zip(
         table.rows, prompts.templates, prompts.embeddings_PCD, strict=True
     ):
@@ -166,7 +166,7 @@ def test_templates_and_weights_are_judged_on_images_that_did_not_choose_them() -
         right += int(((feats_ND[out_N] @ embeds_CD.T).argmax(1) == labels_N[out_N]).sum())
         fitted_P = fit_prompt_weights(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
         total += nll(prompts, feats_ND[out_N], labels_N[out_N], fitted_P.tolist()) * int(out_N.sum())
-    table = prompt_table(prompts, feats_ND, labels_N, SCALE)
+    table = measure_prompts(prompts, feats_ND, labels_N, SCALE)
     assert table.best_top1 == pytest.approx(right / 30)
     in_sample = prompts.class_embeddings(torch.tensor([float(t in table.best) for t in prompts.templates]))
     assert table.best_top1 < ((feats_ND @ in_sample.T).argmax(1) == labels_N).double().mean()

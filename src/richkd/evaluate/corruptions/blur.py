@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.evaluate.corruptions.definition import Kind, corruption, each
+from richkd.evaluate.corruptions.definition import Kind, each, register_corruption
 from richkd.evaluate.corruptions.draws import Draws
 from richkd.evaluate.corruptions.linear import gaussian_matrix, separable, zoom_matrix
 from richkd.evaluate.corruptions.rounding import rounded, truncated
@@ -20,7 +20,7 @@ from richkd.evaluate.corruptions.rounding import rounded, truncated
 MOTION_DEVIATIONS = 4.0
 
 
-@corruption(
+@register_corruption(
     "defocus_blur",
     "blurs like a lens that is out of focus",
     group="blur",
@@ -73,7 +73,7 @@ def disk(radius: float, rim: float) -> Tensor:
     return kernel_KK[used : 2 * reach + 1 - used, used : 2 * reach + 1 - used].float()
 
 
-@corruption(
+@register_corruption(
     "glass_blur",
     "moves pixels at random over short distances, between two blurs",
     group="blur",
@@ -122,7 +122,7 @@ def _copied(pixels: int, places_K: NDArray[np.int64], sources_KB: NDArray[np.int
     return shown_PB
 
 
-@corruption(
+@register_corruption(
     "motion_blur",
     "blurs like a camera that moves during the exposure",
     group="blur",
@@ -179,7 +179,7 @@ def moved(image_BCHW: Tensor, degrees_B: Tensor, radius: float, sigma: float) ->
     return out_BCHW
 
 
-@corruption(
+@register_corruption(
     "zoom_blur",
     "blurs like a lens that zooms in during the exposure",
     group="blur",
@@ -206,7 +206,7 @@ def zoom_blur(image_BCHW: Tensor, largest: float, step: float) -> Tensor:
     return total_BCHW / (len(factors) + 1)
 
 
-@corruption(
+@register_corruption(
     "gaussian_blur",
     "blurs with a Gaussian",
     group="validation",

@@ -2,7 +2,7 @@
 
 A corruption is registered where its function is defined::
 
-    @corruption(
+    @register_corruption(
         "posterize",
         "reduces the number of gray levels",
         group="digital",
@@ -101,7 +101,7 @@ class Corruption:
             )
 
 
-def corruption(
+def register_corruption(
     name: str, summary: str, *, group: str, kind: Kind, small: Rows, large: Rows
 ) -> Callable[[Apply], Apply]:
     """A decorator that registers a function as the corruption ``name``, and returns the function unchanged.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.evaluate.corruptions.definition import Kind, corruption, each
+from richkd.evaluate.corruptions.definition import Kind, each, register_corruption
 from richkd.evaluate.corruptions.draws import Draws
 from richkd.evaluate.corruptions.linear import box_matrix, gaussian_matrix, interpolation_matrix, separable
 from richkd.evaluate.corruptions.rounding import rounded
@@ -40,7 +40,7 @@ CHROMINANCE = (
 YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 
 
-@corruption(
+@register_corruption(
     "contrast",
     "reduces the contrast",
     group="digital",
@@ -61,7 +61,7 @@ def contrast(image_B3HW: Tensor, factor: float) -> Tensor:
     return torch.lerp(mean_B311, image_B3HW, factor)
 
 
-@corruption(
+@register_corruption(
     "elastic_transform",
     "distorts the image like a sheet of rubber",
     group="digital",
@@ -105,7 +105,7 @@ def elastic_transform(
     return _sampled(image_B3HW, _grid(image_B3HW) + shift_B2HW.movedim(1, -1), mirrored_edges=True)
 
 
-@corruption(
+@register_corruption(
     "pixelate",
     "reduces the resolution",
     group="digital",
@@ -133,7 +133,7 @@ def pixelate(image_B3HW: Tensor, factor: float) -> Tensor:
     return separable(reduced_B3HW, box_matrix(small, size))
 
 
-@corruption(
+@register_corruption(
     "jpeg_compression",
     "compresses the image as JPEG",
     group="digital",
@@ -173,7 +173,7 @@ def jpeg_compression(image_B3HW: Tensor, quality: float) -> Tensor:
     return rounded(back_B3HW[:, :, :height, :width] / 255)
 
 
-@corruption(
+@register_corruption(
     "saturate",
     "changes the saturation of colors",
     group="validation",

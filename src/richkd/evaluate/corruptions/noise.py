@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from richkd.core.errors import ConfigError, nearest
-from richkd.evaluate.corruptions.definition import Kind, corruption, each
+from richkd.evaluate.corruptions.definition import Kind, each, register_corruption
 from richkd.evaluate.corruptions.draws import Draws
 from richkd.evaluate.corruptions.rounding import as_bytes
 
@@ -22,7 +22,7 @@ WORDS = 1 << 16
 VALUES = 256
 
 
-@corruption(
+@register_corruption(
     "gaussian_noise",
     "adds Gaussian noise to every value",
     group="noise",
@@ -43,7 +43,7 @@ def gaussian_noise(pixels_BHWC: Tensor, draws: Draws, sigma: float) -> Tensor:
     return _drawn(pixels_BHWC, draws, "gaussian", sigma)
 
 
-@corruption(
+@register_corruption(
     "shot_noise",
     "replaces every value by a Poisson count of photons",
     group="noise",
@@ -64,7 +64,7 @@ def shot_noise(pixels_BHWC: Tensor, draws: Draws, photons: float) -> Tensor:
     return _drawn(pixels_BHWC, draws, "shot", photons)
 
 
-@corruption(
+@register_corruption(
     "impulse_noise",
     "replaces a share of the values by black or white",
     group="noise",
@@ -84,7 +84,7 @@ def impulse_noise(pixels_BHWC: Tensor, draws: Draws, share: float) -> Tensor:
     return _drawn(pixels_BHWC, draws, "impulse", share)
 
 
-@corruption(
+@register_corruption(
     "speckle_noise",
     "adds Gaussian noise that is proportional to the value",
     group="validation",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from richkd.data.views import LUMA
 from richkd.evaluate.corruptions.blur import gaussian_blur, moved
-from richkd.evaluate.corruptions.definition import Kind, corruption, each
+from richkd.evaluate.corruptions.definition import Kind, each, register_corruption
 from richkd.evaluate.corruptions.draws import Draws
 from richkd.evaluate.corruptions.fractal import fractal
 from richkd.evaluate.corruptions.ice import texture
@@ -20,7 +20,7 @@ MUD, WATER = (63, 42, 20), (175, 238, 238)
 MUD_COVER = 0.8
 
 
-@corruption(
+@register_corruption(
     "snow",
     "adds falling snow and whitens the image",
     group="weather",
@@ -74,7 +74,7 @@ def snow(
     return whitened_B3HW + falling_B1HW + falling_B1HW.flip(2, 3)
 
 
-@corruption(
+@register_corruption(
     "frost",
     "adds a texture of ice",
     group="weather",
@@ -98,7 +98,7 @@ def frost(image_B3HW: Tensor, draws: Draws, image_weight: float, ice_weight: flo
     return image_weight * image_B3HW + ice_weight * texture(draws, *image_B3HW.shape[2:])
 
 
-@corruption(
+@register_corruption(
     "fog",
     "adds fog",
     group="weather",
@@ -122,7 +122,7 @@ def fog(image_B3HW: Tensor, draws: Draws, thickness: float, decay: float) -> Ten
     return (image_B3HW + thickness * cloud_B1HW) * brightest_B111 / (brightest_B111 + thickness)
 
 
-@corruption(
+@register_corruption(
     "brightness",
     "makes the image brighter",
     group="weather",
@@ -145,7 +145,7 @@ def brightness(image_B3HW: Tensor, added: float) -> Tensor:
     return torch.where(value_B1HW > 0, image_B3HW * brighter_B1HW / value_B1HW, brighter_B1HW)
 
 
-@corruption(
+@register_corruption(
     "spatter",
     "adds drops of water or mud",
     group="validation",

@@ -13,10 +13,10 @@ from richkd.evaluate.model_report import losses_of
 from richkd.fusion.fit import fit_log_pool
 from richkd.fusion.select import cross_fitted
 from richkd.metrics.accuracy import Metrics, measure
-from richkd.metrics.calibration import Reliability, reliability
+from richkd.metrics.calibration import Reliability, measure_reliability
 from richkd.metrics.confidence import Moves, moves_at_coverage
 from richkd.metrics.ece_intervals import bootstrap_ece
-from richkd.metrics.intervals import Interval, bootstrap_means, mcnemar
+from richkd.metrics.intervals import Interval, bootstrap_means, mcnemar_test
 
 # Coverage that defines a confident prediction when two models are compared.
 MATCHED = 0.8
@@ -141,7 +141,7 @@ def reliability_of(logits_NC: Tensor, labels_N: Tensor) -> Reliability:
         >>> [count for count in diagram.count if count], diagram.ece
         ([4], 0.25)
     """
-    return reliability(logits_NC.double().softmax(dim=1), labels_N, BINS)
+    return measure_reliability(logits_NC.double().softmax(dim=1), labels_N, BINS)
 
 
 def gains_by_class(
@@ -167,7 +167,7 @@ def gains_by_class(
         before_K, after_K = correct_2N[:, labels_N == label]
         if len(before_K):
             only_before, only_after = int((before_K & ~after_K).sum()), int((after_K & ~before_K).sum())
-            test = mcnemar(only_before, only_after)
+            test = mcnemar_test(only_before, only_after)
             gains.append(ClassGain(name, len(before_K), share(before_K), share(after_K), test.mid_p))
     return tuple(sorted(gains, key=lambda gain: gain.teacher - gain.fused))
 

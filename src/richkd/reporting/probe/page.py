@@ -14,7 +14,7 @@ from richkd.metrics.confidence import COVERAGES, State
 from richkd.reporting.probe.figures import MATCHED, TeacherFigures
 from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER
 from richkd.reporting.probe.result import Probe
-from richkd.reporting.probe.verdict import NO_SIGNAL, Outcome, explanation, headline, outcome, warnings
+from richkd.reporting.probe.verdict import NO_SIGNAL, Outcome, decide_outcome, explanation, headline, warnings
 
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 8, 10
 # Classes of the style sheet, which set the colors.
@@ -58,7 +58,7 @@ def write_probe(result: Probe, folder: str | Path, data: str) -> Path:
 def numbers(result: Probe) -> dict[str, Any]:
     """The verdict and all figures of a probe, as they are in ``probe.json``."""
     verdict = {
-        "outcome": outcome(result).value,
+        "outcome": decide_outcome(result).value,
         "headline": headline(result),
         "explanation": explanation(result),
         "warnings": warnings(result),
@@ -75,7 +75,7 @@ def render(result: Probe, data: str) -> str:
             result=result,
             data=data,
             headline=headline(result),
-            recommended=outcome(result) is Outcome.YES,
+            recommended=decide_outcome(result) is Outcome.YES,
             explanation=explanation(result),
             warnings=warnings(result),
             **_teachers(result),
@@ -163,8 +163,8 @@ def bins_of(bins: Reliability) -> list[tuple[float, float, int]]:
 
     Example:
         >>> import torch
-        >>> from richkd.metrics.calibration import reliability
-        >>> bins_of(reliability(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1])))
+        >>> from richkd.metrics.calibration import measure_reliability
+        >>> bins_of(measure_reliability(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1])))
         [(0.75, 0.5, 2)]
     """
     return [

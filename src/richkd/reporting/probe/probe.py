@@ -41,7 +41,7 @@ from richkd.reporting.probe.figures import (
 from richkd.reporting.probe.result import Probe
 from richkd.teachers.base import Teacher, ZeroShot
 from richkd.teachers.clip.class_name_advice import advise_on_names
-from richkd.teachers.clip.prompt_weights import PromptTable, prompt_table
+from richkd.teachers.clip.prompt_weights import PromptTable, measure_prompts
 from richkd.teachers.predict import outputs_of
 
 TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
@@ -127,7 +127,7 @@ def run_probe(parts: Parts) -> Probe:
         moves=confidence_moves(logits.scaled[TEACHER], logits.scaled[FUSED], labels_N),
         classes=gains_by_class(teacher_NC, fused_NC, labels_N, class_names),
         confusions=confusions_of(clip_NC, labels_N, class_names),
-        alike=_similar_names(parts.teachers[-1].zero_shot, class_names),
+        similar_names=_similar_names(parts.teachers[-1].zero_shot, class_names),
         signals=_signals(parts, logits),
         names=tuple(advise_on_names(class_names)),
         prompts=_prompts(parts.teachers[-1], outputs[-1].feats_BF, labels_N),
@@ -224,7 +224,7 @@ def _similar_names(
 
 def _prompts(clip: Teacher, feats_ND: Tensor, labels_N: Tensor) -> PromptTable | None:
     prompts = None if clip.zero_shot is None else clip.zero_shot.prompts()
-    return None if prompts is None else prompt_table(prompts, feats_ND, labels_N, clip.logit_scale)
+    return None if prompts is None else measure_prompts(prompts, feats_ND, labels_N, clip.logit_scale)
 
 
 def _at_alpha(alpha: float, logs: Sequence[Tensor], labels_N: Tensor) -> tuple[float, float, float]:

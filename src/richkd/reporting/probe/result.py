@@ -44,7 +44,7 @@ class Probe:
         moves: changes in correctness and confidence from the teacher to the default fusion.
         classes: accuracy of each class with the teacher and the default fusion, the largest gain first.
         confusions: the most frequent confusion of each class with CLIP.
-        alike: pairs of class names with similar text embeddings.
+        similar_names: pairs of class names with similar text embeddings.
         signals: difference of each preset's target from the teacher's outputs on training views, by preset.
         names: class names that CLIP may misunderstand.
         prompts: accuracy of each prompt template; None if embeddings of single prompts are not available.
@@ -72,7 +72,7 @@ class Probe:
     moves: Moves
     classes: tuple[ClassGain, ...]
     confusions: tuple[Confusion, ...]
-    alike: tuple[tuple[str, str, float], ...]
+    similar_names: tuple[tuple[str, str, float], ...]
     signals: dict[str, TargetShift]
     names: tuple[NameAdvice, ...]
     prompts: PromptTable | None
@@ -122,7 +122,7 @@ class Probe:
             "moves": self.moves.to_dict(),
             "classes": [asdict(gain) for gain in self.classes],
             "confusions": [asdict(confusion) for confusion in self.confusions],
-            "alike": [{"names": [a, b], "cosine": cosine} for a, b, cosine in self.alike],
+            "similar_names": [{"names": [a, b], "cosine": cosine} for a, b, cosine in self.similar_names],
             "signals": {name: asdict(result) for name, result in self.signals.items()},
             "names": [asdict(advice) for advice in self.names],
             "prompts": asdict(self.prompts) if self.prompts else None,

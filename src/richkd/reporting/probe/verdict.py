@@ -21,7 +21,7 @@ TRIAL = (
 
 
 class Outcome(Enum):
-    """What a probe found; `outcome` decides."""
+    """What a probe found; `decide_outcome` decides."""
 
     NOTHING_USABLE = "both near chance"
     TEACHER_NOT_USABLE = "teacher near chance"
@@ -31,7 +31,7 @@ class Outcome(Enum):
     YES = "yes"
 
 
-def outcome(result: Probe) -> Outcome:
+def decide_outcome(result: Probe) -> Outcome:
     """The first of these that holds: a teacher near chance, too few images to tell, no gain, a gain.
 
     A teacher near chance (`richkd.metrics.accuracy.near_chance`) comes first: whatever is fused with it looks
@@ -41,7 +41,7 @@ def outcome(result: Probe) -> Outcome:
     Example:
         >>> from types import SimpleNamespace as Made
         >>> teacher, clip = Made(metrics=Made(top1=0.1)), Made(metrics=Made(top1=0.6))
-        >>> outcome(Made(teacher=teacher, clip=clip, class_count=10, images=500, helps=True))
+        >>> decide_outcome(Made(teacher=teacher, clip=clip, class_count=10, images=500, helps=True))
         <Outcome.TEACHER_NOT_USABLE: 'teacher near chance'>
     """
     teacher, clip = (
@@ -68,7 +68,7 @@ def headline(result: Probe) -> str:
         >>> headline(Made(teacher=good, clip=good, class_count=10, images=500, helps=False))
         'No: do not use CLIP here. Train with --method kd.'
     """
-    found = outcome(result)
+    found = decide_outcome(result)
     if found is Outcome.YES:
         return "Yes: fusing CLIP improves the teacher on these classes."
     if found is Outcome.NO:
@@ -160,9 +160,9 @@ def _saturation_warning(train_top1: float, held_out_top1: float, split: str) -> 
 
 
 def _student_expectation(result: Probe) -> str:
-    if outcome(result) is Outcome.UNDECIDED:
+    if decide_outcome(result) is Outcome.UNDECIDED:
         return TRIAL
-    if outcome(result) is not Outcome.YES:
+    if decide_outcome(result) is not Outcome.YES:
         return ""
     if result.unlabeled > result.labeled:
         return (

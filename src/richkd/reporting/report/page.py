@@ -101,7 +101,7 @@ def context(report: Report) -> dict[str, Any]:
         "title": f"Evaluation of {report.names[report.shipped.name]}",
         "report": report,
         "result": result,
-        "images": report.shipped.own.n,
+        "images": report.shipped.uncalibrated.n,
         "sentences": sentences(report),
         "names": report.names,
         "kinds": kinds,
@@ -154,7 +154,7 @@ def _model_row(report: Report, model_report: ModelReport) -> list[tuple[str, flo
         (report.names[model_report.name], report.names[model_report.name]),
         (f"{top1.estimate:.1%}", top1.estimate),
         (f"{100 * top1.low:.1f}–{100 * top1.high:.1f}", top1.low),
-        (f"{model_report.own.top5:.1%}", model_report.own.top5),
+        (f"{model_report.uncalibrated.top5:.1%}", model_report.uncalibrated.top5),
         (f"{model_report.calibrated.nll:.3f}", model_report.calibrated.nll),
         (f"{ece.estimate:.3f}", ece.estimate),
         (f"{ece.low:.3f}–{ece.high:.3f}", ece.low),
@@ -227,7 +227,7 @@ def _calibration(report: Report, kinds: Mapping[str, str]) -> list[tuple[str, st
     """Calibration of each model without and with its temperature: color, name, cells."""
     rows = []
     for model in report.evaluation.model_reports:
-        states = [("none", model.own)]
+        states = [("none", model.uncalibrated)]
         # A model without a stored temperature, such as a teacher, has one row only.
         if model.temperature != 1:
             states.append((f"T = {model.temperature:.2f}", model.calibrated))

@@ -54,7 +54,7 @@ def _accuracy(report: Report) -> str:
     shipped = report.shipped
     text = (
         f"The accuracy of {report.names[shipped.name]} is {_percent(shipped.intervals['top1'])} on "
-        f"{shipped.own.n:,} images."
+        f"{shipped.uncalibrated.n:,} images."
     )
     cost = report.evaluation.costs.get(shipped.name)
     if cost is not None:
@@ -64,8 +64,10 @@ def _accuracy(report: Report) -> str:
         )
     teachers = [j for j in report.evaluation.model_reports if j.name not in report.students]
     if teachers:
-        best = max(teachers, key=lambda model_report: model_report.own.top1)
-        text += f" The best teacher, {report.names[best.name]}, has an accuracy of {best.own.top1:.1%}."
+        best = max(teachers, key=lambda model_report: model_report.uncalibrated.top1)
+        text += (
+            f" The best teacher, {report.names[best.name]}, has an accuracy of {best.uncalibrated.top1:.1%}."
+        )
     return text
 
 

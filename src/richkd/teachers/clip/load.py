@@ -31,7 +31,7 @@ _LOG = logger_of(__name__)
 CONFIG_FILE = "open_clip_config.json"
 
 
-def clip_teacher(
+def open_clip_teacher(
     config: ClipConfig,
     class_names: Sequence[str],
     device: torch.device,
@@ -58,7 +58,7 @@ def clip_teacher(
         >>> name = f"local-dir:{Path(richkd.__file__).parent / 'demo' / 'tiny_clip'}"
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     config = ClipConfig(name=name, prompts="simple", cache=folder)
-        ...     teacher = clip_teacher(config, ["one", "two", "three"], torch.device("cpu"))
+        ...     teacher = open_clip_teacher(config, ["one", "two", "three"], torch.device("cpu"))
         >>> tuple(teacher.class_embeddings_CD.shape)
         (3, 64)
     """

@@ -56,7 +56,7 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Accuracies of prompt templates on held-out images, as fractions in [0, 1]; see `prompt_table`.
+    """Accuracies of prompt templates on held-out images, as fractions in [0, 1]; see `measure_prompts`.
 
     Attributes:
         rows: each template with its accuracy.
@@ -87,7 +87,9 @@ def equal_weights(count: int) -> Tensor:
     return torch.full((count,), 1 / count, dtype=torch.float64)
 
 
-def prompt_table(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float) -> PromptTable:
+def measure_prompts(
+    prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float
+) -> PromptTable:
     """Measure the accuracy of each template, of all templates, and of the greedily selected ones.
 
     Args:
@@ -99,7 +101,7 @@ def prompt_table(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_s
     Example:
         >>> prompts = PromptSet(("a {}", "not a {}"), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
         >>> labels_N = torch.arange(20) % 2
-        >>> table = prompt_table(prompts, torch.eye(2)[labels_N], labels_N, logit_scale=10.0)
+        >>> table = measure_prompts(prompts, torch.eye(2)[labels_N], labels_N, logit_scale=10.0)
         >>> table.rows, table.best, table.best_top1
         ((('a {}', 1.0), ('not a {}', 0.0)), ('a {}',), 1.0)
     """
