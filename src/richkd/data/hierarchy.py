@@ -57,7 +57,7 @@ def known_hierarchy(class_names: Sequence[str]) -> Hierarchy | None:
 
 
 def superclasses_of(class_names: Sequence[str], path: Path | None) -> Hierarchy | None:
-    """The hierarchy to judge wrong predictions by: that of a file, else the built-in one; None if there is none.
+    """The hierarchy for wrong predictions: that of a file, else the built-in one; None if there is none.
 
     Raises:
         ClassError: see `read_hierarchy` and `refuse_ungrouped`.
