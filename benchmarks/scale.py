@@ -114,7 +114,7 @@ def sums(arguments: argparse.Namespace) -> dict[str, Any]:
     port, count = _free_port(), arguments.processes
     words = [sys.executable, __file__, "sum-worker", str(arguments.parameters)]
     workers = [
-        subprocess.Popen(words, env=_told(rank, count, port), stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(words, env=_environment(rank, count, port), stdout=subprocess.PIPE, text=True)
         for rank in range(count)
     ]
     seconds = [float(worker.communicate()[0]) for worker in workers]
@@ -148,13 +148,14 @@ def start(arguments: argparse.Namespace) -> dict[str, Any]:
         port, began = _free_port(), time.time()
         workers = [
             subprocess.Popen(
-                [sys.executable, *words], env=_told(rank, arguments.processes, port) | {"BEGAN": str(began)}
+                [sys.executable, *words],
+                env=_environment(rank, arguments.processes, port) | {"BEGAN": str(began)},
             )
             for rank in range(arguments.processes)
         ]
         assert [worker.wait() for worker in workers] == [0] * arguments.processes
-        found = [json.loads(file.read_text()) for file in sorted(Path(out).glob("*.json"))]
-    return {name: [one[name] for one in found] for name in found[0]}
+        records = [json.loads(file.read_text()) for file in sorted(Path(out).glob("*.json"))]
+    return {name: [one[name] for one in records] for name in records[0]}
 
 
 def start_worker(arguments: argparse.Namespace) -> None:
@@ -164,8 +165,8 @@ def start_worker(arguments: argparse.Namespace) -> None:
     from richkd.training.trainer import Trainer
 
     def stop(self: Trainer, batch: object) -> None:
-        found = {"seconds": time.time() - float(os.environ["BEGAN"]), **_shares()}
-        Path(arguments.out, f"{rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+        figures = {"seconds": time.time() - float(os.environ["BEGAN"]), **_shares()}
+        Path(arguments.out, f"{rank()}.json").write_text(json.dumps(figures), encoding="utf-8")
         meet()
         os._exit(0)
 
@@ -244,14 +245,18 @@ def _text(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _told(rank: int, count: int, port: int) -> dict[str, str]:
+def _environment(rank: int, count: int, port: int) -> dict[str, str]:
     """The environment that a launcher gives to a process; nothing for a single one."""
     paths = os.pathsep.join(["src", ".", os.environ.get("PYTHONPATH", "")])
-    own = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     if count == 1:
-        return own
+        return variables
     who = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    return own | who | {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return (
+        variables
+        | who
+        | {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    )
 
 
 def _free_port() -> int:
@@ -264,7 +269,7 @@ def _in_process(function: str, *arguments: object) -> dict[str, Any]:
     """The result of a function of this file in a new process, whose memory is its own."""
     code = f"import json; from benchmarks import scale; print(json.dumps(scale.{function}(*{arguments!r})))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=_told(0, 1, 0), check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], env=_environment(0, 1, 0), check=True, stdout=subprocess.PIPE, text=True
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result

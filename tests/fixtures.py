@@ -44,7 +44,7 @@ class World:
         given = {name.replace("__", "."): value for name, value in changes.items()}
         method, variant = given.get("method.name") or "richkd", given.get("method.variant") or "lf"
         target = given.get("objective.kd.target")
-        chosen: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "data.path": str(self.images),
             "data.val_fraction": 0.25,
             "student.name": "cifar_resnet8",
@@ -59,17 +59,17 @@ class World:
         if isinstance(given.get("objective"), list):
             method = "ce"
         if method != "ce" and target != "clip":
-            chosen["teachers.1.name"] = f"local-dir:{self.teacher}"
+            settings["teachers.1.name"] = f"local-dir:{self.teacher}"
             # A measured precision could differ between two runs that are compared.
-            chosen["train.teacher_precision"] = "fp32"
+            settings["train.teacher_precision"] = "fp32"
         if method == "richkd" or target == "clip":
-            chosen["clip.name"] = f"outputs:{self.clip}"
+            settings["clip.name"] = f"outputs:{self.clip}"
         if method == "richkd" and "f" in variant:
-            chosen |= {"objective.contrastive.num_negatives": 32, "objective.contrastive.embed_dim": 8}
-        chosen |= given
-        if chosen.get("teachers.1.name") is None and "train.teacher_precision" not in given:
-            chosen.pop("train.teacher_precision", None)
-        return {name: value for name, value in chosen.items() if value is not None}
+            settings |= {"objective.contrastive.num_negatives": 32, "objective.contrastive.embed_dim": 8}
+        settings |= given
+        if settings.get("teachers.1.name") is None and "train.teacher_precision" not in given:
+            settings.pop("train.teacher_precision", None)
+        return {name: value for name, value in settings.items() if value is not None}
 
     def config(self, out: Path, **changes: Any) -> Config:
         return load_config(None, self.settings(out, **changes))

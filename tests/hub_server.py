@@ -37,8 +37,8 @@ class Hub:
 
     def environment(self, home: Any, *, token: str | None = TOKEN) -> dict[str, str]:
         """Variables for a process that uses this hub, with a cache in the folder ``home``."""
-        found = {"HF_ENDPOINT": self.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-        return found | ({"HF_TOKEN": token} if token else {})
+        variables = {"HF_ENDPOINT": self.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        return variables | ({"HF_TOKEN": token} if token else {})
 
 
 @contextmanager
@@ -143,8 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": REVISION}
         status = 200
-        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            first, last = int(found[1]), int(found[2] or len(content) - 1)
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            first, last = int(match[1]), int(match[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{min(last, len(content) - 1)}/{len(content)}"
             content, status = content[first : last + 1], 206
         if self.command == "GET":

@@ -65,7 +65,7 @@ let image = null;
 
 async function classify() {
   if (!model || !image) return;
-  say("Classifying …");
+  showStatus("Classifying …");
   try {
     const { probabilities } = await model.session.run({ images: await pixelsOf(image) });
     const ranked = model.names.map((name, index) => [probabilities.data[index], name]);
@@ -78,14 +78,14 @@ async function classify() {
       return row;
     });
     document.getElementById("result").replaceChildren(...rows);
-    say("Done.");
+    showStatus("Done.");
   } catch (error) {
-    say(`Failed: ${error.message}`);
+    showStatus(`Failed: ${error.message}`);
   }
 }
 
 async function load(blob) {
-  say("Loading the model …");
+  showStatus("Loading the model …");
   const bytes = new Uint8Array(await blob.arrayBuffer());
   const names = JSON.parse(metadataOf(bytes).class_names);
   return { names, session: await ort.InferenceSession.create(bytes) };
@@ -97,23 +97,23 @@ async function fetched(address) {
   return response.blob();
 }
 
-function say(text) {
+function showStatus(text) {
   document.getElementById("status").textContent = text;
 }
 
-function chosen(id, use) {
+function onFile(id, use) {
   document.getElementById(id).addEventListener("change", async (event) => {
     try {
       await use(event.target.files[0]);
       await classify();
     } catch (error) {
-      say(`Failed: ${error.message}`);
+      showStatus(`Failed: ${error.message}`);
     }
   });
 }
 
-chosen("model", async (file) => (model = await load(file)));
-chosen("image", async (file) => (image = file));
+onFile("model", async (file) => (model = await load(file)));
+onFile("image", async (file) => (image = file));
 const given = new URLSearchParams(location.search);
 if (given.has("model") && given.has("image")) {
   try {
@@ -121,6 +121,6 @@ if (given.has("model") && given.has("image")) {
     model = await load(await fetched(given.get("model")));
     await classify();
   } catch (error) {
-    say(`Failed: ${error.message}`);
+    showStatus(`Failed: ${error.message}`);
   }
 }

@@ -44,9 +44,9 @@ def test_the_result_is_printed(full_run: Path, tmp_path: Path, capsys: pytest.Ca
     ):
         assert text in " ".join(printed.split())
     printed, _ = call(capsys, "export", full_run, "--to", "pt2", "--out", out, "--json")
-    found = json.loads(printed)
-    assert found["files"] == [str(out)]
-    assert found["comparison"]["images"] == 12
+    result = json.loads(printed)
+    assert result["files"] == [str(out)]
+    assert result["comparison"]["images"] == 12
 
 
 def test_predict_prints_the_same_for_a_student_and_its_artifact(
@@ -76,11 +76,11 @@ def test_evaluate_measures_an_artifact_like_its_student(
 ) -> None:
     data = load_config(full_run / "config.yaml").data.path
     printed, _ = call(capsys, "evaluate", full_run, artifact[0], "--data", data, "--json")
-    found = json.loads(printed)
-    ours, theirs = found["models"].values()
+    result = json.loads(printed)
+    ours, theirs = result["models"].values()
     assert ours["own"]["top1"] == theirs["own"]["top1"]
     assert ours["own"]["nll"] == pytest.approx(theirs["own"]["nll"], abs=1e-4)
-    assert list(found["costs"]) == [str(full_run)]
+    assert list(result["costs"]) == [str(full_run)]
     printed, _ = call(capsys, "evaluate", artifact[0], "--data", data)
     assert "cost on this machine" not in printed
 
@@ -93,9 +93,9 @@ def test_benchmark_prints_each_batch(
     assert "images per second" in printed
     assert "1 thread," in printed
     printed, _ = call(capsys, "benchmark", artifact[0], *options, "--picture", 20, 30, "--json")
-    (found,) = json.loads(printed)
-    assert [row["batch"] for row in found["batches"]] == [1, 2]
-    assert "20 x 30" in found["input"]
+    (result,) = json.loads(printed)
+    assert [row["batch"] for row in result["batches"]] == [1, 2]
+    assert "20 x 30" in result["input"]
 
 
 @pytest.mark.parametrize(

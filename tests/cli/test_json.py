@@ -87,13 +87,13 @@ def test_settings(capsys: Capture) -> None:
 
 
 def test_check(world: World, tmp_path: Path, capsys: Capture) -> None:
-    found, err = answer(capsys, "check", *world.options(tmp_path / "run", method__name="ce"))
-    assert found["classes"] == list(CLASSES)
-    assert found["images"] == {"train": 36, "val": 12, "test": 12}
-    assert found["shared_with_train"] == {"val": [], "test": []}
-    assert found["dry_step"]["ce"] > 0
-    assert found["steps"] == 12
-    assert "student" in {line["name"] for line in found["plan"]}
+    result, err = answer(capsys, "check", *world.options(tmp_path / "run", method__name="ce"))
+    assert result["classes"] == list(CLASSES)
+    assert result["images"] == {"train": 36, "val": 12, "test": 12}
+    assert result["shared_with_train"] == {"val": [], "test": []}
+    assert result["dry_step"]["ce"] > 0
+    assert result["steps"] == 12
+    assert "student" in {line["name"] for line in result["plan"]}
     # People still see it.
     assert "no image is in both train and test" in err
 
@@ -102,32 +102,32 @@ def test_check_names_shared_images(world: World, tmp_path: Path, capsys: Capture
     shutil.copytree(world.images, tmp_path / "images")
     shutil.copy(tmp_path / "images/train/ant/0.png", tmp_path / "images/test/ant/copy.png")
     words = world.options(tmp_path / "run", method__name="ce", data__path=str(tmp_path / "images"))
-    found, _ = answer(capsys, "check", *words)
-    shared = [keys for keys in found["shared_with_train"].values() if keys]
+    result, _ = answer(capsys, "check", *words)
+    shared = [keys for keys in result["shared_with_train"].values() if keys]
     assert shared[0] in ([["test/ant/copy.png"]], [["ant/copy.png"]])
 
 
 def test_probe_with_and_without_a_page(world: World, tmp_path: Path, capsys: Capture) -> None:
     words = ["probe", *world.options(tmp_path / "probe", train__epochs=None, method__name=None)]
-    found, err = answer(capsys, *words)
-    assert found == file(tmp_path / "probe" / "probe.json")
-    assert "headline" in found["verdict"]
+    result, err = answer(capsys, *words)
+    assert result == file(tmp_path / "probe" / "probe.json")
+    assert "headline" in result["verdict"]
     assert "page: " in err
     place = words.index("--out")
     again, err = answer(capsys, *words[:place], *words[place + 2 :])
-    assert again.keys() == found.keys()
+    assert again.keys() == result.keys()
     assert "page: " not in err
 
 
 def test_report(world: World, full_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    found, err = answer(capsys, "report", str(full_run), "--out", str(tmp_path / "report"))
-    assert found == file(tmp_path / "report" / "summary.json")
+    result, err = answer(capsys, "report", str(full_run), "--out", str(tmp_path / "report"))
+    assert result == file(tmp_path / "report" / "summary.json")
     assert "page: " in err
 
 
 def test_evaluate(world: World, capsys: Capture) -> None:
-    found, _ = answer(capsys, "evaluate", str(world.teacher), "--data", str(world.images))
-    assert isinstance(found, dict)
+    result, _ = answer(capsys, "evaluate", str(world.teacher), "--data", str(world.images))
+    assert isinstance(result, dict)
 
 
 @pytest.mark.slow
@@ -137,8 +137,8 @@ def test_compare_and_its_failures(world: World, tmp_path: Path, capsys: Capture)
     methods = {"kd": None, "wild": {"method": "kd", "optim.lr": 1e30}}
     path = write_plan(tmp_path, compare_content(world, base=base, methods=methods, seeds=[0]))
     out = tmp_path / "out"
-    found, err = answer(capsys, "compare", str(path), "--out", str(out), "--jobs", "1", code=1)
-    assert found == file(out / "compare.json")
+    result, err = answer(capsys, "compare", str(path), "--out", str(out), "--jobs", "1", code=1)
+    assert result == file(out / "compare.json")
     assert "[1/2] kd-e1-s0: test top-1" in err
 
 
@@ -148,8 +148,8 @@ def test_tune(world: World, tmp_path: Path, capsys: Capture) -> None:
     del base["clip"]
     space = {"objective.kd.temperature": [1, 4]}
     plan = tune_content(world, base=base, methods={"kd": None}, space=space, budget={"epochs": 5}, epochs=2)
-    found, _ = answer(capsys, "tune", str(write_plan(tmp_path, plan)), "--out", str(tmp_path / "out"))
-    assert found == file(tmp_path / "out" / "tune.json")
+    result, _ = answer(capsys, "tune", str(write_plan(tmp_path, plan)), "--out", str(tmp_path / "out"))
+    assert result == file(tmp_path / "out" / "tune.json")
 
 
 @pytest.mark.parametrize("name", ["compare", "tune"])
@@ -173,15 +173,15 @@ def test_caches(world: World, tmp_path: Path, capsys: Capture) -> None:
     train = next(one for one in listed if "-train-" in one["cache"])
     assert (train["outputs"], train["row"]["classes"]) == (32, len(CLASSES))
     assert 0 < train["bytes"] < 1_000_000
-    found, err = answer(capsys, "cache", "verify", str(cache), *words)
-    assert set(found["damaged"]) == {one["cache"] for one in listed}
-    assert not any(found["damaged"].values())
-    assert all(one["agreement"] == 1 for one in found["computed_again"])
+    result, err = answer(capsys, "cache", "verify", str(cache), *words)
+    assert set(result["damaged"]) == {one["cache"] for one in listed}
+    assert not any(result["damaged"].values())
+    assert all(one["agreement"] == 1 for one in result["computed_again"])
     assert "every shard is intact" in err
     shard = next((cache / train["cache"]).glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
-    found, err = answer(capsys, "cache", "verify", str(cache), code=1)
-    assert len(found["damaged"][train["cache"]]) == 1
+    result, err = answer(capsys, "cache", "verify", str(cache), code=1)
+    assert len(result["damaged"][train["cache"]]) == 1
     assert "must be intact" in err
 
 

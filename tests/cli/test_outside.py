@@ -115,13 +115,13 @@ def test_a_terminal_that_closes(world: World, tmp_path: Path, ignored: bool) -> 
     changes = {**LONG, "train__epochs": 20 if ignored else 500}
     terminal, theirs = pty.openpty()
 
-    def own_terminal() -> None:
+    def attach_terminal() -> None:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with started("distill", *world.options(out, **changes), preexec_fn=own_terminal, **streams) as process:
+    with started("distill", *world.options(out, **changes), preexec_fn=attach_terminal, **streams) as process:
         os.close(theirs)
         wait_for(process, RunFolder(out).last)
         # The kernel sends SIGHUP, and everything printed from now on fails.

@@ -33,7 +33,7 @@ def _everything_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("richkd.pipeline.fill_cache.BATCH", 5)
 
 
-def said(capsys: Capture, *words: str) -> tuple[str, str]:
+def call(capsys: Capture, *words: str) -> tuple[str, str]:
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(list(words))
@@ -43,7 +43,7 @@ def said(capsys: Capture, *words: str) -> tuple[str, str]:
 
 
 def test_a_run(world: World, tmp_path: Path, capsys: Capture) -> None:
-    out, err = said(capsys, "distill", *world.options(tmp_path / "run", method__name="kd", train__epochs=2))
+    out, err = call(capsys, "distill", *world.options(tmp_path / "run", method__name="kd", train__epochs=2))
     assert "decoding train: 5 of 36 images, " in err
     assert "reading files: 1 of 36 files, " in err
     assert "evaluating cifar_resnet8 on val: 5 of 12 images, " in err
@@ -64,7 +64,7 @@ def test_filling_a_cache(world: World, tmp_path: Path, capsys: Capture) -> None:
         "train__epochs": 1,
         "cache__dir": str(tmp_path / "cache"),
     }
-    out, err = said(capsys, "cache", "fill", *world.options(tmp_path / "run", **changes))
+    out, err = call(capsys, "cache", "fill", *world.options(tmp_path / "run", **changes))
     assert "epoch 1/1  step 2/4  " in out
     assert "for test: 5 of 12 images, " in err
     # With a cache, there are lines about the files already.
@@ -72,9 +72,9 @@ def test_filling_a_cache(world: World, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_evaluate_and_check(world: World, tmp_path: Path, capsys: Capture) -> None:
-    _, err = said(capsys, "evaluate", str(world.teacher), "--data", str(world.images))
+    _, err = call(capsys, "evaluate", str(world.teacher), "--data", str(world.images))
     assert "evaluating 1 models on test: 5 of 12 images, " in err
-    _, err = said(capsys, "check", *world.options(tmp_path / "run", method__name="ce"))
+    _, err = call(capsys, "check", *world.options(tmp_path / "run", method__name="ce"))
     assert "decoding val: 10 of 12 images, " in err
-    _, err = said(capsys, "probe", *world.options(tmp_path / "p", train__epochs=None, method__name=None))
+    _, err = call(capsys, "probe", *world.options(tmp_path / "p", train__epochs=None, method__name=None))
     assert "for val: 10 of 12 images, " in err

@@ -83,7 +83,7 @@ def leftovers(folder: Path, seconds: float = 60.0) -> list[Path]:
     """Locks and temporary files that remain; a process of a killed comparison may still be about to end."""
     deadline = time.monotonic() + seconds
     while True:
-        found = [file for file in folder.rglob("*") if file.suffix == ".tmp" or file.name == "richkd.lock"]
-        if not found or time.monotonic() > deadline:
-            return found
+        files = [file for file in folder.rglob("*") if file.suffix == ".tmp" or file.name == "richkd.lock"]
+        if not files or time.monotonic() > deadline:
+            return files
         time.sleep(0.1)

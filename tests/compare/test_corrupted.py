@@ -135,13 +135,13 @@ def test_other_images_with_the_same_names_are_not_exchanged(world: World, tmp_pa
     sets = {"first": str(world.images), "second": str(tmp_path / "other")}
     base = content(world)["base"]
     del base["teachers"], base["clip"], base["train"]["teacher_precision"]
-    own = {"base": base, "methods": {"ce": None}, "seeds": [0], "corruptions": {"names": ["brightness"]}}
+    changes = {"base": base, "methods": {"ce": None}, "seeds": [0], "corruptions": {"names": ["brightness"]}}
     measured = []
     for number, names in enumerate((list(sets), list(sets)[::-1])):
         folder = tmp_path / str(number)
         folder.mkdir()
         cells = run(
-            write(folder, content(world, **own, data={n: sets[n] for n in names})), folder / "out"
+            write(folder, content(world, **changes, data={n: sets[n] for n in names})), folder / "out"
         ).cells
         measured.append({cell.cell.data: cell.methods[0].corrupted_error for cell in cells})
     assert measured[0] == measured[1]

@@ -26,10 +26,10 @@ def test_rows_have_the_differences_of_the_cell_in_points_and_nats() -> None:
     for chart, metric, unit in ((top1, "top1", 100), (nll, "nll", 1)):
         assert {row.method for row in chart.rows} == {"ce", "dkd"}
         for row in chart.rows:
-            own, base = (
+            values, base = (
                 {run.seed: getattr(run, metric) for run in by_name[n].runs} for n in (row.method, "kd")
             )
-            assert row.runs == pytest.approx([unit * (own[seed] - base[seed]) for seed in SEEDS])
+            assert row.runs == pytest.approx([unit * (values[seed] - base[seed]) for seed in SEEDS])
             assert row.mean == pytest.approx(sum(row.runs) / len(SEEDS))
             difference = by_name[row.method].difference
             assert difference is not None
@@ -81,16 +81,16 @@ def test_a_baseline_alone_has_no_chart() -> None:
 
 @given(st.floats(-1e4, -1e-4), st.floats(1e-4, 1e4))
 def test_ticks_are_equal_steps_that_fill_the_range(low: float, high: float) -> None:
-    found = ticks(low, high)
-    steps = [b - a for a, b in itertools.pairwise(found)]
-    assert 4 <= len(found) <= 11
-    assert 0.0 in found
-    assert low - 1e-9 <= found[0]
-    assert found[-1] <= high + 1e-9
+    values = ticks(low, high)
+    steps = [b - a for a, b in itertools.pairwise(values)]
+    assert 4 <= len(values) <= 11
+    assert 0.0 in values
+    assert low - 1e-9 <= values[0]
+    assert values[-1] <= high + 1e-9
     assert max(steps) == pytest.approx(min(steps), rel=1e-6)
     digit = float(f"{steps[0]:.6e}".split("e")[0])
     assert min(abs(digit - one) for one in (1, 2, 5, 10)) < 1e-4
-    assert max(found[0] - low, high - found[-1]) < steps[0] * (1 + 1e-6)
+    assert max(values[0] - low, high - values[-1]) < steps[0] * (1 + 1e-6)
 
 
 def test_the_page_draws_each_row_where_its_numbers_are(tmp_path: Path) -> None:

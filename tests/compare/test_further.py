@@ -27,9 +27,9 @@ def slow_auroc(output: StoredLogits, superclass: dict[str, str]) -> float:
     areas = []
     for logits_C, label in zip(output.logits_NC.double().numpy(), output.labels_N.tolist(), strict=True):
         others = [place for place in range(len(output.classes)) if place != label]
-        own = superclass[output.classes[label]]
-        near = [logits_C[place] for place in others if superclass[output.classes[place]] == own]
-        far = [logits_C[place] for place in others if superclass[output.classes[place]] != own]
+        group = superclass[output.classes[label]]
+        near = [logits_C[place] for place in others if superclass[output.classes[place]] == group]
+        far = [logits_C[place] for place in others if superclass[output.classes[place]] != group]
         if near and far:
             areas.append(np.mean([[(a > b) + 0.5 * (a == b) for b in far] for a in near]))
     return float(np.mean(areas))

@@ -16,5 +16,5 @@ from richkd.compare.table import _millions
 )
 def test_large_numbers_are_read_as_they_are_written(number: int, text: str) -> None:
     assert _millions(number) == text
-    (found,) = [m.group() for m in re.finditer(NUMBER, text)]
-    assert float(found.replace(",", "")) == pytest.approx(number / 1e6, rel=5e-3)
+    (digits,) = [m.group() for m in re.finditer(NUMBER, text)]
+    assert float(digits.replace(",", "")) == pytest.approx(number / 1e6, rel=5e-3)

@@ -131,13 +131,13 @@ def test_a_precision_that_is_emulated_is_named_once(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("richkd.core.precision._cpu_has_bf16", lambda: False)
-    said: list[str] = []
+    lines: list[str] = []
     path = write(tmp_path, content(world))
-    check_runs(read_plan(path).plan, runs_of(path), said.append)
-    assert not any("bfloat16" in line for line in said)
+    check_runs(read_plan(path).plan, runs_of(path), lines.append)
+    assert not any("bfloat16" in line for line in lines)
     base = content(world)["base"]
     base["train"] |= {"precision": "bf16", "teacher_precision": "bf16"}
     path = write(tmp_path, content(world, base=base))
-    result = check_runs(read_plan(path).plan, runs_of(path), said.append)
-    assert sum("warning: this processor has no instructions for bfloat16" in line for line in said) == 1
+    result = check_runs(read_plan(path).plan, runs_of(path), lines.append)
+    assert sum("warning: this processor has no instructions for bfloat16" in line for line in lines) == 1
     assert result.warnings == ()

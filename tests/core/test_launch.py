@@ -12,7 +12,7 @@ from richkd.core.interrupt import Interrupted
 from richkd.core.launch import asked_for, together
 from tests.fixtures import refusal
 
-TOLD = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+LAUNCHER = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ TOLD = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT
     [
         ({}, 1),
         ({"WORLD_SIZE": "1"}, 1),
-        ({"WORLD_SIZE": "1", **TOLD, "RANK": "0", "LOCAL_RANK": "0"}, 1),
-        ({"WORLD_SIZE": "4", **TOLD}, 4),
+        ({"WORLD_SIZE": "1", **LAUNCHER, "RANK": "0", "LOCAL_RANK": "0"}, 1),
+        ({"WORLD_SIZE": "4", **LAUNCHER}, 4),
         # A single process of `accelerate launch`.
         ({"ACCELERATE_USE_CPU": "True"}, 1),
         # MPI with one process.
@@ -36,11 +36,11 @@ def test_what_launchers_tell_is_understood(environment: dict[str, str], count: i
     ("environment", "got", "command"),
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2, and no RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "2"),
-        ({"WORLD_SIZE": "3", **TOLD, "MASTER_PORT": ""}, "WORLD_SIZE=3, and no MASTER_PORT", "3"),
-        ({"WORLD_SIZE": "2", **TOLD, "RANK": "2"}, "WORLD_SIZE=2 with RANK=2 and LOCAL_RANK=1", "2"),
-        ({"WORLD_SIZE": "2", **TOLD, "LOCAL_RANK": "-1"}, "with RANK=1 and LOCAL_RANK=-1", "2"),
-        ({"WORLD_SIZE": "two", **TOLD}, "WORLD_SIZE=two", "2"),
-        ({"WORLD_SIZE": "0", **TOLD}, "WORLD_SIZE=0", "2"),
+        ({"WORLD_SIZE": "3", **LAUNCHER, "MASTER_PORT": ""}, "WORLD_SIZE=3, and no MASTER_PORT", "3"),
+        ({"WORLD_SIZE": "2", **LAUNCHER, "RANK": "2"}, "WORLD_SIZE=2 with RANK=2 and LOCAL_RANK=1", "2"),
+        ({"WORLD_SIZE": "2", **LAUNCHER, "LOCAL_RANK": "-1"}, "with RANK=1 and LOCAL_RANK=-1", "2"),
+        ({"WORLD_SIZE": "two", **LAUNCHER}, "WORLD_SIZE=two", "2"),
+        ({"WORLD_SIZE": "0", **LAUNCHER}, "WORLD_SIZE=0", "2"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4, and no WORLD_SIZE", "4"),
         ({"PMI_SIZE": "8"}, "PMI_SIZE=8, and no WORLD_SIZE", "8"),
         ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, "on the CPU, and started one", "2"),

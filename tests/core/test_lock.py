@@ -206,12 +206,12 @@ def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
 def test_shared_locks_keep_an_exclusive_one_out_and_name_all_owners(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with holder(path, kind="shared") as first, holder(path, kind="shared") as second:
-        own = share(path)
-        assert own is not None
+        third = share(path)
+        assert third is not None
         with pytest.raises(Locked) as caught:
             FileLock(path).acquire()
         assert {owner.pid for owner in caught.value.owners} >= {first.pid, second.pid, os.getpid()}
-        own.release()
+        third.release()
         first.kill()
         with pytest.raises(Locked):
             FileLock(path).acquire()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from richkd.core.presence import exists, is_dir, is_file, nearest_existing, resolved, stat_error
+from richkd.core.presence import exists, folder_name, is_dir, is_file, nearest_existing, resolved, stat_error
 from tests.core.closed import LONG, close
 
 
@@ -58,7 +58,16 @@ def test_a_real_folder_without_permission(tmp_path: Path) -> None:
     folder.chmod(0)
     os.seteuid(65534)
     try:
-        found = exists(folder / "file"), stat_error(folder / "file")
+        result = exists(folder / "file"), stat_error(folder / "file")
     finally:
         os.seteuid(0)
-    assert found == (False, "Permission denied")
+    assert result == (False, "Permission denied")
+
+
+def test_names_of_folders_that_are_written_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    for path in (".", "", "train/..", "../photos", "../photos/", tmp_path / "photos"):
+        assert folder_name(path) == "photos"

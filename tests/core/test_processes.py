@@ -23,8 +23,8 @@ class Group(Exchange):
         super().__init__(count)
         self.store: dict[str, Any] = {}
 
-    def all_gather_object(self, received: list[Any], own: Any) -> None:
-        self.brought[self.rank] = own
+    def all_gather_object(self, received: list[Any], value: Any) -> None:
+        self.brought[self.rank] = value
         self.barrier.wait(60)
         received[:] = list(self.brought)
         self.barrier.wait(60)
@@ -65,8 +65,8 @@ def test_rows_of_all_processes_come_in_order(
 
     def work(rank: int) -> Tensor:
         # The row of a stand-in is ignored.
-        own = parts[rank] if sizes[rank] else torch.ones(1, *shape).to(dtype)
-        return gather_rows(own, sizes)
+        part = parts[rank] if sizes[rank] else torch.ones(1, *shape).to(dtype)
+        return gather_rows(part, sizes)
 
     for result in three.run(work):
         assert result.dtype == dtype
@@ -82,23 +82,23 @@ def test_gradients_are_those_of_a_loss_of_all_rows(three: Group) -> None:
     def loss(rows: Tensor, w: Tensor) -> Tensor:
         return (slope * ((rows @ w) @ rows.T).square()).sum()
 
-    one, own_weight = whole.clone().requires_grad_(), weight.clone().requires_grad_()
-    loss(one, own_weight).backward()
+    one, one_weight = whole.clone().requires_grad_(), weight.clone().requires_grad_()
+    loss(one, one_weight).backward()
     parts = torch.split(whole, sizes)
 
     def work(rank: int) -> Any:
-        own = (parts[rank] if sizes[rank] else torch.ones(1, 2, dtype=torch.float64)).clone()
-        own.requires_grad_()
+        part = (parts[rank] if sizes[rank] else torch.ones(1, 2, dtype=torch.float64)).clone()
+        part.requires_grad_()
         w = weight.clone().requires_grad_()
-        (loss(gathered(own, sizes), w) / 3).backward()
-        return own.grad, w.grad
+        (loss(gathered(part, sizes), w) / 3).backward()
+        return part.grad, w.grad
 
     results = three.run(work)
     assert one.grad is not None
     joined = torch.cat([grad[:size] for (grad, _), size in zip(results, sizes, strict=True)])
     assert torch.allclose(joined, one.grad, rtol=1e-12)
     assert not results[1][0].any()
-    assert torch.allclose(sum(grad for _, grad in results), own_weight.grad, rtol=1e-12)
+    assert torch.allclose(sum(grad for _, grad in results), one_weight.grad, rtol=1e-12)
 
 
 def caught(call: Callable[[], Any]) -> str:

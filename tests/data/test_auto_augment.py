@@ -40,7 +40,7 @@ def halved(pixels_SS3: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def own_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+def restored_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Policies that this test changes are forgotten afterwards."""
     monkeypatch.setattr(_POLICIES, "transforms", {})
 
@@ -91,7 +91,7 @@ def test_a_policy_is_timms_with_the_same_seed(policy: str, size: int) -> None:
     assert changed > 30
 
 
-@pytest.mark.usefixtures("own_policies")
+@pytest.mark.usefixtures("restored_policies")
 @pytest.mark.parametrize("policy", PLAIN + AUTO + BLURRED)
 def test_crops_of_a_view_get_the_same_operations_with_the_same_magnitudes(
     policy: str, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +138,7 @@ def test_crops_of_a_view_look_the_same_at_two_sizes(policy: str) -> None:
     assert np.median(other) > 3 * np.median(same) + 4
 
 
-@pytest.mark.usefixtures("own_policies")
+@pytest.mark.usefixtures("restored_policies")
 @pytest.mark.parametrize("operation", ["Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"])
 def test_geometric_operations_move_all_sizes_alike(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_POLICIES.timm, "rand_augment_choices", lambda *args, **kwargs: [operation])
@@ -201,8 +201,8 @@ def test_threads_do_not_disturb_each_other(policy: str) -> None:
     numbers = [number % 50 for number in range(400)]
     expected = [auto_augment(crop_SS3, policy, seed) for seed in range(50)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda seed: auto_augment(crop_SS3, policy, seed), numbers))
-    for number, crop in zip(numbers, found, strict=True):
+        crops = list(pool.map(lambda seed: auto_augment(crop_SS3, policy, seed), numbers))
+    for number, crop in zip(numbers, crops, strict=True):
         assert torch.equal(crop, expected[number])
 
 

@@ -144,6 +144,12 @@ def test_lists_are_compared_in_one_form(tmp_path: Path) -> None:
     assert "unique" in refusal(check_names, [NFC[1], NFD[1]], "zoo").rule
 
 
+def test_a_name_with_a_separator_of_unicode_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_bytes("red\u2028panda\r\ncat\n".encode())
+    assert len(read_names(file, 2)) == 2
+
+
 def test_hierarchies_and_prompts_match_in_either_form(tmp_path: Path) -> None:
     file = tmp_path / "file.yaml"
     file.write_text(f"bird: [{NFD[2]}]\nmammal: [cow, {NFD[1]}]", encoding="utf-8")

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from richkd.core.errors import ClassError, DataError
 from richkd.data.classes import read_names
-from richkd.data.columns import as_split
+from richkd.data.columns import as_split, is_unlabeled
 from tests.fixtures import refusal
 
 NAMES = ("ant", "bee", "cow")
@@ -20,6 +20,14 @@ def declared(labels: list[int], names: tuple[str, ...] = NAMES) -> Dataset:
     """A table whose labels have declared names. Formats other than this library write values unchecked."""
     rows = plain(labels)
     return rows.cast_column("label", ClassLabel(names=list(names)))
+
+
+def unchecked(labels: list[int]) -> Dataset:
+    """A table whose declared labels can be any numbers, as files of other programs have them."""
+    table = plain(labels)
+    rows = Dataset(table.data, info=table.info.copy())
+    rows.info.features = Features({"image": Image(decode=False), "label": ClassLabel(names=list(NAMES))})
+    return rows
 
 
 def plain(labels: list[int]) -> Dataset:
@@ -41,11 +49,7 @@ def test_bytes_inside_of_an_inner_struct_are_no_images() -> None:
 
 
 def test_declared_labels_up_to_the_number_of_classes_are_refused() -> None:
-    table = plain([1, 2, 3])
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=list(NAMES))})
-    rows = Dataset(table.data, info=table.info.copy())
-    rows.info.features = features
-    error = refusal(as_split, rows, "test", "zoo", expected=NAMES)
+    error = refusal(as_split, unchecked([1, 2, 3]), "test", "zoo", expected=NAMES)
     assert isinstance(error, DataError)
     assert "Integer labels of 3 classes must count from 0" in error.rule
     assert error.got == "labels up to 3, and none is 0"
@@ -97,3 +101,23 @@ def test_names_of_more_classes_than_the_data_have(
     error = refusal(read_names, file, len(labels), labels)
     assert isinstance(error, ClassError)
     assert error.got == got
+
+
+def test_declared_labels_beyond_the_names_are_no_missing_ones() -> None:
+    error = refusal(as_split, unchecked([0, 1, 5, 1]), "test", "zoo", expected=NAMES)
+    assert "Integer labels of 3 classes must be in 0..2" in error.rule
+    assert error.got == "1 of 4 rows with a larger label, up to 5"
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None])
+def test_blank_labels_are_missing_and_no_class(blank: str | None) -> None:
+    rows = plain([0, 1]).remove_columns(["label"]).add_column("label", ["ant", blank])
+    error = refusal(as_split, rows, "train", "zoo")
+    assert error.got == "1 of 2 rows with an empty or negative label"
+    assert not is_unlabeled(rows, None)
+    assert is_unlabeled(rows.select([1]), None)
+
+
+def test_missing_declared_labels_are_counted() -> None:
+    error = refusal(as_split, unchecked([0, -1, -1, 1]), "test", "zoo", expected=NAMES)
+    assert error.got == "2 of 4 rows with an empty or negative label"

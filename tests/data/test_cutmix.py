@@ -71,11 +71,11 @@ def test_pixels_and_share_are_those_of_a_loop(box: Box) -> None:
     ]
     assert box.inside == len(in_box) / 70
     # The larger part is the first image's.
-    own_in_box = len(in_box) > 35
+    first_in_box = len(in_box) > 35
     for row in range(7):
         for column in range(10):
-            own = own_in_box == ((row, column) in in_box)
-            assert bool((mixed_B3HW[..., row, column] == float(own)).all())
+            is_first = first_in_box == ((row, column) in in_box)
+            assert bool((mixed_B3HW[..., row, column] == float(is_first)).all())
     assert box.share == pytest.approx(mixed_B3HW.double().mean().item(), abs=1e-12)
     assert box.share >= 0.5
     assert bool((first_B3HW == 1).all())

@@ -30,9 +30,9 @@ def test_duplicates_compares_pixels_and_sizes_not_files() -> None:
 @given(st.lists(st.sampled_from([b"a", b"b", b"c"])), st.lists(st.sampled_from([b"b", b"c", b"d"])))
 def test_positions_are_those_of_all_pairs(a: list[bytes], b: list[bytes]) -> None:
     pairs = {(i, j) for i, x in enumerate(a) for j, y in enumerate(b) if x == y}
-    found = shared_positions(a, b)
-    assert {(i, j) for x, y in found for i in x for j in y} == pairs
-    assert len(found) == len(set(a) & set(b))
+    groups = shared_positions(a, b)
+    assert {(i, j) for x, y in groups for i in x for j in y} == pairs
+    assert len(groups) == len(set(a) & set(b))
 
 
 def test_many_copies_of_few_pictures_are_grouped_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,10 +41,10 @@ def test_many_copies_of_few_pictures_are_grouped_quickly(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_digests", lambda split, workers: values)
     split = make_split([b""] * 20_000)
     began = time.perf_counter()
-    found = duplicates(split, split)
-    text = summary(found)
+    groups = duplicates(split, split)
+    text = summary(groups)
     assert time.perf_counter() - began < 2
-    assert [len(one.first) for one in found] == [500] * 40
+    assert [len(one.first) for one in groups] == [500] * 40
     assert text.startswith("40 pictures: train[0] and 499 more = train[0] and 499 more, train[1] and")
     assert text.endswith("and 35 more")
     assert len(text) < 500

@@ -52,9 +52,9 @@ def test_views_do_not_depend_on_workers_memory_batches_and_order(
     pictures = Pictures(split, 50, SIZES, workers, in_memory)
     others = [torch.tensor([4, 6]), torch.tensor([1, 2, 3]), torch.tensor([0, 5])]
     for groups in (GROUPS, others, [torch.arange(7)], GROUPS):
-        found = read(pictures, groups)
+        batches = read(pictures, groups)
         for size in SIZES:
-            ours, theirs = by_image(found, size), by_image(expected, size)
+            ours, theirs = by_image(batches, size), by_image(expected, size)
             assert len(ours) == 7
             assert all(torch.equal(ours[index], theirs[index]) for index in range(7))
 

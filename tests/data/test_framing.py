@@ -65,11 +65,11 @@ def test_the_center_of_a_panorama_is_what_it_was() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2, 4000, 3), dtype=np.uint8)
     for image in (Image.fromarray(pixels), Image.fromarray(pixels.transpose(1, 0, 2).copy())):
-        found = np.asarray(frame(image, Framing(16))).astype(int)
+        framed = np.asarray(frame(image, Framing(16))).astype(int)
         wide = image.width > image.height
         middle = image.resize((32000, 16) if wide else (16, 32000), Image.Resampling.BICUBIC)
         box = (15992, 0, 16008, 16) if wide else (0, 15992, 16, 16008)
-        assert np.abs(found - np.asarray(middle.crop(box)).astype(int)).max() <= 1
+        assert np.abs(framed - np.asarray(middle.crop(box)).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("framing", [Framing(224), Framing(224, 0.875), Framing(224, squash=True)])

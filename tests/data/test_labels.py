@@ -32,12 +32,12 @@ COUNTS = {"ant": 6, "bee": 9, "cow": 2}
 
 def slowly(labels: list[int], keys: list[str], per_class: int) -> list[int]:
     """The positions of the images whose labels are used, one class after another."""
-    chosen = []
+    places = []
     for label in set(labels):
         of_class = [place for place in range(len(labels)) if labels[place] == label]
         of_class.sort(key=lambda place: mix_seed(0, "labels", keys[place]))
-        chosen += of_class[:per_class]
-    return sorted(chosen)
+        places += of_class[:per_class]
+    return sorted(places)
 
 
 def split_of(labels: list[int], keys: list[str]) -> Split:
@@ -67,23 +67,23 @@ def test_the_images_are_those_of_a_slow_version_in_any_order(
     labels: list[int], per_class: int, data: st.DataObject
 ) -> None:
     keys = [f"{place}.png" for place in range(len(labels))]
-    chosen = labeled_images(split_of(labels, keys), per_class).tolist()
-    assert chosen == slowly(labels, keys, per_class)
+    places = labeled_images(split_of(labels, keys), per_class).tolist()
+    assert places == slowly(labels, keys, per_class)
     order = data.draw(st.permutations(range(len(labels))))
     shuffled = split_of([labels[place] for place in order], [keys[place] for place in order])
-    assert {shuffled.key(place) for place in labeled_images(shuffled, per_class)} == {keys[p] for p in chosen}
+    assert {shuffled.key(place) for place in labeled_images(shuffled, per_class)} == {keys[p] for p in places}
     # The labels of a smaller number are among those of a larger one.
-    assert set(chosen) <= set(labeled_images(split_of(labels, keys), per_class + 1).tolist())
+    assert set(places) <= set(labeled_images(split_of(labels, keys), per_class + 1).tolist())
 
 
 def test_every_place_of_a_class_is_chosen_about_equally_often() -> None:
-    chosen_in_40 = np.zeros(40)
+    counts_40 = np.zeros(40)
     for draw in range(200):
         split = split_of([0] * 40, [f"{draw}/{place}.png" for place in range(40)])
-        chosen_in_40[labeled_images(split, 10)] += 1
+        counts_40[labeled_images(split, 10)] += 1
     # 50 are expected for each place, with a standard deviation of 6.
-    assert chosen_in_40.min() > 25
-    assert chosen_in_40.max() < 75
+    assert counts_40.min() > 25
+    assert counts_40.max() < 75
 
 
 @pytest.mark.parametrize("per_class", [1, 3, 6])
@@ -123,8 +123,8 @@ def test_a_label_of_a_validation_image_is_replaced_by_the_next_one(folder: Path,
     assert few.splits["val"].keys() == whole.splits["val"].keys()
     assert few.splits["train"].keys() == whole.splits["train"].keys()
     train = whole.splits["train"]
-    chosen = slowly(train.labels_N.tolist(), train.keys(), 2)
-    assert labels_of(few.splits["train"]).keys() == {train.key(place) for place in chosen}
+    places = slowly(train.labels_N.tolist(), train.keys(), 2)
+    assert labels_of(few.splits["train"]).keys() == {train.key(place) for place in places}
 
 
 def test_a_validation_split_of_the_data_keeps_all_labels(folder: Path) -> None:

@@ -156,9 +156,9 @@ def test_a_truncated_file_is_refused_or_has_all_of_its_pixels(kind: str) -> None
     upright, stored = decoded(whole), decoded(encode(IMAGE, "JPEG")) if kind == "JPEG" else PIXELS
     lengths = [length for length in range(len(whole)) if not refused(whole[:length])]
     for length in lengths:
-        found = decoded(whole[:length])
+        pixels = decoded(whole[:length])
         # Only the orientation may be lost.
-        assert any(found.shape == known.shape and (found == known).all() for known in (upright, stored))
+        assert any(pixels.shape == known.shape and (pixels == known).all() for known in (upright, stored))
     assert len(lengths) < 60
 
 

@@ -125,9 +125,9 @@ def test_the_share_of_cutmix_is_the_number_of_pixels(seed: int, step: int, alpha
     for image, partner in enumerate(mix.partner_B.tolist()):
         assert mixed_B3HW[image].unique().tolist() in ([image], [partner], sorted({image, partner}))
         if partner != image:
-            own = int((mixed_B3HW[image, 0] == image).sum())
-            assert mix.share == pytest.approx(own / 72, abs=1e-12)
-            assert own >= 36
+            count = int((mixed_B3HW[image, 0] == image).sum())
+            assert mix.share == pytest.approx(count / 72, abs=1e-12)
+            assert count >= 36
     assert sorted(mix.partner_B.tolist()) == list(range(IMAGES))
 
 

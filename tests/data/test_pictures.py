@@ -79,8 +79,8 @@ def test_batches_do_not_depend_on_workers_and_memory(split: Split) -> None:
     expected = read(Pictures(split, 50, SIZES, workers=0), policy, GROUPS)
     for in_memory in (False, True):
         for workers in (0, 2):
-            found = read(Pictures(split, 50, SIZES, workers, in_memory), policy, GROUPS)
-            for ours, theirs in zip(found, expected, strict=True):
+            batches = read(Pictures(split, 50, SIZES, workers, in_memory), policy, GROUPS)
+            for ours, theirs in zip(batches, expected, strict=True):
                 assert torch.equal(ours.index_B, theirs.index_B)
                 assert ours.crops.keys() == theirs.crops.keys() == set(SIZES)
                 for size in SIZES:

@@ -51,10 +51,10 @@ def test_16_bits_with_alpha_are_composited_and_color_keeps_the_high_byte() -> No
     gray = png(5, [struct.pack(">10H", *(v for x in values for v in (x, 65535)))], bits=16, kind=GRAY_ALPHA)
     color = png(5, [struct.pack(">15H", *(v for v in values for _ in "rgb"))], bits=16, kind=COLOR)
     for content in (gray, color):
-        found = [pixel[0] for pixel in decoded(content)[0]]
-        assert found == [value >> 8 for value in values]
+        levels = [pixel[0] for pixel in decoded(content)[0]]
+        assert levels == [value >> 8 for value in values]
         # Less than one level from the exact value.
-        assert all(abs(value / 257 - level) < 1 for value, level in zip(values, found, strict=True))
+        assert all(abs(value / 257 - level) < 1 for value, level in zip(values, levels, strict=True))
     clear = png(1, [struct.pack(">4H", 1000, 2000, 3000, 0)], bits=16, kind=COLOR_ALPHA)
     assert decoded(clear) == [[[255, 255, 255]]]
 

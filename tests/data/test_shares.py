@@ -30,11 +30,11 @@ def test_no_pair_is_divided_by_parts_or_processes(images: int, parts: int, world
     seen: list[int] = []
     for rank in range(world):
         for share in shares_of(index_S, parts, rank, world):
-            own = share.index_P[share.first : share.first + share.count].tolist()
-            seen += own
-            assert {partners[place] for place in own} == set(own)
+            part = share.index_P[share.first : share.first + share.count].tolist()
+            seen += part
+            assert {partners[place] for place in part} == set(part)
             # The partners of a share are those that it finds for itself.
-            assert [own[place] for place in partners_of(len(own)).tolist()] == [partners[p] for p in own]
+            assert [part[place] for place in partners_of(len(part)).tolist()] == [partners[p] for p in part]
     assert sorted(seen) == list(range(images))
 
 
@@ -46,10 +46,10 @@ def test_parts_do_not_depend_on_the_number_of_processes(images: int, parts: int,
     assert [len(share.index_P) for share in alone] == part_sizes(images, parts)
     for rank in range(world):
         shares = shares_of(index_S, parts, rank, world)
-        for one, own in zip(alone, shares, strict=True):
-            assert torch.equal(one.index_P, own.index_P)
-            assert (one.start, one.of_step) == (own.start, own.of_step)
-            assert own.weight == own.count / len(own.index_P)
+        for one, share in zip(alone, shares, strict=True):
+            assert torch.equal(one.index_P, share.index_P)
+            assert (one.start, one.of_step) == (share.start, share.of_step)
+            assert share.weight == share.count / len(share.index_P)
         assert len(images_of(shares)) == sum(max(1, share.count) for share in shares)
 
 

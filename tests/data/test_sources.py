@@ -844,8 +844,8 @@ def test_caltech101_uses_its_own_validation_split_and_file_names(data_dir: Path)
 @pytest.mark.slow
 def test_cifar100_has_ten_test_images_in_train(data_dir: Path) -> None:
     splits = open_path(data_dir / "cifar100", val_fraction=0).splits
-    found = duplicates(splits["train"], splits["test"])
-    assert sum(len(one.second) for one in found) == 10
+    groups = duplicates(splits["train"], splits["test"])
+    assert sum(len(one.second) for one in groups) == 10
 
 
 @pytest.mark.parametrize("missing", [-1, -100])

@@ -40,7 +40,7 @@ SPLITS = {"train": split_of([(50, 40)] * 4), "val": split_of([(40, 60)] * 3, "va
 
 
 @pytest.mark.parametrize(
-    ("own", "teachers", "given", "expected"),
+    ("side", "teachers", "given", "expected"),
     [
         (40, [], None, 16),  # the student alone
         (40, [8], None, 16),
@@ -52,10 +52,10 @@ SPLITS = {"train": split_of([(50, 40)] * 4), "val": split_of([(40, 60)] * 3, "va
     ],
 )
 def test_square_sources_are_as_large_as_the_largest_network_needs(
-    own: int, teachers: list[int], given: int | None, expected: int
+    side: int, teachers: list[int], given: int | None, expected: int
 ) -> None:
     data = DataConfig(path="x", size=given)
-    splits = {"train": split_of([(own, own + 9)] * 4)}
+    splits = {"train": split_of([(side, side + 9)] * 4)}
     stores, augmentation = open_stores(splits, data, AugmentConfig(), STUDENT, teachers, workers=0)
     assert isinstance(stores.training, Resident)
     assert stores.training.size == expected

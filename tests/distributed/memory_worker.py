@@ -21,22 +21,22 @@ from tests.fixtures import World
 def main(out: Path, images: Path) -> None:
     join("cpu", 60)
     memory = NodeMemory.of(1001)
-    own, sizes = share_of(1001)
-    memory.bytes_N[own] = rank() + 1
+    part, sizes = share_of(1001)
+    memory.bytes_N[part] = rank() + 1
     memory.exchange(sizes)
-    found = {"shared": memory.shared, "sum": int(memory.bytes_N.sum())}
+    result = {"shared": memory.shared, "sum": int(memory.bytes_N.sum())}
     meet()
     if rank() == 1:
         memory.bytes_N[0] = 200
     meet()
-    found["first"] = int(memory.bytes_N[0])
+    result["first"] = int(memory.bytes_N[0])
     config = World(images, images, images).config(out / "run", method__name="ce")
     train = open_data(config.data, 0).splits["train"]
     pixels_NHWC = decode_all(train, Framing(8), workers=1)
     pictures = Pictures(train, short=8, sizes=(8,), workers=0, in_memory=True)
     alone = [picture.clone() for _, picture in sorted(pictures._decoded.items())]
     torch.save((pixels_NHWC, alone), out / f"{rank()}.pt")
-    (out / f"{rank()}.json").write_text(json.dumps(found))
+    (out / f"{rank()}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

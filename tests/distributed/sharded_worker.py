@@ -63,21 +63,21 @@ def main(out: Path) -> None:
     join("cpu", 60)
     whole = [VisionTeacher(network(name), CPU, torch.bfloat16) for name in NAMES]
     divided = [ShardedTeacher(network(name), CPU, torch.bfloat16) for name in NAMES]
-    found: dict[str, Any] = {split: same(whole, divided, split) for split in ("train", "val")}
+    result: dict[str, Any] = {split: same(whole, divided, split) for split in ("train", "val")}
     with torch.inference_mode():
-        found["inference"] = same(whole, divided, "train")
-    found["computed"] = [teacher.computed for teacher in divided]
-    found["ingredients"] = [
+        result["inference"] = same(whole, divided, "train")
+    result["computed"] = [teacher.computed for teacher in divided]
+    result["ingredients"] = [
         one.ingredients(trained=trained) == other.ingredients(trained=trained)
         for one, other in zip(whole, divided, strict=True)
         for trained in (True, False)
     ]
-    found["held"] = [held(teacher) for teacher in divided]
+    result["held"] = [held(teacher) for teacher in divided]
     try:
         agreed(lambda: with_an_error(divided))
     except ModelError as error:
-        found["error"] = str(error)
-    (out / f"{rank()}.json").write_text(json.dumps(found))
+        result["error"] = str(error)
+    (out / f"{rank()}.json").write_text(json.dumps(result))
 
 
 def held(teacher: ShardedTeacher) -> float:

@@ -49,8 +49,8 @@ def start(words: list[str], cwd: Path, **changes: str) -> subprocess.Popen[str]:
 def both(words: list[str], cwd: Path) -> list[subprocess.Popen[str]]:
     """Two processes that are started without a launcher, so that each can be disturbed and waited for."""
     port = str(free_port())
-    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [start([sys.executable, *words], cwd, **told, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start([sys.executable, *words], cwd, **common, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
 def finished(process: subprocess.Popen[str], seconds: float = SECONDS) -> tuple[int, str]:

@@ -53,14 +53,14 @@ def started(out: Path, images: Path, nodes: list[int]) -> list[dict[str, int]]:
 def test_processes_of_a_machine_share_what_all_have_filled(
     world: World, tmp_path: Path, nodes: list[int], first: list[int]
 ) -> None:
-    found = started(tmp_path, world.images, nodes)
-    count = len(found)
+    results = started(tmp_path, world.images, nodes)
+    count = len(results)
     ends = [1001 * number // count for number in range(count + 1)]
     total = sum((number + 1) * (ends[number + 1] - ends[number]) for number in range(count))
-    assert [one["sum"] for one in found] == [total] * count
-    assert all(one["shared"] for one in found)
+    assert [one["sum"] for one in results] == [total] * count
+    assert all(one["shared"] for one in results)
     # The second process has changed the first byte.
-    assert [one["first"] for one in found] == first
+    assert [one["first"] for one in results] == first
     config = world.config(tmp_path / "run", method__name="ce")
     train = open_data(config.data, 0).splits["train"]
     pixels_NHWC = decode_all(train, Framing(8), workers=1)

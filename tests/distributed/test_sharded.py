@@ -20,7 +20,7 @@ DIVIDED = SHORT | {"train__shard_teachers": True}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two processes found."""
     out = tmp_path_factory.mktemp("sharded")
     status, output = finished(start(torchrun(2, "-m", "tests.distributed.sharded_worker", str(out)), out))
@@ -29,28 +29,30 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("how", ["train", "val", "inference"])
-def test_outputs_are_bit_identical_to_those_of_a_whole_teacher(found: list[dict[str, Any]], how: str) -> None:
-    assert [one[how] for one in found] == [[True] * len(batches) for batches in BATCHES]
+def test_outputs_are_bit_identical_to_those_of_a_whole_teacher(
+    results: list[dict[str, Any]], how: str
+) -> None:
+    assert [one[how] for one in results] == [[True] * len(batches) for batches in BATCHES]
 
 
-def test_a_process_holds_half_of_the_weights(found: list[dict[str, Any]]) -> None:
-    for one in found:
+def test_a_process_holds_half_of_the_weights(results: list[dict[str, Any]]) -> None:
+    for one in results:
         assert one["held"] == pytest.approx([0.5] * len(NAMES), abs=0.02)
 
 
-def test_blank_images_are_not_counted(found: list[dict[str, Any]]) -> None:
-    for one, batches in zip(found, BATCHES, strict=True):
+def test_blank_images_are_not_counted(results: list[dict[str, Any]]) -> None:
+    for one, batches in zip(results, BATCHES, strict=True):
         counts = [sum(count for place, count in batches if place == at) for at in range(len(NAMES))]
         assert one["computed"] == [3 * count for count in counts]
 
 
-def test_a_cache_of_whole_teachers_is_read(found: list[dict[str, Any]]) -> None:
-    assert all(all(one["ingredients"]) for one in found)
+def test_a_cache_of_whole_teachers_is_read(results: list[dict[str, Any]]) -> None:
+    assert all(all(one["ingredients"]) for one in results)
 
 
-def test_an_error_of_one_process_ends_both(found: list[dict[str, Any]]) -> None:
-    assert found[0]["error"] == found[1]["error"]
-    assert "An error" in found[0]["error"]
+def test_an_error_of_one_process_ends_both(results: list[dict[str, Any]]) -> None:
+    assert results[0]["error"] == results[1]["error"]
+    assert "An error" in results[0]["error"]
 
 
 RUNS: list[Run] = [

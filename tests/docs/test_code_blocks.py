@@ -81,13 +81,13 @@ def test_commands_are_accepted(block: Block, folder: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("document", PYTHON, ids=lambda file: file.stem)
 def test_python_blocks_run(document: Path, folder: Path) -> None:
-    found = blocks_of(document)
-    assert [block.place for block in found if block.language == "diff"] == [], (
+    blocks = blocks_of(document)
+    assert [block.place for block in blocks if block.language == "diff"] == [], (
         f"move it to {CONTRIBUTING.name}"
     )
     # A block may train the run of recipe.yaml, whose folder must then be free.
     free = "__import__('shutil').rmtree('runs/small', ignore_errors=True)\n"
-    script = "".join(free + block.text + "\n" for block in found if block.language == "python")
+    script = "".join(free + block.text + "\n" for block in blocks if block.language == "python")
     # A new process has imported nothing before the first block.
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -147,8 +147,8 @@ def test_options_and_settings_in_the_text_exist(document: Path) -> None:
     options, names = known_options(), set(known_settings())
     for number, span in spans(document):
         # Options before `-m richkd` are those of the launcher of several processes.
-        own = "" if LAUNCHER.fullmatch(span) else span.rpartition("-m richkd")[2]
-        for option in OPTION.findall(own):
+        arguments = "" if LAUNCHER.fullmatch(span) else span.rpartition("-m richkd")[2]
+        for option in OPTION.findall(arguments):
             known = option in options or option.replace("-", "_") in names or option in names
             assert known, f"{document.name}:{number}: there is no option --{option}"
         for setting in SETTING.findall(span) if SETTING.match(span) else ():
@@ -169,8 +169,8 @@ def test_files_in_the_text_and_targets_of_links_exist(document: Path) -> None:
             "recipes",
             "benchmarks",
         ):
-            found = (ROOT / span).exists() or (ROOT / "src" / "richkd" / span).exists()
-            assert found, f"{document.name}:{number}: {span} does not exist"
+            exists = (ROOT / span).exists() or (ROOT / "src" / "richkd" / span).exists()
+            assert exists, f"{document.name}:{number}: {span} does not exist"
 
 
 PLACES = tuple(path.name for path in (ROOT / "src" / "richkd").iterdir() if path.is_dir())

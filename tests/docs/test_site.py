@@ -98,8 +98,8 @@ def test_pages_fit_a_desktop_and_a_phone(site: Path) -> None:
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
     command += ["--virtual-time-budget=20000", "--dump-dom", (site / "harness.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    found = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert found is not None, done.stderr
-    wider = json.loads(html.unescape(found[1]))
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title is not None, done.stderr
+    wider = json.loads(html.unescape(title[1]))
     assert len(wider) == len(pages)
     assert {name: pixels for name, pixels in wider.items() if pixels > 0} == {}

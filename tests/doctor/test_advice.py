@@ -110,15 +110,15 @@ CASES: list[tuple[dict[str, Any], str, str, str]] = [
 def test_each_thing_that_is_wrong_is_said_once_with_a_fix(
     changes: dict[str, Any], level: str, problem: str, fix: str
 ) -> None:
-    (found,) = findings(changed(**changes))
-    assert found.level == level
-    assert problem in found.problem
-    assert fix in found.fix
+    (finding,) = findings(changed(**changes))
+    assert finding.level == level
+    assert problem in finding.problem
+    assert fix in finding.fix
 
 
 def test_errors_come_first() -> None:
-    found = findings(changed(compiler__name=None, software__python="3.9.2"))
-    assert [one.level for one in found] == ["error", "warning"]
+    results = findings(changed(compiler__name=None, software__python="3.9.2"))
+    assert [one.level for one in results] == ["error", "warning"]
 
 
 def test_without_a_gpu_nothing_is_said_about_it_and_with_one_nothing_about_the_processor() -> None:

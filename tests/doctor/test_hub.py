@@ -79,9 +79,9 @@ def server(answer: bytes | None) -> Iterator[str]:
 def test_answers_of_servers(answer: bytes, problem: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with server(answer) as address:
-        found = connection_problem(address)
-    assert (found is None) == (problem is None)
-    assert (problem or "") in (found or "")
+        result = connection_problem(address)
+    assert (result is None) == (problem is None)
+    assert (problem or "") in (result or "")
 
 
 def test_a_server_that_never_answers_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,8 @@ def test_nothing_is_asked_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("richkd.doctor.hub.connection_problem", ask)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    found = hub(offline=True)
-    assert (found["reachable"], found["offline_mode"]) == (None, False)
+    result = hub(offline=True)
+    assert (result["reachable"], result["offline_mode"]) == (None, False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hub(offline=False)["offline_mode"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")

@@ -68,10 +68,10 @@ def test_memory_of_the_system_in_bytes(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_has_the_space_of_its_parent(tmp_path: Path) -> None:
-    found = storage(tmp_path / "a" / "b")
-    assert not found["exists"]
-    assert found["writable"]
-    assert found["free"] == pytest.approx(storage(tmp_path)["free"], rel=0.1)
+    result = storage(tmp_path / "a" / "b")
+    assert not result["exists"]
+    assert result["writable"]
+    assert result["free"] == pytest.approx(storage(tmp_path)["free"], rel=0.1)
     file = tmp_path / "file"
     file.write_text("")
     assert not storage(file / "runs")["writable"]
@@ -112,9 +112,9 @@ def test_the_reason_why_cuda_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch.cuda, "is_available", available)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    found = graphics()
-    assert found["cuda_problem"] == "CUDA initialization: the driver is too old (found version 9000)."
-    assert found["cuda_devices"] == []
+    result = graphics()
+    assert result["cuda_problem"] == "CUDA initialization: the driver is too old (found version 9000)."
+    assert result["cuda_devices"] == []
 
 
 def test_devices_with_memory_and_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +134,9 @@ def test_a_folder_in_one_that_may_not_be_searched(tmp_path: Path, monkeypatch: p
     runs = tmp_path / "closed" / "runs"
     runs.mkdir(parents=True)
     close(monkeypatch, runs.parent)
-    found = storage(runs)
-    assert (found["exists"], found["writable"]) == (False, False)
-    assert found["free"] > 0
+    result = storage(runs)
+    assert (result["exists"], result["writable"]) == (False, False)
+    assert result["free"] > 0
 
 
 def test_a_name_that_is_too_long_and_a_link_to_itself(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_variables_that_are_not_set_are_left_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("no_proxy", "localhost,me@example")
-    found = variables()
-    assert "OMP_NUM_THREADS" not in found
-    assert found["CUDA_VISIBLE_DEVICES"] == ""
-    assert found["NO_PROXY"] == "set"
+    values = variables()
+    assert "OMP_NUM_THREADS" not in values
+    assert values["CUDA_VISIBLE_DEVICES"] == ""
+    assert values["NO_PROXY"] == "set"
 
 
 def test_control_characters_of_variables_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +98,10 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         'x; python_version<"3"',
     ]
     monkeypatch.setattr("richkd.doctor.software.requires", lambda name: needed)
-    found = software()
-    assert set(found["missing"]) == {"no-such-package>=2", "numpy>=99"}
-    assert found["missing"]["no-such-package>=2"] == "not installed"
-    assert "scipy" not in found["packages"]
+    result = software()
+    assert set(result["missing"]) == {"no-such-package>=2", "numpy>=99"}
+    assert result["missing"]["no-such-package>=2"] == "not installed"
+    assert "scipy" not in result["packages"]
 
 
 def test_a_broken_pytorch_is_reported_with_status_1(tmp_path: Path) -> None:

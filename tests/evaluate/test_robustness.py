@@ -39,12 +39,18 @@ CELLS = st.fixed_dictionaries({"fog": ROWS, "snow": ROWS})
 
 @given(CELLS, CELLS, st.floats(0, 0.009), st.floats(0, 0.009))
 def test_mce_is_the_mean_of_ratios(
-    cells: dict[str, tuple[float, ...]], reference: dict[str, tuple[float, ...]], clean: float, own: float
+    cells: dict[str, tuple[float, ...]],
+    reference: dict[str, tuple[float, ...]],
+    reference_clean: float,
+    clean: float,
 ) -> None:
     expected = np.mean([np.sum(cells[c]) / np.sum(reference[c]) for c in cells])
     assert mce(cells, reference) == pytest.approx(expected)
-    beyond = [np.sum(np.subtract(cells[c], own)) / np.sum(np.subtract(reference[c], clean)) for c in cells]
-    assert relative_mce(cells, own, reference, clean) == pytest.approx(np.mean(beyond))
+    beyond = [
+        np.sum(np.subtract(cells[c], clean)) / np.sum(np.subtract(reference[c], reference_clean))
+        for c in cells
+    ]
+    assert relative_mce(cells, clean, reference, reference_clean) == pytest.approx(np.mean(beyond))
     assert mce(cells, cells) == pytest.approx(1)
     assert mce(cells, dict.fromkeys(cells, (0.0,) * 5)) is None
 

@@ -178,9 +178,9 @@ def test_a_link_to_itself_ends_in_words(
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", model, "--data", str(world.images)])
         assert ended.value.code == 1
-        said = capsys.readouterr().err
-        assert "error: ModelError\n" in said
-        assert model.rpartition("=")[2] in said
+        printed = capsys.readouterr().err
+        assert "error: ModelError\n" in printed
+        assert model.rpartition("=")[2] in printed
     shutil.copytree(world.images, tmp_path / "images")
     changes = {"data__path": str(tmp_path / "images"), "method__name": "ce", "train__epochs": 1}
     run_folder = distill(world.config(tmp_path / "run", **changes), quiet=True).folder

@@ -90,10 +90,10 @@ def test_the_page_gives_the_probabilities_of_the_student(site: str, tmp_path: Pa
     for name in ("2.png", "4.png"):
         page = answer_of(f"{site}?model=small.onnx&image=photos/{name}", tmp_path / "profile")
         assert '<p id="status">Done.</p>' in page
-        found = {unescape(label): float(number) for number, label in ROW.findall(page)}
+        probabilities = {unescape(label): float(number) for number, label in ROW.findall(page)}
         (expected,) = student.probabilities([tmp_path / "site" / "photos" / name])
-        assert found == pytest.approx(dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-4)
-        assert list(found.values()) == sorted(found.values(), reverse=True)
+        assert probabilities == pytest.approx(dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-4)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
 
 
 def test_a_wrong_file_is_a_message(site: str, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ def test_every_class_is_the_same(data_dir: Path, tmp_path: Path) -> None:
     network = build_network(ModelConfig(name="cifar_resnet20", weights=weights), len(names), role="student")
     save_student(tmp_path / "student", network, names, 1.46, {})
     settings = ExportSettings("onnx", tmp_path / "a.onnx", data=str(folder), most=10_000)
-    found = export_student(str(tmp_path / "student"), settings).comparison
-    assert (found.images, found.agreement) == (10_000, 1.0)
-    assert found.student is not None
-    assert found.artifact is not None
+    comparison = export_student(str(tmp_path / "student"), settings).comparison
+    assert (comparison.images, comparison.agreement) == (10_000, 1.0)
+    assert comparison.student is not None
+    assert comparison.artifact is not None
     # The published accuracy, with preprocessing inside the graph.
-    assert (round(found.student.top1, 4), round(found.artifact.top1, 4)) == (0.6883, 0.6883)
+    assert (round(comparison.student.top1, 4), round(comparison.artifact.top1, 4)) == (0.6883, 0.6883)

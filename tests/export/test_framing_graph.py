@@ -57,10 +57,10 @@ def test_without_a_branch_few_values_of_a_high_photo_differ() -> None:
     photo = np.asarray(coarse.resize((200, 600), Image.Resampling.BICUBIC))
     graph = FramingGraph(Framing(64))
     graph.branches = False
-    found = np.abs(difference(photo, Framing(64), graph))
-    assert found.max() <= 2
-    assert found.mean() < 0.1
-    assert np.array_equal(difference(photo, Framing(64)), np.zeros_like(found))
+    differences = np.abs(difference(photo, Framing(64), graph))
+    assert differences.max() <= 2
+    assert differences.mean() < 0.1
+    assert np.array_equal(difference(photo, Framing(64)), np.zeros_like(differences))
 
 
 def test_nearest_pixels_are_those_of_pillow() -> None:

@@ -105,8 +105,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(unfinished: Path, tm
         line = f"{hash_file(student.files[0])}  last.previous.ckpt\n"
         assert about.source["files"] == ["last.previous.ckpt"]
         assert about.source["sha256"] == hashlib.sha256(line.encode()).hexdigest()
-        found = run_benchmark(str(tmp_path / "run"), batches=(1,), rounds=1, warmup=0)
-        assert found.bytes == student.files[0].stat().st_size
+        result = run_benchmark(str(tmp_path / "run"), batches=(1,), rounds=1, warmup=0)
+        assert result.bytes == student.files[0].stat().st_size
         last.unlink(missing_ok=True)
     last.write_bytes(damaged)
     last.with_name("last.previous.ckpt").unlink()

@@ -38,9 +38,9 @@ def test_medians_of_known_times(artifact: Path, monkeypatch: pytest.MonkeyPatch)
         return []
 
     monkeypatch.setattr("richkd.export.formats.pt2.Pt2Program.run", run)
-    found = run_benchmark(str(artifact), batches=(1, 3), rounds=4, warmup=2, picture=(30, 40))
-    assert [row.batch for row in found.batches] == [1, 3]
-    for row in found.batches:
+    result = run_benchmark(str(artifact), batches=(1, 3), rounds=4, warmup=2, picture=(30, 40))
+    assert [row.batch for row in result.batches] == [1, 3]
+    for row in result.batches:
         assert 20 * row.batch <= row.low <= row.median <= row.high
         assert row.median < 20 * row.batch + 60
         assert row.images_per_second == pytest.approx(1000 * row.batch / row.median)
@@ -48,8 +48,8 @@ def test_medians_of_known_times(artifact: Path, monkeypatch: pytest.MonkeyPatch)
     # Warm-up batches are not among the rounds.
     assert len(calls) == 2 * (4 + 2)
     assert calls[0] == ((1, 30, 40, 3), np.dtype(np.uint8))
-    assert found.input == "uint8 pictures of 30 x 40 px, with preprocessing"
-    assert found.bytes == artifact.stat().st_size
+    assert result.input == "uint8 pictures of 30 x 40 px, with preprocessing"
+    assert result.bytes == artifact.stat().st_size
 
 
 def test_slow_models_end_after_fewer_rounds(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

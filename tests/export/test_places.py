@@ -34,3 +34,11 @@ def test_an_empty_name_is_not_the_current_folder(model: str) -> None:
     error = refusal(folder_of, model)
     assert isinstance(error, ModelError)
     assert error.got == repr(model)
+
+
+def test_a_run_that_is_written_with_dots_has_the_name_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small" / "student").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "small" / "student")
+    assert [name_of(model) for model in (".", "..", "../student/..", "../student")] == ["small"] * 4

@@ -85,9 +85,9 @@ def test_a_bad_image_stops_nothing_and_more_images_than_a_batch_keep_their_order
     assert [p.image.name for p in predictions if p.error] == ["bad.png", "gone.png"]
     expected = student.probabilities([photos / "b.png"])[0]
     best = expected.argsort(descending=True)[:2]
-    (found,) = [p for p in predictions if p.image.name == "b.png"]
-    assert [name for name, _ in found.classes] == [CLASSES[i] for i in best]
-    assert [p for _, p in found.classes] == pytest.approx(expected[best].tolist(), rel=1e-4)
+    (prediction,) = [p for p in predictions if p.image.name == "b.png"]
+    assert [name for name, _ in prediction.classes] == [CLASSES[i] for i in best]
+    assert [p for _, p in prediction.classes] == pytest.approx(expected[best].tolist(), rel=1e-4)
 
 
 def test_a_path_that_may_be_mistyped_is_named_once(student: Student, tmp_path: Path) -> None:
@@ -129,6 +129,14 @@ def test_paths_from_standard_input(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'b.png'}{os.linesep}{photos / 'a.png'}\n"))
     assert call(folder, "-", "--top", 1) == 0
     assert capsys.readouterr().out.splitlines()[::2] == [str(photos / "b.png"), str(photos / "a.png")]
+
+
+def test_a_line_of_standard_input_is_one_name(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tmp_path / name) for name in ("cat\u2028one.png", "dog\x1ctwo.png", "plain.png")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\r\n".join(names) + "\n"))
+    assert with_stdin(["-"]) == names
 
 
 def test_bad_images_are_named_at_the_end(
@@ -204,8 +212,8 @@ def test_a_pattern_means_files_and_no_folders(
 ) -> None:
     (photos / "notes.txt").unlink()
     (photos / "album.png").mkdir()
-    found = [path.relative_to(photos).as_posix() for path in find_images([f"{photos}/**"])]
-    assert found == ["a.png", "b.png", "deep/c.png"]
+    names = [path.relative_to(photos).as_posix() for path in find_images([f"{photos}/**"])]
+    assert names == ["a.png", "b.png", "deep/c.png"]
     assert call(folder, f"{photos}/**", "--json") == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert isinstance(refusal(find_images, [f"{photos}/de*"]), DataError)

@@ -31,13 +31,13 @@ def test_an_int8_artifact_is_smaller_and_as_accurate(full_run: Path, tmp_path: P
     """Per channel, with preprocessing in float32; the whole graph is run on pictures of several sizes."""
     out = tmp_path / "small.int8.onnx"
     lines: list[str] = []
-    found = export_student(str(full_run), ExportSettings("onnx", out, int8=Int8Settings()), lines.append)
+    result = export_student(str(full_run), ExportSettings("onnx", out, int8=Int8Settings()), lines.append)
     assert any("calibrating on 36 of 36 images of train" in line for line in lines)
-    assert found.int8 is not None
-    assert found.bytes == out.stat().st_size < found.int8.float_bytes
-    assert found.comparison.images == 12
-    assert found.comparison.agreement >= 0.9
-    assert abs(found.int8.drop) <= 1.0
+    assert result.int8 is not None
+    assert result.bytes == out.stat().st_size < result.int8.float_bytes
+    assert result.comparison.images == 12
+    assert result.comparison.agreement >= 0.9
+    assert abs(result.int8.drop) <= 1.0
     artifact, student = load_artifact(out), load_student(full_run)
     assert artifact.description.precision == "int8"
     photos = sorted(make_photos(tmp_path / "photos").iterdir())
@@ -99,8 +99,8 @@ def test_the_ends_can_stay_in_float32_and_the_raw_network_is_quantized_too(
 ) -> None:
     int8 = Int8Settings(calibration="percentile", reduce_range=True, float_ends=True, images=20)
     settings = ExportSettings("onnx", tmp_path / "a.onnx", raw=True, int8=int8, most=6)
-    found = export_student(str(full_run), settings)
-    assert found.comparison.images == 6
+    result = export_student(str(full_run), settings)
+    assert result.comparison.images == 6
     graph = onnx.load(tmp_path / "a.onnx").graph
     values = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
     layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
@@ -125,9 +125,9 @@ def test_a_loss_of_accuracy_is_refused_and_nothing_is_left(
 
 
 def test_the_drop_is_in_points() -> None:
-    found = Comparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.9), metrics(0.89))
-    assert accepted_drop(found, 1.0) == pytest.approx(1.0)
-    error = refusal(accepted_drop, found, 0.99)
+    worse = Comparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.9), metrics(0.89))
+    assert accepted_drop(worse, 1.0) == pytest.approx(1.0)
+    error = refusal(accepted_drop, worse, 0.99)
     assert str(error.got).startswith("1.00 points, from 90.00% to 89.00% on 200 images")
     better = Comparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.89), metrics(0.9))
     assert accepted_drop(better, 0.0) == pytest.approx(-1.0)

@@ -105,26 +105,26 @@ def test_without_images_and_without_a_run_the_proof_says_that_pictures_are_gener
     student: Path, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    found = export_student(str(student), ExportSettings("pt2", tmp_path / "a.pt2"), lines.append)
-    assert found.comparison.source == "8 generated pictures"
+    result = export_student(str(student), ExportSettings("pt2", tmp_path / "a.pt2"), lines.append)
+    assert result.comparison.source == "8 generated pictures"
     assert "no real pictures" in lines[0]
-    assert found.comparison.student is None
+    assert result.comparison.student is None
 
 
 def test_a_run_is_compared_on_its_own_held_out_images(full_run: Path, tmp_path: Path) -> None:
-    found = export_student(str(full_run), ExportSettings("pt2", tmp_path / "a.pt2", most=7))
-    assert found.comparison.source.startswith("7 of 12 images of test in ")
-    assert found.comparison.student is not None
-    assert found.comparison.artifact is not None
-    assert found.comparison.artifact.n == 7
-    assert found.comparison.artifact.top1 == found.comparison.student.top1
-    assert json.loads(json.dumps(found.to_dict()))["comparison"]["artifact"]["n"] == 7
+    result = export_student(str(full_run), ExportSettings("pt2", tmp_path / "a.pt2", most=7))
+    assert result.comparison.source.startswith("7 of 12 images of test in ")
+    assert result.comparison.student is not None
+    assert result.comparison.artifact is not None
+    assert result.comparison.artifact.n == 7
+    assert result.comparison.artifact.top1 == result.comparison.student.top1
+    assert json.loads(json.dumps(result.to_dict()))["comparison"]["artifact"]["n"] == 7
     # The same data by name are divided in the same way.
     from richkd.config.loading import load_config
 
     data = load_config(full_run / "config.yaml").data.path
     again = export_student(str(full_run), ExportSettings("pt2", tmp_path / "a.pt2", data=data, most=7))
-    assert again.comparison == found.comparison
+    assert again.comparison == result.comparison
 
 
 def test_the_raw_network_has_normalized_pixels_as_input(student: Path, photos: Path, tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_the_raw_network_has_normalized_pixels_as_input(student: Path, photos: P
     assert (logits.name, logits.shape) == ("logits", ["batch", 3])
     framed = np.asarray(frame(Image.open(files[0]), model.network.framing), np.float32) / 255
     inputs = (framed - np.float32(model.network.mean)) / np.float32(model.network.std)
-    (found,) = session.run(None, {"pixels": inputs.transpose(2, 0, 1)[None].astype(np.float32)})
-    assert torch.allclose(torch.from_numpy(found), artifact.outputs(files[:1])[1], atol=1e-5)
+    (output,) = session.run(None, {"pixels": inputs.transpose(2, 0, 1)[None].astype(np.float32)})
+    assert torch.allclose(torch.from_numpy(output), artifact.outputs(files[:1])[1], atol=1e-5)
 
 
 class Broken:
@@ -253,9 +253,9 @@ def test_a_checkpoint_of_a_run_is_exported(world: World, tmp_path: Path) -> None
     if not list((run / "checkpoints").glob("*.ckpt")):
         pytest.skip("the run keeps no checkpoint")
     settings = ExportSettings("pt2", tmp_path / "a.pt2", checkpoint="last")
-    found = export_student(str(run), settings)
-    assert found.description.temperature == 1.0
-    assert found.description.source["files"] == ["last.ckpt"]
+    result = export_student(str(run), settings)
+    assert result.description.temperature == 1.0
+    assert result.description.source["files"] == ["last.ckpt"]
 
 
 def test_students_and_artifacts_are_told_apart_by_the_suffix(
@@ -274,8 +274,8 @@ def test_executorch_has_the_network_alone(student: Path, photos: Path, tmp_path:
     pytest.importorskip("executorch")
     settings = ExportSettings("executorch", tmp_path / "a.pte", images=str(photos))
     assert "--raw" in str(refusal(export_student, str(student), settings).fix)
-    found = export_student(str(student), replace(settings, raw=True))
-    assert found.comparison.max_difference < 1e-5
+    result = export_student(str(student), replace(settings, raw=True))
+    assert result.comparison.max_difference < 1e-5
     artifact = load_artifact(tmp_path / "a.pte")
     files = sorted(photos.iterdir())
     # More than the batch for which memory is reserved.

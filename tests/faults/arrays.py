@@ -104,7 +104,7 @@ def write_outputs(folder: Path, images: Path) -> list[Path]:
         "no array.npz": zipped({"logits.npy": b"text"}),
         "objects.npz": saved(logits=np.array([{}], dtype=object)),
         "code.npz": zipped({"logits.npy": npy("(1,)", "'|O'", pickle.dumps(Command()))}),
-        "encrypted.npz": re.sub(rb"(?s)(PK\x01\x02.{4})\0", lambda found: found[1] + b"\1", whole),
+        "encrypted.npz": re.sub(rb"(?s)(PK\x01\x02.{4})\0", lambda match: match[1] + b"\1", whole),
     }
     changes: dict[str, dict[str, Any]] = {
         "nan.npz": {"logits": np.full_like(good["logits"], np.nan)},

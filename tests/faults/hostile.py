@@ -29,16 +29,16 @@ def hostile_files(folder: Path) -> list[tuple[Path, list[str]]]:
     """
     world = make_world(folder / "good")
     check = ["check", "--data", str(world.images), *NET, "--method", "ce", "--train.workers", "0"]
-    found = [*_pictures(folder, world), *_arrays(folder, world, check), *_texts(folder, world, check)]
+    cases = [*_pictures(folder, world), *_arrays(folder, world, check), *_texts(folder, world, check)]
     data = [*tables.write_parquet(folder / "parquet"), *tables.write_tars(folder / "tar")]
     data += [*tables.write_folders(folder / "folders"), *_lists(folder)]
-    found += [(path, ["check", "--data", str(path), *NET, "--method", "ce"]) for path in data]
+    cases += [(path, ["check", "--data", str(path), *NET, "--method", "ce"]) for path in data]
     picture = str(next(world.images.rglob("*.png")))
     for path in models.write_students(folder / "students", world.teacher):
-        found.append((path, ["predict", str(path), picture]))
-    found += [(path, ["report", str(path)]) for path in models.write_runs(folder / "runs")]
-    found += [(path, ["cache", "verify", str(path)]) for path in models.write_caches(folder / "caches")]
-    return found
+        cases.append((path, ["predict", str(path), picture]))
+    cases += [(path, ["report", str(path)]) for path in models.write_runs(folder / "runs")]
+    cases += [(path, ["cache", "verify", str(path)]) for path in models.write_caches(folder / "caches")]
+    return cases
 
 
 def may_succeed(folder: Path, path: Path) -> bool:

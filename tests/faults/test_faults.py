@@ -55,9 +55,9 @@ def faults_of(hostile: Hostile, group: str) -> list[str]:
     members = [(path, argv) for path, argv in cases if path.relative_to(folder).parts[0] == group]
     assert len(members) >= 5
     return [
-        found
+        problem
         for path, argv in members
-        if (found := fault(argv, may_succeed=may_succeed(folder, path))) is not None
+        if (problem := fault(argv, may_succeed=may_succeed(folder, path))) is not None
     ]
 
 
@@ -86,19 +86,19 @@ def test_mistakes_are_answered_in_words(tmp_path: Path, part: int) -> None:
     cases = clumsy_inputs(tmp_path / "clumsy")
     assert len(cases) > 150
     # Four tests of a quarter each show how long they take.
-    assert [found for argv in cases[part::4] if (found := fault(argv)) is not None] == []
+    assert [problem for argv in cases[part::4] if (problem := fault(argv)) is not None] == []
 
 
 @pytest.mark.slow
 def test_a_separate_process_prints_the_same(hostile: Hostile) -> None:
     folder, cases = hostile
-    chosen = {"images/pipe.png", "recipes/laughs.yaml", "weights/code.pth", "lists/pipe.csv"}
+    names = {"images/pipe.png", "recipes/laughs.yaml", "weights/code.pth", "lists/pipe.csv"}
     processes = [
         subprocess.run(command(*argv), env=one_thread(), capture_output=True, text=True, timeout=120)
         for path, argv in cases
-        if path.relative_to(folder).as_posix() in chosen
+        if path.relative_to(folder).as_posix() in names
     ]
-    assert [process.returncode for process in processes] == [1] * len(chosen)
+    assert [process.returncode for process in processes] == [1] * len(names)
     assert all("error:" in process.stderr for process in processes)
     assert not any("Traceback" in process.stdout + process.stderr for process in processes)
 

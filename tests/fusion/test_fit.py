@@ -155,9 +155,9 @@ def test_gates_and_weights_per_class_minimize_what_they_say(kinds: list[str]) ->
         return slow_nll(np.array(weights), arrays, labels) + prior / images
 
     gate = fit_gate(logs, labels_N, shares)
-    found = minimize(of_gate, np.zeros(4), tol=1e-10)
-    assert of_gate(np.array([*np.log(gate.weights), *gate.slopes])) <= found.fun + 1e-6
-    assert [*np.log(gate.weights), *gate.slopes] == pytest.approx(found.x.tolist(), abs=0.01)
+    optimum = minimize(of_gate, np.zeros(4), tol=1e-10)
+    assert of_gate(np.array([*np.log(gate.weights), *gate.slopes])) <= optimum.fun + 1e-6
+    assert [*np.log(gate.weights), *gate.slopes] == pytest.approx(optimum.x.tolist(), abs=0.01)
 
     shared = np.array(fit_log_pool(logs, labels_N, shares).weights)
 
@@ -166,8 +166,8 @@ def test_gates_and_weights_per_class_minimize_what_they_say(kinds: list[str]) ->
         return slow_nll(weights, arrays, labels) + (d**2).sum() / (2 * 0.25 * images)
 
     per_class = np.array(fit_per_class(logs, labels_N, shares).weights)
-    found = minimize(of_classes, np.zeros(2 * classes), tol=1e-10)
-    assert np.log(per_class / shared[:, None]).ravel().tolist() == pytest.approx(found.x.tolist(), abs=0.01)
+    optimum = minimize(of_classes, np.zeros(2 * classes), tol=1e-10)
+    assert np.log(per_class / shared[:, None]).ravel().tolist() == pytest.approx(optimum.x.tolist(), abs=0.01)
 
 
 def test_classes_of_which_a_teacher_knows_nothing_are_left_to_the_other() -> None:

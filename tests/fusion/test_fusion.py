@@ -106,12 +106,12 @@ def test_any_scale_goes_with_any_mixing(scale: str, mixing: str) -> None:
 
 def test_a_given_alpha_mixes_calibrated_teachers() -> None:
     held = held_out()
-    own = [
+    multipliers = [
         fit_multipliers([z_NC], held.labels_N, (center,))[0]
         for z_NC, center in zip(held.logits, LOGIT_SCALES, strict=True)
     ]
     fused = fuse(FusionConfig(alpha=0.25, feature_alpha=0.5), LOGIT_SCALES, held)
-    assert fused.multipliers == pytest.approx((0.25 * own[0], 0.75 * own[1]))
+    assert fused.multipliers == pytest.approx((0.25 * multipliers[0], 0.75 * multipliers[1]))
     assert fused.feature_weights == (0.5, 0.5)
 
 
@@ -242,8 +242,8 @@ def test_teachers_that_cannot_be_fused_are_named() -> None:
 
 def test_a_class_without_held_out_images_and_a_single_class_are_fitted() -> None:
     held = held_out(60)
-    for chosen_N in (held.labels_N != 2, held.labels_N == 1):
-        part = HeldOut(held.names, [z_NC[chosen_N] for z_NC in held.logits], held.labels_N[chosen_N], "val")
+    for rows_N in (held.labels_N != 2, held.labels_N == 1):
+        part = HeldOut(held.names, [z_NC[rows_N] for z_NC in held.logits], held.labels_N[rows_N], "val")
         for mixing in (*FITTED, "auto"):
             fused = fuse(FusionConfig(mixing=mixing), LOGIT_SCALES, part)
             assert bool(fused.logits(held.logits).isfinite().all()), mixing

@@ -23,8 +23,8 @@ MEAN, WORST = 0.02, 0.5
 
 def expert(labels_N: Tensor, classes: int, strength: float, factor: float, common_NC: Tensor) -> Tensor:
     """Logits ``factor · (d² · 1[c = y] + d · ε)``; half of the variance of ε is common to all experts."""
-    own_NC = torch.randn(common_NC.shape, dtype=torch.float64)
-    noise_NC = (own_NC + common_NC) / 2**0.5
+    individual_NC = torch.randn(common_NC.shape, dtype=torch.float64)
+    noise_NC = (individual_NC + common_NC) / 2**0.5
     truth_NC = functional.one_hot(labels_N, classes).double()
     return factor * (strength**2 * truth_NC + strength * noise_NC)
 

@@ -63,8 +63,8 @@ def test_a_scale_is_fitted_or_fixed(name: str) -> None:
 def test_scales_that_are_not_fitted() -> None:
     raw = fuse(FusionConfig(scale="raw", mixing="alpha"), LOGIT_SCALES, None)
     assert raw.scales == (Scale(1.0), Scale(1.0))
-    own = fuse(FusionConfig(scale="logit-scale", mixing="alpha"), LOGIT_SCALES, None)
-    assert own.scales == (Scale(1.0), Scale(100.0))
+    scaled = fuse(FusionConfig(scale="logit-scale", mixing="alpha"), LOGIT_SCALES, None)
+    assert scaled.scales == (Scale(1.0), Scale(100.0))
 
 
 @pytest.mark.parametrize("name", [name for name in SCALES if SCALES[name].fitted is not None])

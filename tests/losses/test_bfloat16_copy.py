@@ -25,9 +25,9 @@ KINDS: tuple[Kind, ...] = ("memory-bank", "shared")
 
 
 def make_memory(kind: Kind, seed: int = 0) -> ContrastMemory:
-    chosen = ContrastSettings(embed_dim=WIDTH, negatives=kind, num_negatives=30, temperature=0.2)
+    contrast = ContrastSettings(embed_dim=WIDTH, negatives=kind, num_negatives=30, temperature=0.2)
     with torch.random.fork_rng(devices=[]):
-        return ContrastMemory(5, (7,), LABELS_N, CLASSES, chosen, seed)
+        return ContrastMemory(5, (7,), LABELS_N, CLASSES, contrast, seed)
 
 
 def steps(memory: ContrastMemory, numbers: range, *, bfloat16: bool = True) -> list[Tensor]:

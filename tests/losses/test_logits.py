@@ -164,7 +164,7 @@ def test_temperature_must_be_positive(temperature: float) -> None:
 def test_other_classes_are_all_but_one_in_their_order(shape: tuple[int, int], seed: int) -> None:
     values_BC, class_B = random_logits(shape, seed), random_labels(shape, seed)
     expected = [
-        [value for c, value in enumerate(row) if c != own]
-        for row, own in zip(values_BC.tolist(), class_B.tolist(), strict=True)
+        [value for c, value in enumerate(row) if c != label]
+        for row, label in zip(values_BC.tolist(), class_B.tolist(), strict=True)
     ]
     assert of_other_classes(values_BC, class_B).tolist() == expected

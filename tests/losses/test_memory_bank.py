@@ -62,9 +62,9 @@ def test_an_unlabeled_image_is_a_class_of_its_own(
     embedded = memory.embed(student, target)
     loss = memory.loss(*embedded, replace(batch, labels_B=labels_N[INDEX_B]), 0)
     assert bool(loss.isfinite())
-    own = memory.negatives.labels_N
-    assert len({int(own[3]), int(own[5]), *range(CLASSES)}) == CLASSES + 2
-    assert torch.equal(own[labels_N >= 0], labels_N[labels_N >= 0])
+    stored_N = memory.negatives.labels_N
+    assert len({int(stored_N[3]), int(stored_N[5]), *range(CLASSES)}) == CLASSES + 2
+    assert torch.equal(stored_N[labels_N >= 0], labels_N[labels_N >= 0])
     memory.remember(INDEX_B, embedded[0].detach(), embedded[1].detach())
 
 
@@ -73,8 +73,8 @@ def test_embeddings_have_unit_norm_and_teachers_are_fused_after_their_heads() ->
     student, target, _ = random_records(INDEX_B)
     student_BD, target_BD = memory.embed(student, target)
     assert student_BD.shape == target_BD.shape == (4, 6)
-    own = slow.normalize(memory.student_head(student.feats_BF))
-    assert torch.allclose(student_BD, torch.tensor(own), atol=1e-6)
+    normalized = slow.normalize(memory.student_head(student.feats_BF))
+    assert torch.allclose(student_BD, torch.tensor(normalized), atol=1e-6)
     heads = [
         head(teacher.feats_BF) for head, teacher in zip(memory.teacher_heads, target.teachers, strict=True)
     ]
@@ -202,8 +202,8 @@ def test_shared_negatives_are_the_batchs_and_leave_out_the_own_class() -> None:
     ):
         for b, image in enumerate(INDEX_B.tolist()):
             for k, row in enumerate(rows_K.tolist()):
-                own = label_of_row[row] == LABELS_N[image]
-                expected = -math.inf if own else float(v_BD[b] @ bank_ND[row]) / 0.2
+                same_class = label_of_row[row] == LABELS_N[image]
+                expected = -math.inf if same_class else float(v_BD[b] @ bank_ND[row]) / 0.2
                 assert side_BK1[b, k + 1].item() == pytest.approx(expected, abs=1e-5)
             positive = float(v_BD[b] @ bank_ND[memory.negatives.row_of_image_N[image]]) / 0.2
             assert side_BK1[b, 0].item() == pytest.approx(positive, abs=1e-5)
@@ -219,10 +219,10 @@ def test_shared_negatives_leave_out_exactly_the_rows_of_the_own_class() -> None:
     label_of_row = LABELS_N[memory.negatives.row_of_image_N.argsort()]
     rows_K = below(draw(0, 0, (500,), "cpu"), IMAGES)
     assert len(rows_K.unique()) == IMAGES
-    own_BK = label_of_row[rows_K] == LABELS_N[:, None]
+    same_BK = label_of_row[rows_K] == LABELS_N[:, None]
     for side_BK1 in scores:
-        assert torch.equal(side_BK1[:, 1:] == -math.inf, own_BK)
-    assert shares_B.tolist() == pytest.approx((~own_BK).double().mean(1).tolist())
+        assert torch.equal(side_BK1[:, 1:] == -math.inf, same_BK)
+    assert shares_B.tolist() == pytest.approx((~same_BK).double().mean(1).tolist())
 
 
 @pytest.mark.parametrize("negatives", ["shared", "queue"])

@@ -40,9 +40,9 @@ def test_drawn_negatives_are_uniform_and_never_of_the_own_class() -> None:
     assert rows_BK.dtype == torch.int64
     for label, rows_K in zip(labels_B, rows_BK, strict=True):
         counts_N = torch.bincount(rows_K, minlength=60)
-        own_N = sorted_labels_N == label
-        assert counts_N[own_N].sum() == 0
-        assert stats.chisquare(counts_N[~own_N].numpy()).pvalue > 1e-3
+        same_N = sorted_labels_N == label
+        assert counts_N[same_N].sum() == 0
+        assert stats.chisquare(counts_N[~same_N].numpy()).pvalue > 1e-3
 
 
 def test_rows_by_class_sorts_stably() -> None:

@@ -57,8 +57,8 @@ def slow_attention(map_BFHW: Tensor, side: int, power: float) -> list[list[float
     st.sampled_from([1.0, 2.0, 3.0]),
     st.integers(0, 99),
 )
-def test_it_equals_the_loop(own: int, other: int, factor: int, power: float, seed: int) -> None:
-    student, teacher = random_map(own, 3 * factor, seed), random_map(other, 3, seed + 1)
+def test_it_equals_the_loop(width: int, other_width: int, factor: int, power: float, seed: int) -> None:
+    student, teacher = random_map(width, 3 * factor, seed), random_map(other_width, 3, seed + 1)
     value = attention_loss([(student, teacher), (teacher, student)], power)
     rows = zip(slow_attention(student, 3, power), slow_attention(teacher, 3, power), strict=True)
     squares = [(a - b) ** 2 for s_row, t_row in rows for a, b in zip(s_row, t_row, strict=True)]

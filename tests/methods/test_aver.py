@@ -59,10 +59,10 @@ def test_its_gradient_is_the_mean_of_those_from_each_teacher() -> None:
     student.requires_grad_()
     teachers = [teacher.requires_grad_() for teacher in teachers]
     assert torch.autograd.gradcheck(lambda z: averaged_divergence(z, teachers), (student,))
-    (own,) = torch.autograd.grad(averaged_divergence(student, teachers), student)
+    (gradient,) = torch.autograd.grad(averaged_divergence(student, teachers), student)
     each = torch.stack([kd_divergence(student, teacher, 4.0) for teacher in teachers]).mean()
     (other,) = torch.autograd.grad(each, student)
-    assert torch.allclose(own, other, rtol=1e-9)
+    assert torch.allclose(gradient, other, rtol=1e-9)
     averaged_divergence(student, teachers).backward()  # type: ignore[no-untyped-call]
     assert all(teacher.grad is None for teacher in teachers)
 

@@ -65,9 +65,9 @@ def test_unlabeled_images_have_equal_weights() -> None:
     assert torch.allclose(confidence_weights(teachers, unknown), torch.full((3, 4), 1 / 3).double())
     # Equal weights have the gradient of the averaged teachers.
     student.requires_grad_()
-    (own,) = torch.autograd.grad(loss_of("ca-mkd", student, teachers, unknown), student)
+    (gradient,) = torch.autograd.grad(loss_of("ca-mkd", student, teachers, unknown), student)
     (mean,) = torch.autograd.grad(averaged_divergence(student, teachers), student)
-    assert torch.allclose(own, mean, rtol=1e-9)
+    assert torch.allclose(gradient, mean, rtol=1e-9)
 
 
 def test_one_teacher_is_plain_distillation() -> None:

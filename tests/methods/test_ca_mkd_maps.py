@@ -76,13 +76,13 @@ def test_the_term_equals_the_published_steps(known: bool) -> None:
     classifiers = (nn.Linear(5, 3).double(), nn.Linear(6, 3).double() if known else None)
     term, student, target = make(classifiers)
     value = term(student, target, batch_of(LABELS), Context()).value
-    own = projected(term, student)
+    projections = projected(term, student)
     # A missing classifier leaves the teachers' own logits, for all teachers alike.
     logits = list(target.logs)
     if known:
-        logits = [c(map_BFHW.mean((2, 3))) for c, map_BFHW in zip(classifiers, own, strict=True) if c]
+        logits = [c(map_BFHW.mean((2, 3))) for c, map_BFHW in zip(classifiers, projections, strict=True) if c]
     weights = reference.ca_mkd_weights(logits, LABELS.tolist())
-    pairs = [(r_BFHW, teacher.maps[0]) for r_BFHW, teacher in zip(own, target.teachers, strict=True)]
+    pairs = [(r_BFHW, teacher.maps[0]) for r_BFHW, teacher in zip(projections, target.teachers, strict=True)]
     assert float(value.detach()) == pytest.approx(reference.ca_mkd_maps(pairs, weights), rel=1e-9)
 
 

@@ -85,12 +85,12 @@ def test_weighted_and_unlabeled_images_equal_the_loop(weights: list[float] | Non
     student, target, batch = batch_of([3, 5, 9, 30], 1, weight_B)
     value = term(student, target, batch, Context(step=1)).value.item()
     rows, banks = rows_of(term, batch, 1), term.memory.negatives
-    own, other = term.memory.embed(student, target)
+    student_BD, target_BD = term.memory.embed(student, target)
     normalizers = tuple(term.memory.log_normalizers.exp().tolist())
     each = [
         slow.contrast_loss(
-            own[i : i + 1],
-            other[i : i + 1],
+            student_BD[i : i + 1],
+            target_BD[i : i + 1],
             banks.student_ND,
             banks.target_ND,
             rows[i : i + 1],
@@ -115,12 +115,12 @@ def test_in_float64_it_equals_an_independent_implementation() -> None:
         _, _, batch = batch_of([(7 * number + i) % IMAGES for i in range(5)], number)
         generator = torch.Generator().manual_seed(number)
         unit = [torch.randn(5, 6, generator=generator, dtype=torch.float64) for _ in range(2)]
-        own, other = (x / x.norm(dim=1, keepdim=True) for x in unit)
+        student_BD, target_BD = (x / x.norm(dim=1, keepdim=True) for x in unit)
         rows = rows_of(term, batch, number)
         supp = {"input": {"pos_idx": rows[:, 0], "contrast_idx": rows}}
-        expected = theirs({"s": {"output": own}, "supp": supp}, {"t": {"output": other}})
-        value = memory.loss(own, other, batch, number)
-        memory.remember(batch.index_B, own, other)
+        expected = theirs({"s": {"output": student_BD}, "supp": supp}, {"t": {"output": target_BD}})
+        value = memory.loss(student_BD, target_BD, batch, number)
+        memory.remember(batch.index_B, student_BD, target_BD)
         # Their params hold the normalizers.
         assert float(value) == pytest.approx(float(expected), rel=1e-9)
     assert torch.allclose(theirs.memory_v1, memory.negatives.student_ND, rtol=1e-9)

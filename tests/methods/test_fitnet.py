@@ -42,10 +42,10 @@ def test_the_term_projects_the_chosen_maps(stages: Stages, pairs: tuple[tuple[in
     weights = [parameter for name, parameter in term.named_parameters() if name.endswith("weight")]
     biases = [parameter for name, parameter in term.named_parameters() if name.endswith("bias")]
     expected = 0.0
-    for (own, other), weight, bias in zip(pairs, weights, biases, strict=True):
+    for (stage, other), weight, bias in zip(pairs, weights, biases, strict=True):
         # The teacher's maps have twice the side, so 2 × 2 positions are averaged.
         smaller = functional.avg_pool2d(teacher.maps[other], 2)
-        projected = torch.einsum("bfhw,gf->bghw", student.maps[own], weight[:, :, 0, 0])
+        projected = torch.einsum("bfhw,gf->bghw", student.maps[stage], weight[:, :, 0, 0])
         expected += slow.hint(projected + bias[:, None, None], smaller)
     assert value.item() == pytest.approx(expected, rel=1e-9)
 

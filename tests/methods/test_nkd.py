@@ -45,13 +45,13 @@ def test_a_certain_teacher_gives_cross_entropy_with_the_labels() -> None:
 def test_the_other_classes_are_normalized() -> None:
     # Their part does not depend on the logit of the image's class, of neither network.
     student, teacher, labels = random_logits(4, 5, 1)
-    own_BC = torch.nn.functional.one_hot(labels, 5).double()
+    onehot_BC = torch.nn.functional.one_hot(labels, 5).double()
 
     def others(student: torch.Tensor, teacher: torch.Tensor) -> float:
         with_others = nkd_loss(student, teacher, labels, temperature=2.0, gamma=1.0)
         return float(with_others - nkd_loss(student, teacher, labels, temperature=2.0, gamma=0.0))
 
-    assert others(student + 7 * own_BC, teacher - 3 * own_BC) == pytest.approx(others(student, teacher))
+    assert others(student + 7 * onehot_BC, teacher - 3 * onehot_BC) == pytest.approx(others(student, teacher))
 
 
 def test_the_defaults_are_those_of_the_authors() -> None:

@@ -76,45 +76,52 @@ def term_of(norms: tuple[Any, ...] = (), side: int = 4) -> Overhaul:
         return Overhaul(OverhaulConfig(), Setup(NetworkShapes(2, ((2, 4, 4),)), (teacher,), LABELS, 2, 0))
 
 
-def loss_of(term: Overhaul, own: Tensor, other: Tensor, step: int = 0, weight_B: Tensor | None = None) -> Any:
-    logits = torch.zeros(len(own), 2)
-    target = Target(logits, (Output(logits, logits, (other,)),), (1.0,), weight_B)
-    batch = Batch("train", torch.arange(len(own)), torch.zeros(len(own), 2, 2, 3), LABELS[: len(own)])
-    return term(Output(logits, logits, (own,)), target, batch, Context(step=step))
+def loss_of(
+    term: Overhaul, s_map: Tensor, t_map: Tensor, step: int = 0, weight_B: Tensor | None = None
+) -> Any:
+    logits = torch.zeros(len(s_map), 2)
+    target = Target(logits, (Output(logits, logits, (t_map,)),), (1.0,), weight_B)
+    batch = Batch("train", torch.arange(len(s_map)), torch.zeros(len(s_map), 2, 2, 3), LABELS[: len(s_map)])
+    return term(Output(logits, logits, (s_map,)), target, batch, Context(step=step))
 
 
 def test_margins_are_the_mean_negative_value_of_the_first_step() -> None:
-    term, own, other = term_of(), random_map(2, 4, 0).float(), random_map(3, 4, 1).float()
-    parts = [loss_of(term, own[:2], other[:2]), loss_of(term, own[2:].repeat(2, 1, 1, 1), other[1:])]
+    term, s_map, t_map = term_of(), random_map(2, 4, 0).float(), random_map(3, 4, 1).float()
+    parts = [
+        loss_of(term, s_map[:2], t_map[:2]),
+        loss_of(term, s_map[2:].repeat(2, 1, 1, 1), t_map[1:]),
+    ]
     # Another process has the same step; all rows are gathered before they are remembered.
     for part in parts:
         term.remember(torch.arange(2), part.memory)
-    seen = torch.cat([other[:2], other[1:]]).transpose(0, 1).flatten(1)
+    seen = torch.cat([t_map[:2], t_map[1:]]).transpose(0, 1).flatten(1)
     expected = torch.stack([channel[channel < 0].mean() for channel in seen])
     assert torch.allclose(term.get_buffer("margin0"), expected)
-    later = loss_of(term, own, 9 * other, step=1)
+    later = loss_of(term, s_map, 9 * t_map, step=1)
     assert not later.memory
-    again = overhaul_loss([(term.connectors[0](own), 9 * other, expected)])
+    again = overhaul_loss([(term.connectors[0](s_map), 9 * t_map, expected)])
     assert later.value.item() == pytest.approx(again.item(), rel=1e-6)
 
 
 def test_the_first_step_uses_the_margins_of_its_own_images() -> None:
-    term, own, other = term_of(), random_map(2, 4, 0).float(), random_map(3, 4, 1).float()
-    channels = other.transpose(0, 1).flatten(1)
+    term, s_map, t_map = term_of(), random_map(2, 4, 0).float(), random_map(3, 4, 1).float()
+    channels = t_map.transpose(0, 1).flatten(1)
     margin = torch.stack([channel[channel < 0].mean() for channel in channels])
-    value = float(loss_of(term, own, other).value)
-    assert value == pytest.approx(float(overhaul_loss([(term.connectors[0](own), other, margin)])), rel=1e-6)
+    value = float(loss_of(term, s_map, t_map).value)
+    assert value == pytest.approx(
+        float(overhaul_loss([(term.connectors[0](s_map), t_map, margin)])), rel=1e-6
+    )
 
 
 def test_a_map_behind_norm_and_relu_has_the_margins_of_the_norm() -> None:
     norm = (torch.tensor([1.0, 0.5, 2.0]), torch.tensor([0.0, 0.2, -1.0]))
-    term, own, before = term_of((norm,)), random_map(2, 4, 0).float(), random_map(3, 4, 1).float()
-    loss = loss_of(term, own, before.relu())
+    term, s_map, before = term_of((norm,)), random_map(2, 4, 0).float(), random_map(3, 4, 1).float()
+    loss = loss_of(term, s_map, before.relu())
     assert not loss.memory
     margin = margin_of_norm(*norm)
     expected = torch.where(before > 0, before, margin[:, None, None])
     assert float(loss.value) == pytest.approx(
-        slow.overhaul([(term.connectors[0](own), expected, margin)]), rel=1e-5
+        slow.overhaul([(term.connectors[0](s_map), expected, margin)]), rel=1e-5
     )
 
 
@@ -124,13 +131,13 @@ def test_a_map_behind_another_relu_only_asks_the_student_to_be_inactive() -> Non
 
 
 def test_weights_and_sizes() -> None:
-    term, own, other = term_of(side=2), random_map(2, 4, 0).float(), random_map(3, 2, 1).float()
-    term.remember(torch.arange(3), loss_of(term, own, other).memory)
+    term, s_map, t_map = term_of(side=2), random_map(2, 4, 0).float(), random_map(3, 2, 1).float()
+    term.remember(torch.arange(3), loss_of(term, s_map, t_map).memory)
     margin = term.get_buffer("margin0")
     weight_B = torch.tensor([1.0, 0.0, 0.25])
-    connected = term.connectors[0](torch.nn.functional.avg_pool2d(own, 2))
-    expected = slow.overhaul([(connected, other, margin)], weight_B.tolist())
-    assert float(loss_of(term, own, other, step=1, weight_B=weight_B).value) == pytest.approx(
+    connected = term.connectors[0](torch.nn.functional.avg_pool2d(s_map, 2))
+    expected = slow.overhaul([(connected, t_map, margin)], weight_B.tolist())
+    assert float(loss_of(term, s_map, t_map, step=1, weight_B=weight_B).value) == pytest.approx(
         expected, rel=1e-5
     )
 

@@ -15,8 +15,8 @@ from tests.reference import feature_losses as slow
 
 @budget(max_examples=30, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
-def test_it_equals_the_loop(images: int, own: int, other: int, seed: int) -> None:
-    student, teacher = randn(images, own, seed=seed), randn(images, other, seed=seed + 1)
+def test_it_equals_the_loop(images: int, width: int, other_width: int, seed: int) -> None:
+    student, teacher = randn(images, width, seed=seed), randn(images, other_width, seed=seed + 1)
     expected = slow.pkt(student, teacher)
     assert float(pkt_loss(student, teacher)) == pytest.approx(expected, rel=1e-9, abs=1e-14)
 

@@ -33,10 +33,10 @@ def test_the_context_loss_equals_the_loop(side: int, seed: int, weights: list[fl
 @pytest.mark.parametrize("size", [(4, 4), (6, 6), (3, 3)])
 def test_the_fusion_equals_the_loop(size: tuple[int, int]) -> None:
     module = AttentionFusion(2, 3, 4, fuse=True).double()
-    own, deeper = random_map(2, 4, 0), random_map(3, 2, 1)
-    out, fused = module(own, deeper, size)
+    shallow, deeper = random_map(2, 4, 0), random_map(3, 2, 1)
+    out, fused = module(shallow, deeper, size)
     state = module.state_dict()
-    results = slow.fusion(lambda name: state[name].tolist(), slow.maps(own), slow.maps(deeper), size)
+    results = slow.fusion(lambda name: state[name].tolist(), slow.maps(shallow), slow.maps(deeper), size)
     for value, expected in zip((out, fused), results, strict=True):
         assert torch.allclose(value, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
@@ -49,9 +49,9 @@ def test_the_fusion_equals_an_independent_implementation(fuse: bool) -> None:
     theirs.conv2.load_state_dict(ours.expand.state_dict())
     if fuse:
         theirs.attention_conv[0].load_state_dict(ours.attention.state_dict())
-    own, deeper = random_map(2, 4, 0), random_map(3, 2, 1) if fuse else None
-    expected = theirs.double()(own, deeper, 4)
-    for value, other in zip(ours.double()(own, deeper, (4, 4)), expected, strict=True):
+    shallow, deeper = random_map(2, 4, 0), random_map(3, 2, 1) if fuse else None
+    expected = theirs.double()(shallow, deeper, 4)
+    for value, other in zip(ours.double()(shallow, deeper, (4, 4)), expected, strict=True):
         assert torch.allclose(value, other, rtol=1e-9, atol=1e-12)
 
 
@@ -80,12 +80,14 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 def review() -> tuple[Review, Output, Output]:
     """A term, and outputs of a student with two stages and a teacher with the same number."""
-    own, other = ((2, 4, 4), (3, 2, 2)), ((4, 8, 8), (5, 2, 2))
-    setup = Setup(NetworkShapes(6, own), (NetworkShapes(7, other),), torch.tensor([0, 1]), 2, 0)
+    student_shapes, teacher_shapes = ((2, 4, 4), (3, 2, 2)), ((4, 8, 8), (5, 2, 2))
+    setup = Setup(
+        NetworkShapes(6, student_shapes), (NetworkShapes(7, teacher_shapes),), torch.tensor([0, 1]), 2, 0
+    )
     feats = [torch.randn(2, width, generator=torch.Generator().manual_seed(width)) for width in (6, 7)]
     outputs = [
         Output(torch.zeros(2, 2), feat, tuple(random_map(c, s, c).float() for c, s, _ in shapes))
-        for feat, shapes in zip(feats, (own, other), strict=True)
+        for feat, shapes in zip(feats, (student_shapes, teacher_shapes), strict=True)
     ]
     return Review(ReviewConfig(), setup), *outputs
 
@@ -104,13 +106,13 @@ def test_every_stage_reviews_all_deeper_ones() -> None:
     student = Output(student.logits_BC, student.feats_BF.double(), tuple(m.double() for m in student.maps))
     levels, deeper = [], None
     modules = (term.last, term.fusions[1], term.fusions[0])
-    owns = (student.feats_BF[:, :, None, None], student.maps[1], student.maps[0])
-    others = (teacher.feats_BF[:, :, None, None], teacher.maps[1], teacher.maps[0])
-    for module, own, other in zip(modules, owns, others, strict=True):
+    s_maps = (student.feats_BF[:, :, None, None], student.maps[1], student.maps[0])
+    t_maps = (teacher.feats_BF[:, :, None, None], teacher.maps[1], teacher.maps[0])
+    for module, s_map, t_map in zip(modules, s_maps, t_maps, strict=True):
         state = module.state_dict()
-        size = (other.shape[2], other.shape[3])
-        out, deeper = slow.fusion(lambda name, s=state: s[name].tolist(), slow.maps(own), deeper, size)
-        levels.append((torch.tensor(out, dtype=torch.float64), other))
+        size = (t_map.shape[2], t_map.shape[3])
+        out, deeper = slow.fusion(lambda name, s=state: s[name].tolist(), slow.maps(s_map), deeper, size)
+        levels.append((torch.tensor(out, dtype=torch.float64), t_map))
     for weights in (None, [0.5, 0.0]):
         weight_B = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         value = loss_of(term, student, teacher, 0.5, weight_B)

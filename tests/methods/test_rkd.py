@@ -23,10 +23,10 @@ from tests.reference import feature_losses as slow
     st.integers(0, 99),
 )
 def test_it_equals_the_loop(
-    images: int, own: int, other: int, distance: float, angle: float, seed: int
+    images: int, width: int, other_width: int, distance: float, angle: float, seed: int
 ) -> None:
     # One image that is far away makes differences beyond the square part of the Huber loss.
-    student, teacher = 9 ** randn(images, own, seed=seed), randn(images, other, seed=seed + 1)
+    student, teacher = 9 ** randn(images, width, seed=seed), randn(images, other_width, seed=seed + 1)
     expected = slow.rkd(student, teacher, distance, angle)
     value = rkd_loss(student, teacher, distance=distance, angle=angle)
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)

@@ -70,7 +70,7 @@ def test_it_equals_the_loop(weights: list[float] | None) -> None:
     student, teacher = random_map(2, 3, 0), random_map(2, 3, 1)
     weight_B = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     pairs = zip(slow.maps(student), slow.maps(teacher), weights or [1.0] * 3, strict=True)
-    expected = sum(weight * slow.mean_square(own, other) for own, other, weight in pairs) / 3
+    expected = sum(weight * slow.mean_square(a, b) for a, b, weight in pairs) / 3
     assert float(projection_loss(student, teacher, weight_B)) == pytest.approx(expected, rel=1e-9)
 
 
@@ -86,15 +86,15 @@ def test_gradients_are_right_and_reach_the_student_only() -> None:
 def test_maps_are_compared_at_the_smaller_size_or_pooled(averaged: bool) -> None:
     teacher_shapes = NetworkShapes(4, ((4, 2, 2),), averaged=averaged)
     setup = Setup(NetworkShapes(4, ((4, 6, 6),)), (teacher_shapes,), torch.tensor([0, 1]), 2, 0)
-    own, other = random_map(4, 6, 0), random_map(4, 2, 1)
-    student = Output(torch.zeros(3, 2), own.mean(dim=(2, 3)), (own,))
-    target = Target(torch.zeros(3, 2), (Output(torch.zeros(3, 2), other.amax(dim=(2, 3)), (other,)),), (1.0,))
+    s_map, t_map = random_map(4, 6, 0), random_map(4, 2, 1)
+    student = Output(torch.zeros(3, 2), s_map.mean(dim=(2, 3)), (s_map,))
+    target = Target(torch.zeros(3, 2), (Output(torch.zeros(3, 2), t_map.amax(dim=(2, 3)), (t_map,)),), (1.0,))
     batch = Batch("train", torch.arange(3), torch.zeros(3, 2, 2, 3), torch.tensor([0, 1, -1]))
     value = ReusedClassifierTerm(TargetConfig(), setup)(student, target, batch, Context()).value
-    pooled = [slow.pooled(image, 2) for image in slow.maps(own)]
-    expected = sum(slow.mean_square(a, b) for a, b in zip(pooled, slow.maps(other), strict=True)) / 3
+    pooled = [slow.pooled(image, 2) for image in slow.maps(s_map)]
+    expected = sum(slow.mean_square(a, b) for a, b in zip(pooled, slow.maps(t_map), strict=True)) / 3
     if not averaged:
-        expected = float((own.mean(dim=(2, 3)) - other.amax(dim=(2, 3))).square().mean())
+        expected = float((s_map.mean(dim=(2, 3)) - t_map.amax(dim=(2, 3))).square().mean())
     assert float(value) == pytest.approx(expected, rel=1e-9)
 
 

@@ -71,8 +71,8 @@ def test_the_term_is_the_sum_of_its_stages() -> None:
     assert term.pairs == ((0, 0), (1, 1))
     smaller = torch.nn.functional.avg_pool2d(student.maps[1], 2)
     expected = 0.0
-    for model, own, other in zip(term.models, (student.maps[0], smaller), teacher.maps, strict=True):  # type: ignore[arg-type]
-        mean, variance = model(own)
-        expected += slow.vid(mean, variance, other)
+    for model, s_map, t_map in zip(term.models, (student.maps[0], smaller), teacher.maps, strict=True):  # type: ignore[arg-type]
+        mean, variance = model(s_map)
+        expected += slow.vid(mean, variance, t_map)
     value = term(student, target(teacher), batch(3), Context()).value
     assert value.item() == pytest.approx(expected, rel=1e-9)

@@ -106,7 +106,7 @@ def test_a_clear_difference_excludes_zero() -> None:
 def test_the_interval_of_a_difference_has_the_published_ends() -> None:
     a_NC, labels_N = calibrated(400, 0, excess=0.1)
     b_NC, _ = calibrated(400, 1, excess=0.4)
-    found = paired_bootstrap_ece(a_NC, b_NC, labels_N, seed=3, resamples=100, level=0.9)
+    interval = paired_bootstrap_ece(a_NC, b_NC, labels_N, seed=3, resamples=100, level=0.9)
     a, b = (bootstrap_ece(x_NC, labels_N, seed=3, resamples=100, level=0.9) for x_NC in (a_NC, b_NC))
     middles = []
     for x_NC in (a_NC, b_NC):
@@ -117,8 +117,8 @@ def test_the_interval_of_a_difference_has_the_published_ends() -> None:
     shift = middles[1] - middles[0]
     low = shift - ((middles[1] - b.low) ** 2 + (a.high - middles[0]) ** 2) ** 0.5
     high = shift + ((b.high - middles[1]) ** 2 + (middles[0] - a.low) ** 2) ** 0.5
-    assert found.estimate == pytest.approx(b.estimate - a.estimate, rel=1e-12)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+    assert interval.estimate == pytest.approx(b.estimate - a.estimate, rel=1e-12)
+    assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-9)
     # The two sides of an interval differ, so none can stand for the other.
     assert a.high - middles[0] != pytest.approx(middles[0] - a.low, rel=0.02)
 

@@ -71,12 +71,14 @@ def test_no_general_optimizer_finds_a_lower_minimum(problem: tuple[list[str], in
     centers = tuple(0.5 + 0.5 * m for m in range(len(kinds)))
     fitted = np.log(np.array(fit_multipliers(logits, labels_N, centers)) / np.array(centers))
     reached = slow_objective(fitted, logits, labels_N, centers)
-    found = optimize.minimize(
+    search = optimize.minimize(
         slow_objective, np.zeros(len(kinds)), (logits, labels_N, centers), method="Nelder-Mead",
         options={"xatol": 1e-6, "fatol": 1e-10, "maxiter": 2000},
     )  # fmt: skip
     # The objective is not convex in log w: two searches can end in different minima.
-    assert reached <= found.fun + 1e-6 or reached <= slow_objective(found.x, logits, labels_N, centers) * 1.02
+    assert (
+        reached <= search.fun + 1e-6 or reached <= slow_objective(search.x, logits, labels_N, centers) * 1.02
+    )
 
 
 def test_the_lower_of_two_minima_is_taken() -> None:
@@ -84,10 +86,10 @@ def test_the_lower_of_two_minima_is_taken() -> None:
     labels_N, generator = labeled(200, 2, 71400)
     logits = [teacher(kind, labels_N, 2, generator) for kind in ("tiny", "opposite")]
     reached = slow_objective(np.log(fit_multipliers(logits, labels_N)), logits, labels_N, (1.0, 1.0))
-    found = optimize.minimize(
+    search = optimize.minimize(
         slow_objective, np.zeros(2), (logits, labels_N, (1.0, 1.0)), method="Nelder-Mead"
     )
-    assert reached <= found.fun + 1e-4
+    assert reached <= search.fun + 1e-4
 
 
 @pytest.mark.parametrize(

@@ -144,12 +144,12 @@ def test_mantel_finds_what_is_there_and_nothing_else() -> None:
 def test_permutations_that_change_nothing_count_as_large() -> None:
     # Of the 24 orders of two pairs, 8 keep the pairs together.
     same = torch.tensor([[float(a // 2 == b // 2) for a in range(4)] for b in range(4)])
-    found = [mantel(same, same, seed=seed) for seed in range(4)]
-    assert [result.rho for result in found] == pytest.approx([1.0] * 4)
+    results = [mantel(same, same, seed=seed) for seed in range(4)]
+    assert [result.rho for result in results] == pytest.approx([1.0] * 4)
     # The share of 999 orders deviates by 0.015.
-    assert [result.p for result in found] == pytest.approx([1 / 3] * 4, abs=0.06)
-    assert len({result.p for result in found}) > 1
-    assert mantel(same, same, seed=2) == found[2]
+    assert [result.p for result in results] == pytest.approx([1 / 3] * 4, abs=0.06)
+    assert len({result.p for result in results}) > 1
+    assert mantel(same, same, seed=2) == results[2]
 
 
 def test_means_of_classes_without_images_are_zero() -> None:
@@ -189,9 +189,9 @@ def test_classes_without_images_change_no_correlation() -> None:
     q_NC = others(logits_NC.double().softmax(1), labels_N)
     means_KK = torch.stack([q_NC[labels_N == c].mean(0) for c in range(6)])[:, :6]
     expected = mantel(means_KK, related_CC[:6, :6], seed=0)
-    found = measure_semantics(logits_NC.softmax(1), labels_N, tree).correlation
-    assert found is not None
-    assert found.rho == pytest.approx(expected.rho, abs=1e-5)
+    correlation = measure_semantics(logits_NC.softmax(1), labels_N, tree).correlation
+    assert correlation is not None
+    assert correlation.rho == pytest.approx(expected.rho, abs=1e-5)
     few_N = labels_N < 2
     assert measure_semantics(logits_NC.softmax(1)[few_N], labels_N[few_N], tree).correlation is None
 

@@ -101,8 +101,8 @@ def test_the_pooled_feature_is_computed_once() -> None:
 
 def test_input_is_the_settings_then_the_models_then_the_default() -> None:
     assert built("resnet10t", default_size=32).size == 32
-    own = timm.get_pretrained_cfg("resnet10t").input_size[-1]
-    assert built("resnet10t").size == own
+    model_size = timm.get_pretrained_cfg("resnet10t").input_size[-1]
+    assert built("resnet10t").size == model_size
     network = built("resnet10t", default_size=32, size=64, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert (network.size, network.mean, network.std) == (64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert built().mean == pytest.approx((0.5071, 0.4867, 0.4408), abs=1e-3)

@@ -75,8 +75,8 @@ class Unsaid(PlainNet):
 
 
 def dropouts(model: nn.Module) -> list[float]:
-    found = [part.p for part in model.modules() if isinstance(part, nn.Dropout)]
-    return [*found, getattr(model, "drop_rate", 0.0)]
+    rates = [part.p for part in model.modules() if isinstance(part, nn.Dropout)]
+    return [*rates, getattr(model, "drop_rate", 0.0)]
 
 
 HERE = __name__

@@ -96,20 +96,20 @@ def test_nothing_is_drawn_in_evaluation_and_without_probability() -> None:
 def test_dropout_in_place_changes_its_input() -> None:
     (share,) = shares_of(torch.arange(8), 1, 1, 2)
     whole = drawn(lambda x: F.dropout(x, 0.5), torch.ones(8, 3))
-    own = torch.ones(4, 3)
+    part = torch.ones(4, 3)
     torch.manual_seed(3)
     with JointBatch(share):
-        result = F.dropout(own, 0.5, inplace=True)
-    assert result.data_ptr() == own.data_ptr()
-    assert torch.equal(own, whole[4:])
+        result = F.dropout(part, 0.5, inplace=True)
+    assert result.data_ptr() == part.data_ptr()
+    assert torch.equal(part, whole[4:])
 
 
 def test_gradients_pass_through_the_masks() -> None:
     (share,) = shares_of(torch.arange(8), 1, 1, 2)
-    own = torch.ones(4, 3, requires_grad=True)
+    part = torch.ones(4, 3, requires_grad=True)
     torch.manual_seed(3)
     with JointBatch(share):
-        result = F.dropout(own, 0.5)
+        result = F.dropout(part, 0.5)
     result.sum().backward()
-    assert own.grad is not None
-    assert torch.equal(own.grad, result.detach())
+    assert part.grad is not None
+    assert torch.equal(part.grad, result.detach())

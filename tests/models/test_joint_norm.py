@@ -37,12 +37,12 @@ class Exchange:
         self.barrier.wait(60)
         return everything
 
-    def all_gather(self, received: list[Tensor], own: Tensor) -> None:
-        for place, tensor in zip(received, self.swap(own), strict=True):
+    def all_gather(self, received: list[Tensor], local: Tensor) -> None:
+        for place, tensor in zip(received, self.swap(local), strict=True):
             place.copy_(tensor)
 
-    def all_reduce(self, own: Tensor) -> None:
-        own.copy_(torch.stack(self.swap(own)).sum(dim=0))
+    def all_reduce(self, local: Tensor) -> None:
+        local.copy_(torch.stack(self.swap(local)).sum(dim=0))
 
     def run(self, work: Callable[[int], Any]) -> list[Any]:
         results: list[Any] = [None] * self.count
@@ -78,15 +78,15 @@ def test_it_is_the_norm_of_the_whole_batch(
 
     def work(rank: int) -> Any:
         (share,) = shares_of(torch.arange(images), 1, rank, world)
-        own = x[share.index_B].clone().requires_grad_()
+        rows = x[share.index_B].clone().requires_grad_()
         parameters = [w.clone().requires_grad_() for w in weights] or [None, None]
         mean, var = torch.zeros(3, dtype=dtype, device=device), torch.ones(3, dtype=dtype, device=device)
-        result = joint_batch_norm(own, mean, var, *parameters, 0.1, 1e-5, share)
+        result = joint_batch_norm(rows, mean, var, *parameters, 0.1, 1e-5, share)
         (share.count / share.computed * (result * slope[share.index_B]).sum()).backward()
         grads = [p.grad for p in parameters if p is not None]
         count = share.count
-        assert own.grad is not None
-        return result[:count], mean, var, own.grad[:count], grads, own.grad[count:]
+        assert rows.grad is not None
+        return result[:count], mean, var, rows.grad[:count], grads, rows.grad[count:]
 
     parts = exchange.run(work)
     tight = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-4, "atol": 2e-4}
@@ -104,12 +104,12 @@ def test_it_is_the_norm_of_the_whole_batch(
 
 
 def expected(x: Tensor, slope: Tensor, weights: list[Tensor]) -> Any:
-    own = x.clone().requires_grad_()
+    whole = x.clone().requires_grad_()
     parameters = [w.clone().requires_grad_() for w in weights] or [None, None]
     mean, var = torch.zeros(3, dtype=x.dtype, device=x.device), torch.ones(3, dtype=x.dtype, device=x.device)
-    result = F.batch_norm(own, mean, var, *parameters, True, 0.1, 1e-5)
+    result = F.batch_norm(whole, mean, var, *parameters, True, 0.1, 1e-5)
     (result * slope).sum().backward()
-    return result, mean, var, own.grad, [p.grad for p in parameters if p is not None]
+    return result, mean, var, whole.grad, [p.grad for p in parameters if p is not None]
 
 
 def test_one_value_per_channel_of_all_processes_is_refused_as_by_pytorch() -> None:

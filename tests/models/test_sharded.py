@@ -36,9 +36,9 @@ def test_most_weights_are_in_units_and_no_unit_has_most_of_them(name: str) -> No
     seen: set[int] = set()
     largest = 0
     for unit in units_of(model):
-        own = {id(p): p.numel() for p in unit.parameters() if id(p) not in seen}
-        seen |= set(own)
-        largest = max(largest, sum(own.values()))
+        sizes = {id(p): p.numel() for p in unit.parameters() if id(p) not in seen}
+        seen |= set(sizes)
+        largest = max(largest, sum(sizes.values()))
     inside = sum(parameter.numel() for parameter in model.parameters() if id(parameter) in seen)
     assert inside > 0.75 * count
     assert largest < 0.35 * count

@@ -37,8 +37,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, each: dict[str, float], once: fl
 
     def times(calls: dict[str, Callable[[], None]], device: torch.device) -> Any:
         measured.extend(calls)
-        found = {name: each[name] for name in calls if name in each}
-        return {name: once if "compiled" in name else 0.0 for name in found}, found
+        seconds = {name: each[name] for name in calls if name in each}
+        return {name: once if "compiled" in name else 0.0 for name in seconds}, seconds
 
     monkeypatch.setattr(module, "measure", times)
     monkeypatch.setattr(module, "precisions_of", lambda device: ("fp32", "bf16"))
@@ -69,7 +69,7 @@ def test_the_fastest_is_chosen(
     # The same network is not measured again, and the choice is JSON.
     assert chooser.choose("student", network, "auto", "auto", trained=True) == speed
     assert len(measured) == 2
-    again = SpeedChooser(MEASURED_FROM, 8, CPU, chosen=json.loads(json.dumps(chooser.chosen)))
+    again = SpeedChooser(MEASURED_FROM, 8, CPU, speeds=json.loads(json.dumps(chooser.speeds)))
     assert again.choose("student", network, "auto", "auto", trained=True) == speed
 
 
@@ -89,15 +89,15 @@ def test_settings_and_short_runs_need_no_measurement(
 ) -> None:
     measured = pretend(monkeypatch, each={"float32": 1.0, "bfloat16": 0.1})
 
-    def chosen(steps: int, precision: str, compiling: str, *, measures: bool = True) -> str:
+    def label_of(steps: int, precision: str, compiling: str, *, measures: bool = True) -> str:
         chooser = SpeedChooser(steps, 8, CPU, measures)
         return chooser.choose("student", network, precision, compiling, trained=True).label
 
-    assert chosen(LONG, "fp32", "never") == "float32"
-    assert chosen(10, "bf16", "auto") == "bfloat16"
-    assert chosen(LONG, "bf16", "always") == "bfloat16, compiled"
-    assert chosen(MEASURED_FROM - 1, "auto", "auto") == "float32"
-    assert chosen(LONG, "auto", "auto", measures=False) == "float32"
+    assert label_of(LONG, "fp32", "never") == "float32"
+    assert label_of(10, "bf16", "auto") == "bfloat16"
+    assert label_of(LONG, "bf16", "always") == "bfloat16, compiled"
+    assert label_of(MEASURED_FROM - 1, "auto", "auto") == "float32"
+    assert label_of(LONG, "auto", "auto", measures=False) == "float32"
     assert measured == []
 
 
@@ -206,12 +206,12 @@ def test_a_teacher_cache_keeps_the_precision_of_a_teacher(
 
 def test_a_precision_that_is_emulated_is_a_warning(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
     monkeypatch.setattr("richkd.core.precision._cpu_has_bf16", lambda: False)
-    said: list[str] = []
-    SpeedChooser(LONG, 4, CPU, log=said.append).choose("student", network, "bf16", "never", trained=True)
-    assert len(said) == 1
-    assert "warning: student: this processor has no instructions for bfloat16" in said[0]
-    SpeedChooser(LONG, 4, CPU, log=said.append).choose("student", network, "fp32", "never", trained=True)
-    assert len(said) == 1
+    lines: list[str] = []
+    SpeedChooser(LONG, 4, CPU, log=lines.append).choose("student", network, "bf16", "never", trained=True)
+    assert len(lines) == 1
+    assert "warning: student: this processor has no instructions for bfloat16" in lines[0]
+    SpeedChooser(LONG, 4, CPU, log=lines.append).choose("student", network, "fp32", "never", trained=True)
+    assert len(lines) == 1
     monkeypatch.setattr("richkd.core.precision._cpu_has_bf16", lambda: True)
-    SpeedChooser(LONG, 4, CPU, log=said.append).choose("student", network, "bf16", "never", trained=True)
-    assert len(said) == 1
+    SpeedChooser(LONG, 4, CPU, log=lines.append).choose("student", network, "bf16", "never", trained=True)
+    assert len(lines) == 1

@@ -45,12 +45,12 @@ def test_sums_of_residual_blocks_have_none() -> None:
 
 
 def test_what_the_classifier_reads() -> None:
-    found = {
+    properties = {
         name: find_stage_ends(network_of(name, size))[1:]
         for name, size in (("cifar_resnet8", 16), ("cifar_wrn_16_2", 16), ("test_vit", 160))
     }
     # Averaged, signed, linear. Maps of a wide ResNet are before its last batch norm; a ViT has a class token.
-    assert found == {
+    assert properties == {
         "cifar_resnet8": (True, False, True),
         "cifar_wrn_16_2": (False, False, True),
         "test_vit": (False, True, True),

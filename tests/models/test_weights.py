@@ -209,5 +209,5 @@ def test_files_of_torchvision_have_the_names_and_shapes_of_timm(published: str, 
     with torch.device("meta"):
         state = torchvision.models.get_model(published, weights=None).state_dict()
         model = timm.create_model(name)
-    found = {key: tensor.shape for key, tensor in adapted(state, model).items()}
-    assert found == {key: tensor.shape for key, tensor in model.state_dict().items()}
+    shapes = {key: tensor.shape for key, tensor in adapted(state, model).items()}
+    assert shapes == {key: tensor.shape for key, tensor in model.state_dict().items()}

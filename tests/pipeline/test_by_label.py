@@ -115,14 +115,14 @@ def test_a_run_without_unlabeled_images_is_that_of_the_settings_for_labeled_imag
 def test_the_entropy_is_reached_for_each_kind_of_images(world: World, more: dict[str, Any]) -> None:
     settings = {"fusion__entropy": 0.4, "fusion__labeled__entropy": "match-teacher"}
     target_NC, labels_N, teacher_NC = views_of(parts_of(world, **more, **PAPER, **settings))
-    own_NC, _, _ = views_of(parts_of(world, **more, **PAPER))
+    plain_NC, _, _ = views_of(parts_of(world, **more, **PAPER))
     known_N = labels_N != UNLABELED
     assert abs(entropy(target_NC[known_N]) - entropy(teacher_NC[known_N])) < 1e-3
     assert abs(entropy(target_NC[~known_N]) - 0.4) < 1e-3
-    assert abs(entropy(own_NC[known_N]) - entropy(teacher_NC[known_N])) > 1e-2
+    assert abs(entropy(plain_NC[known_N]) - entropy(teacher_NC[known_N])) > 1e-2
     # A factor keeps the order of classes and the ratios of log-probabilities.
     for rows_N in (known_N, ~known_N):
-        ratio = (target_NC[rows_N, 0] - target_NC[rows_N, 1]) / (own_NC[rows_N, 0] - own_NC[rows_N, 1])
+        ratio = (target_NC[rows_N, 0] - target_NC[rows_N, 1]) / (plain_NC[rows_N, 0] - plain_NC[rows_N, 1])
         torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-2, atol=0)
 
 

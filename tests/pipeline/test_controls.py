@@ -83,7 +83,7 @@ def test_a_shuffled_clip_answers_for_another_training_image(world: World, contro
         )
 
 
-class Told(Teacher):
+class Recorder(Teacher):
     """Remembers what it was asked for, and answers with the positions of the images."""
 
     name, feature_width = "told", 0
@@ -95,7 +95,7 @@ class Told(Teacher):
 
 def test_another_image_is_shown_in_the_view_of_this_one_and_not_stored_under_its_number(world: World) -> None:
     stores = parts_of(world, None).stores
-    shuffled = Shuffled(told := Told(), stores.training, seed=4, within_class=False)
+    shuffled = Shuffled(teacher := Recorder(), stores.training, seed=4, within_class=False)
     index_B = torch.tensor([3, 0, 8])
     (batch,) = stores.training.batches([index_B])
     # Views with numbers, which would be keys of a cache; with a free crop, they belong to an image.
@@ -103,18 +103,18 @@ def test_another_image_is_shown_in_the_view_of_this_one_and_not_stored_under_its
     output = shuffled.outputs(batch, views)
     other_B = permutation(stores.training.split.labels_N, 4, within_class=False)[index_B]
     assert output.logits_BC[:, 0].tolist() == other_B.tolist()
-    assert torch.equal(told.batch.labels_B, batch.labels_B)
+    assert torch.equal(teacher.batch.labels_B, batch.labels_B)
     (others,) = stores.training.batches([other_B])
-    assert torch.equal(told.batch.pixels_BHWC, others.pixels_BHWC)
-    assert told.views.box_B4 is not None
-    assert torch.equal(told.views.box_B4, views.box_B4)
-    assert torch.equal(told.views.flip_B, views.flip_B)
-    assert (told.views.augmentation, told.views.number_B) == (None, None)
+    assert torch.equal(teacher.batch.pixels_BHWC, others.pixels_BHWC)
+    assert teacher.views.box_B4 is not None
+    assert torch.equal(teacher.views.box_B4, views.box_B4)
+    assert torch.equal(teacher.views.flip_B, views.flip_B)
+    assert (teacher.views.augmentation, teacher.views.number_B) == (None, None)
 
 
 def test_text_alone_says_nothing_of_an_image_without_a_label(world: World) -> None:
     text_CD = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
-    teacher = TextOnly(Told(), text_CD, "train")
+    teacher = TextOnly(Recorder(), text_CD, "train")
     labels_B = torch.tensor([1, UNLABELED])
     batch = Batch("train", torch.tensor([0, 1]), torch.zeros(2, 8, 8, 3), labels_B)
     output = teacher.outputs(batch, Clean(8).draw(0, 0, batch.index_B))

@@ -51,11 +51,11 @@ def test_filling_twice_computes_once(
     assert "images/s" in capsys.readouterr().out
     fill_caches(config)
     assert sorted((tmp_path / "cache").rglob("*")) == before
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # Nothing was computed, so there is no speed.
-    assert "epoch 3/3  all outputs are stored" in said
-    assert "test: all outputs are stored" in said
-    assert "images/s" not in said
+    assert "epoch 3/3  all outputs are stored" in printed
+    assert "test: all outputs are stored" in printed
+    assert "images/s" not in printed
 
 
 @pytest.mark.slow
@@ -68,9 +68,9 @@ def test_two_processes_share_a_filling(world: World, tmp_path: Path) -> None:
         processes.append(
             subprocess.Popen(command(*words), env=environment, stdout=subprocess.PIPE, text=True)
         )
-    said = [process.communicate()[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert "images in this process" in said[0]
+    assert "images in this process" in outputs[0]
     run = distill(world.config(tmp_path / "run", **cached(world, tmp_path)), quiet=True)
     assert list(run.summary["images_through_teachers"].values()) == [0]
 

@@ -75,5 +75,5 @@ def test_a_batch_is_computed_if_one_of_its_images_is_missing(config: Config) -> 
 
 
 def test_nothing_is_missing_without_a_cache(world: World, tmp_path: Path) -> None:
-    found = count_missing_outputs(parts_of(world.config(tmp_path / "run", method__name="kd")))
-    assert (found.steps, found.size) == (0, 0)
+    missing = count_missing_outputs(parts_of(world.config(tmp_path / "run", method__name="kd")))
+    assert (missing.steps, missing.size) == (0, 0)

@@ -56,7 +56,7 @@ def test_every_named_file_has_its_hash(world: World, tmp_path: Path) -> None:
         "clip.prompt_weights": str(tmp_path / "weights.yaml"),
     }
     hashes = hash_named_files(load_config(None, settings))
-    files = {path: digest for found in hashes.values() for path, digest in found.items()}
+    files = {path: digest for digests in hashes.values() for path, digest in digests.items()}
     expected = [tmp_path / name for name in names]
     expected += [world.teacher / name for name in ("config.json", "model.safetensors")]
     assert files == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in expected}

@@ -65,9 +65,9 @@ def test_the_images_are_found_wherever_they_and_the_model_lie(
     shutil.copytree(runs[1], moved)
     config, seed = as_trained(moved, str(copy))
     assert (config.path, seed) == (str(copy), 1)
-    wanted, found = evaluate_models([str(runs[1])], str(noise)), evaluate_models([str(moved)], str(copy))
-    assert found.fingerprint == wanted.fingerprint
-    (logits_NC,), (wanted_NC,) = ([o.logits_BC for o in r.outputs.values()] for r in (found, wanted))
+    wanted, result = evaluate_models([str(runs[1])], str(noise)), evaluate_models([str(moved)], str(copy))
+    assert result.fingerprint == wanted.fingerprint
+    (logits_NC,), (wanted_NC,) = ([o.logits_BC for o in r.outputs.values()] for r in (result, wanted))
     assert torch.equal(logits_NC, wanted_NC)
     # With one image less, it is another data set, which the seed of the run does not divide.
     (copy / CLASSES[0] / "0.png").unlink()

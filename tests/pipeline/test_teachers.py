@@ -19,10 +19,10 @@ def choice(number: int) -> dict[str, Any]:
 def test_runs_that_measure_at_the_same_time_use_the_first_choice(tmp_path: Path) -> None:
     path = tmp_path / "cache" / SPEED
     with ThreadPoolExecutor(8) as pool:
-        chosen = list(pool.map(lambda number: _record(path, "network", choice(number)), range(40)))
+        choices = list(pool.map(lambda number: _record(path, "network", choice(number)), range(40)))
     # All runs compute the same outputs, so all of them can use one cache.
-    assert len({json.dumps(each) for each in chosen}) == 1
-    assert read_speeds(path) == {"network": chosen[0]}
+    assert len({json.dumps(each) for each in choices}) == 1
+    assert read_speeds(path) == {"network": choices[0]}
     # A choice for another network does not remove it.
     assert _record(path, "other", choice(7)) == choice(7)
     assert set(read_speeds(path)) == {"network", "other"}

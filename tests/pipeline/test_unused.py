@@ -47,8 +47,8 @@ CLIP_FEATURES: dict[str, Any] = {
 }
 CACHED: dict[str, Any] = {"teachers__1__name": "cache:given", "cache__dir": Path("cache")}
 FOLDS: dict[str, Any] = L | {"teachers__1__name": "folds:runs/folds"}
-OWN_TEACHER: dict[str, Any] = {"teachers__1__name": "nets:large"}
-OWN_STUDENT: dict[str, Any] = {"student__name": "torchvision.models:vgg11"}
+CUSTOM_TEACHER: dict[str, Any] = {"teachers__1__name": "nets:large"}
+CUSTOM_STUDENT: dict[str, Any] = {"student__name": "torchvision.models:vgg11"}
 CROP: dict[str, Any] = {"augment__policy": "random-resized-crop"}
 
 
@@ -214,8 +214,8 @@ UNUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (CACHED, {"teachers__1__size": 64}, "imported outputs have no network"),
     (FOLDS, {"teachers__1__args": {"depth": 2}}, "the networks of folds are built as they were saved"),
     (FOLDS, {"teachers__1__pretrained": True}, "the networks of folds are built as they were saved"),
-    (KD | OWN_TEACHER, {"teachers__1__pretrained": True}, "only models of timm can be downloaded"),
-    (CE | OWN_STUDENT, {"student__pretrained": True}, "only models of timm can be downloaded"),
+    (KD | CUSTOM_TEACHER, {"teachers__1__pretrained": True}, "only models of timm can be downloaded"),
+    (CE | CUSTOM_STUDENT, {"student__pretrained": True}, "only models of timm can be downloaded"),
     # a share of folds without folds
     (KD, {"teachers__1__fold_share": 0.5}, "it needs a teacher folds:FOLDER"),
     (KD, {"teachers__1__fold_share": 1.0}, "it needs a teacher folds:FOLDER"),

@@ -33,8 +33,8 @@ def hint(projected_BFHW: Tensor, teacher_BFHW: Tensor) -> float:
     """Romero et al. 2015, equation 3, as a mean."""
     squares = [
         (s - t) ** 2
-        for own, other in zip(rows(projected_BFHW), rows(teacher_BFHW), strict=True)
-        for s, t in zip(own, other, strict=True)
+        for s_row, t_row in zip(rows(projected_BFHW), rows(teacher_BFHW), strict=True)
+        for s, t in zip(s_row, t_row, strict=True)
     ]
     return sum(squares) / len(squares)
 

@@ -23,9 +23,9 @@ def overhaul(triples: list[tuple[Tensor, Tensor, Tensor]], weights: list[float] 
     total = 0.0
     for place, (student, teacher, margins) in enumerate(triples):
         stage = 0.0
-        for image, (own, other) in enumerate(zip(maps(student), maps(teacher), strict=True)):
+        for image, (s_map, t_map) in enumerate(zip(maps(student), maps(teacher), strict=True)):
             for channel, margin in enumerate(margins.tolist()):
-                for s_row, t_row in zip(own[channel], other[channel], strict=True):
+                for s_row, t_row in zip(s_map[channel], t_map[channel], strict=True):
                     for s, t in zip(s_row, t_row, strict=True):
                         target = max(t, margin)
                         if not s <= target <= 0:
@@ -72,22 +72,22 @@ def context(levels: list[tuple[Tensor, Tensor]], weights: list[float] | None = N
     total = 0.0
     for student, teacher in levels:
         stage = 0.0
-        for image, (own, other) in enumerate(zip(maps(student), maps(teacher), strict=True)):
-            loss, share, shares = mean_square(own, other), 1.0, 1.0
+        for image, (s_map, t_map) in enumerate(zip(maps(student), maps(teacher), strict=True)):
+            loss, share, shares = mean_square(s_map, t_map), 1.0, 1.0
             for side in (4, 2, 1):
-                if side < len(own[0]):
+                if side < len(s_map[0]):
                     share /= 2
-                    loss += share * mean_square(pooled(own, side), pooled(other, side))
+                    loss += share * mean_square(pooled(s_map, side), pooled(t_map, side))
                     shares += share
             stage += (weights[image] if weights else 1.0) * loss / shares
         total += stage / len(student)
     return total
 
 
-def mean_square(own: Map, other: Map) -> float:
+def mean_square(student: Map, teacher: Map) -> float:
     squares = [
         (s - t) ** 2
-        for s_channel, t_channel in zip(own, other, strict=True)
+        for s_channel, t_channel in zip(student, teacher, strict=True)
         for s_row, t_row in zip(s_channel, t_channel, strict=True)
         for s, t in zip(s_row, t_row, strict=True)
     ]
@@ -139,10 +139,10 @@ def nearest(image: Map, height: int, width: int) -> Map:
 
 
 def fusion(
-    weights: Callable[[str], list], own: list[Map], deeper: list[Map] | None, size: tuple[int, int]
+    weights: Callable[[str], list], shallow: list[Map], deeper: list[Map] | None, size: tuple[int, int]
 ) -> tuple[list[Map], list[Map]]:
     """Attention-based fusion (Chen et al. 2021, figure 3): the output, and the fusion of the next stage."""
-    fused = normalized([convolved(image, weights("reduce.0.weight")) for image in own])
+    fused = normalized([convolved(image, weights("reduce.0.weight")) for image in shallow])
     if deeper is not None:
         height, width = len(fused[0][0]), len(fused[0][0][0])
         both = [(x, nearest(y, height, width)) for x, y in zip(fused, deeper, strict=True)]

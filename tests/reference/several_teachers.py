@@ -47,7 +47,7 @@ def ebkd_weights(teachers: list[Tensor]) -> list[list[float]]:
         [-sum(p * math.log(p) for p in softmax(row) if p > 0) for row in logits]
         for logits in as_lists(teachers)
     ]
-    return [[_less(own, [e[i] for e in entropies]) for i, own in enumerate(row)] for row in entropies]
+    return [[_less(entropy, [e[i] for e in entropies]) for i, entropy in enumerate(row)] for row in entropies]
 
 
 def ca_mkd_weights(teachers: list[Tensor], labels: list[int]) -> list[list[float]]:
@@ -58,11 +58,11 @@ def ca_mkd_weights(teachers: list[Tensor], labels: list[int]) -> list[list[float
         for row, label in zip(logits, labels, strict=True):
             each.append(0.0 if label < 0 else -math.log(softmax(row)[label]))
         errors.append([math.exp(error) for error in each])
-    return [[_less(own, [e[i] for e in errors]) for i, own in enumerate(row)] for row in errors]
+    return [[_less(error, [e[i] for e in errors]) for i, error in enumerate(row)] for row in errors]
 
 
-def _less(own: float, everyone: list[float]) -> float:
-    return 1.0 if len(everyone) == 1 else (1 - own / sum(everyone)) / (len(everyone) - 1)
+def _less(value: float, everyone: list[float]) -> float:
+    return 1.0 if len(everyone) == 1 else (1 - value / sum(everyone)) / (len(everyone) - 1)
 
 
 def ca_mkd_maps(pairs: list[tuple[Tensor, Tensor]], weights: list[list[float]]) -> float:
@@ -70,6 +70,6 @@ def ca_mkd_maps(pairs: list[tuple[Tensor, Tensor]], weights: list[list[float]]) 
     images, total = len(pairs[0][0]), 0.0
     for image in range(images):
         for (student, teacher), weight in zip(pairs, weights, strict=True):
-            own, other = student[image].flatten().tolist(), teacher[image].flatten().tolist()
-            total += weight[image] * sum((a - b) ** 2 for a, b in zip(own, other, strict=True)) / len(own)
+            s, t = student[image].flatten().tolist(), teacher[image].flatten().tolist()
+            total += weight[image] * sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / len(s)
     return total / images

@@ -118,8 +118,8 @@ def test_arguments_of_a_network_are_part_of_its_cache(network: Network) -> None:
 def test_each_property_of_network_and_computation_is_an_ingredient(network: Network) -> None:
     def ingredients(**changes: Any) -> dict[str, Any]:
         settings: dict[str, Any] = {"size": 24, "mean": MEAN, "std": STD} | changes
-        own = Network(copy.deepcopy(network.model), "tiny", **settings)
-        return VisionTeacher(own, CPU).ingredients()
+        clone = Network(copy.deepcopy(network.model), "tiny", **settings)
+        return VisionTeacher(clone, CPU).ingredients()
 
     plain = ingredients()
     assert ingredients() == plain

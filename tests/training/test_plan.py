@@ -132,9 +132,9 @@ def test_the_largest_difference_is_that_of_all_steps_made(schedule: Any) -> None
     made = [learning_rate(optim, step, 4, 8 if step < 28 else 16) for step in range(40)]
     new = [learning_rate(optim, step, 4, 12) for step in range(40)]
     largest = max(abs(a - b) for a, b in zip(made, new, strict=True))
-    found = re.search(r"differ by up to (\S+) in", str(message))
-    assert found
-    assert float(found[1]) == pytest.approx(largest, rel=1e-3)
+    match = re.search(r"differ by up to (\S+) in", str(message))
+    assert match
+    assert float(match[1]) == pytest.approx(largest, rel=1e-3)
 
 
 def test_the_old_student_of_a_run_that_is_being_lengthened_says_so(world: World, tmp_path: Path) -> None:

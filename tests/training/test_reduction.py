@@ -52,12 +52,12 @@ def test_gradients_numbers_and_flags_are_sums(
     numbers = add_up(made, torch.tensor([1.0, 5.0]), flags)
     assert numbers.tolist() == [2.0, 10.0]
     assert (flags.stop, flags.unreadable) == (True, False)
-    for parameter, own in zip(made, before, strict=True):
-        if own is None:
+    for parameter, gradient in zip(made, before, strict=True):
+        if gradient is None:
             assert parameter.grad is None
         else:
             assert parameter.grad is not None
-            assert torch.equal(parameter.grad, 2 * own)
+            assert torch.equal(parameter.grad, 2 * gradient)
     # Types cannot be sent together: float32, float64, then the numbers.
     assert len(twice.messages) == messages
 

@@ -117,8 +117,8 @@ def test_overwrite_removes_the_run_and_keeps_what_is_not_its_own(tmp_path: Path)
     folder = used(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "photo.png").write_bytes(b"mine")
-    own = [folder.path / name for name in ("notes.md", "student/NOTES.md", "checkpoints/other-project.ckpt")]
-    for file in own:
+    kept = [folder.path / name for name in ("notes.md", "student/NOTES.md", "checkpoints/other-project.ckpt")]
+    for file in kept:
         file.write_text("mine")
     (folder.path / "events" / "link").symlink_to(tmp_path / "elsewhere")
     prepare(folder, config(**{"train.seed": 1}), resume=False, overwrite=True)
@@ -126,7 +126,7 @@ def test_overwrite_removes_the_run_and_keeps_what_is_not_its_own(tmp_path: Path)
     written = {
         folder.path / name for name in ("config.yaml", "environment.json", "inputs.json", "speed.json", SUMS)
     }
-    assert left == {*own, *written}
+    assert left == {*kept, *written}
     assert (folder.path / "events" / "link" / "photo.png").read_bytes() == b"mine"
     assert load_config(folder.path / "config.yaml").train.seed == 1
 

@@ -254,7 +254,7 @@ def test_another_environment_is_reported_with_both_values(
     run = stopped(world, tmp_path / "run")
     path = run / "environment.json"
     record = json.loads(path.read_text())
-    own = record["packages"]["torch"]
+    version = record["packages"]["torch"]
     record["packages"]["torch"], record["device"] = "1.0.0", "cuda"
     path.write_text(json.dumps(record))
     record_hashes(run, [path.name])
@@ -262,10 +262,10 @@ def test_another_environment_is_reported_with_both_values(
     distill(world.config(run, **CHANGES), resume=True)
     out = capsys.readouterr().out
     assert "may not have the same bits" in out
-    assert f"packages.torch {own} where the run had 1.0.0" in out
+    assert f"packages.torch {version} where the run had 1.0.0" in out
     assert "device cpu where the run had cuda" in out
     session = json.loads(path.read_text())["resumed"][-1]
-    assert session["changes"]["packages.torch"] == ["1.0.0", own]
+    assert session["changes"]["packages.torch"] == ["1.0.0", version]
     # The next session is compared with this one.
     distill(world.config(run, **CHANGES), resume=True)
     assert "same bits" not in capsys.readouterr().out
@@ -283,19 +283,19 @@ def test_the_same_environment_is_not_mentioned(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", [None, "1"], ids=["default", "by the user"])
+@pytest.mark.parametrize("setting", [None, "1"], ids=["default", "by the user"])
 def test_the_number_of_threads_is_that_of_the_run(
     world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    chosen: str | None,
+    setting: str | None,
 ) -> None:
     for name in environment.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    if chosen is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
-    own = torch.get_num_threads()
+    if setting is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         run = stopped(world, tmp_path / "run")
@@ -304,9 +304,9 @@ def test_the_number_of_threads_is_that_of_the_run(
         distill(world.config(run, **CHANGES), resume=True)
         assert torch.get_num_threads() == 1
     finally:
-        torch.set_num_threads(own)
+        torch.set_num_threads(threads)
     out = capsys.readouterr().out
-    if chosen is None:
+    if setting is None:
         assert "threads: 2, as when the run was started (here 1)" in out
         assert "same bits" not in out
     else:
@@ -319,7 +319,7 @@ def test_a_run_with_other_threads_is_bit_identical_with_those_of_its_start(
 ) -> None:
     for name in environment.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    own = torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         distill(world.config(tmp_path / "whole", **CHANGES), quiet=True)
@@ -327,7 +327,7 @@ def test_a_run_with_other_threads_is_bit_identical_with_those_of_its_start(
         torch.set_num_threads(1)
         distill(world.config(run, **CHANGES), resume=True, quiet=True)
     finally:
-        torch.set_num_threads(own)
+        torch.set_num_threads(threads)
     assert_same(run, tmp_path / "whole")
 
 

@@ -42,10 +42,10 @@ def test_the_first_trial_of_the_runs_method_is_the_run_itself(world: World, tmp_
     config = world.config(tmp_path / "run", train__seed=3, train__epochs=9, objective__kd__weight=2.5)
     methods = plan_of(config)
     assert list(methods) == ["kd", "control", "richkd"]
-    own = methods["richkd"]
+    method = methods["richkd"]
     named = config.method.model_copy(update={"name": "richkd"})
-    assert own.config.model_copy(update={"out": config.out}) == config.model_copy(update={"method": named})
-    assert set(own.first) == {entry.name for entry in own.entries}
+    assert method.config.model_copy(update={"out": config.out}) == config.model_copy(update={"method": named})
+    assert set(method.first) == {entry.name for entry in method.entries}
     assert methods["control"].config.fusion.control == "teacher-only"
     assert methods["kd"].config.clip is None
 
@@ -68,11 +68,11 @@ def test_the_first_trial_has_the_fusion_of_the_run(
     world: World, tmp_path: Path, fusion: dict[str, Any]
 ) -> None:
     config = world.config(tmp_path / "run", train__seed=3, train__epochs=9, fusion=fusion)
-    own = plan_of(config)["richkd"]
-    assert own.outside == ()
-    assert own.first_trial == "the settings of the plan"
+    method = plan_of(config)["richkd"]
+    assert method.outside == ()
+    assert method.first_trial == "the settings of the plan"
     trials = trials_of(config)
-    first = trials.config("richkd", own.entries, own.first).fusion
+    first = trials.config("richkd", method.entries, method.first).fusion
     assert scale_and_mixing(first) == scale_and_mixing(config.fusion)
     assert (first.alpha or 0.7) == (config.fusion.alpha or 0.7)
     assert first.model_copy(update={"alpha": None}) == config.fusion.model_copy(update={"alpha": None})
@@ -142,11 +142,11 @@ def test_a_run_that_has_begun_goes_on_with_its_settings_and_not_those_of_the_com
     world: World, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    chosen = world.config(out, train__epochs=3, method__name="kd", optim__lr=0.011)
+    config = world.config(out, train__epochs=3, method__name="kd", optim__lr=0.011)
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, STEPS + 1)
         with pytest.raises(Interrupted):
-            distill(chosen, quiet=True)
+            distill(config, quiet=True)
     options = world.options(out, train__epochs=3, method__variant="l")
     with pytest.raises(SystemExit) as ended:
         main(["distill", *options, "--tune", "1m", "--resume"])
@@ -182,10 +182,10 @@ def test_a_stopped_command_says_how_to_go_on(
     def interrupted(config: Config, *args: Any, **how: Any) -> Config:
         raise Interrupted
 
-    def found(config: Config, *args: Any, **how: Any) -> Config:
+    def unchanged(config: Config, *args: Any, **how: Any) -> Config:
         return config
 
-    monkeypatch.setattr("richkd.tune.before.tuned", interrupted if stopped == "search" else found)
+    monkeypatch.setattr("richkd.tune.before.tuned", interrupted if stopped == "search" else unchanged)
     monkeypatch.setattr("richkd.training.run.distill", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["distill", *world.options(tmp_path / "run"), "--tune", "1m"])

@@ -62,10 +62,10 @@ def starts(out: Path) -> dict[str, int]:
 
 def states(result: TuneResult) -> dict[str, set[str]]:
     (method,) = result.methods
-    found: dict[str, set[str]] = {}
+    by_rate: dict[str, set[str]] = {}
     for record in method.records:
-        found.setdefault(record.point["optim.lr"], set()).add(record.state)
-    return found
+        by_rate.setdefault(record.point["optim.lr"], set()).add(record.state)
+    return by_rate
 
 
 @pytest.mark.usefixtures("no_training")
@@ -81,8 +81,8 @@ def test_a_run_that_a_signal_ended_goes_on_with_the_same_command(
     assert reason in str(error.got)
     assert "ce-t" in str(error.got)
     assert "repeat the command" in str(error.fix)
-    found = states(run(path, out))
-    assert found == {"0.02": {"finished"}, str(rate): {"finished"}}
+    by_rate = states(run(path, out))
+    assert by_rate == {"0.02": {"finished"}, str(rate): {"finished"}}
     assert sorted(starts(out).values()) == [1, 2], "the finished run is not done again"
 
 
@@ -94,9 +94,9 @@ def test_a_run_that_diverged_stays_failed_beside_one_that_was_killed(world: Worl
     assert "SIGKILL" in str(refusal(run, path, out).got)
     before = starts(out)
     assert list(before.values()) == [1, 1, 1]
-    found = states(run(path, out))
-    assert found["0.04"] == {"failed"}
-    assert "failed" not in found["0.01"]
+    by_rate = states(run(path, out))
+    assert by_rate["0.04"] == {"failed"}
+    assert "failed" not in by_rate["0.01"]
     after = starts(out)
     assert sorted(after[name] for name in before) == [1, 1, 2], "only the killed run is done again"
 

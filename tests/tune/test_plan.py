@@ -42,19 +42,19 @@ def test_methods_search_what_they_read(world: World, tmp_path: Path) -> None:
         "richkd": {"method.variant": "l"},
         "fixed": {"method": "kd", "optim.lr": 0.5},
     }
-    found = methods_of(write(tmp_path, content(world, space=space, methods=methods)))
-    assert searched(found["kd"]) == ["optim.lr", "objective.kd.temperature"]
-    assert searched(found["dkd"]) == ["optim.lr", "objective.dkd.beta"]
-    assert searched(found["richkd"]) == [
+    by_name = methods_of(write(tmp_path, content(world, space=space, methods=methods)))
+    assert searched(by_name["kd"]) == ["optim.lr", "objective.kd.temperature"]
+    assert searched(by_name["dkd"]) == ["optim.lr", "objective.dkd.beta"]
+    assert searched(by_name["richkd"]) == [
         "optim.lr",
         "objective.kd.temperature",
         "fusion.preset",
         "fusion.alpha",
     ]
     # A setting that the method gives itself is fixed.
-    assert searched(found["fixed"]) == ["objective.kd.temperature"]
-    assert found["kd"].first == {"optim.lr": 0.02, "objective.kd.temperature": "3"}
-    assert found["richkd"].first["fusion.preset"] == "default"
+    assert searched(by_name["fixed"]) == ["objective.kd.temperature"]
+    assert by_name["kd"].first == {"optim.lr": 0.02, "objective.kd.temperature": "3"}
+    assert by_name["richkd"].first["fusion.preset"] == "default"
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,18 @@ def test_the_plans_own_teachers_are_found(world: World, tmp_path: Path) -> None:
 
 def test_a_plan_without_a_space_searches_the_usual_settings(world: World, tmp_path: Path) -> None:
     methods = {"kd": None, "ce": None, "richkd": {"method.variant": "l"}}
-    found = methods_of(write(tmp_path, content(world, space=None, methods=methods)))
+    by_name = methods_of(write(tmp_path, content(world, space=None, methods=methods)))
     terms = ["objective.kd.weight", "objective.kd.temperature"]
-    assert searched(found["ce"]) == ["optim.lr", "augment.mixup_alpha"]
-    assert searched(found["kd"]) == ["optim.lr", "augment.mixup_alpha", *terms]
-    assert searched(found["richkd"]) == [
+    assert searched(by_name["ce"]) == ["optim.lr", "augment.mixup_alpha"]
+    assert searched(by_name["kd"]) == ["optim.lr", "augment.mixup_alpha", *terms]
+    assert searched(by_name["richkd"]) == [
         "optim.lr",
         "augment.mixup_alpha",
         *terms,
         "fusion",
         "fusion.entropy",
     ]
-    for method in found.values():
+    for method in by_name.values():
         assert set(method.first) == set(searched(method)), "the settings of the plan are the first trial"
 
 
@@ -122,11 +122,11 @@ def test_the_usual_fusions_include_the_fitted_one_and_the_plans(world: World, tm
     trials = Trials(source, read_layers(source.source), tmp_path / "out")
     method = next(method for method in trials.methods() if method.name == "richkd")
     assert method.first["fusion"] == "default 0.4"
-    found = {
+    fusions = {
         name: trials.config("richkd", method.entries, {**method.first, "fusion": name}).fusion
         for name in ("default", "default 0.4", "paper 0.7")
     }
-    assert {name: fusion.alpha for name, fusion in found.items()} == {
+    assert {name: fusion.alpha for name, fusion in fusions.items()} == {
         "default": None,
         "default 0.4": 0.4,
         "paper 0.7": 0.7,

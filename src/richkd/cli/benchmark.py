@@ -48,10 +48,10 @@ def benchmark(
         from richkd.export.latency import benchmark_all
 
     with json_alone(True) as write:
-        found = benchmark_all(
+        results = benchmark_all(
             models, batches=batch, threads=threads, rounds=rounds, warmup=warmup, picture=picture
         )
         if json:
-            write([one.to_dict() for one in found])
+            write([one.to_dict() for one in results])
     if not json:
-        print_benchmarks(found)
+        print_benchmarks(results)

@@ -15,14 +15,15 @@ from richkd.metrics.accuracy import Metrics
 
 def print_export(result: Export) -> None:
     """Print what was written, and how closely it follows the student."""
-    found, about, console = result.comparison, result.description, Terminal()
+    comparison, about, console = result.comparison, result.description, Terminal()
     rows = {
         "format": f"{result.format}, {result.version}, {about.precision}",
         "size": f"{result.bytes / 1e6:,.2f} MB",
         "input": "normalized pixels" if about.raw else "uint8 pictures (N, H, W, 3)",
-        "compared": f"in {result.runtime} with PyTorch, on {found.source}",
-        "same top-1 class": f"{found.agreement:.2%}",
-        "difference of probabilities": f"at most {found.max_difference:.2g}, mean {found.mean_difference:.2g}"
+        "compared": f"in {result.runtime} with PyTorch, on {comparison.source}",
+        "same top-1 class": f"{comparison.agreement:.2%}",
+        "difference of probabilities": f"at most {comparison.max_difference:.2g}, "
+        f"mean {comparison.mean_difference:.2g}"
         + (f" (accepted: {result.tolerance:g})" if result.int8 is None else ""),
     }
     if result.int8 is not None:
@@ -34,8 +35,8 @@ def print_export(result: Export) -> None:
     for name, text in rows.items():
         table.add_row(name, text)
     console.print(table)
-    if found.student is not None and found.artifact is not None:
-        console.print(_metrics({"student": found.student, "artifact": found.artifact}))
+    if comparison.student is not None and comparison.artifact is not None:
+        console.print(_metrics({"student": comparison.student, "artifact": comparison.artifact}))
     for file in result.files:
         console.print(f"wrote {file}", soft_wrap=True)
 
@@ -49,13 +50,13 @@ def _metrics(rows: dict[str, Metrics]) -> Table:
     return table
 
 
-def print_benchmarks(found: Sequence[Benchmark]) -> None:
+def print_benchmarks(results: Sequence[Benchmark]) -> None:
     """Print the latency of models."""
     console = Terminal()
     table = Table(box=None, pad_edge=False)
     for column in ("", "batch", "median", "10 to 90 %", "images per second"):
         table.add_column(column, justify="left" if not column else "right")
-    for one in found:
+    for one in results:
         for row in one.batches:
             table.add_row(
                 one.model if row is one.batches[0] else "",
@@ -66,7 +67,7 @@ def print_benchmarks(found: Sequence[Benchmark]) -> None:
             )
     console.print(table)
     console.print()
-    for one in found:
+    for one in results:
         rounds = min(row.rounds for row in one.batches)
         console.print(
             f"{one.model}: {one.precision}, {one.bytes / 1e6:,.2f} MB, {one.runtime}, "

@@ -109,9 +109,9 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
     """
 
     def decorate(function: Command) -> Command:
-        own = [p for p in _parameters(function) if p.name != "config"]
-        positional = [p for p in own if p.kind is POSITIONAL]
-        keywords = [p for p in own if p.kind is not POSITIONAL]
+        parameters = [p for p in _parameters(function) if p.name != "config"]
+        positional = [p for p in parameters if p.kind is POSITIONAL]
+        keywords = [p for p in parameters if p.kind is not POSITIONAL]
         options, others = [_option(name, function.__name__) for name in names], list(map(_name_of, keywords))
         words = inspect.Parameter(
             "overrides",
@@ -126,10 +126,10 @@ def configured(*names: str, **fixed: Any) -> Callable[[Command], Command]:
 
         def command(*args: Any, **values: Any) -> None:
             given, overrides = args[: len(positional)], args[len(positional) :]
-            chosen = {name: values.pop(name, None) for name in names} | fixed
+            selected = {name: values.pop(name, None) for name in names} | fixed
             resume, full = bool(values.get("resume")), values.get("full")
             recipe = values.pop("recipe", None)
-            config = config_of(recipe, chosen, overrides, resume=resume, full=full, others=others)
+            config = config_of(recipe, selected, overrides, resume=resume, full=full, others=others)
             function(*given, config=config, **values)
 
         return _as_command(command, function, [*positional, words, *options, *keywords, recipe])
@@ -146,17 +146,17 @@ def evaluating(*fixed: str) -> Callable[[Command], Command]:
     fields = {name: field for name, field in EvaluateConfig.model_fields.items() if name not in fixed}
 
     def decorate(function: Command) -> Command:
-        own = [p for p in _parameters(function) if p.name != "config"]
+        parameters = [p for p in _parameters(function) if p.name != "config"]
         options = [_keyword(name, _plain_type(field), _help(field)) for name, field in fields.items()]
 
         def command(*args: Any, **values: Any) -> None:
-            chosen = {name: values.pop(name, None) for name in fields}
-            chosen["shift"] = _shifts_of(chosen["shift"] or [])
-            given = {name: value for name, value in chosen.items() if value is not None}
+            selected = {name: values.pop(name, None) for name in fields}
+            selected["shift"] = _shifts_of(selected["shift"] or [])
+            given = {name: value for name, value in selected.items() if value is not None}
             function(*args, config=_evaluate_config(given), **values)
 
-        positional = [p for p in own if p.kind is not KEYWORD]
-        keywords = [p for p in own if p.kind is KEYWORD]
+        positional = [p for p in parameters if p.kind is not KEYWORD]
+        keywords = [p for p in parameters if p.kind is KEYWORD]
         return _as_command(command, function, [*positional, *keywords, *options])
 
     return decorate

@@ -89,10 +89,10 @@ def predict(
         student = open_classifier(model, checkpoint)
         if student.note:
             log_to_stderr(f"model: {student.note}")
-        found = find_images(names)
+        files = find_images(names)
         if out is not None:
-            refuse_overwriting(out, (*found, Path(model)))
-        predictions = keep_errors(predict_files(student, found, top), failed)
+            refuse_overwriting(out, (*files, Path(model)))
+        predictions = keep_errors(predict_files(student, files, top), failed)
         lines = lines_of(predictions, format_of(json=json, csv=csv, out=out))
         if out is None:
             for line in lines:

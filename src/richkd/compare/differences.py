@@ -102,9 +102,9 @@ def _chart(cell: CellFigures, metric: _Metric) -> DifferenceChart:
     return DifferenceChart(title, metric.digits, low, high, ticks(low, high), cut)
 
 
-def _row(method: MethodFigures, found: Difference, baseline: MethodFigures, metric: _Metric) -> Row:
-    seeds: OverSeeds = getattr(found, metric.name)
-    images: Interval = getattr(found, f"{metric.name}_images")
+def _row(method: MethodFigures, difference: Difference, baseline: MethodFigures, metric: _Metric) -> Row:
+    seeds: OverSeeds = getattr(difference, metric.name)
+    images: Interval = getattr(difference, f"{metric.name}_images")
     ours, theirs = ({run.seed: getattr(run, metric.name) for run in one.runs} for one in (method, baseline))
     certain = images.low * images.high > 0
     kind = "unclear" if not certain else "better" if metric.sign * images.low > 0 else "worse"
@@ -115,7 +115,7 @@ def _row(method: MethodFigures, found: Difference, baseline: MethodFigures, metr
         None
         if seeds.low is None or seeds.high is None
         else (metric.unit * seeds.low, metric.unit * seeds.high),
-        tuple(metric.unit * (ours[seed] - theirs[seed]) for seed in found.seeds),
+        tuple(metric.unit * (ours[seed] - theirs[seed]) for seed in difference.seeds),
         kind,
     )
 

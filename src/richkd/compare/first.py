@@ -125,11 +125,11 @@ def first_of(runs: Iterable[FirstRun]) -> list[FirstRun]:
         >>> [run.first for run in first_of([small, large])]
         ['large', 'small']
     """
-    found: dict[str, FirstRun] = {}
+    by_name: dict[str, FirstRun] = {}
     for run in runs:
         for one in (*first_of(run.needs), run):
-            found.setdefault(one.name, one)
-    return list(found.values())
+            by_name.setdefault(one.name, one)
+    return list(by_name.values())
 
 
 def stages_of(first: Sequence[FirstRun], others: Sequence[T]) -> list[list[FirstRun] | list[T]]:
@@ -173,10 +173,10 @@ def _folder(name: str, data: str, out: Path) -> Path:
 
 def _merge(source: Source, layers: Layers, name: str, data: str, models: Mapping[str, str]) -> _Merged:
     place = source.place(FOLDER, name)
-    own: Layer = {"train.seed": Given(source.plan.seeds[0], source.place("seeds"), "plan")}
+    from_plan: Layer = {"train.seed": Given(source.plan.seeds[0], source.place("seeds"), "plan")}
     if source.plan.cache is not None:
-        own["cache.dir"] = Given(str(source.plan.cache), source.place("cache"), "plan")
-    parts = (own, layers.base, layers.data[data], layers.first[name])
+        from_plan["cache.dir"] = Given(str(source.plan.cache), source.place("cache"), "plan")
+    parts = (from_plan, layers.base, layers.data[data], layers.first[name])
     config, kept = merge((resolved(layer, models) for layer in parts), place)
     if "train.epochs" not in kept:
         raise ConfigError(
@@ -222,10 +222,10 @@ def _runs(
     name: str, data: str, config: Config, out: Path, needs: tuple[FirstRun, ...], folds: int | None
 ) -> tuple[FirstRun, ...]:
     folder = _folder(name, data, out)
-    own, place = config.model_copy(update={"out": folder}), f"{FOLDER}/{folder.name}"
+    config, place = config.model_copy(update={"out": folder}), f"{FOLDER}/{folder.name}"
     if folds is None:
-        return (FirstRun(place, name, data, own, needs),)
+        return (FirstRun(place, name, data, config, needs),)
     return tuple(
-        FirstRun(f"{place}/fold-{fold}", name, data, of_fold(own, fold, folds), needs, fold)
+        FirstRun(f"{place}/fold-{fold}", name, data, of_fold(config, fold, folds), needs, fold)
         for fold in range(folds)
     )

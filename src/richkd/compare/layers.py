@@ -30,7 +30,7 @@ RESERVED = {
     "cache.dir": "write the folder as cache: of the plan",
 }
 # The parts that belong to a single run or method.
-OWN = ("first", "methods")
+SINGLE = ("first", "methods")
 FOLDS, FROM_LABELS = "folds", "ce"
 OF_METHODS = "write it in methods:, because it is what is compared"
 
@@ -238,11 +238,11 @@ def check_setting(dotted: str, setting: Given, *, budgets: bool) -> None:
     reason = RESERVED.get(dotted)
     if setting.part == "first" and dotted == "train.seed":
         reason = None
-    if setting.part not in OWN and section == "method":
+    if setting.part not in SINGLE and section == "method":
         reason = OF_METHODS
     if setting.part == "space" and section == "data":
         reason = "write it in base:, because all trials are judged by the same images"
-    if setting.part not in OWN and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
+    if setting.part not in SINGLE and dotted == OBJECTIVE and not isinstance(setting.value, Mapping):
         reason = f"{OF_METHODS}; a mapping of terms may be shared"
     elsewhere = ("data", "pairs", "base", "space") if budgets else ("data", "pairs")
     if dotted == "train.epochs" and setting.part in elsewhere:

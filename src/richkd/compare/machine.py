@@ -13,7 +13,7 @@ from richkd.core.machine import cores
 from richkd.core.structured import read_json
 
 # Memory of a run besides its images: libraries, networks and activations.
-GIGABYTE, OWN_GIGABYTES = 1 << 30, 3.0
+GIGABYTE, BASE_GIGABYTES = 1 << 30, 3.0
 CORES_A_RUN = 2
 THREADS_FILE = "threads.json"
 
@@ -25,7 +25,7 @@ def default_jobs(runs: Sequence[AnyRun]) -> int:
     """
     if not runs or any(pick_device(run.config.train.device).type != "cpu" for run in runs):
         return 1
-    most = max(run.config.data.in_memory_gb for run in runs) + OWN_GIGABYTES
+    most = max(run.config.data.in_memory_gb for run in runs) + BASE_GIGABYTES
     by_memory = int(free_gigabytes() // most)
     return max(1, min(len(runs), cores() // CORES_A_RUN, by_memory))
 

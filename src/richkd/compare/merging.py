@@ -40,7 +40,7 @@ def merge(layers: Iterable[Layer], place: str) -> tuple[Config, Layer]:
         for dotted, given in layer.items():
             _put(merged, dotted, given)
     try:
-        merged = _with_own_terms(merged)
+        merged = _with_read_terms(merged)
         _drop_teachers(merged)
         _drop_unused(merged)
         return _config(merged), merged
@@ -109,15 +109,15 @@ def _config(merged: Layer) -> Config:
     return load_config(None, {name: copy.deepcopy(given.value) for name, given in merged.items()})
 
 
-def _with_own_terms(merged: Layer) -> Layer:
+def _with_read_terms(merged: Layer) -> Layer:
     """The settings with those shared settings of terms only that the method has."""
     shared = {
         name: given
         for name, given in merged.items()
         if name.startswith(f"{OBJECTIVE}.") and given.part in SHARED
     }
-    own = {name: given for name, given in merged.items() if name not in shared}
-    config = _config(own)
+    rest = {name: given for name, given in merged.items() if name not in shared}
+    config = _config(rest)
     labels = {spec.label for spec in read_objective(config)}
     written = {
         f"{OBJECTIVE}.{label}.{leaf}"
@@ -126,7 +126,7 @@ def _with_own_terms(merged: Layer) -> Layer:
         for leaf in settings or {}
     }
     read = {n: g for n, g in shared.items() if n.split(".")[1] in labels and n not in written}
-    return own | read
+    return rest | read
 
 
 def _drop_teachers(merged: Layer) -> None:

@@ -163,19 +163,19 @@ def _merged(
 ) -> tuple[Config, Layer]:
     """The settings of all seeds, with the models of first runs, and where they were given."""
     layers = tuple(resolved(layer, models) for layer in layers)
-    own = own_layer(source, epochs)
+    from_plan = plan_layer(source, epochs)
     # The method is the last one, so it may set a number of epochs of its own.
-    return merge((*layers[:-1], own, layers[-1]), source.place("methods", method))
+    return merge((*layers[:-1], from_plan, layers[-1]), source.place("methods", method))
 
 
-def own_layer(source: Source, epochs: int | None) -> Layer:
+def plan_layer(source: Source, epochs: int | None) -> Layer:
     """The settings that the plan itself gives to its runs: the cache and, if it has one, the length."""
-    own: Layer = {}
+    layer: Layer = {}
     if epochs is not None:
-        own["train.epochs"] = Given(epochs, source.place("budgets"), "plan")
+        layer["train.epochs"] = Given(epochs, source.place("budgets"), "plan")
     if source.plan.cache is not None:
-        own["cache.dir"] = Given(str(source.plan.cache), source.place("cache"), "plan")
-    return own
+        layer["cache.dir"] = Given(str(source.plan.cache), source.place("cache"), "plan")
+    return layer
 
 
 def _needs_controls(config: Config) -> bool:

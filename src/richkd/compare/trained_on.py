@@ -81,8 +81,8 @@ def _saw_fitted(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
 
 def _has_more_labels(first: FirstRun, run: PlannedRun, opened: OpenedData) -> bool:
     """Whether a first run is trained on labels that another run does not have."""
-    theirs, own = (opened.of(config).splits["train"] for config in (first.config, run.config))
-    return bool(_labeled(theirs) - _labeled(own))
+    theirs, ours = (opened.of(config).splits["train"] for config in (first.config, run.config))
+    return bool(_labeled(theirs) - _labeled(ours))
 
 
 def _refuse_images_without_fold(run: PlannedRun, opened: OpenedData) -> None:

@@ -112,12 +112,12 @@ def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EV
 def _emulated(runs: Iterable[AnyRun]) -> list[str]:
     """Warnings of precisions that the device only emulates, each once. They are about time, not figures."""
     settings = [run.config.train for run in runs]
-    found = [
+    warnings = [
         emulation_warning(precision, pick_device(train.device))
         for train in settings
         for precision in (train.precision, train.teacher_precision)
     ]
-    return list(dict.fromkeys(warning for warning in found if warning))
+    return list(dict.fromkeys(warning for warning in warnings if warning))
 
 
 def refuse_other_teachers(runs: Iterable[AnyRun], checked: Checked) -> None:

@@ -99,11 +99,11 @@ def fields_of(section: type[Section], prefix: str = "") -> tuple[tuple[str, Fiel
         >>> [name for name, _ in fields_of(Config) if name.endswith("alpha")][:3]
         ['augment.mixup_alpha', 'augment.cutmix_alpha', 'fusion.alpha']
     """
-    found: list[tuple[str, FieldInfo]] = []
+    fields: list[tuple[str, FieldInfo]] = []
     for name, field in section.model_fields.items():
         inner = section_type(field)
-        found += fields_of(inner, f"{prefix}{name}.") if inner is not None else ((f"{prefix}{name}", field),)
-    return tuple(found)
+        fields += fields_of(inner, f"{prefix}{name}.") if inner is not None else ((f"{prefix}{name}", field),)
+    return tuple(fields)
 
 
 def _all(*, experimental: bool) -> Iterator[Setting]:

@@ -160,7 +160,7 @@ def _marks() -> Iterator[tuple[str, WhenResumed]]:
                     yield dotted, mark
 
 
-def _relocated(config: Config, beside: Path | None) -> Config:
+def _relocated(config: Config, folder: Path | None) -> Config:
     """The same settings with paths that exist, where those that were given do not."""
     run = config.out
     recorded = recorded_inputs(run).get("files")
@@ -173,12 +173,12 @@ def _relocated(config: Config, beside: Path | None) -> Config:
         if place is None or not known:
             continue
         prefix, path = place
-        candidates = [] if beside is None or path.is_absolute() else [beside / path]
+        candidates = [] if folder is None or path.is_absolute() else [folder / path]
         if old_run is not None:
             candidates.append(Path(os.path.normpath(run / os.path.relpath(expanded(path), old_run))))
-        found = [candidate for candidate in candidates if exists(candidate)]
-        if found and not exists(expanded(path)):
-            changes[dotted] = f"{prefix}{found[0]}"
+        existing = [candidate for candidate in candidates if exists(candidate)]
+        if existing and not exists(expanded(path)):
+            changes[dotted] = f"{prefix}{existing[0]}"
     return load_config(None, config.model_dump(mode="json") | changes) if changes else config
 
 

@@ -27,9 +27,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         first, count = sum(ctx.sizes[: rank()]), ctx.sizes[rank()]
-        own = gradients[0].new_zeros(ctx.shape)
-        own[:count] = gradients[0][first : first + count] * len(ctx.sizes)
-        return own, None
+        gradient = gradients[0].new_zeros(ctx.shape)
+        gradient[:count] = gradients[0][first : first + count] * len(ctx.sizes)
+        return gradient, None
 
 
 def gathered(rows_BX: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -48,8 +48,8 @@ def wanted(environment: Mapping[str, str], arguments: Sequence[str]) -> bool:
         >>> wanted({}, ["distill"]), wanted({}, ["distill", "--help"]), wanted({"LD_PRELOAD": "x"}, ["teach"])
         (True, False, False)
     """
-    chosen = any(name in (VARIABLE, "LD_PRELOAD") or name.startswith("MALLOC_") for name in environment)
-    return not chosen and bool(arguments) and QUICK.isdisjoint(arguments)
+    configured = any(name in (VARIABLE, "LD_PRELOAD") or name.startswith("MALLOC_") for name in environment)
+    return not configured and bool(arguments) and QUICK.isdisjoint(arguments)
 
 
 def available() -> bool:

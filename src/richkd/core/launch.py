@@ -24,7 +24,7 @@ from richkd.core.interrupt import Interrupted
 from richkd.core.processes import answered, group, left_reason, rank, world
 
 # What a launcher must tell each process.
-TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+REQUIRED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Variables by which MPI and Slurm tell how many processes they started.
 OTHER_LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # What PyTorch says if another process has ended or does not answer.
@@ -52,17 +52,17 @@ def join(device: str, timeout: float) -> torch.device:
         >>> join("cpu", timeout=60)
         device(type='cpu')
     """
-    chosen, count = pick_device(device), asked_for(os.environ)
+    selected, count = pick_device(device), asked_for(os.environ)
     if count == 1:
-        return chosen
+        return selected
     local = int(os.environ["LOCAL_RANK"])
-    if chosen.type == "cuda":
+    if selected.type == "cuda":
         _refuse_few_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", count)))
-        chosen = torch.device("cuda", local)
-        torch.cuda.set_device(chosen)
+        selected = torch.device("cuda", local)
+        torch.cuda.set_device(selected)
     if not dist.is_initialized():
-        _initialize("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout)
-    return chosen
+        _initialize("cpu:gloo,cuda:nccl" if selected.type == "cuda" else "gloo", timeout)
+    return selected
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def asked_for(environment: Mapping[str, str]) -> int:
     text = environment.get("WORLD_SIZE", "1")
     count = int(text) if text.isdigit() else 0
     others = [name for name in OTHER_LAUNCHERS if environment.get(name, "1") != "1"]
-    missing = [name for name in TOLD if not environment.get(name)]
+    missing = [name for name in REQUIRED if not environment.get(name)]
     if "WORLD_SIZE" not in environment and others:
         raise _refusal(f"{others[0]}={environment[others[0]]}, and no WORLD_SIZE", environment[others[0]])
     started_alone = environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")

@@ -176,14 +176,14 @@ def share(path: Path) -> FileLock | None:
     return lock
 
 
-def release_own(path: Path) -> None:
+def release_held(path: Path) -> None:
     """Give back all locks that this process holds on a file.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     lock = share(Path(folder) / "cache.lock")
-        ...     release_own(Path(folder) / "cache.lock")
+        ...     release_held(Path(folder) / "cache.lock")
         ...     with FileLock(Path(folder) / "cache.lock") as alone:
         ...         alone.shared
         False

@@ -53,6 +53,19 @@ def resolved(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def folder_name(path: str | Path) -> str:
+    """The name of a file or folder, also of ``.`` and of paths that end with ``..``.
+
+    Example:
+        >>> folder_name("data/photos"), folder_name("data/photos/..") == folder_name(Path("data").absolute())
+        ('photos', True)
+        >>> folder_name(".") == Path.cwd().name
+        True
+    """
+    name = Path(path).name
+    return name if name not in ("", "..") else resolved(path).name
+
+
 def nearest_existing(path: str | Path) -> Path:
     """The absolute path without links, or its nearest parent that exists.
 

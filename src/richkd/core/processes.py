@@ -207,7 +207,7 @@ def meet() -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-def gather_objects(own: T) -> list[T]:
+def gather_objects(item: T) -> list[T]:
     """The objects of all processes, in their order.
 
     Example:
@@ -215,9 +215,9 @@ def gather_objects(own: T) -> list[T]:
         ['here']
     """
     if world() == 1:
-        return [own]
+        return [item]
     gathered: list[Any] = [None] * world()
-    dist.all_gather_object(gathered, own)
+    dist.all_gather_object(gathered, item)
     return gathered
 
 
@@ -234,14 +234,14 @@ def gather_rows(rows_BX: Tensor, sizes: Sequence[int]) -> Tensor:
     """
     if len(sizes) == 1:
         return rows_BX.detach()
-    own = rows_BX.detach()[: sizes[rank()]]
-    padded = own.new_zeros((max(sizes), *own.shape[1:]))
-    padded[: len(own)] = own
+    local = rows_BX.detach()[: sizes[rank()]]
+    padded = local.new_zeros((max(sizes), *local.shape[1:]))
+    padded[: len(local)] = local
     sent_as = padded.dtype if padded.dtype in SENT else torch.uint8
     flat = padded.view(-1).view(sent_as)
     received = [torch.empty_like(flat) for _ in sizes]
     dist.all_gather(received, flat)
-    wholes = [rows.view(own.dtype).view(padded.shape) for rows in received]
+    wholes = [rows.view(local.dtype).view(padded.shape) for rows in received]
     return torch.cat([rows[:size] for rows, size in zip(wholes, sizes, strict=True)])
 
 

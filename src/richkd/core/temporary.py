@@ -30,8 +30,8 @@ def temporary_path(path: Path) -> Path:
     """A path in the same folder for the content of ``path`` until it is complete; every call gives another.
 
     Example:
-        >>> own = temporary_path(Path("runs/last.ckpt"))
-        >>> own.parent.as_posix(), own.name.startswith(".last.ckpt."), bool(PATTERN.fullmatch(own.name))
+        >>> path = temporary_path(Path("runs/last.ckpt"))
+        >>> path.parent.as_posix(), path.name.startswith(".last.ckpt."), bool(PATTERN.fullmatch(path.name))
         ('runs', True, True)
     """
     me = this_process()

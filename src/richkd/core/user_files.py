@@ -40,7 +40,18 @@ def read_text(path: Path, refusal: type[RichKDError], what: str, hint: str) -> s
         text = read_regular(expanded(path), LIMIT).decode("utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of ~ is unknown
         raise refusal(f"{what} {path} cannot be read", got=str(error), fix=hint) from error
-    # As files that are opened as text are read.
+    return with_newlines(text)
+
+
+def with_newlines(text: str) -> str:
+    r"""The text with ``\n`` at the end of each line, as Python reads files that are opened as text.
+
+    Its lines are `str.split("\n")`. `str.splitlines` would also split names at characters such as U+2028.
+
+    Example:
+        >>> with_newlines("red\u2028panda\r\ncat").split("\n")
+        ['red\u2028panda', 'cat']
+    """
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -85,20 +85,20 @@ class Wait:
 
     def __init__(self, what: str, total: int, unit: str = "images") -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0
-        self._schedule, self._said = Schedule(), False
+        self._schedule, self._logged = Schedule(), False
 
     def advance(self, count: int = 1) -> None:
         """Count what was done."""
         self.done += count
         if _shown and 0 < self.done < self.total and self._schedule.due():
-            self._said = True
+            self._logged = True
             left = self._schedule.seconds * (self.total - self.done) / self.done
             counts = f"{self.done:,} of {self.total:,} {self.unit}"
             log_to_stderr(f"{self.what}: {counts}, {clock(left)} left")
 
     def end(self) -> None:
         """Say how long it took, if anything was said before."""
-        if self._said:
+        if self._logged:
             log_to_stderr(f"{self.what}: {self.done:,} {self.unit} in {self._schedule.seconds:.1f} s")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from richkd.core.errors import ClassError, nearest
 
 # ASCII letters and digits that many fonts draw alike.
-ALIKE = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "O"})
+LOOKALIKES = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "O"})
 
 # Categories of characters without a shape: format and control characters.
 HIDDEN = ("Cf", "Cc")
@@ -84,12 +84,12 @@ def difference(name: str, other: str) -> str:
     if name == other:
         return ""
     shapes, others = _shapes(name), _shapes(other)
-    alike = len(shapes) == len(others) and all(
+    similar = len(shapes) == len(others) and all(
         a == b or not (a.isascii() and b.isascii()) for a, b in zip(shapes, others, strict=True)
     )
     same = sum(a == b for a, b in zip(shapes, others, strict=False))
     # Two words of other scripts differ everywhere; a name that looks alike has some letters in common.
-    return _place(name, other) if alike and (same or len(shapes) == 1 or shapes == others) else ""
+    return _place(name, other) if similar and (same or len(shapes) == 1 or shapes == others) else ""
 
 
 def hint_at_class(name: str, class_names: Iterable[str]) -> str:
@@ -102,9 +102,9 @@ def hint_at_class(name: str, class_names: Iterable[str]) -> str:
         "Did you mean 'dog'? It differs at character 4: the end instead of U+200B ZERO WIDTH SPACE."
     """
     known = list(class_names)
-    alike = next((one for one in known if difference(one, name)), None)
-    if alike is not None:
-        return f"Did you mean '{alike}'? It differs at {difference(alike, name)}."
+    lookalike = next((one for one in known if difference(one, name)), None)
+    if lookalike is not None:
+        return f"Did you mean '{lookalike}'? It differs at {difference(lookalike, name)}."
     return nearest(name, known, f"The first are {', '.join(known[:3])}; write them as the data do.")
 
 
@@ -113,7 +113,7 @@ def _shapes(name: str) -> str:
     words = "".join(
         c for c in normalized(name) if c.isspace() or unicodedata.category(c) not in HIDDEN
     ).split()
-    return " ".join(words).translate(ALIKE)
+    return " ".join(words).translate(LOOKALIKES)
 
 
 def _place(name: str, other: str) -> str:

@@ -9,6 +9,7 @@ from richkd.core.errors import ClassError, DataError
 from richkd.core.home import expanded
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import LIMIT
+from richkd.core.user_files import with_newlines
 from richkd.data.class_text import difference, is_number, normalized
 
 
@@ -135,7 +136,7 @@ def read_names(file: Path, classes: int, labels: Sequence[str] = ()) -> tuple[st
     except (OSError, ValueError, RuntimeError) as error:
         rule = f"Class names in {file} must be readable UTF-8 text"
         raise DataError(rule, got=str(error), fix="check --data.class_names.") from error
-    names = [normalized(line.strip()) for line in text.rstrip().splitlines()]
+    names = [normalized(line.strip()) for line in with_newlines(text).rstrip().split("\n")]
     if len(names) != classes:
         rule = f"{file} must have a name for each of the {classes} classes"
         got = f"{len(names)} lines{_missing_labels(labels, len(names))}"

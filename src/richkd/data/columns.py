@@ -138,7 +138,7 @@ def is_unlabeled(rows: datasets.Dataset, label_column: str | None) -> bool:
     if column not in rows.column_names:
         return True
     values = rows.select_columns([column])[:][column]
-    return all(value is None or (isinstance(value, int) and value < 0) for value in values)
+    return all(map(_is_missing, values))
 
 
 def classes_without_images(labels_N: Tensor, class_names: Sequence[str]) -> list[str]:
@@ -265,15 +265,12 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
     where = f"label column '{column}' of {where}"
     if isinstance(feature, datasets.ClassLabel):
         names = all_normalized(feature.names, where)
-        unlabeled = sum(value is None or not 0 <= value < len(names) for value in values)
         _refuse_counted_from_one(values, len(names), where)
-    elif isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype):
-        # Negative integers stand for a missing label, as −1 does in many data sets.
-        unlabeled = sum(value is None or (isinstance(value, int) and value < 0) for value in values)
-    else:
+        _refuse_beyond(values, len(names), where)
+    elif not (isinstance(feature, datasets.Value) and re.search(r"^u?int|string", feature.dtype)):
         rule = f"The {where} must contain class labels (ClassLabel, integers or strings)"
         raise DataError(rule, got=str(feature), fix="name another column with --data.label_column.")
-    if unlabeled:
+    if unlabeled := sum(map(_is_missing, values)):
         raise DataError(
             f"Every image must have a class: {where}",
             got=f"{unlabeled} of {len(values)} rows with an empty or negative label",
@@ -285,6 +282,24 @@ def _labels(rows: datasets.Dataset, column: str, where: str) -> tuple[Tensor, tu
         position = {value: place for place, value in enumerate(present)}
         values, names = [position[value] for value in values], tuple(str(value) for value in present)
     return torch.tensor(values, dtype=torch.int64), names
+
+
+def _is_missing(label: object) -> bool:
+    """Whether a label is empty: nothing, blank text, or a negative integer, as −1 is in many data sets."""
+    if isinstance(label, str):
+        return not label.strip()
+    return label is None or (isinstance(label, int) and label < 0)
+
+
+def _refuse_beyond(values: Sequence[int | None], classes: int, where: str) -> None:
+    """Refuse labels for which there is no class name."""
+    beyond = [value for value in values if value is not None and value >= classes]
+    if beyond:
+        raise DataError(
+            f"Integer labels of {classes} classes must be in 0..{classes - 1}: {where}",
+            got=f"{len(beyond)} of {len(values)} rows with a larger label, up to {max(beyond)}",
+            fix="correct these labels, or add the names of their classes.",
+        )
 
 
 def _refuse_counted_from_one(values: Sequence[int | None], classes: int, where: str) -> None:

@@ -77,7 +77,7 @@ def shared_positions(a: Sequence[bytes], b: Sequence[bytes]) -> list[tuple[list[
     return [(places, second[value]) for value, places in first.items() if value in second]
 
 
-def summary(found: Sequence[Duplicate]) -> str:
+def summary(shared: Sequence[Duplicate]) -> str:
     """The first shared pictures, and how many there are if some have several copies in a split.
 
     Example:
@@ -86,8 +86,8 @@ def summary(found: Sequence[Duplicate]) -> str:
         >>> summary([Duplicate(("d",), ("e",))])
         'd = e'
     """
-    several = any(len(keys) > 1 for one in found for keys in one)
-    return f"{len(found):,} pictures: " * several + first_few([str(one) for one in found])
+    several = any(len(keys) > 1 for one in shared for keys in one)
+    return f"{len(shared):,} pictures: " * several + first_few([str(one) for one in shared])
 
 
 def _positions(values: Sequence[bytes]) -> dict[bytes, list[int]]:
@@ -102,6 +102,6 @@ def _digests(split: Split, workers: int) -> list[bytes]:
         size = f"{image.width}x{image.height}:".encode()
         return hashlib.blake2b(size + image.tobytes(), digest_size=16).digest()
 
-    own, _ = share_of(len(split))
-    digests = gather_objects(list(map_images(split, digest, workers=workers, own=own)))
+    share, _ = share_of(len(split))
+    digests = gather_objects(list(map_images(split, digest, workers=workers, share=share)))
     return [one for of_process in digests for one in of_process]

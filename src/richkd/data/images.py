@@ -136,8 +136,8 @@ def decode_all(
     def place(index: int, image: Image.Image) -> None:
         array_NHWC[index] = np.asarray(frame(image, framing))
 
-    own, sizes = share_of(len(split))
-    for _ in map_images(split, place, workers=workers, progress=progress, short=short, own=own):
+    share, sizes = share_of(len(split))
+    for _ in map_images(split, place, workers=workers, progress=progress, short=short, share=share):
         pass
     memory.exchange([size * math.prod(shape[1:]) for size in sizes])
     return pixels_NHWC
@@ -150,7 +150,7 @@ def map_images(
     workers: int = 2,
     progress: Progress | None = None,
     short: int | None = None,
-    own: slice | None = None,
+    share: slice | None = None,
 ) -> Iterator[Result]:
     """Call ``function(index, image)`` for each image of a split, in threads, and yield its results in order.
 
@@ -160,7 +160,7 @@ def map_images(
         workers: number of threads.
         progress: called with (images done, images in total).
         short: see `decode_rgb`.
-        own: the images that this process reads, where several processes read a share each; None for all.
+        share: the images that this process reads, where several processes read a share each; None for all.
 
     Raises:
         ImageError: some images cannot be read. It is raised after the last image, for all of them together,
@@ -188,7 +188,7 @@ def map_images(
                 results.append(function(index, image))
         return results, errors
 
-    first, last, _ = (own or slice(None)).indices(len(split))
+    first, last, _ = (share or slice(None)).indices(len(split))
     unreadable: list[DataError] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         chunks = waiting(
@@ -202,7 +202,7 @@ def map_images(
             yield from results
             if progress is not None:
                 progress(min((number + 1) * CHUNK, last - first), last - first)
-    if own is not None:
+    if share is not None:
         unreadable = [error for errors in gather_objects(unreadable) for error in errors]
     if unreadable:
         raise _all_unreadable(split, unreadable)

@@ -80,7 +80,9 @@ class Mix:
             logits_BC=self._logits(target.logits_BC, other.logits_BC),
             teachers=tuple(self._output(first, second) for first, second in pair),
             weight_B=weight_B,
-            logs=tuple(self._logits(own, its) for own, its in zip(target.logs, other.logs, strict=True)),
+            logs=tuple(
+                self._logits(first, second) for first, second in zip(target.logs, other.logs, strict=True)
+            ),
         )
 
     def _output(self, first: Output, second: Output) -> Output:
@@ -88,14 +90,16 @@ class Mix:
         return Output(
             self._logits(first.logits_BC, second.logits_BC),
             torch.lerp(second.feats_BF, first.feats_BF, self.share),
-            tuple(torch.lerp(other, own, self.share) for own, other in maps),
+            tuple(torch.lerp(second_map, first_map, self.share) for first_map, second_map in maps),
         )
 
     def _logits(self, first_BC: Tensor, second_BC: Tensor) -> Tensor:
         logs = [at_least_fp32(z_BC).log_softmax(dim=1) for z_BC in (first_BC, second_BC)]
         # The share of the second image can be zero.
-        own, other = (math.log(share) if share else -math.inf for share in (self.share, 1 - self.share))
-        return torch.logaddexp(logs[0] + own, logs[1] + other)
+        log_first, log_second = (
+            math.log(share) if share else -math.inf for share in (self.share, 1 - self.share)
+        )
+        return torch.logaddexp(logs[0] + log_first, logs[1] + log_second)
 
 
 def partners_of(images: int) -> Tensor:

@@ -138,21 +138,21 @@ class Pictures:
         def keep(index: int, image: Image.Image) -> None:
             self._decoded[index] = torch.from_numpy(np.array(shrink(image, self.short)))
 
-        own, _ = share_of(len(self.split))
-        for _ in map_images(self.split, keep, workers=self.workers, short=self.short, own=own):
+        share, _ = share_of(len(self.split))
+        for _ in map_images(self.split, keep, workers=self.workers, short=self.short, share=share):
             pass
         self._exchange()
 
     def _exchange(self) -> None:
         """Give all processes the pictures that each has decoded; those of a machine share them."""
-        own = [picture for _, picture in sorted(self._decoded.items())]
-        shapes = gather_objects([tuple(picture.shape) for picture in own])
+        decoded = [picture for _, picture in sorted(self._decoded.items())]
+        shapes = gather_objects([tuple(picture.shape) for picture in decoded])
         if len(shapes) == 1:
             return
         sizes = [sum(map(math.prod, of_one)) for of_one in shapes]
         memory = NodeMemory.of(sum(sizes))
         mine_N = torch.split(memory.bytes_N, sizes)[rank()]
-        for place_P, picture in zip(torch.split(mine_N, [p.numel() for p in own]), own, strict=True):
+        for place_P, picture in zip(torch.split(mine_N, [p.numel() for p in decoded]), decoded, strict=True):
             place_P.copy_(picture.flatten())
         memory.exchange(sizes)
         # Shares are in the order of the images.

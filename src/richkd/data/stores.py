@@ -201,8 +201,8 @@ def _square_size(split: Split, student: int, teachers: Sequence[int]) -> int:
     largest = max(teachers, default=0)
     if largest <= student:
         return student
-    own = max((min(size) for size in picture_sizes(split)), default=0)
-    return max(student, min(largest, own))
+    picture = max((min(size) for size in picture_sizes(split)), default=0)
+    return max(student, min(largest, picture))
 
 
 def _open_pictures(

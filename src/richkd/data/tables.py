@@ -233,15 +233,15 @@ def _open_folders(
         return {WHOLE: open_class_folders(place, folders, place, nested=nested)}
     tables: dict[str, datasets.Dataset] = {}
     for name in (name for name in ("train", "val", "test") if name in splits):
-        folder, found = splits[name], contents(splits[name])
-        warn_of_hidden(found.hidden, place)
-        if name != "train" and not found.folders and any(map(is_image, found.files)):
+        folder, entries = splits[name], contents(splits[name])
+        warn_of_hidden(entries.hidden, place)
+        if name != "train" and not entries.folders and any(map(is_image, entries.files)):
             train = tables.get("train", listed.get("train"))
             rows = _open_flat(place, folder, name, train, used)
             tables |= {} if rows is None else {name: rows}
         else:
             options = {"nested": nested, "may_lack": name != "train"}
-            tables[name] = open_class_folders(folder, found.folders, place, **options)
+            tables[name] = open_class_folders(folder, entries.folders, place, **options)
     return tables
 
 

@@ -121,11 +121,11 @@ def refuse_tested(data: Data, workers: int) -> None:
     unlabeled = train.select(NAME, (train.labels_N == UNLABELED).nonzero()[:, 0].numpy())
     problems = Problems(ImageError)
     for name in (name for name in data.splits if name != "train"):
-        found = problems.attempt(duplicates, unlabeled, data.splits[name], workers)
-        if found:
+        shared = problems.attempt(duplicates, unlabeled, data.splits[name], workers)
+        if shared:
             raise DataError(
                 f"No unlabeled image may occur in the {name} split",
-                got=f"{sum(len(one.first) for one in found):,} with equal pixels: {summary(found)}",
+                got=f"{sum(len(one.first) for one in shared):,} with equal pixels: {summary(shared)}",
                 fix="remove these images from the folder of --unlabeled.",
             )
     problems.refuse_all()

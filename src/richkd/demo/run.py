@@ -7,7 +7,6 @@ of both.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from rich.table import Table
 from richkd.config.loading import load_config
 from richkd.config.resumed import SETTINGS as SETTINGS_FILE
 from richkd.core.errors import CheckpointError
+from richkd.core.home import expanded
+from richkd.core.presence import resolved
 from richkd.core.structured import read_yaml
 from richkd.core.terminal import Terminal
 from richkd.demo.digits import write_digits
@@ -143,7 +144,7 @@ def _other_data(run: Path, digits: Path) -> str | None:
     """What a run was trained on, for messages; None if these are the digits."""
     try:
         path = str(read_yaml(run / SETTINGS_FILE)["data"]["path"])
-        return None if os.path.realpath(path) == os.path.realpath(digits) else f"a run with the data {path}"
+        return None if resolved(expanded(path)) == resolved(digits) else f"a run with the data {path}"
     except (OSError, ValueError, LookupError, TypeError):
         return f"a run without a {SETTINGS_FILE} that can be read"
 

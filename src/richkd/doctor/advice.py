@@ -39,8 +39,8 @@ def findings(report: Report) -> list[Finding]:
         >>> [one.problem for one in findings({"software": {"python": "3.9.1"}})]
         ['Python 3.9.1 is older than 3.11']
     """
-    found = [one for rule in RULES for one in rule(report)]
-    return sorted(found, key=lambda one: one.level != "error")
+    problems = [one for rule in RULES for one in rule(report)]
+    return sorted(problems, key=lambda one: one.level != "error")
 
 
 def _packages(report: Report) -> Iterator[Finding]:
@@ -107,9 +107,9 @@ def _processor(report: Report) -> Iterator[Finding]:
     if usable is None:
         return
     most = max(1, int(usable))
-    chosen, threads = report.get("variables", {}).get("OMP_NUM_THREADS", ""), gpu.get("threads", 1)
-    if chosen.strip().isdigit() and int(chosen) > most:
-        threads, name = int(chosen), "OMP_NUM_THREADS"
+    variable, threads = report.get("variables", {}).get("OMP_NUM_THREADS", ""), gpu.get("threads", 1)
+    if variable.strip().isdigit() and int(variable) > most:
+        threads, name = int(variable), "OMP_NUM_THREADS"
     else:
         name = "The number of threads"
     if threads > most:

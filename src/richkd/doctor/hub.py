@@ -55,8 +55,8 @@ def hub_cache() -> Path:
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     home = Path(os.environ.get("HF_HOME") or base)
-    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
-    return expanded(os.path.expandvars(chosen)).absolute()
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
+    return expanded(os.path.expandvars(folder)).absolute()
 
 
 def connection_problem(address: str, seconds: float = SECONDS) -> str | None:

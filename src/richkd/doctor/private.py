@@ -53,8 +53,8 @@ def _homes() -> list[str]:
     except RuntimeError:
         return []
     # The root folder, which some containers have as home, would be found in every path.
-    found = {home, os.path.realpath(home)} - {os.path.sep}
-    return sorted((one for one in found if Path(one) != Path(one).parent), key=len, reverse=True)
+    homes = {home, os.path.realpath(home)} - {os.path.sep}
+    return sorted((one for one in homes if Path(one) != Path(one).parent), key=len, reverse=True)
 
 
 def _users() -> list[str]:

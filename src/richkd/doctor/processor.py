@@ -104,8 +104,8 @@ def _limit(root: Path) -> int | None:
 def _groups(root: Path) -> list[Path]:
     """Folders of the control groups of this process, from its own to the root."""
     base = root / "sys" / "fs" / "cgroup"
-    own = next((line[3:] for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")), "/")
-    path = PurePosixPath(own.strip().lstrip("/"))
+    group = next((line[3:] for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")), "/")
+    path = PurePosixPath(group.strip().lstrip("/"))
     return [base / part for part in (path, *path.parents)]
 
 

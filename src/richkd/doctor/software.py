@@ -95,8 +95,8 @@ def _requirements() -> dict[str, str]:
         lines = requires("richkd") or []
     except PackageNotFoundError:
         return {}
-    found = [Requirement(line) for line in lines if "extra ==" not in line]
-    return {one.name: str(one.specifier) for one in found if one.marker is None or one.marker.evaluate()}
+    packages = [Requirement(line) for line in lines if "extra ==" not in line]
+    return {one.name: str(one.specifier) for one in packages if one.marker is None or one.marker.evaluate()}
 
 
 def _lacks(name: str, rule: str) -> bool:

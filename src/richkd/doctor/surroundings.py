@@ -80,10 +80,10 @@ def variables() -> dict[str, str]:
         >>> "HF_TOKEN" in variables()
         False
     """
-    found = {name: os.environ[name] for name in SHOWN if name in os.environ}
+    values = {name: os.environ[name] for name in SHOWN if name in os.environ}
     for name in ADDRESSES:
         value = os.environ.get(name, os.environ.get(name.lower()))
         if value is not None:
             # A list of hosts, such as that of NO_PROXY, is no address.
-            found[name] = without_password(value) if "//" in value else "set" if "@" in value else value
-    return found
+            values[name] = without_password(value) if "//" in value else "set" if "@" in value else value
+    return values

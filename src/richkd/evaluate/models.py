@@ -79,8 +79,8 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
     """
     run = Path(run)
     config = _settings_of(run)
-    own = is_data_of(run, config, data)
-    if own:
+    same_data = is_data_of(run, config, data)
+    if same_data:
         # The data may have moved since the run.
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     # Held-out images are evaluated with the fusions that the run made for its training images.
@@ -98,7 +98,7 @@ def open_teachers(run: str | Path, data: str, device: torch.device) -> tuple[Pre
     fusion = source.fusion if source and len(source.teachers) == len(parts.teachers) > 1 else None
     labeled = source.labeled if source and fusion else None
     predictor = TeachersPredictor(parts.teachers, fusion, parts.student.framing, labeled=labeled)
-    if own:
+    if same_data:
         # A cache of the top-k logits does not have the complete outputs that the metrics need.
         complete = config.cache.dir is not None and config.cache.top_k is None
         if complete:

@@ -91,13 +91,13 @@ def open_subjects(
         )
     first, device = given[0].model, pick_device(config.device)
     problems = Problems()
-    found = problems.attempt(_open_images, first, data, config)
-    if found is None:
+    result = problems.attempt(_open_images, first, data, config)
+    if result is None:
         # Classes cannot be compared without the data; missing folders are found anyway.
         _open_shifts(problems, config, None, Columns(label=config.label_column))
         problems.refuse_all()
-    assert found is not None
-    opened, columns = found
+    assert result is not None
+    opened, columns = result
     split = problems.attempt(_split_of, opened, data, config.split)
     networks = [problems.attempt(_open_model, one, opened, data, device, checkpoint) for one in given]
     teachers = problems.attempt(_open_teachers, first, data, device) if config.teachers else None
@@ -203,23 +203,23 @@ def _refuse_seen(given: GivenModel, split: Split, shifts: Mapping[str, Split]) -
         "evaluate each alone; or train both with the same --seed and settings of the data, or with data that "
         "have a test split of their own."
     )
-    _refuse_found(model, seen, split, seen.other_than(split), split.name, fix)
+    _refuse_images(model, seen, split, seen.other_than(split), split.name, fix)
     # Shifted images may be images of the evaluated split, or of the test split.
     learned = [name for name in seen.splits if name not in (split.name, "test")]
     for name, images in shifts.items():
-        found = np.flatnonzero(seen.holds(digests_of(images, hashed=True), split.name, learned))
+        positions = np.flatnonzero(seen.holds(digests_of(images, hashed=True), split.name, learned))
         fix = f"give images to --shift {name} that the run was not trained or fitted on."
-        _refuse_found(model, seen, images, found, f"--shift {name}", fix)
+        _refuse_images(model, seen, images, positions, f"--shift {name}", fix)
 
 
-def _refuse_found(
-    model: str, seen: Seen, images: Split, found: NDArray[np.intp], what: str, fix: str
+def _refuse_images(
+    model: str, seen: Seen, images: Split, positions: NDArray[np.intp], what: str, fix: str
 ) -> None:
-    if len(found):
+    if len(positions):
         raise DataError(
             f"{model} must not be evaluated on images that it was trained or fitted on",
-            got=f"{len(found):,} of {counted(len(images), 'image')} of {what}, first "
-            f"{images.key(int(found[0]))}, are in another split of {seen.run}",
+            got=f"{len(positions):,} of {counted(len(images), 'image')} of {what}, first "
+            f"{images.key(int(positions[0]))}, are in another split of {seen.run}",
             fix=fix,
         )
 

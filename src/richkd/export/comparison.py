@@ -72,7 +72,9 @@ def probabilities_of(models: list[Classifier], pictures: Pictures) -> list[Tenso
     return [torch.cat(results) for results in parts]
 
 
-def refuse_difference(student: Classifier, artifact: Artifact, found: Comparison, tolerance: float) -> None:
+def refuse_difference(
+    student: Classifier, artifact: Artifact, comparison: Comparison, tolerance: float
+) -> None:
     """Refuse an artifact whose probabilities differ from the student's by more than a tolerance.
 
     Besides the comparison on pictures, generated ones of several sizes, and three of the same size in one
@@ -81,7 +83,7 @@ def refuse_difference(student: Classifier, artifact: Artifact, found: Comparison
     Raises:
         ModelError: the difference, and where it was found.
     """
-    differences = {f"on {found.source}": found.max_difference}
+    differences = {f"on {comparison.source}": comparison.max_difference}
     generated = generated_pictures()
     sizes = compare_with_student(student, artifact, generated)
     differences[f"on {sizes.source} of several sizes"] = sizes.max_difference

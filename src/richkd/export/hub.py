@@ -75,8 +75,8 @@ def plan_upload(student: str | Path, repository: str) -> Upload:
         raise _no_repository(repository, "no owner")
     folder = saved_folder(folder_of(student))
     check_saved(folder)
-    found = sorted({path for pattern in UPLOADED for path in folder.glob(pattern) if path.is_file()})
-    files: dict[str, bytes | Path] = {path.name: path for path in found}
+    paths = sorted({path for pattern in UPLOADED for path in folder.glob(pattern) if path.is_file()})
+    files: dict[str, bytes | Path] = {path.name: path for path in paths}
     if CARD in files:
         text = (
             (folder / CARD).read_text(encoding="utf-8").replace(f"local-dir:{PLACE}", f"hf-hub:{repository}")

@@ -106,8 +106,8 @@ def run_benchmark(
         >>> network = build_network(ModelConfig(name="cifar_resnet8", size=8), 2, role="student")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_student(folder, network, ("ant", "bee"), 1.0, {})
-        ...     found = run_benchmark(folder, batches=(1, 2), rounds=3, warmup=1)
-        >>> [row.batch for row in found.batches], found.batches[0].median > 0
+        ...     result = run_benchmark(folder, batches=(1, 2), rounds=3, warmup=1)
+        >>> [row.batch for row in result.batches], result.batches[0].median > 0
         ([1, 2], True)
     """
     for option, value in {"batch": min(batches, default=0), "threads": threads, "rounds": rounds}.items():

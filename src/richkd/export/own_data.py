@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from richkd.config.loading import load_config
 from richkd.config.resumed import recorded_inputs
 from richkd.config.schema import Config, DataConfig
 from richkd.core.errors import DataError, RichKDError
-from richkd.core.presence import is_file
+from richkd.core.home import expanded
+from richkd.core.presence import is_file, resolved
 from richkd.data.digests import decoded, digests_of
 from richkd.data.sources import open_data
 from richkd.data.split import Data
@@ -50,7 +50,8 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
     """Data settings and seed of the run that trained a model, if it used the same data; else the defaults.
 
     With these settings the splits are the same as in training, so no training image is in the test split.
-    Data that were moved or copied are recognized by the digests of their test images.
+    Data that were moved or copied are recognized by the digests of their test images. Those of more than 4 GB
+    are digests of sizes and modification times, which `mv` and `rsync -a` keep.
 
     Example:
         >>> as_trained(Path("runs/small"), "photos")[0].path
@@ -77,8 +78,7 @@ def is_data_of(run: Path, config: Config, data: str) -> bool:
         >>> is_data_of(Path("runs/small"), config, "./photos")
         True
     """
-    # Path.resolve would raise an error for a link to itself.
-    if os.path.realpath(config.data.path) == os.path.realpath(data):
+    if resolved(expanded(config.data.path)) == resolved(expanded(data)):
         return True
     settings = config.data.model_copy(update={"path": data, "unlabeled": None})
     return _is_moved(run, settings, config.train.seed)
@@ -89,10 +89,9 @@ def _is_moved(run: Path, settings: DataConfig, seed: int) -> bool:
     try:
         recorded = recorded_inputs(run)
         then_N = decoded(recorded["splits"]["test"])
-        if not recorded["hashed"]:
-            return False
         test = open_data(settings, seed).splits["test"]
-        return len(test) == len(then_N) and bool((digests_of(test, hashed=True) == then_N).all())
+        now_N = digests_of(test, hashed=recorded["hashed"])
+        return len(now_N) == len(then_N) and bool((now_N == then_N).all())
     except (RichKDError, LookupError, TypeError, ValueError):
         # Other data need not fit the settings of the run.
         return False

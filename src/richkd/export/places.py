@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from richkd.config.model_name import parse_model_name
@@ -49,7 +50,8 @@ def name_of(model: str | Path) -> str:
     name = parse_model_name(str(model))
     if name.kind == "hf-hub":
         return name.value.partition("@")[0].rpartition("/")[2]
-    path = folder_of(model).absolute()
+    # Links keep their names, which Path.resolve would replace.
+    path = Path(os.path.abspath(folder_of(model)))  # noqa: PTH100
     if path.name == "student":
         return path.parent.name
     return path.parent.parent.name if path.parent.name == "checkpoints" else path.name

@@ -18,6 +18,7 @@ from richkd.core.errors import ConfigError, DataError, NonFiniteError, RichKDErr
 from richkd.core.json_text import to_json
 from richkd.core.presence import exists, is_dir
 from richkd.core.spreadsheet import csv_line
+from richkd.core.user_files import with_newlines
 from richkd.core.visible import visible
 from richkd.data.file_types import printable
 from richkd.data.formats.scan import images_below
@@ -85,7 +86,7 @@ def _lines_of_stdin() -> list[str]:
         return []
     binary = getattr(sys.stdin, "buffer", None)
     text = sys.stdin.read() if binary is None else os.fsdecode(binary.read())
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in with_newlines(text).split("\n") if line.strip()]
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
@@ -107,7 +108,7 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
         ...     [path.name for path in find_images([folder])], len(find_images([f"{folder}/*.png"]))
         (['a.jpg', 'b.png'], 1)
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in names:
         path = Path(name)
         if not str(name).strip():
@@ -122,8 +123,8 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
             images = [path]
         if not images:
             raise DataError(f"There are no images in {name}", fix="check the path.")
-        found += images
-    return found
+        paths += images
+    return paths
 
 
 def refuse_overwriting(out: Path, files: Iterable[Path]) -> None:
@@ -184,15 +185,15 @@ def _probabilities(
     try:
         return dict(zip(images, student.probabilities(list(images.values())), strict=True))
     except NonFiniteError:
-        found = {}
+        probabilities = {}
         for place, image in images.items():
             try:
-                found[place] = student.probabilities([image])[0]
+                probabilities[place] = student.probabilities([image])[0]
             except NonFiniteError as error:
                 errors[place] = NonFiniteError(
                     error.rule, got="the student's outputs are NaN or infinite", fix=error.fix
                 )
-        return found
+        return probabilities
 
 
 def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
@@ -215,8 +216,8 @@ def lines_of(predictions: Iterable[Prediction], format: str) -> Iterator[str]:
         yield csv_line(("image", "rank", "class", "probability"))
     for prediction in predictions:
         if format == "json":
-            found = {"error": prediction.error} if prediction.error else {"classes": dict(prediction.classes)}
-            yield to_json({"image": printable(prediction.image), **found})
+            entry = {"error": prediction.error} if prediction.error else {"classes": dict(prediction.classes)}
+            yield to_json({"image": printable(prediction.image), **entry})
         elif format == "csv":
             for rank, (name, probability) in enumerate(prediction.classes, start=1):
                 yield csv_line((printable(prediction.image), rank, name, f"{probability:.6g}"))

@@ -79,11 +79,11 @@ def read_int8_settings(wanted: bool, given: Mapping[str, Any]) -> Int8Settings |
         >>> read_int8_settings(True, {"max_drop": 0.5, "images": None}).max_drop
         0.5
     """
-    chosen = {name: value for name, value in given.items() if value is not None and value is not False}
+    settings = {name: value for name, value in given.items() if value is not None and value is not False}
     if wanted:
-        return Int8Settings(**chosen)
-    if chosen:
-        option = {"images": "calibration-images"}.get(name := next(iter(chosen)), name.replace("_", "-"))
+        return Int8Settings(**settings)
+    if settings:
+        option = {"images": "calibration-images"}.get(name := next(iter(settings)), name.replace("_", "-"))
         raise ConfigError(f"--{option} has no effect without --int8", fix="add --int8, or omit it.")
     return None
 
@@ -153,21 +153,22 @@ def write_int8(
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 
 
-def accepted_drop(found: Comparison, max_drop: float) -> float:
+def accepted_drop(comparison: Comparison, max_drop: float) -> float:
     """The loss of accuracy in percentage points, if it is small enough.
 
     Raises:
         ModelError: it is larger than ``max_drop``.
     """
-    assert found.student is not None
-    assert found.artifact is not None
-    before, after = found.student.top1, found.artifact.top1
+    assert comparison.student is not None
+    assert comparison.artifact is not None
+    before, after = comparison.student.top1, comparison.artifact.top1
     drop = POINTS * (before - after)
     # A small excess of float numbers is no excess.
     if not drop <= max_drop + 1e-9:
         raise ModelError(
             f"Accuracy must not fall by more than {max_drop:g} points in int8 (--max-drop)",
-            got=f"{drop:.2f} points, from {before:.2%} to {after:.2%} on {found.source}; nothing was written",
+            got=f"{drop:.2f} points, from {before:.2%} to {after:.2%} on {comparison.source}; "
+            "nothing was written",
             fix="use --calibration percentile or --float-ends, or omit --int8.",
         )
     return drop

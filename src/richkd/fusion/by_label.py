@@ -65,8 +65,8 @@ def setting_of(fusion: FusionConfig, kind: str, name: str) -> str:
     """
     group = LABELED if kind == ALL else kind
     given = getattr(fusion, group)
-    own = given is not None and getattr(given, name) is not None
-    return f"fusion.{group}.{name}" if own else f"fusion.{name}"
+    in_group = given is not None and getattr(given, name) is not None
+    return f"fusion.{group}.{name}" if in_group else f"fusion.{name}"
 
 
 def replaced(fusion: FusionConfig, group: MixingConfig | None) -> FusionConfig:

@@ -11,7 +11,7 @@ from richkd.core.errors import ConfigError
 from richkd.core.numerics import in_float64
 
 # Factors are searched between 2^-LARGEST and 2^LARGEST, by this number of halvings of log f.
-LARGEST, HALVINGS = 60, 60
+LARGEST, HALVINGS = 64, 60
 
 
 def mean_entropy(logits_NC: Tensor, temperature: float = 1.0) -> float:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from richkd.core.errors import DataError
-
-# Half-precision probabilities of many classes sum to one within about this.
-SUM_TOLERANCE = 1e-3
+from richkd.metrics.probabilities import recognized
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,10 @@ class HeldOut:
                     got=f"NaN or infinity for {int(bad_N.sum())} of {len(bad_N)} images",
                     fix="check its weights, or compute them with --train.teacher_precision fp32.",
                 )
-            sums_N = logits_NC.double().sum(dim=1)
-            if bool((logits_NC >= 0).all()) and bool(((sums_N - 1).abs() < SUM_TOLERANCE).all()):
+            if (kind := recognized(logits_NC)) is not None:
                 raise DataError(
                     f"A teacher must return logits or log-probabilities; teacher '{name}' does not",
-                    got="probabilities: no value is negative, and each row sums to one",
+                    got=f"{kind}: no value is negative, and each row has the same sum",
                     fix="use the values before its softmax, or the logarithm of the probabilities.",
                 )
 

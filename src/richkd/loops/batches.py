@@ -25,10 +25,10 @@ def parts_of(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor |
         ([4], None)
     """
     if isinstance(batch, Mapping):
-        found = [batch.get(name) for name in ("pixel_values", "labels", "index")]
+        parts = [batch.get(name) for name in ("pixel_values", "labels", "index")]
     else:
-        found = [*batch, None, None, None][:3] if isinstance(batch, list | tuple) else [None] * 3
-    pixels, labels, index = found
+        parts = [*batch, None, None, None][:3] if isinstance(batch, list | tuple) else [None] * 3
+    pixels, labels, index = parts
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or labels is None or len(labels) != len(pixels):
         raise DataError(
             "A batch must hold pixels (B, 3, H, W) and B labels: a tuple, or pixel_values and labels",

@@ -151,10 +151,10 @@ class Distiller(nn.Module):
         outputs = self._outputs(pixels_B3HW, maps="maps" in self.objective.needs)
         targets = {}
         for name, members in members_of(self._roles, len(self._teachers)).items():
-            chosen = [outputs[member] for member in members]
-            target = self._fusions[name](chosen, labels_B)
+            selected = [outputs[member] for member in members]
+            target = self._fusions[name](selected, labels_B)
             if "teacher-logits" in needs_of(self.specs, name):
-                target = replace(target, logs=logs_of(chosen, [self._scales[member] for member in members]))
+                target = replace(target, logs=logs_of(selected, [self._scales[member] for member in members]))
             targets[name] = target
         return targets
 
@@ -207,7 +207,7 @@ class Distiller(nn.Module):
         """Where training is. Of a step's images, only those so far are known, so a batch is its last part."""
         progress = min(self.step / self._steps, 1.0) if self._steps else 0.0
         first, of_step = self._images, self._images + images
-        return Context(step=self.step, progress=progress, seed=self._seed, first=first, of_step=of_step)
+        return Context(step=self.step, progress=progress, first=first, of_step=of_step)
 
     @torch.no_grad()
     def _outputs(self, pixels_B3HW: Tensor, *, maps: bool = False) -> list[Output]:
@@ -236,9 +236,9 @@ class Distiller(nn.Module):
         teachers: dict[str, tuple[NetworkShapes, ...]] = {}
         for target, members in members_of(self._roles, len(self._teachers)).items():
             read = "maps" in needs_of(self.specs, target)
-            chosen = [self._teachers[member] for member in members]
+            selected = [self._teachers[member] for member in members]
             teachers[target] = tuple(
-                shapes_of(model, name, size, classes, maps=read) for name, model in chosen
+                shapes_of(model, name, size, classes, maps=read) for name, model in selected
             )
             check_features(self.specs, target, [student, *teachers[target]])
         return Objective(self.specs, student, teachers, labels_N, classes, self._seed)

@@ -54,16 +54,17 @@ def train(
     if epochs < 1:
         raise ConfigError("A training has at least one epoch", got=str(epochs), fix="set epochs=30.")
     trained = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-    own = optimizer or torch.optim.AdamW(trained, lr=1e-3)
-    _check_optimizer(own, trained)
+    is_default = optimizer is None
+    optimizer = optimizer or torch.optim.AdamW(trained, lr=1e-3)
+    _check_optimizer(optimizer, trained)
     length = _length(batches, epochs)
     distiller.plan(length)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(own, length) if length and not optimizer else None
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, length) if length and is_default else None
     for callback in callbacks:
         callback.on_start(length or 0)
     history = []
     for epoch in range(epochs):
-        record: dict[str, Any] = _epoch(distiller, batches, own, falling, callbacks)
+        record: dict[str, Any] = _epoch(distiller, batches, optimizer, falling, callbacks)
         if validation is not None:
             record["top1"] = accuracy(distiller.student, validation)
         history.append(record)

@@ -45,7 +45,7 @@ class AttentionTransfer(Term):
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None
         (teacher,) = target.teachers
-        pairs = [(student.maps[own], teacher.maps[other]) for own, other in self.pairs]
+        pairs = [(student.maps[s], teacher.maps[t]) for s, t in self.pairs]
         return Loss(attention_loss(pairs, self.config.power, target.weight_B))
 
 

@@ -40,15 +40,15 @@ class Hints(Term):
         (teacher,) = setup.teachers
         self.pairs = choose_pairs(pair_stages(setup.student.maps, teacher.maps), config.stages)
         self.connectors = nn.ModuleList(
-            nn.Conv2d(setup.student.maps[own][0], teacher.maps[other][0], 1) for own, other in self.pairs
+            nn.Conv2d(setup.student.maps[s][0], teacher.maps[t][0], 1) for s, t in self.pairs
         )
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None
         (teacher,) = target.teachers
         losses = []
-        for (own, other), connector in zip(self.pairs, self.connectors, strict=True):
-            student_BFHW, teacher_BFHW = to_smaller_size(student.maps[own], teacher.maps[other])
+        for (s, t), connector in zip(self.pairs, self.connectors, strict=True):
+            student_BFHW, teacher_BFHW = to_smaller_size(student.maps[s], teacher.maps[t])
             losses.append(hint_loss(connector(student_BFHW), teacher_BFHW, target.weight_B))
         return Loss(sum(losses[1:], start=losses[0]))
 

@@ -83,10 +83,10 @@ def nkd_loss(
     check_temperature(temperature)
     teacher_BC, student_BC = at_least_fp32(teacher_BC.detach()), at_least_fp32(student_BC)
     class_B = torch.where(labels_B == UNLABELED, teacher_BC.argmax(dim=1), labels_B.long())
-    own_B1 = -teacher_BC.softmax(dim=1).gather(1, class_B[:, None])
-    own_B = (own_B1 * student_BC.log_softmax(dim=1).gather(1, class_B[:, None]))[:, 0]
+    teacher_B1 = teacher_BC.softmax(dim=1).gather(1, class_B[:, None])
+    class_loss_B = -(teacher_B1 * student_BC.log_softmax(dim=1).gather(1, class_B[:, None]))[:, 0]
     teacher_log_BX = log_softmax_of_others(teacher_BC / temperature, class_B)
     student_log_BX = log_softmax_of_others(student_BC / temperature, class_B)
     others_B = -(teacher_log_BX.exp() * student_log_BX).sum(dim=1)
-    loss_B = own_B + gamma * temperature**2 * others_B
+    loss_B = class_loss_B + gamma * temperature**2 * others_B
     return (loss_B if weight_B is None else weight_B * loss_B).mean()

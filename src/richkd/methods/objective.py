@@ -258,10 +258,10 @@ class Objective(nn.Module):
         for spec in specs:
             if spec.standardized:
                 check_standardized(spec.label, classes)
-            own_seed = mix_seed(seed, spec.term.stream or spec.label)
-            setup = Setup(student, teachers.get(spec.target, ()), labels_N, classes, own_seed)
+            term_seed = mix_seed(seed, spec.term.stream or spec.label)
+            setup = Setup(student, teachers.get(spec.target, ()), labels_N, classes, term_seed)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(own_seed)
+                torch.manual_seed(term_seed)
                 self.terms[spec.label] = spec.term(spec.config, setup)
 
     def forward(

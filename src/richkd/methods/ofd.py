@@ -53,11 +53,11 @@ class Overhaul(Term):
         super().__init__(config, setup)
         (teacher,) = setup.teachers
         self.pairs = pair_stages(setup.student.maps, teacher.maps)
-        widths = [(setup.student.maps[own][0], teacher.maps[other][0]) for own, other in self.pairs]
-        self.connectors = nn.ModuleList(connector(own, other) for own, other in widths)
+        widths = [(setup.student.maps[s][0], teacher.maps[t][0]) for s, t in self.pairs]
+        self.connectors = nn.ModuleList(connector(inputs, outputs) for inputs, outputs in widths)
         self.from_norm: list[bool] = []
-        for number, (_, other) in enumerate(self.pairs):
-            norm = teacher.norms[other] if teacher.norms else None
+        for number, (_, t) in enumerate(self.pairs):
+            norm = teacher.norms[t] if teacher.norms else None
             self.from_norm.append(norm is not None)
             margin_F = torch.zeros(widths[number][1]) if norm is None else margin_of_norm(*norm)
             self.register_buffer(f"margin{number}", margin_F)
@@ -68,8 +68,8 @@ class Overhaul(Term):
         (teacher,) = target.teachers
         triples: list[tuple[Tensor, Tensor, Tensor]] = []
         memory: dict[str, Tensor] = {}
-        for number, (own, other) in enumerate(self.pairs):
-            student_BFHW, teacher_BFHW = same_size(student.maps[own], teacher.maps[other])
+        for number, (s, t) in enumerate(self.pairs):
+            student_BFHW, teacher_BFHW = same_size(student.maps[s], teacher.maps[t])
             margin_F = self.get_buffer(f"margin{number}")
             if self.from_norm[number]:
                 teacher_BFHW = before_relu(teacher_BFHW, margin_F)

@@ -64,5 +64,5 @@ def preset_of(config: MethodConfig) -> Preset:
     if name not in TERMS:
         hint = nearest(name, method_names(), TERMS.listing)
         raise ConfigError(f"There is no method '{name}'", fix=hint)
-    own: Settings = {} if name == "ce" else {name: {"target": "teacher"}}
-    return Preset(name, {"ce": {}} | own)
+    term: Settings = {} if name == "ce" else {name: {"target": "teacher"}}
+    return Preset(name, {"ce": {}} | term)

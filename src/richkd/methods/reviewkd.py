@@ -68,8 +68,10 @@ class Review(Term):
         student, (teacher,) = setup.student, setup.teachers
         self.pairs = pair_stages(student.maps, teacher.maps)
         middle = config.width or min(MOST_CHANNELS, student.features)
-        widths = [(student.maps[own][0], teacher.maps[other][0]) for own, other in self.pairs]
-        self.fusions = nn.ModuleList(AttentionFusion(own, middle, other, fuse=True) for own, other in widths)
+        widths = [(student.maps[s][0], teacher.maps[t][0]) for s, t in self.pairs]
+        self.fusions = nn.ModuleList(
+            AttentionFusion(inputs, middle, outputs, fuse=True) for inputs, outputs in widths
+        )
         self.last = AttentionFusion(student.features, middle, teacher.features, fuse=False)
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
@@ -78,10 +80,10 @@ class Review(Term):
         deepest_BF11 = teacher.feats_BF[:, :, None, None]
         out_BFHW, fused_BFHW = self.last(student.feats_BF[:, :, None, None], None, (1, 1))
         levels = [(out_BFHW, deepest_BF11)]
-        for fusion, (own, other) in zip(reversed(self.fusions), reversed(self.pairs), strict=True):
-            taught_BFHW = teacher.maps[other]
+        for fusion, (s, t) in zip(reversed(self.fusions), reversed(self.pairs), strict=True):
+            taught_BFHW = teacher.maps[t]
             size = (taught_BFHW.shape[2], taught_BFHW.shape[3])
-            out_BFHW, fused_BFHW = fusion(student.maps[own], fused_BFHW, size)
+            out_BFHW, fused_BFHW = fusion(student.maps[s], fused_BFHW, size)
             levels.append((out_BFHW, taught_BFHW))
         factor = warmup_factor(context.progress, self.config.warmup)
         return Loss(factor * context_loss(levels, target.weight_B))

@@ -45,8 +45,8 @@ class SimilarityPreserving(Term):
         assert target is not None
         (teacher,) = target.teachers
         losses = [
-            similarity_loss(student.maps[own].flatten(1), teacher.maps[other].flatten(1), target.weight_B)
-            for own, other in self.pairs
+            similarity_loss(student.maps[s].flatten(1), teacher.maps[t].flatten(1), target.weight_B)
+            for s, t in self.pairs
         ]
         return Loss(sum(losses[1:], start=losses[0]))
 

@@ -33,9 +33,11 @@ def pair_stages(student: Sequence[Shape], teacher: Sequence[Shape]) -> tuple[tup
         >>> pair_stages(resnet, vit)
         ((0, 3), (1, 7), (2, 11))
     """
-    own, other = stages_of(student), stages_of(teacher)
-    count = min(len(own), len(other))
-    return tuple(zip(_last(own, student, count), _last(other, teacher, count), strict=True))
+    student_stages, teacher_stages = stages_of(student), stages_of(teacher)
+    count = min(len(student_stages), len(teacher_stages))
+    return tuple(
+        zip(_last(student_stages, student, count), _last(teacher_stages, teacher, count), strict=True)
+    )
 
 
 def choose_pairs(pairs: Sequence[tuple[int, int]], stages: Stages) -> tuple[tuple[int, int], ...]:

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from richkd.config.schema import Section
-from richkd.core.seeds import mix_seed
 from richkd.core.types import Batch, Output, Target
 from richkd.methods.annealing import Annealing
 
@@ -114,32 +113,16 @@ class Context:
 
     Attributes:
         step: number of optimizer steps so far.
-        epoch: number of finished epochs.
         progress: share of the run that is done, in [0, 1].
-        seed: the run's seed.
         first: place of the batch's first image in the step. A batch is a part of a step where the step is
             computed in parts (gradient accumulation) or by several processes.
         of_step: images of the step; None if the batch is the step.
     """
 
     step: int = 0
-    epoch: int = 0
     progress: float = 0.0
-    seed: int = 0
     first: int = 0
     of_step: int | None = None
-
-    def stream(self, purpose: str) -> int:
-        """The seed of a random stream for this step: a function of (seed, purpose, step).
-
-        Numbers of single images are drawn for all images of the step, and those of the batch are used.
-
-        Example:
-            >>> now, later = Context(step=3), Context(step=4)
-            >>> now.stream("masks") == now.stream("masks"), now.stream("masks") == later.stream("masks")
-            (True, False)
-        """
-        return mix_seed(self.seed, purpose, self.step)
 
 
 @dataclass(frozen=True)

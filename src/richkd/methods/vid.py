@@ -46,16 +46,15 @@ class Variational(Term):
         (teacher,) = setup.teachers
         self.pairs = choose_pairs(pair_stages(setup.student.maps, teacher.maps), config.stages)
         self.models = nn.ModuleList(
-            Gaussian(setup.student.maps[own][0], teacher.maps[other][0], config.variance)
-            for own, other in self.pairs
+            Gaussian(setup.student.maps[s][0], teacher.maps[t][0], config.variance) for s, t in self.pairs
         )
 
     def forward(self, student: Output, target: Target | None, batch: Batch, context: Context) -> Loss:
         assert target is not None
         (teacher,) = target.teachers
         losses = []
-        for (own, other), model in zip(self.pairs, self.models, strict=True):
-            student_BFHW, teacher_BFHW = to_smaller_size(student.maps[own], teacher.maps[other])
+        for (s, t), model in zip(self.pairs, self.models, strict=True):
+            student_BFHW, teacher_BFHW = to_smaller_size(student.maps[s], teacher.maps[t])
             mean_BFHW, variance_F = model(student_BFHW)
             losses.append(vid_loss(mean_BFHW, variance_F, teacher_BFHW, target.weight_B))
         return Loss(sum(losses[1:], start=losses[0]))

@@ -157,12 +157,12 @@ def _from_timm(
         plain = _skeleton(lambda: timm.create_model(name))
         raise not_built(name, args, role, error, None if plain is None else type(plain)) from error
     cfg = cast(Any, model).pretrained_cfg
-    own, used = cfg["input_size"][-1], get_model_input_config(model)["input_size"][-1]
-    resized = "img_size" not in args and used == size != own
+    default, used = cfg["input_size"][-1], get_model_input_config(model)["input_size"][-1]
+    resized = "img_size" not in args and used == size != default
     if resized:
         _check_patches(model, name, used, role)
     return Created(
-        model, Blueprint(cfg.get("architecture") or name, dict(args), own if resized else None), cfg
+        model, Blueprint(cfg.get("architecture") or name, dict(args), default if resized else None), cfg
     )
 
 
@@ -231,8 +231,8 @@ def _from_hub(repository: str, config: ModelConfig, classes: int, role: str, siz
 
 def _with_saved(blueprint: Blueprint, saved: Mapping[str, Any], given: Mapping[str, Any]) -> Blueprint:
     """A blueprint with the arguments that were saved with a model; given ones replace them."""
-    own = {name: value for name, value in saved.items() if name not in WRITTEN_BY_TIMM}
-    return replace(blueprint, args={**own, **given})
+    args = {name: value for name, value in saved.items() if name not in WRITTEN_BY_TIMM}
+    return replace(blueprint, args={**args, **given})
 
 
 def _from_callable(spec: str, args: Mapping[str, Any], classes: int, role: str, size: int | None) -> Created:

@@ -26,12 +26,18 @@ def to_rgb_input(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, 
     """
     expected, changed = model.state_dict(), []
     for key in _input_weights(model):
-        given, own = state.get(key), expected.get(key)
-        if given is None or own is None or given.ndim != 4 or own.ndim != 4 or given.shape == own.shape:
+        given, needed = state.get(key), expected.get(key)
+        if (
+            given is None
+            or needed is None
+            or given.ndim != 4
+            or needed.ndim != 4
+            or given.shape == needed.shape
+        ):
             continue
-        others_equal = given.shape[0] == own.shape[0] and given.shape[2:] == own.shape[2:]
+        others_equal = given.shape[0] == needed.shape[0] and given.shape[2:] == needed.shape[2:]
         # Stems that move pixels into channels have more than three, whose order is not known.
-        if others_equal and own.shape[1] == RGB_CHANNELS:
+        if others_equal and needed.shape[1] == RGB_CHANNELS:
             channels = given.shape[1]
             state = {**state, key: adapt_input_conv(RGB_CHANNELS, given, base_chans=channels)}
             changed.append(key)

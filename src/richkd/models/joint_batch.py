@@ -110,7 +110,7 @@ class JointBatch(TorchFunctionMode):
         layout = sorted(range(x.ndim), key=lambda dim: (-strides[dim], dim))
         return torch.empty_permuted(shape, layout, dtype=x.dtype, device=x.device)
 
-    def own(self, whole: Tensor) -> Tensor:
+    def local(self, whole: Tensor) -> Tensor:
         """The rows of this share, copied, so that those of other images take no memory."""
         times = len(whole) // self.total
         return whole[self.first * times : (self.first + self.rows) * times].clone()
@@ -142,7 +142,7 @@ def _masked(
     if not training or not p or not times:
         result: Tensor = func(input, p, training)
         return result
-    mask = joint.own(func(joint.empty(input).fill_(1), p, True))
+    mask = joint.local(func(joint.empty(input).fill_(1), p, True))
     return input.mul_(mask) if inplace else input * mask
 
 
@@ -150,7 +150,7 @@ def _drawing(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs:
     if not joint.times(input.shape):
         result: Tensor = func(input, *args, **kwargs)
         return result
-    return joint.own(func(joint.whole(input), *args, **kwargs))
+    return joint.local(func(joint.whole(input), *args, **kwargs))
 
 
 def _like(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -158,7 +158,7 @@ def _like(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs: An
     if not times:
         result: Tensor = func(input, *args, **kwargs)
         return result
-    return joint.own(func(joint.empty(input), *args, **kwargs))
+    return joint.local(func(joint.empty(input), *args, **kwargs))
 
 
 def _shaped(joint: JointBatch, func: Call, *size: Any, **kwargs: Any) -> Tensor:
@@ -168,7 +168,7 @@ def _shaped(joint: JointBatch, func: Call, *size: Any, **kwargs: Any) -> Tensor:
     if not times:
         result: Tensor = func(shape, **kwargs)
         return result
-    return joint.own(func((times * joint.total, *shape[1:]), **kwargs))
+    return joint.local(func((times * joint.total, *shape[1:]), **kwargs))
 
 
 def _in_place(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -177,7 +177,7 @@ def _in_place(joint: JointBatch, func: Call, input: Tensor, *args: Any, **kwargs
         result: Tensor = func(input, *args, **kwargs)
         return result
     drawn = func(joint.empty(input), *args, **kwargs)
-    return input.copy_(joint.own(drawn))
+    return input.copy_(joint.local(drawn))
 
 
 def _attention(

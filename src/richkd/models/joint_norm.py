@@ -71,12 +71,12 @@ def joint_batch_norm(
 def _joined(x: Tensor, dims: list[int], *, counts: bool) -> tuple[Tensor, Tensor]:
     """Mean and sum of squared deviations of each channel over all processes, in float64."""
     channels, values = x.shape[1], x.numel() // x.shape[1]
-    own = x.new_zeros(2 * channels + 1, dtype=torch.float64)
+    local = x.new_zeros(2 * channels + 1, dtype=torch.float64)
     if counts:
         var_C, mean_C = torch.var_mean(x, dims, correction=0)
-        own[:channels], own[channels:-1], own[-1] = mean_C, var_C.double() * values, values
-    received = [torch.empty_like(own) for _ in range(world())]
-    dist.all_gather(received, own)
+        local[:channels], local[channels:-1], local[-1] = mean_C, var_C.double() * values, values
+    received = [torch.empty_like(local) for _ in range(world())]
+    dist.all_gather(received, local)
     all_WX = torch.stack(received)
     counts_W1, means_WC = all_WX[:, -1:], all_WX[:, :channels]
     mean_C = (counts_W1 * means_WC).sum(dim=0) / counts_W1.sum()
@@ -108,8 +108,8 @@ class _Normalize(torch.autograd.Function):
         gradient = at_least_fp32(gradients[0])
         dims = [dim for dim in range(x.ndim) if dim != 1]
         unit = (at_least_fp32(x) - _per_channel(mean_C, x)) * _per_channel(scale_C, x)
-        own_C, along_C = gradient.sum(dims), (gradient * unit).sum(dims)
-        sums = torch.cat([own_C, along_C])
+        sum_C, along_C = gradient.sum(dims), (gradient * unit).sum(dims)
+        sums = torch.cat([sum_C, along_C])
         if not ctx.counts:
             sums = torch.zeros_like(sums)
         dist.all_reduce(sums)
@@ -122,7 +122,7 @@ class _Normalize(torch.autograd.Function):
         return (
             (through * _per_channel(factor_C, x)).to(x.dtype),
             None if weight is None else along_C.to(weight.dtype),
-            own_C if ctx.has_bias else None,
+            sum_C if ctx.has_bias else None,
             *[None] * 5,
         )
 

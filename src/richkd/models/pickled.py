@@ -155,11 +155,11 @@ def _refusal(path: Path, role: str, error: Exception) -> ModelError:
 
 def _refused(path: Path, error: Exception) -> list[str]:
     """The names of the classes for which a file was refused; none if this was not the reason."""
-    found = re.findall(r"GLOBAL (\S+)", str(error))
-    if not found:
+    names = re.findall(r"GLOBAL (\S+)", str(error))
+    if not names:
         return []
     try:
         with safe_globals(list(_known())):
-            return sorted(get_unsafe_globals_in_checkpoint(str(path))) or found
+            return sorted(get_unsafe_globals_in_checkpoint(str(path))) or names
     except Exception:  # the file is of an old format, or damaged
-        return found
+        return names

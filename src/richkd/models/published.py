@@ -23,11 +23,11 @@ def normalizations(architecture: str) -> dict[Normalization, list[str]]:
         >>> len(normalizations("resnet18"))
         1
     """
-    found: dict[Normalization, list[str]] = {}
+    tags: dict[Normalization, list[str]] = {}
     for name in timm.list_models(f"{architecture}.*", pretrained=True):
         cfg = get_pretrained_cfg(name)
-        found.setdefault((tuple(cfg.mean), tuple(cfg.std)), []).append(name.partition(".")[2])
-    return found
+        tags.setdefault((tuple(cfg.mean), tuple(cfg.std)), []).append(name.partition(".")[2])
+    return tags
 
 
 def warn_of_normalization(name: str, role: str) -> None:
@@ -40,11 +40,11 @@ def warn_of_normalization(name: str, role: str) -> None:
     Example:
         >>> warn_of_normalization("resnet18", "teacher")  # all tags agree
     """
-    found = {} if "." in name else normalizations(name)
-    if len(found) < 2:
+    published = {} if "." in name else normalizations(name)
+    if len(published) < 2:
         return
     used = get_pretrained_cfg(name)
-    kinds = [f"mean {mean}, std {std}: {', '.join(tags)}" for (mean, std), tags in found.items()]
+    kinds = [f"mean {mean}, std {std}: {', '.join(tags)}" for (mean, std), tags in published.items()]
     _LOG.warning(
         "published weights of %s have different normalizations, and a file does not say which it needs. "
         "Used is mean %s, std %s. Name a tag, as in %s.TAG, or give %s and %s. The tags:%s",

@@ -116,17 +116,17 @@ def units_of(module: nn.Module) -> list[nn.Module]:
         (12, 'Block')
     """
     least = UNIT * _count(module)
-    found: list[nn.Module] = []
+    units: list[nn.Module] = []
 
     def visit(parent: nn.Module) -> None:
         for child in parent.children():
             visit(child)
             member = isinstance(parent, CONTAINERS) and not isinstance(child, CONTAINERS)
-            if member and child not in found and _count(child) >= least:
-                found.append(child)
+            if member and child not in units and _count(child) >= least:
+                units.append(child)
 
     visit(module)
-    return found
+    return units
 
 
 def _count(module: nn.Module) -> int:

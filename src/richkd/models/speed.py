@@ -86,7 +86,7 @@ class SpeedChooser:
         batch_size: images of a step.
         device: device of the networks.
         measure: whether ``"auto"`` is measured; else the first candidate is taken.
-        chosen: choices by network, as JSON. Those of a run to resume are given here and used again.
+        speeds: choices by network, as JSON. Those of a run to resume are given here and used again.
 
     Example:
         >>> chooser = SpeedChooser(steps=10, batch_size=8, device=torch.device("cpu"))
@@ -98,7 +98,7 @@ class SpeedChooser:
     batch_size: int
     device: torch.device
     measure: bool = True
-    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    speeds: dict[str, dict[str, Any]] = field(default_factory=dict)
     log: Log = lambda message: None
 
     def first(self, precision: str, compiling: str) -> Speed:
@@ -115,7 +115,7 @@ class SpeedChooser:
             compiling: ``"auto"``, ``"always"`` or ``"never"``.
             trained: whether a step also has a backward pass.
         """
-        if name not in self.chosen:
+        if name not in self.speeds:
             candidates = self._candidates(precision, compiling)
             speed = candidates[0]
             if self.measure and len(candidates) > 1 and self.steps >= MEASURED_FROM:
@@ -124,8 +124,8 @@ class SpeedChooser:
                 self.log(f"precision: {name} {speed.describe()}")
             elif self.measure and (warning := emulation_warning(precision, self.device)):
                 self.log(f"warning: {name}: {warning}")
-            self.chosen[name] = asdict(speed)
-        return Speed(**self.chosen[name])
+            self.speeds[name] = asdict(speed)
+        return Speed(**self.speeds[name])
 
     def _candidates(self, precision: str, compiling: str) -> list[Speed]:
         precisions = precisions_of(self.device) if precision == "auto" else (precision,)

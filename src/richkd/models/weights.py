@@ -301,11 +301,11 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], bool]:
         if not isinstance(content, dict):
             break
         # Scripts that average no weights can store an empty dictionary for them.
-        found = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
-        if not found:
+        keys = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
+        if not keys:
             break
-        averaged = averaged or (found[0] in AVERAGED and len(found) > 1)
-        content = content[found[0]]
+        averaged = averaged or (keys[0] in AVERAGED and len(keys) > 1)
+        content = content[keys[0]]
     items = content.items() if isinstance(content, dict) else ()
     tensors = {key: value for key, value in items if isinstance(value, Tensor)}
     if not tensors or not all(isinstance(key, str) for key in tensors):

@@ -227,7 +227,7 @@ def assemble(
     for name, source in sources.items():
         shapes_of(source, specs, name)  # refuses maps that a teacher does not have
     return Parts(
-        config, data, stores, student, specs, sources, training, device, speed, chooser.chosen, fitted
+        config, data, stores, student, specs, sources, training, device, speed, chooser.speeds, fitted
     )
 
 

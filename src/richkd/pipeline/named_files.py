@@ -48,14 +48,14 @@ def hash_named_files(config: Config) -> dict[str, dict[str, str]]:
         >>> list(hashes), [digest[:8] for digest in hashes["student.weights"].values()]
         (['student.weights'], ['e3b0c442'])
     """
-    found: dict[str, dict[str, str]] = {}
+    hashes: dict[str, dict[str, str]] = {}
     for setting, files in _named(config):
         for file in files:
             if is_file(file):
                 status = file.stat()
                 digest = _hashed(file, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                found.setdefault(setting, {})[str(file)] = digest
-    return found
+                hashes.setdefault(setting, {})[str(file)] = digest
+    return hashes
 
 
 def refuse_changed_files(
@@ -72,11 +72,11 @@ def refuse_changed_files(
     Raises:
         CheckpointError: a file has another content, is gone, or is new; the message names it.
     """
-    found = hash_named_files(config)
+    hashes = hash_named_files(config)
     settings = dict(flattened(config.model_dump(mode="json")))
     for setting, files in recorded.items():
         depth = _depth(setting, settings)
-        then, now = _by_place(files, depth), _by_place(found.get(setting, {}), depth)
+        then, now = _by_place(files, depth), _by_place(hashes.get(setting, {}), depth)
         new = set() if depth == IMPORTED else now.keys() - then.keys()
         for place in sorted(then.keys() | new):
             (old_path, old), (path, digest) = then.get(place, ABSENT), now.get(place, ABSENT)
@@ -133,8 +133,8 @@ def _by_place(files: Mapping[str, str], depth: int) -> dict[str, tuple[str, str]
 def _place(path: Path, depth: int) -> str:
     parts = path.parts[-depth:] if depth else ()
     # The run of the full teacher may have another name.
-    beside_folds = depth == DEPTHS["folds"] and not parts[0].startswith("fold-")
-    return "/".join(parts[1:] if beside_folds else parts)
+    full_teacher = depth == DEPTHS["folds"] and not parts[0].startswith("fold-")
+    return "/".join(parts[1:] if full_teacher else parts)
 
 
 def _named(config: Config) -> Iterator[tuple[str, list[Path]]]:

@@ -53,11 +53,11 @@ class Seen:
         names = [name for name in self.splits if name != split.name]
         return np.flatnonzero(self.holds(digests_of(split, hashed=True), split.name, names))
 
-    def holds(self, digest_N: NDArray[np.uint64], own: str, names: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether images (N) are in the named splits of the run, and not in its split ``own``."""
+    def holds(self, digest_N: NDArray[np.uint64], split: str, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether images (N) are in the named splits of the run, and not in its split named ``split``."""
         none = np.zeros(0, np.uint64)
         others = np.concatenate([none, *(self.splits[name] for name in names if name in self.splits)])
-        return np.isin(digest_N, others) & ~np.isin(digest_N, self.splits.get(own, none))
+        return np.isin(digest_N, others) & ~np.isin(digest_N, self.splits.get(split, none))
 
 
 def run_around(file: Path) -> Path | None:
@@ -126,13 +126,13 @@ def refuse_leaking_models(config: Config, data: Data, log: Log) -> None:
                 _report(setting, seen, split, np.flatnonzero(learned_N), log)
 
 
-def _report(setting: str, seen: Seen, split: Split, found: NDArray[np.intp], log: Log) -> None:
-    images = f"{len(found):,} of {counted(len(split), 'image')} of {split.name}"
+def _report(setting: str, seen: Seen, split: Split, positions: NDArray[np.intp], log: Log) -> None:
+    images = f"{len(positions):,} of {counted(len(split), 'image')} of {split.name}"
     fix = "train it with the --seed and the settings of the data of this run, which divide them"
     if split.name == "test":
         raise DataError(
             f"{setting} must not be trained on test images of this run",
-            got=f"{images}, first {split.key(int(found[0]))}, are training images of {seen.run}",
+            got=f"{images}, first {split.key(int(positions[0]))}, are training images of {seen.run}",
             fix=f"{fix}, or give data with a test split of their own.",
         )
     log(f"warning: {setting} was trained on {images}, on which this run fits ({seen.run}): {fix}")

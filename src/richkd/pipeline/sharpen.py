@@ -82,14 +82,14 @@ class Sharpener:
         known = self._knows(record, kinds)
         fusions = dict(alone.fusions)
         sample = None if known else self.sampling(source)
-        own = None if sample is None else replace(sample, outputs=_outputs_of(alone, source, sample))
+        control = None if sample is None else replace(sample, outputs=_outputs_of(alone, source, sample))
         for kind in kinds:
-            if sample is None or own is None:
+            if sample is None or control is None:
                 factor = self._keep(record, kind)
             else:
                 among_N = of_kind(kind, sample.labels_N)
                 nats = mean_entropy(sample.target(source).logits_BC[among_N], temperature)
-                factor = self._fit(record, kind, alone, own, temperature, nats)
+                factor = self._fit(record, kind, alone, control, temperature, nats)
             origin = f"{fusions[kind].origin}; factor {factor:.4g} for the same entropy"
             fusions[kind] = replace(fusions[kind], factor=factor, origin=origin)
         return alone.with_fusions(fusions, alone.teachers)

@@ -84,12 +84,12 @@ def training_outputs(
     assert training is not None
     groups = order.epoch(0)[: -(-SAMPLE // order.images_of_step)]
 
-    def compute(own: list[Tensor]) -> list[list[Output]]:
-        views = [augmentation.draw(order.seed, 0, index_B) for index_B in own]
+    def compute(steps: list[Tensor]) -> list[list[Output]]:
+        views = [augmentation.draw(order.seed, 0, index_B) for index_B in steps]
         with torch.inference_mode():
             return [
                 [teacher.outputs(batch.to(device), view).cpu() for teacher in source.teachers]
-                for batch, view in zip(training.batches(own, views), views, strict=True)
+                for batch, view in zip(training.batches(steps, views), views, strict=True)
             ]
 
     batches = [outputs for of_process in divided(groups, compute) for outputs in of_process]

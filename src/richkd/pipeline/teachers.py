@@ -178,9 +178,9 @@ def build_teacher(config: ModelConfig, data: Data) -> Network:
 
 def log_resizing(network: Network, role: str, log: Log) -> None:
     """Log that a network of fixed resolution was built for another one than its own."""
-    own = network.blueprint.resized_from
-    if own is not None:
-        log(f"{role}: {network.name} is built for {network.size} px (img_size) instead of its own {own} px")
+    size = network.blueprint.resized_from
+    if size is not None:
+        log(f"{role}: {network.name} is built for {network.size} px (img_size) instead of its own {size} px")
 
 
 def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher | None:
@@ -254,16 +254,16 @@ def _autocast_of(opening: Opening, name: str, network: Network) -> torch.dtype |
     recorded = read_speeds(path)
     if exists(path) and not recorded:
         opening.log(f"warning: {path} is damaged; the precision of teachers is measured again")
-    if name not in chooser.chosen and key in recorded:
-        chooser.chosen[name] = recorded[key]
+    if name not in chooser.speeds and key in recorded:
+        chooser.speeds[name] = recorded[key]
     speed = chooser.choose(name, network, precision, "never", trained=False)
     if key not in recorded:
-        chooser.chosen[name] = _record(path, key, chooser.chosen[name])
-        return Speed(**chooser.chosen[name]).autocast
+        chooser.speeds[name] = _record(path, key, chooser.speeds[name])
+        return Speed(**chooser.speeds[name]).autocast
     return speed.autocast
 
 
-def _record(path: Path, key: str, chosen: dict[str, Any]) -> dict[str, Any]:
+def _record(path: Path, key: str, choice: dict[str, Any]) -> dict[str, Any]:
     """Record the choice for a network; returns that of another process if it was recorded meanwhile."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with ExitStack() as held:
@@ -273,9 +273,9 @@ def _record(path: Path, key: str, chosen: dict[str, Any]) -> dict[str, Any]:
         recorded = read_speeds(path)
         if key in recorded:
             return recorded[key]
-        text = json.dumps(sealed(recorded | {key: chosen}), indent=2)
+        text = json.dumps(sealed(recorded | {key: choice}), indent=2)
         write_atomically(path, f"{text}\n".encode())
-    return chosen
+    return choice
 
 
 def _make_names_unique(teachers: list[Teacher], models: tuple[ModelConfig, ...]) -> None:

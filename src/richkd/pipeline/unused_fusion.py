@@ -91,7 +91,7 @@ def _replaced(config: Config) -> Unused:
         kinds[WITHOUT] = fusion.unlabeled
     for name in GROUPED:
         reasons = [
-            _own_reason(kind, group, name) or _reason(config, kind, name) for kind, group in kinds.items()
+            _group_reason(kind, group, name) or _reason(config, kind, name) for kind, group in kinds.items()
         ]
         if all(reasons):
             yield from changed("fusion", fusion, " and ".join(dict.fromkeys(map(str, reasons))), (name,))
@@ -102,7 +102,7 @@ def _replaced(config: Config) -> Unused:
                 yield from changed(f"fusion.{kind}", group, reason, (name,))
 
 
-def _own_reason(kind: str, group: MixingConfig | None, name: str) -> str | None:
+def _group_reason(kind: str, group: MixingConfig | None, name: str) -> str | None:
     given = group is not None and getattr(group, name) is not None
     return f"fusion.{kind}.{name} replaces it" if given else None
 

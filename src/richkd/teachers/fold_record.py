@@ -58,22 +58,22 @@ def full_teacher(folder: Path) -> Path | None:
         Path(record["full"]) / "student",
         Path(os.path.normpath(folder / record["relative"])) / "student",
     ]
-    found = next((place for place in places if (place / WEIGHTS).is_file()), None)
+    student = next((place for place in places if (place / WEIGHTS).is_file()), None)
     fix = f"restore it, or remove {path} to use the mean of the other networks of folds instead."
-    if found is None:
+    if student is None:
         raise ModelError(
             f"The full teacher that {path} names must exist",
             got=f"no {WEIGHTS} in {' or in '.join(dict.fromkeys(map(str, places)))}",
             fix=fix,
         )
-    digest = hash_file(found / WEIGHTS)
+    digest = hash_file(student / WEIGHTS)
     if digest != record["sha256"]:
         raise ModelError(
-            f"The full teacher in {found} must have the weights with which {path} was written",
+            f"The full teacher in {student} must have the weights with which {path} was written",
             got=f"weights whose SHA-256 was {record['sha256'][:12]}, now {digest[:12]}",
             fix=fix,
         )
-    return found
+    return student
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -37,11 +37,11 @@ def divided(groups: list[Tensor], compute: Callable[[list[Tensor]], T]) -> list[
         >>> divided(in_order(300, BATCH), lambda groups: [len(group) for group in groups])
         [[250, 50]]
     """
-    own = groups[share_of(len(groups))[0]]
+    batches = groups[share_of(len(groups))[0]]
 
     def computed() -> T | None:
         with in_step():
-            return compute(own) if own else None
+            return compute(batches) if batches else None
 
     results = gather_agreed(computed)
     return [result for result in results if result is not None]

@@ -12,6 +12,7 @@ from richkd.config.model_name import parse_model_name
 from richkd.core.checksums import forget_hashes, record_hashes
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
+from richkd.core.presence import folder_name
 from richkd.core.types import UNLABELED
 from richkd.core.versions import own_version
 from richkd.core.visible import visible
@@ -42,7 +43,7 @@ def _values(parts: Parts, student: Network, summary: dict[str, Any]) -> dict[str
     return {
         "architecture": student.name,
         "loaded_by": _loader(student),
-        "data": Path(parts.data.path).name,
+        "data": folder_name(parts.data.path),
         "classes": parts.data.class_names,
         "parameters": summary["parameters"],
         "size": student.size,
@@ -83,7 +84,7 @@ def _loader(student: Network) -> str:
 
 def _metadata(parts: Parts, student: Network, summary: dict[str, Any]) -> ModelCardData:
     """The head of the card, which the hub reads."""
-    data = visible(Path(parts.data.path).name)
+    data = visible(folder_name(parts.data.path))
     task = "image-classification"
     results = [
         EvalResult(

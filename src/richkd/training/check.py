@@ -126,12 +126,12 @@ def _report_duplicates(parts: Parts, console: Terminal) -> dict[str, list[list[s
     for held_out in ("val", "test", "calibration"):
         if held_out not in splits or "train" not in splits:
             continue
-        found = duplicates(splits["train"], splits[held_out])
-        shared[held_out] = [list(one.second) for one in found]
-        if found:
-            count = sum(len(one.second) for one in found)
+        copies = duplicates(splits["train"], splits[held_out])
+        shared[held_out] = [list(one.second) for one in copies]
+        if copies:
+            count = sum(len(one.second) for one in copies)
             console.print(
-                f"warning: {count:,} images are in both train and {held_out}: {summary(found)}",
+                f"warning: {count:,} images are in both train and {held_out}: {summary(copies)}",
                 soft_wrap=True,
             )
         else:

@@ -139,17 +139,17 @@ def threads_of(recorded: Mapping[str, Any], log: Log) -> Iterator[None]:
         >>> with threads_of({"threads": torch.get_num_threads()}, print):
         ...     pass
     """
-    own, threads = torch.get_num_threads(), last_environment(recorded).get("threads")
-    chosen_by_user = any(os.environ.get(name) for name in THREAD_VARIABLES)
-    if not isinstance(threads, int) or threads < 1 or threads == own or chosen_by_user:
+    current, threads = torch.get_num_threads(), last_environment(recorded).get("threads")
+    set_by_user = any(os.environ.get(name) for name in THREAD_VARIABLES)
+    if not isinstance(threads, int) or threads < 1 or threads == current or set_by_user:
         yield
         return
-    log(f"threads: {threads}, as when the run was started (here {own})")
+    log(f"threads: {threads}, as when the run was started (here {current})")
     torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(own)
+        torch.set_num_threads(current)
 
 
 def _processor() -> str:

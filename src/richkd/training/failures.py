@@ -117,8 +117,9 @@ class NonFiniteDetector:
             error = NonFiniteError(
                 f"The outputs of {', '.join(names)} must be finite, but are not at {step}",
                 got=got,
-                fix="check the teacher: its weights are finite, but its outputs are not, or are larger than "
-                f"65,504; try --train.teacher_precision fp32{valid_checkpoint(self.checkpoint)}.",
+                fix="check the teacher, whose weights are finite: if its outputs are larger than 65,504, "
+                "divide them by a constant; else try --train.teacher_precision fp32"
+                f"{valid_checkpoint(self.checkpoint)}.",
             )
             return error, True
         error = NonFiniteError(

@@ -47,7 +47,7 @@ class PartLosses:
         mix = draw_mix(parts.config.augment, pixels.shape, settings.seed, step)
         progress = step / (self.steps * settings.epochs)
         place = (share.start + share.first, share.of_step)
-        context = Context(step, epoch, progress, settings.seed, *place)
+        context = Context(step, progress, *place)
         # Dropout draws from PyTorch's global generator. Seeding makes it a function of the step.
         part = () if self.task.is_joint(share) or not share.start else (share.start,)
         seed_generators(mix_seed(settings.seed, "step", step, *part), parts.device)

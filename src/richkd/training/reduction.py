@@ -60,8 +60,8 @@ def add_up(parameters: Iterable[nn.Parameter], numbers: Tensor, flags: Flags) ->
     if world() == 1:
         return numbers
     gradients = [p.grad for p in parameters if p.grad is not None]
-    told, on_cpu = flags.numbers(), numbers.device.type == "cpu"
-    last = torch.cat([told.to(numbers.dtype), numbers]) if on_cpu else numbers.clone()
+    flag_numbers, on_cpu = flags.numbers(), numbers.device.type == "cpu"
+    last = torch.cat([flag_numbers.to(numbers.dtype), numbers]) if on_cpu else numbers.clone()
     for bucket in _buckets([*gradients, last]):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         dist.all_reduce(flat)
@@ -69,11 +69,11 @@ def add_up(parameters: Iterable[nn.Parameter], numbers: Tensor, flags: Flags) ->
         for tensor, piece in zip(bucket, pieces, strict=True):
             tensor.copy_(piece.view(tensor.shape))
     if on_cpu:
-        told, last = last[: len(told)], last[len(told) :]
+        flag_numbers, last = last[: len(flag_numbers)], last[len(flag_numbers) :]
     else:
         # Flags on the device could only be read by waiting for it.
-        dist.all_reduce(told)
-    flags.take(told)
+        dist.all_reduce(flag_numbers)
+    flags.take(flag_numbers)
     return last
 
 

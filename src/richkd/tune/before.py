@@ -23,10 +23,10 @@ from richkd.tune.plan import Budget, TunePlan, of_plan
 from richkd.tune.results import SearchResult
 from richkd.tune.run import TuneResult, search
 
-KD, CONTROL, OWN_METHOD = "kd", "control", "own"
+KD, CONTROL, USER_METHOD = "kd", "control", "own"
 UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 # What the plan of a search gives, instead of the settings that all methods share.
-OWN = ("method", "objective", "out")
+FROM_PLAN = ("method", "objective", "out")
 
 
 def tuned(
@@ -95,12 +95,12 @@ def minutes_of(text: str) -> float:
         >>> minutes_of("10m"), minutes_of("1.5h"), minutes_of("90s"), minutes_of("3")
         (10.0, 90.0, 1.5, 3.0)
     """
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smh]?)", text.strip())
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smh]?)", text.strip())
+    if match is None or float(match[1]) == 0:
         raise ConfigError(
             "Option --tune must be a time", got=repr(text[:50]), fix="write --tune 10m, 1.5h or 90s."
         )
-    return float(found[1]) * UNITS[found[2] or "m"]
+    return float(match[1]) * UNITS[match[2] or "m"]
 
 
 def candidates(config: Config) -> dict[str, Any]:
@@ -120,16 +120,16 @@ def candidates(config: Config) -> dict[str, Any]:
     name = config.method.name or DEFAULT_METHOD
     if isinstance(config.objective, Mapping):
         method = {"name": name} | config.method.model_dump(mode="json", exclude_none=True)
-        own: dict[str, Any] = {"method": method, "objective": config.objective}
+        settings: dict[str, Any] = {"method": method, "objective": config.objective}
     else:
-        name, own = OWN_METHOD, {"objective": config.objective}
-    found: dict[str, Any] = {}
+        name, settings = USER_METHOD, {"objective": config.objective}
+    methods: dict[str, Any] = {}
     if config.teachers and not _is_plain_kd(config):
-        found[KD] = {"method": KD}
-        name = OWN_METHOD if name == KD else name
+        methods[KD] = {"method": KD}
+        name = USER_METHOD if name == KD else name
     if is_fused(config) and config.fusion.control is None:
-        found[CONTROL] = own | {"fusion.control": "teacher-only"}
-    return found | {name: own}
+        methods[CONTROL] = settings | {"fusion.control": "teacher-only"}
+    return methods | {name: settings}
 
 
 def _is_plain_kd(config: Config) -> bool:
@@ -139,7 +139,7 @@ def _is_plain_kd(config: Config) -> bool:
 def _shared(config: Config) -> dict[str, Any]:
     settings = parse_yaml(config.to_yaml())
     assert isinstance(settings, dict)
-    for name in OWN:
+    for name in FROM_PLAN:
         settings.pop(name, None)
     for section, leaf in (("train", "seed"), ("train", "epochs"), ("cache", "dir")):
         settings.get(section, {}).pop(leaf, None)
@@ -150,16 +150,16 @@ def _shared(config: Config) -> dict[str, Any]:
 def _cache(config: Config, out: Path) -> Path | None:
     """The teacher cache of the search, where views repeat."""
     repeats = config.augment.policy == "crop-flip" or config.augment.num_views is not None
-    own = out / "cache" if repeats and config.teachers else None
-    return config.cache.dir or own
+    default = out / "cache" if repeats and config.teachers else None
+    return config.cache.dir or default
 
 
 def _best(result: TuneResult) -> SearchResult:
-    found = [one for one in result.methods if one.best is not None]
-    if not found:
+    finished = [one for one in result.methods if one.best is not None]
+    if not finished:
         raise ConfigError(
             "A run of the search must finish",
             got="none did",
             fix=f"see {result.out / 'logs'}, or train without --tune.",
         )
-    return max(found, key=lambda one: one.best_value)
+    return max(finished, key=lambda one: one.best_value)

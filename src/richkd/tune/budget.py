@@ -73,9 +73,9 @@ def ladder(
     if began_with is not None and plan_halving(epochs, plan.epochs) != plan_halving(began_with, plan.epochs):
         slowest = min(possible, key=lambda name: possible[name])
         _refuse_smaller(slowest, seconds[slowest], epochs, began_with, trials.out)
-    found = _Record(minutes, epochs, seconds)
-    if found != known:
-        write_atomically(trials.out / FILE, (to_json(asdict(found)) + "\n").encode())
+    record = _Record(minutes, epochs, seconds)
+    if record != known:
+        write_atomically(trials.out / FILE, (to_json(asdict(record)) + "\n").encode())
     return plan_halving(epochs, plan.epochs)
 
 

@@ -19,7 +19,7 @@ TEMPERATURES = (1, 2, 3, 4, 6, 8)
 MIXUP = (0, 0.2, 0.4)
 DEFAULT, PAPER, ALPHAS = "default", "paper", (0.7, 0.5, 0.3)
 # Settings of a fusion that cannot be combined with every preset and α.
-OWN_FUSION = ("scale", "mixing", "weights", "labeled", "unlabeled")
+USER_FUSION = ("scale", "mixing", "weights", "labeled", "unlabeled")
 FOLDS, FOLD_SHARES = "folds:", (0.0, 0.5, 1.0)
 # How far a search goes from the setting of the plan: a tenth to ten times of a rate, a fifth to five times
 # of a weight, whose effect is smaller.
@@ -55,7 +55,7 @@ def default_space(config: Config) -> dict[str, Any]:
         if isinstance(spec.config, LogitConfig) and temperature is not None:
             space[f"objective.{spec.label}.temperature"] = _with(TEMPERATURES, temperature)
     if is_fused(config) and config.fusion.control is None:
-        if not any(getattr(config.fusion, name) for name in OWN_FUSION):
+        if not any(getattr(config.fusion, name) for name in USER_FUSION):
             space["fusion"] = _fusions(config.fusion.preset, config.fusion.alpha)
         if _has_entropy(config):
             entropy = config.fusion.entropy
@@ -63,8 +63,8 @@ def default_space(config: Config) -> dict[str, Any]:
             space["fusion.entropy"] = [*known, *([] if entropy in known else [entropy])]
     for place, teacher in enumerate(config.teachers, 1):
         if teacher.name.startswith(FOLDS):
-            own_share = 1.0 if teacher.fold_share is None else teacher.fold_share
-            space[f"teachers.{place}.fold_share"] = _with(FOLD_SHARES, own_share)
+            share = 1.0 if teacher.fold_share is None else teacher.fold_share
+            space[f"teachers.{place}.fold_share"] = _with(FOLD_SHARES, share)
     return space
 
 
@@ -101,9 +101,9 @@ def _fusions(preset: str, alpha: float | None) -> dict[str, dict[str, Any]]:
     }
 
 
-def _with(values: Sequence[float], own: float) -> list[float]:
+def _with(values: Sequence[float], planned: float) -> list[float]:
     """Some values and that of the plan, each once."""
-    return sorted({*values, own})
+    return sorted({*values, planned})
 
 
 def _around(value: float, factor: float) -> dict[str, Any]:

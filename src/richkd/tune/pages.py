@@ -68,9 +68,9 @@ def print_table(results: Sequence[SearchResult], metric: str, out: Path, console
         table.add_column(head, justify="right" if place in (1, 2, 3) else "left", overflow="fold")
     for result in results:
         longest = result.halving.rungs[-1]
-        own, found = (_shown(result, record, longest, metric) for record in (result.records[0], result.best))
+        first, best = (_shown(result, record, longest, metric) for record in (result.records[0], result.best))
         settings = "" if result.best is None else settings_text(result, result.best)
-        table.add_row(visible(result.method.name), str(longest), own, found, visible(settings))
+        table.add_row(visible(result.method.name), str(longest), first, best, visible(settings))
     console.print(table)
     for result in results:
         if result.best is None:
@@ -89,8 +89,8 @@ def _values(result: SearchResult, record: TrialRecord) -> list[str]:
     """The searched settings of a trial, each as text."""
     values = []
     for entry in result.method.entries:
-        chosen = record.point[entry.name]
-        value = entry.settings(chosen).get(entry.name, chosen)
+        choice = record.point[entry.name]
+        value = entry.settings(choice).get(entry.name, choice)
         values.append(f"{value:g}" if isinstance(value, float) else str(value))
     return values
 
@@ -111,17 +111,17 @@ def _recipe(plan: str, result: SearchResult, metric: str, images: int) -> str:
     assert result.config is not None
     assert result.best is not None
     longest = result.halving.rungs[-1]
-    found, own = (_evidence(result.figures.get((index, longest))) for index in (result.best.index, 0))
+    best, first = (_evidence(result.figures.get((index, longest))) for index in (result.best.index, 0))
     lines = [
         f"Settings of '{result.method.name}', found by a search ({plan}).",
         "",
         f"  richkd distill -c {result.method.name}.yaml",
         "",
         f"{_effort(result)}; chosen by {WORDS[metric]} of {images:,} validation images.",
-        f"After {counted(longest, 'epoch')}, trial {result.best.index}: {found}.",
+        f"After {counted(longest, 'epoch')}, trial {result.best.index}: {best}.",
     ]
     if result.best.index:
-        lines.append(f"Trial 0 ({result.method.first_trial}), after {counted(longest, 'epoch')}: {own}.")
+        lines.append(f"Trial 0 ({result.method.first_trial}), after {counted(longest, 'epoch')}: {first}.")
     else:
         lines.append(f"Trial 0 has {result.method.first_trial}: no other trial was better.")
     lines.append("These images chose the settings. Measure on test images, with other seeds: richkd compare.")

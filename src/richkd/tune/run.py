@@ -121,18 +121,20 @@ def search(
     trials = Trials(source, read_layers(source.source), out)
     methods = trials.methods()
     refuse_unwritable(out)
-    own = [trials.of_length(method.config, method.name, "own", source.plan.epochs) for method in methods]
+    base_runs = [
+        trials.of_length(method.config, method.name, "own", source.plan.epochs) for method in methods
+    ]
     if check_only:
-        _check(source, trials, methods, own, OpenedData(SPLIT))
+        _check(source, trials, methods, base_runs, OpenedData(SPLIT))
         _print_space(methods, console)
         return None
     with folder_lock(out, f"--out {out}"):
         remove_abandoned(out)
         opened = OpenedData(SPLIT)
-        _check(source, trials, methods, own, opened)
+        _check(source, trials, methods, base_runs, opened)
         _print_space(methods, console)
         # The first rung has several runs of each method.
-        at_once = jobs or source.plan.jobs or default_jobs(own * ETA)
+        at_once = jobs or source.plan.jobs or default_jobs(base_runs * ETA)
         runner = _Runner(out, at_once, threads_of_runs(out, {RUNS: at_once})[RUNS], opened, console, start)
         if source.plan.budget.minutes is not None:
             runner.refuse_changed(timed_runs(methods, trials))
@@ -152,11 +154,11 @@ def _check(
     source: TuneSource,
     trials: Trials,
     methods: Sequence[SearchedMethod],
-    own: list[PlannedRun],
+    runs: list[PlannedRun],
     opened: OpenedData,
 ) -> None:
     """Refuse runs that cannot start, and entropies in the space that no target of the classes has."""
-    check_runs(source.source.plan, own, _silent, SPLIT)
+    check_runs(source.source.plan, runs, _silent, SPLIT)
     problems = RunProblems()
     for method in methods:
         classes = len(opened.of(method.config).class_names)

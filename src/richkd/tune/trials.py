@@ -10,7 +10,7 @@ from typing import Any
 from richkd.compare.layers import Layer, Layers
 from richkd.compare.merging import is_in, merge, refuse_never_read
 from richkd.compare.problems import RunProblems
-from richkd.compare.runs import RUNS, Cell, PlannedRun, own_layer
+from richkd.compare.runs import RUNS, Cell, PlannedRun, plan_layer
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.fusion.mixings import ALPHA
@@ -87,9 +87,9 @@ class Trials:
         problems = RunProblems()
         for layer in self.layers.methods.values():
             problems.attempt("", _refuse_length, layer)
-        found = [problems.attempt(name, self._method, name, given) for name in self.layers.methods]
+        searched = [problems.attempt(name, self._method, name, given) for name in self.layers.methods]
         problems.refuse_all()
-        methods = [method for method in found if method is not None]
+        methods = [method for method in searched if method is not None]
         read = {entry.name for method in methods for entry in method.entries}
         for entry in given or ():
             if entry.name not in read:
@@ -117,8 +117,8 @@ class Trials:
         """A run of some settings with another number of epochs."""
         name = f"{folder_name(method)}-{trial}-e{epochs}"
         train = config.train.model_copy(update={"epochs": epochs})
-        own = config.model_copy(update={"train": train, "out": self.out / RUNS / name})
-        return PlannedRun(name, method, None, Cell("", "", epochs), self.source.plan.seed, own)
+        settings = config.model_copy(update={"train": train, "out": self.out / RUNS / name})
+        return PlannedRun(name, method, None, Cell("", "", epochs), self.source.plan.seed, settings)
 
     def _method(self, name: str, given: list[Entry] | None) -> SearchedMethod:
         config, _ = self._merged(name, (), {})
@@ -126,11 +126,11 @@ class Trials:
         if entries is None:
             entries = read_space(default_space(config), lambda _: self.source.source.place("methods", name))
         read = tuple(entry for entry in entries if self._reads(name, entry, entries))
-        own = {entry.name: self._own_value(name, entry, entries, config) for entry in read}
-        first = {entry: value for entry, value in own.items() if value is not None}
+        values = {entry.name: self._current_value(name, entry, entries, config) for entry in read}
+        first = {entry: value for entry, value in values.items() if value is not None}
         return SearchedMethod(name, read, first, config, self._outside(name, read, first))
 
-    def _own_value(self, method: str, entry: Entry, entries: Sequence[Entry], config: Config) -> Any:
+    def _current_value(self, method: str, entry: Entry, entries: Sequence[Entry], config: Config) -> Any:
         """The value of an entry that the settings of the method have already; None if it has none."""
         value = entry.value_of(settings_of(config))
         if value is not None or not isinstance(entry, Choices):
@@ -164,9 +164,9 @@ class Trials:
 
     def _merged(self, method: str, entries: Sequence[Entry], point: Point) -> tuple[Config, Layer]:
         source, plan = self.source.source, self.source.plan
-        own = own_layer(source, plan.epochs)
+        from_plan = plan_layer(source, plan.epochs)
         searched = layer_of(list(entries), point)
-        layers = (self.layers.base, own, searched, self.layers.methods[method])
+        layers = (self.layers.base, from_plan, searched, self.layers.methods[method])
         config, kept = merge(layers, source.place("methods", method))
         train = config.train.model_copy(update={"seed": self.source.plan.seed})
         self._read |= {id(given) for dotted, given in self.layers.base.items() if is_in(dotted, kept)}
@@ -192,21 +192,21 @@ def settings_of(config: Config) -> dict[str, Any]:
         >>> settings["optim.lr"], settings["objective.kd.temperature"]
         (0.05, 3.0)
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
-        found[name] = value
+        settings[name] = value
         if isinstance(value, Mapping):
-            found |= {f"{name}.{leaf}": inner for leaf, inner in value.items()}
+            settings |= {f"{name}.{leaf}": inner for leaf, inner in value.items()}
     if config.fusion.alpha is None and scale_and_mixing(config.fusion)[1] == ALPHA:
-        found["fusion.alpha"] = PAPER_ALPHA
+        settings["fusion.alpha"] = PAPER_ALPHA
     for place, teacher in enumerate(config.teachers, 1):
         if teacher.name.startswith(FOLDS):
             share = 1.0 if teacher.fold_share is None else teacher.fold_share
-            found[f"teachers.{place}.fold_share"] = share
+            settings[f"teachers.{place}.fold_share"] = share
     for spec in read_objective(config):
         terms = spec.config.model_dump(mode="json")
-        found |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}
-    return found
+        settings |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}
+    return settings
 
 
 def _are_equal(one: Config, other: Config) -> bool:

@@ -43,5 +43,5 @@ def test_files_are_drawn_with_equal_probability(means: np.ndarray) -> None:
 
 def test_the_texture_is_bright_in_lines_and_not_in_single_pixels() -> None:
     ice = texture(Draws((1, 2, 3, 4), torch.device("cpu")), 64, 64)
-    beside = (ice[..., 1:] - ice[..., :-1]).square().mean()
-    assert float(beside) < float(ice.var(dim=(2, 3)).mean())
+    difference = (ice[..., 1:] - ice[..., :-1]).square().mean()
+    assert float(difference) < float(ice.var(dim=(2, 3)).mean())

@@ -33,5 +33,5 @@ def write_page(page: Path, outcomes: Sequence[Outcome], seconds: float) -> None:
     assert rest
     assert after
     machine = f"{os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}"
-    said = f"`make faults`, {datetime.date.today().isoformat()}, {machine}, {seconds / 60:.0f} min."
-    page.write_text(f"{before}{BEGIN}\n{said}\n\n{table(outcomes)}\n{END}{after}", encoding="utf-8")
+    caption = f"`make faults`, {datetime.date.today().isoformat()}, {machine}, {seconds / 60:.0f} min."
+    page.write_text(f"{before}{BEGIN}\n{caption}\n\n{table(outcomes)}\n{END}{after}", encoding="utf-8")

@@ -12,8 +12,9 @@ from tests.faults.campaign.outcome import LOST, SILENT, SURVIVED, Outcome
 from tests.faults.campaign.setting import Setting, differences
 
 STOPS, SIGNALS = 200, (signal.SIGTERM, signal.SIGINT)
-# Exit status of a stopped command, and the longest time that it may take to end.
-STOPPED, LIMIT = 130, 10.0
+# Exit statuses of a stopped command, the second one before there is a state to save, and the longest time
+# that it may take to end.
+STOPPED, LIMIT = (130, -signal.SIGTERM), 10.0
 
 
 def stop_all(setting: Setting, share: float = 1.0) -> list[Outcome]:
@@ -40,8 +41,8 @@ def stop_all(setting: Setting, share: float = 1.0) -> list[Outcome]:
 
 
 def _effect(stopped: Ended, took: float, resumed: Ended, different: str) -> tuple[str, str]:
-    if stopped.status not in (STOPPED, 0) or took > LIMIT:
+    if stopped.status not in (*STOPPED, 0) or took > LIMIT:
         return LOST, f"status {stopped.status} after {took:.1f} s\n{stopped.text[-2000:]}"
-    if stopped.status == STOPPED and resumed.status:
+    if stopped.status and resumed.status:
         return LOST, f"resumed with status {resumed.status}\n{resumed.text[-2000:]}"
     return (SILENT, different) if different else (SURVIVED, "")

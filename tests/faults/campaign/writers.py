@@ -38,9 +38,9 @@ def _folder(outcome: Outcome, setting: Setting, out: Path, *, resume: bool, wait
         if all(ended.status == 0 for ended in endings) and not differences(out, setting.reference("run")):
             outcome.add(SURVIVED)
         else:
-            outcome.add(LOST, _said(endings))
+            outcome.add(LOST, _outputs(endings))
     elif different := differences(out, setting.reference("run")):
-        outcome.add(SILENT, f"{different}\n{_said(endings)}")
+        outcome.add(SILENT, f"{different}\n{_outputs(endings)}")
     else:
         outcome.add(REFUSED)
 
@@ -52,10 +52,10 @@ def _cache(outcome: Outcome, setting: Setting, cache: Path, wait: float) -> None
     endings.append(run(["cache", "verify", str(cache)]))
     stored, expected = (sum(len(c) for _, c in open_caches(f)) for f in (cache, setting.reference("cache")))
     if any(ended.status for ended in endings):
-        outcome.add(LOST, _said(endings))
+        outcome.add(LOST, _outputs(endings))
     else:
         outcome.add(SURVIVED if stored == expected else SILENT, f"{stored} of {expected} outputs")
 
 
-def _said(endings: list[Ended]) -> str:
+def _outputs(endings: list[Ended]) -> str:
     return "\n".join(f"status {ended.status}: {ended.text[-1000:]}" for ended in endings)

@@ -136,7 +136,7 @@ def judged(images: int, gain: float, error: float, teacher: float = 0.6, clip: f
 
 
 @pytest.mark.parametrize(
-    ("result", "found"),
+    ("result", "outcome"),
     [
         (judged(1000, 0.5, 0.01), Outcome.YES),
         (judged(1000, -0.5, 0.01), Outcome.NO),
@@ -156,10 +156,10 @@ def judged(images: int, gain: float, error: float, teacher: float = 0.6, clip: f
         (judged(50, 0.0, 0.01, teacher=0.1), Outcome.TEACHER_NOT_USABLE),
     ],
 )
-def test_a_verdict_says_first_what_makes_it_impossible(result: Any, found: Outcome) -> None:
-    assert decide_outcome(result) is found
-    assert headline(result).startswith("Yes") == (found is Outcome.YES)
-    assert headline(result).startswith("Undecided") == (found is Outcome.UNDECIDED)
+def test_a_verdict_says_first_what_makes_it_impossible(result: Any, outcome: Outcome) -> None:
+    assert decide_outcome(result) is outcome
+    assert headline(result).startswith("Yes") == (outcome is Outcome.YES)
+    assert headline(result).startswith("Undecided") == (outcome is Outcome.UNDECIDED)
 
 
 def test_a_teacher_of_few_classes_that_is_far_above_chance_is_not_suspected(parts: Parts) -> None:
@@ -270,7 +270,7 @@ def test_a_teacher_that_adds_little_to_clip_is_told(parts: Parts) -> None:
     result = probed(parts, 1.5, 1.5)
     least, name = result.choice.candidates[0].nll, f"{result.clip.name} alone"
 
-    def told(nll: float) -> str:
+    def text_of(nll: float) -> str:
         choice = replace(
             result.choice,
             candidates=(Candidate("log-pool", least, 0.02), Candidate(name, nll, 0.02)),
@@ -278,8 +278,8 @@ def test_a_teacher_that_adds_little_to_clip_is_told(parts: Parts) -> None:
         )
         return explanation(replace(result, choice=choice, unlabeled=9 * result.labeled))
 
-    assert "compare --fusion.control clip-only" in told(least + 0.01)
-    assert "--fusion.control" not in told(least + 0.03)
+    assert "compare --fusion.control clip-only" in text_of(least + 0.01)
+    assert "--fusion.control" not in text_of(least + 0.03)
 
 
 def messages(result: Probe) -> str:

@@ -147,9 +147,9 @@ def test_runs_with_equal_folder_names_are_all_there(runs: tuple[World, list[str]
     for folder, run in zip(folders, runs[1], strict=True):
         shutil.copytree(run, folder)
     report = collect(folders, EvaluateConfig())
-    found = json.loads(write_report(report, tmp_path / "page").with_name("summary.json").read_text())
-    assert list(found["runs"]) == list(map(str, folders))
-    assert [len(run["epochs"]) for run in found["runs"].values()] == [2, 3]
+    summary = json.loads(write_report(report, tmp_path / "page").with_name("summary.json").read_text())
+    assert list(summary["runs"]) == list(map(str, folders))
+    assert [len(run["epochs"]) for run in summary["runs"].values()] == [2, 3]
     assert [run.name for run in report.runs] == list(map(str, folders))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from richkd.core.errors import CacheError
 from richkd.core.types import Output
 from richkd.teachers.cache.row_format import RowFormat, as_stored
+from tests.fixtures import refusal
 
 
 def some(classes: int, features: int, images: int = 5, seed: int = 0) -> Output:
@@ -85,7 +86,7 @@ def test_rows_of_features_alone_have_no_logits() -> None:
 def test_what_float16_cannot_hold_is_refused(bad: float, rows: RowFormat) -> None:
     output = some(4, 3)
     output.logits_BC[2, 1] = bad
-    with pytest.raises(CacheError, match="finite"):
+    with pytest.raises(CacheError, match="Outputs of a teacher must be"):
         rows.pack(output)
 
 
@@ -102,3 +103,21 @@ def test_outputs_lie_in_memory_like_computed_ones(top: int | None) -> None:
     # Products of AVX2 processors round otherwise if there are gaps between rows.
     assert output.logits_BC.is_contiguous()
     assert output.feats_BF.is_contiguous()
+
+
+def test_the_reason_and_the_limit_are_those_of_what_is_stored() -> None:
+    output = Output(torch.tensor([[5.0, 0.0, -70_000.0]]), torch.zeros(1, 0))
+    large = refusal(RowFormat(3, 0).pack, output)
+    assert large.rule == "Outputs of a teacher must be at most 65,504 to be stored in float16"
+    assert large.got == "numbers up to 70,000"
+    # Only the largest logit is stored here, and float32 holds all of them.
+    assert RowFormat(3, 0, top_k=1).pack(output).shape == (1, 8)
+    wide = RowFormat(3, 0, wide=True)
+    assert torch.equal(wide.unpack(wide.pack(output)).logits_BC, output.logits_BC)
+    output.logits_BC[0, 2] = math.nan
+    assert refusal(wide.pack, output).rule == "Outputs of a teacher must be finite"
+
+
+def test_others_without_any_probability_are_refused_as_their_row_could_not_be_read() -> None:
+    output = Output(torch.tensor([[5.0, -math.inf, -math.inf]]), torch.zeros(1, 0))
+    assert refusal(RowFormat(3, 0, top_k=1).pack, output).got == "NaN or infinity"

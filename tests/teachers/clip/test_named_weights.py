@@ -113,11 +113,11 @@ def test_a_published_tag_is_what_open_clip_makes_of_it(
 
 def test_every_published_pair(file: Path) -> None:
     for model, tag in PAIRS:
-        found = find_weights(f"{model}:{tag}@{file}")
-        assert (*(found.preprocessing[key] for key in KEYS), found.quick_gelu) == kind(model, tag)
-        assert (found.model, found.weights) == (model, str(file))
+        result = find_weights(f"{model}:{tag}@{file}")
+        assert (*(result.preprocessing[key] for key in KEYS), result.quick_gelu) == kind(model, tag)
+        assert (result.model, result.weights) == (model, str(file))
         alone = find_weights(f"{model}:{tag}")
-        assert (alone.weights, alone.preprocessing, alone.quick_gelu) == (tag, {}, found.quick_gelu)
+        assert (alone.weights, alone.preprocessing, alone.quick_gelu) == (tag, {}, result.quick_gelu)
     assert len(PAIRS) > 150
 
 
@@ -152,8 +152,8 @@ def test_the_differences_are_named(file: Path) -> None:
 
 def test_a_file_alone_has_what_all_tags_agree_on(file: Path) -> None:
     for model in AGREEING:
-        found = find_weights(f"{model}:{file}")
-        assert {(*(found.preprocessing[key] for key in KEYS), found.quick_gelu)} == kinds(model)
+        result = find_weights(f"{model}:{file}")
+        assert {(*(result.preprocessing[key] for key in KEYS), result.quick_gelu)} == kinds(model)
     assert len(AGREEING) > 50
 
 
@@ -174,9 +174,9 @@ def test_ways_to_write_the_file(file: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(file.parent))
     for path in (file.name, f"./{file.name}", f"~/{file.name}", str(file)):
         for spec in (f"ViT-B/32:OpenAI@{path}", f"RN50:{path}"):
-            found = find_weights(spec)
-            assert Path(found.weights).samefile(file)
-            assert found.quick_gelu
+            result = find_weights(spec)
+            assert Path(result.weights).samefile(file)
+            assert result.quick_gelu
     # A file may have the name of a tag.
     (tmp_path / "openai").write_bytes(b"")
     monkeypatch.chdir(tmp_path)

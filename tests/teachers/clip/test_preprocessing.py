@@ -123,8 +123,8 @@ KEYS = ["mode", "mean", "std", "interpolation", "resize_mode", "fill_color"]
 @given(st.dictionaries(st.sampled_from(KEYS), ANYTHING))
 def test_no_value_ends_in_another_error(config: dict[str, Any]) -> None:
     try:
-        found = read_preprocessing({"size": 32, **config}, "a")
+        result = read_preprocessing({"size": 32, **config}, "a")
     except ClipError:
         return
-    assert all(map(math.isfinite, (*found.mean, *found.std)))
-    assert min(found.std) > 0
+    assert all(map(math.isfinite, (*result.mean, *result.std)))
+    assert min(result.std) > 0

@@ -19,7 +19,7 @@ from richkd.teachers.clip.load import open_clip_teacher
 from richkd.teachers.clip.prompt_lengths import check_prompt_lengths, cut_prompts
 from tests.teachers.clip.tiny import add_tokenizer, make_folder
 
-CLIPS_OWN = open_clip.get_tokenizer("ViT-B-32")
+CLIP_TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<cls>"]
 WORDS = ["a", "photo", "of", "the", "red", "owl", "cat", "in", "snow"]
 LIMIT = 8
@@ -59,7 +59,7 @@ def words_that_fit(tokenizer: Any) -> int:
     return count
 
 
-def found(tokenizer: Any, *prompts: str) -> list[Any]:
+def cuts(tokenizer: Any, *prompts: str) -> list[Any]:
     return cut_prompts(tokenizer, ["red owl"], [prompts], [["{}"] * len(prompts)])
 
 
@@ -69,9 +69,9 @@ def test_every_kind_of_tokenizer_is_measured(kind: str) -> None:
     most = words_that_fit(tokenizer)
     assert most == {"plain": 8, "both ends": 6, "siglip": 7, "clips": 5, "left": 8}[kind]
     words = [WORDS[number % len(WORDS)] for number in range(20)]
-    assert found(tokenizer, *(" ".join(words[:count]) for count in range(1, most + 1))) == []
+    assert cuts(tokenizer, *(" ".join(words[:count]) for count in range(1, most + 1))) == []
     for count in range(most + 1, 20):
-        (cut,) = found(tokenizer, " ".join(words[:count]))
+        (cut,) = cuts(tokenizer, " ".join(words[:count]))
         assert (cut.tokens, cut.limit) == (LIMIT + count - most, LIMIT)
         lost = words[: count - most] if kind == "left" else words[most:count]
         assert cut.lost == " ".join(lost)
@@ -81,24 +81,24 @@ def test_every_kind_of_tokenizer_is_measured(kind: str) -> None:
 @given(st.text(min_size=1, max_size=120), st.integers(1, 6))
 def test_clips_own_tokenizer_cuts_exactly_what_is_found(text: str, repeats: int) -> None:
     prompt = text * repeats
-    tokens = CLIPS_OWN.encode(prompt)
-    wide = CLIPS_OWN([prompt], context_length=2000)[0]
+    tokens = CLIP_TOKENIZER.encode(prompt)
+    wide = CLIP_TOKENIZER([prompt], context_length=2000)[0]
     length = int(wide.argmax()) + 1
-    assert bool(found(CLIPS_OWN, prompt)) == (length > 77)
-    for cut in found(CLIPS_OWN, prompt):
+    assert bool(cuts(CLIP_TOKENIZER, prompt)) == (length > 77)
+    for cut in cuts(CLIP_TOKENIZER, prompt):
         assert cut.tokens == length == len(tokens) + 2
-        assert cut.lost == CLIPS_OWN.decode(tokens[75:]).strip()
+        assert cut.lost == CLIP_TOKENIZER.decode(tokens[75:]).strip()
 
 
 def test_the_limit_is_that_of_the_model() -> None:
     prompt = "a photo of the red owl " * 5
-    assert not found(CLIPS_OWN, prompt)
-    (cut,) = found(open_clip.SimpleTokenizer(context_length=16), prompt)
+    assert not cuts(CLIP_TOKENIZER, prompt)
+    (cut,) = cuts(open_clip.SimpleTokenizer(context_length=16), prompt)
     assert (cut.tokens, cut.limit) == (32, 16)
 
 
 def test_a_tokenizer_of_unknown_kind_is_left_alone() -> None:
-    assert found(lambda texts: torch.zeros(len(texts), 4), "word " * 200) == []
+    assert cuts(lambda texts: torch.zeros(len(texts), 4), "word " * 200) == []
 
 
 def test_one_message_has_class_template_tokens_and_what_was_cut(
@@ -134,7 +134,7 @@ def test_many_cut_prompts_are_summed_up_by_class(caplog: pytest.LogCaptureFixtur
     names = [f"{number} {'very ' * (80 + number)}" for number in range(14)]
     templates = ["a {}", "the long {}"]
     prompts = [[template.replace("{}", name) for template in templates] for name in names]
-    check_prompt_lengths(CLIPS_OWN, names, prompts, [templates] * 14)
+    check_prompt_lengths(CLIP_TOKENIZER, names, prompts, [templates] * 14)
     (record,) = caplog.records
     first, *lines, last = record.getMessage().splitlines()
     assert "28 of 28 prompts" in first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.core.errors import ClipError
+from richkd.core.errors import ClipError, DataError
 from richkd.data.split import folds_of
 from richkd.fusion.select import FOLDS
 from richkd.metrics.multipliers import PRIOR_IMAGES
@@ -61,10 +62,10 @@ def nll(prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, weights: list[fl
 def test_class_embeddings_are_normalized_weighted_means(seed: int, noises: list[float]) -> None:
     prompts, _, _ = world_of(tuple(noises), 5, seed)
     weights_P = torch.rand(len(noises), generator=torch.Generator().manual_seed(seed)) + 0.1
-    found_CD = prompts.class_embeddings(weights_P)
+    embeds_CD = prompts.class_embeddings(weights_P)
     for c in range(CLASSES):
         mean_D = (weights_P[:, None] * prompts.embeddings_PCD[:, c]).sum(0)
-        assert torch.allclose(found_CD[c], mean_D / mean_D.norm(), atol=1e-6)
+        assert torch.allclose(embeds_CD[c], mean_D / mean_D.norm(), atol=1e-6)
 
 
 @settings(max_examples=8, deadline=None)
@@ -160,8 +161,8 @@ def test_templates_and_weights_are_judged_on_images_that_did_not_choose_them() -
     right, total = 0, 0.0
     for fold in range(FOLDS):
         out_N = fold_N == fold
-        chosen = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
-        weights = [float(place in chosen) for place in range(8)]
+        selected = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
+        weights = [float(place in selected) for place in range(8)]
         embeds_CD = prompts.class_embeddings(torch.tensor(weights))
         right += int(((feats_ND[out_N] @ embeds_CD.T).argmax(1) == labels_N[out_N]).sum())
         fitted_P = fit_prompt_weights(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
@@ -218,3 +219,20 @@ def test_files_of_weights_that_are_refused(tmp_path: Path, text: str, words: str
     assert isinstance(error, ClipError)
     assert words in str(error)
     assert "weights.yaml" in str(error)
+
+
+@pytest.mark.parametrize("images", [2, 3, 4, 6])
+def test_cross_fitting_needs_no_image_in_every_fold(images: int) -> None:
+    prompts, feats_ND, _ = world_of((0.0, 0.1), images)
+    # One class, so that folds are empty.
+    fitted, equal = cross_fitted_nll(prompts, feats_ND, torch.zeros(images, dtype=torch.int64), SCALE)
+    assert math.isfinite(fitted)
+    assert math.isfinite(equal)
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_one_image_is_too_few_to_cross_fit(images: int) -> None:
+    prompts, feats_ND, labels_N = world_of((0.0, 0.1), 5)
+    error = refusal(cross_fitted_nll, prompts, feats_ND[:images], labels_N[:images], SCALE)
+    assert isinstance(error, DataError)
+    assert "two held-out images" in error.rule

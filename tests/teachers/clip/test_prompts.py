@@ -84,8 +84,8 @@ def test_class_prompts_fill_every_template_in_order() -> None:
 
 
 def test_prompts_of_one_class_replace_the_templates() -> None:
-    own = {"aquarium_fish": ["a goldfish in a tank", "a {} at home"]}
-    result = build_prompts(NAMES, ["a {}."], own)
+    class_prompts = {"aquarium_fish": ["a goldfish in a tank", "a {} at home"]}
+    result = build_prompts(NAMES, ["a {}."], class_prompts)
     assert result[0] == ["a goldfish in a tank", "a aquarium fish at home"]
     assert result[1] == ["a apple."]
 
@@ -165,11 +165,11 @@ def test_names_for_clip_and_superclasses_fill_templates(tmp_path: Path) -> None:
 def test_prompts_of_one_class_may_have_its_superclass(tmp_path: Path) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text("crane: ['a {}, a kind of {super}']", encoding="utf-8")
-    own = load_class_prompts(file, ["crane", "red_fox"])
-    result = build_prompts(["crane", "red_fox"], ["the {}"], own, {}, ["big_bird", "mammal"])
+    class_prompts = load_class_prompts(file, ["crane", "red_fox"])
+    result = build_prompts(["crane", "red_fox"], ["the {}"], class_prompts, {}, ["big_bird", "mammal"])
     assert result == [["a crane, a kind of big bird"], ["the red fox"]]
     with pytest.raises(ClipError, match=r"superclasses(.|\n)*'a \{\}, a kind of \{super\}'"):
-        build_prompts(["crane", "red_fox"], ["the {}"], own)
+        build_prompts(["crane", "red_fox"], ["the {}"], class_prompts)
 
 
 def test_braces_of_a_class_of_the_data_stay() -> None:

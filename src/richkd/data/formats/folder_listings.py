@@ -13,7 +13,7 @@ from richkd.core.presence import resolved
 from richkd.data.columns import Columns
 from richkd.data.formats.class_folders import split_folders_of
 from richkd.data.formats.listing_files import (
-    FOUND_SUFFIXES,
+    DETECTED_SUFFIXES,
     IMAGE_NAMES,
     LABEL_NAMES,
     Listing,
@@ -47,8 +47,8 @@ def find_listings(place: Path, columns: Columns, excluded: set[Path]) -> dict[st
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("train.csv", "test.csv", "prices.csv"):
         ...         size = (Path(folder) / name).write_text("image,label\\n")
-        ...     found = find_listings(Path(folder), Columns(), set())
-        >>> {split: file.name for split, file in found.items()}
+        ...     listings = find_listings(Path(folder), Columns(), set())
+        >>> {split: file.name for split, file in listings.items()}
         {'test': 'test.csv', 'train': 'train.csv'}
     """
     whole = _one(WHOLE, [file for file in _metadata(place, excluded) if _lists(file, columns)])
@@ -59,8 +59,8 @@ def find_listings(place: Path, columns: Columns, excluded: set[Path]) -> dict[st
     if labeled.get("train"):
         for split, files in named.items():
             labeled[split] = labeled[split] or [file for file in files if _lists(file, columns, labels=False)]
-    found = {split: _one(split, files) for split, files in labeled.items()}
-    return {split: file for split, file in found.items() if file is not None}
+    listings = {split: _one(split, files) for split, files in labeled.items()}
+    return {split: file for split, file in listings.items() if file is not None}
 
 
 def _named_after_splits(place: Path, excluded: set[Path]) -> dict[str, list[Path]]:
@@ -80,7 +80,7 @@ def _listings_in(folder: Path, excluded: set[Path]) -> list[Path]:
     return [
         file
         for file in contents(folder).files
-        if file.suffix.lower() in FOUND_SUFFIXES and resolved(file) not in excluded
+        if file.suffix.lower() in DETECTED_SUFFIXES and resolved(file) not in excluded
     ]
 
 
@@ -161,7 +161,7 @@ def warn_of_unlisted(place: Path, tables: Mapping[str, datasets.Dataset], exclud
     """
     cells = (cell for rows in tables.values() for cell in _cells(rows))
     listed = {str(resolved(cell["path"] or "")) for cell in cells}
-    images = (file for found in walk(place, excluded) for file in found.files if is_image(file))
+    images = (file for entries in walk(place, excluded) for file in entries.files if is_image(file))
     unlisted = [file for file in images if str(resolved(file)) not in listed]
     if unlisted:
         first = unlisted[0].relative_to(place).as_posix()

@@ -37,7 +37,7 @@ def open_hub(path: str) -> dict[str, datasets.Dataset]:
         Tables by split, or one table named `WHOLE` if the only split has another name.
 
     Raises:
-        DataError: as `load_hub`.
+        DataError: as `load_hub`; or two splits mean the same one, or none has a known name.
 
     Example:
         >>> try:
@@ -49,8 +49,21 @@ def open_hub(path: str) -> dict[str, datasets.Dataset]:
     result = load_hub(path)
     if len(result) == 1 and not SPLIT_NAMES.get(next(iter(result)).lower()):
         return {WHOLE: next(iter(result.values()))}
-    splits = {SPLIT_NAMES.get(name.lower(), ""): rows for name, rows in result.items()}
-    if splits.pop("", None) is not None:
+    splits: dict[str, datasets.Dataset] = {}
+    names: dict[str, str] = {}
+    for name, table in result.items():
+        split = SPLIT_NAMES.get(name.lower())
+        if split in names:
+            rule = f"The data set {path} must have one split for each of train, validation and test"
+            fix = "download it, and give a folder of the splits that you want."
+            raise DataError(rule, got=f"{names[split]} and {name}", fix=fix)
+        if split is not None:
+            names[split], splits[split] = name, table
+    if not splits:
+        rule = f"The data set {path} must have a train, validation or test split, or only one split"
+        fix = "download it, and give a folder of the splits that you want, named train and test."
+        raise DataError(rule, got=", ".join(result), fix=fix)
+    if len(splits) < len(result):
         logger.warning(
             "%s: only the train, validation and test splits are used, not all of %s", path, ", ".join(result)
         )
@@ -59,9 +72,9 @@ def open_hub(path: str) -> dict[str, datasets.Dataset]:
 
 def _names_in(folder: Path) -> list[str]:
     """Names of the folders and of the files that may be data."""
-    found = contents(folder)
-    files = (file for file in found.files if file.suffix.lower() in DATA_SUFFIXES)
-    return [path.name for path in (*found.folders, *files)]
+    entries = contents(folder)
+    files = (file for file in entries.files if file.suffix.lower() in DATA_SUFFIXES)
+    return [path.name for path in (*entries.folders, *files)]
 
 
 def load_hub(path: str) -> dict[str, datasets.Dataset]:

@@ -82,13 +82,13 @@ def splits_of(files: Sequence[str]) -> dict[str, list[str]] | None:
         return None
     splits: dict[str, list[str]] = {}
     for file in parquet:
-        found = SHARD.fullmatch(file.name)
-        if found is None:
+        match = SHARD.fullmatch(file.name)
+        if match is None:
             return None
-        own = splits.setdefault(found["split"], [])
-        if int(found["number"]) != len(own):
+        shards = splits.setdefault(match["split"], [])
+        if int(match["number"]) != len(shards):
             return None
-        own.append(str(file))
+        shards.append(str(file))
     complete = all(names[-1].endswith(f"-of-{len(names):05}.parquet") for names in splits.values())
     return splits if complete else None
 
@@ -120,12 +120,12 @@ def _download(name: str) -> dict[str, list[Path]] | None:
     import huggingface_hub
 
     try:
-        found = list_files(name)
-        if found is None:
+        hub_files = list_files(name)
+        if hub_files is None:
             return None
-        names = [file for files in found.splits.values() for file in files]
+        names = [file for files in hub_files.splits.values() for file in files]
         folder = huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=names)
-        return {split: [Path(folder, file) for file in files] for split, files in found.splits.items()}
+        return {split: [Path(folder, file) for file in files] for split, files in hub_files.splits.items()}
     # Errors of the network are those of an HTTP library. Without files, the caller asks again and says why.
     except Exception:
         return _kept(name)
@@ -173,8 +173,8 @@ def open_remote(uri: str) -> dict[str, datasets.Dataset]:
     name, fix = named["name"], f"give --data {named['name']}, which downloads it."
     try:
         with still(f"listing the images of {uri}"):
-            found = list_files(name)
-            splits = {} if found is None else {split: _open(found, split) for split in found.splits}
+            files = list_files(name)
+            splits = {} if files is None else {split: _open(files, split) for split in files.splits}
     except DataError:
         raise
     # Errors of the network are those of an HTTP library.
@@ -190,14 +190,14 @@ def open_remote(uri: str) -> dict[str, datasets.Dataset]:
     return splits
 
 
-def _open(found: HubFiles, split: str) -> datasets.Dataset:
-    uris = found.uris(split)
+def _open(files: HubFiles, split: str) -> datasets.Dataset:
+    uris = files.uris(split)
     image = column_of_images(uris)
     if image is None:
         raise DataError(
-            f"Images of {DATASETS}{found.name} must be one column of bytes in row groups of at most "
+            f"Images of {DATASETS}{files.name} must be one column of bytes in row groups of at most "
             f"{GROUP >> 20} MB to be read from the hub",
             got=f"others in {split}",
-            fix=f"give --data {found.name}, which downloads it.",
+            fix=f"give --data {files.name}, which downloads it.",
         )
-    return open_in_place(uris, image, found.revision)
+    return open_in_place(uris, image, files.revision)

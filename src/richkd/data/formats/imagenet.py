@@ -81,8 +81,8 @@ def _names(words: Path, ids: Sequence[str]) -> list[str]:
     if not words.is_file():
         return list(ids)
     text = read_text(words, DataError, "The names of classes", "save it as UTF-8 text.")
-    found = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
-    names = [found.get(one, "").split(",")[0].strip() for one in ids]
+    synonyms = dict(line.split("\t", 1) for line in text.split("\n") if "\t" in line)
+    names = [synonyms.get(one, "").split(",")[0].strip() for one in ids]
     if "" in names or len({clean_name(name) for name in names}) < len(names):
         logger.warning("%s: has no different name for each class, so classes keep their ids", words)
         return list(ids)
@@ -141,7 +141,7 @@ def find_annotation(folder: Path, files: Iterable[Path]) -> Listing | None:
     """
     files_of = [file for file in contents(folder).files if is_image(file)]
     names = {normalized(name) for file in files_of for name in (file.name, file.stem)}
-    found = []
+    listings = []
     for file in files:
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
             try:
@@ -153,11 +153,11 @@ def find_annotation(folder: Path, files: Iterable[Path]) -> Listing | None:
             if images and normalized(Path(images[0] or "").name) in names:
                 if BOXES in listing.columns:
                     labels = [(text or "").partition(" ")[0] for text in labels]
-                found.append(replace(listing, columns={IMAGE: images, LABEL: labels}))
-    if len(found) > 1:
-        got = first_few([listing.file.name for listing in found])
+                listings.append(replace(listing, columns={IMAGE: images, LABEL: labels}))
+    if len(listings) > 1:
+        got = first_few([listing.file.name for listing in listings])
         raise DataError(f"One file must have the labels of {folder}", got=got, fix="keep only one of them.")
-    return found[0] if found else None
+    return listings[0] if listings else None
 
 
 def open_annotated(

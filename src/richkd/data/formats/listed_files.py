@@ -44,20 +44,20 @@ def find_files(
         ...     [file.name for file in find_files(listing, ["000a"], [None], Path(folder))]
         ['000a.jpg']
     """
-    found = [_direct(name, root) for name in names]
-    absent = [row for row, file in enumerate(found) if file is None]
+    files = [_direct(name, root) for name in names]
+    absent = [row for row, file in enumerate(files) if file is None]
     if absent:
         images = _images_by_name(root)
         for row in absent:
-            found[row] = _among(images, names[row], splits[row], root, listing)
-    missing = [row for row in absent if found[row] is None]
+            files[row] = _among(images, names[row], splits[row], root, listing)
+    missing = [row for row in absent if files[row] is None]
     if missing:
         raise DataError(
             f"Every image in {listing.file} must exist",
             got=f"{len(missing)} of {len(names)} missing: {first_few([names[row] for row in missing])}",
             fix=f"write paths relative to {root}, or remove these lines.",
         )
-    return [file for file in found if file is not None]
+    return [file for file in files if file is not None]
 
 
 def _direct(name: str, root: Path) -> Path | None:
@@ -109,8 +109,8 @@ def _among(
         return None
     fits = [file for file in images.get(parts[-1], []) if _folders(file, len(parts)) == parts[:-1]]
     if len(fits) > 1:
-        own = [file for file in fits if split and split in _splits_in(file.relative_to(root))]
-        fits = own or fits
+        in_split = [file for file in fits if split and split in _splits_in(file.relative_to(root))]
+        fits = in_split or fits
     if len(fits) > 1:
         paths = first_few([file.relative_to(root).as_posix() for file in fits])
         raise DataError(

@@ -18,8 +18,8 @@ from richkd.data.formats.scan import first_few, is_image
 
 TABLES, JSON_LINES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 # JSON and text files in a data folder may be anything, so they are read as listings only when they are named.
-FOUND_SUFFIXES = (*TABLES, *JSON_LINES)
-LISTING_SUFFIXES = (*FOUND_SUFFIXES, ".json", ".txt")
+DETECTED_SUFFIXES = (*TABLES, *JSON_LINES)
+LISTING_SUFFIXES = (*DETECTED_SUFFIXES, ".json", ".txt")
 # Names of columns without spaces and signs, the preferred ones first. Two names of one row are ambiguous.
 IMAGE_NAMES = (
     (
@@ -76,13 +76,13 @@ class Listing:
             DataError: several columns that could be meant, a column with lists, or an ``asked`` column that
                 does not exist; the fix names ``--data.OPTION``.
         """
-        found = self._found(names, asked, option)
-        if found in self.nested:
-            rule = f"Column '{found}' of {self.file} must contain text or numbers"
+        name = self._find(names, asked, option)
+        if name in self.nested:
+            rule = f"Column '{name}' of {self.file} must contain text or numbers"
             raise DataError(rule, got="lists or objects", fix=f"name another column with --data.{option}.")
-        return found
+        return name
 
-    def _found(self, names: Sequence[Sequence[str]], asked: str | None, option: str) -> str | None:
+    def _find(self, names: Sequence[Sequence[str]], asked: str | None, option: str) -> str | None:
         if asked is not None:
             if asked in self.columns:
                 return asked
@@ -93,15 +93,15 @@ class Listing:
                 fix=nearest(asked, self.columns, "The first line of the file names all columns."),
             )
         for row in names:
-            found = [name for name in self.columns if re.sub(r"[\W_]", "", name.lower()) in row]
-            if len(found) > 1:
+            matches = [name for name in self.columns if re.sub(r"[\W_]", "", name.lower()) in row]
+            if len(matches) > 1:
                 raise DataError(
                     f"One column of {self.file} must be the {names[0][0]} column",
-                    got=f"{len(found)} candidates: {', '.join(found)}",
+                    got=f"{len(matches)} candidates: {', '.join(matches)}",
                     fix=f"name the column with --data.{option}." if option else "rename one of them.",
                 )
-            if found:
-                return found[0]
+            if matches:
+                return matches[0]
         return None
 
     def lines_of(self, rows: Sequence[int]) -> str:

@@ -275,9 +275,9 @@ def whole_numbers(labels: Sequence[str | None]) -> Sequence[str | int | None]:
 
 
 def _whole(label: str) -> int | None:
-    found = INTEGER.fullmatch(label)
+    match = INTEGER.fullmatch(label)
     # Python refuses to read numbers of thousands of digits.
-    if found is None or len(found[1]) > len(str(INT64.min)):
+    if match is None or len(match[1]) > len(str(INT64.min)):
         return None
-    number = int(found[1])
+    number = int(match[1])
     return number if INT64.min <= number <= INT64.max else None

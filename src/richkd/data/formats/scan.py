@@ -51,8 +51,8 @@ def contents(folder: Path) -> Contents:
         ...     for name in ("b", "a", ".cache"):
         ...         (Path(folder) / name).mkdir()
         ...     (Path(folder) / "Thumbs.db").touch()
-        ...     found = contents(Path(folder))
-        >>> [path.name for path in found.folders], found.files, [path.name for path in found.hidden]
+        ...     entries = contents(Path(folder))
+        >>> [path.name for path in entries.folders], entries.files, [path.name for path in entries.hidden]
         (['a', 'b'], [], ['.cache'])
     """
     try:
@@ -127,11 +127,11 @@ def walk(folder: Path, excluded: Collection[Path] = ()) -> Iterator[Contents]:
         place, above = waiting.pop()
         if excluded and resolved(place) in excluded:
             continue
-        found, status = contents(place), place.stat()
-        own = (status.st_dev, status.st_ino)
-        if own not in above:
-            yield found
-            waiting += [(inner, above | {own}) for inner in reversed(found.folders)]
+        entries, status = contents(place), place.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity not in above:
+            yield entries
+            waiting += [(inner, above | {identity}) for inner in reversed(entries.folders)]
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -149,9 +149,9 @@ def images_below(folder: Path) -> list[Path]:
         ['b.png']
     """
     images, hidden = list[Path](), list[Path]()
-    for found in walk(folder):
-        images += filter(is_image, found.files)
-        hidden += found.hidden
+    for entries in walk(folder):
+        images += filter(is_image, entries.files)
+        hidden += entries.hidden
     warn_of_hidden(hidden, folder)
     return sorted(images)
 
@@ -165,7 +165,7 @@ def holds_images(folder: Path) -> bool:
         ...     holds_images(Path(folder))
         False
     """
-    return any(is_image(file) for found in walk(folder) for file in found.files)
+    return any(is_image(file) for entries in walk(folder) for file in entries.files)
 
 
 def split_of(name: str) -> str | None:
@@ -201,8 +201,8 @@ def files_by_split(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("train-0.parquet", "train-1.parquet", "validation-0.parquet"):
         ...         (Path(folder) / name).touch()
-        ...     found = files_by_split(Path(folder), [], ".parquet")
-        >>> {split: [file.name for file in files] for split, files in found.items()}
+        ...     by_split = files_by_split(Path(folder), [], ".parquet")
+        >>> {split: [file.name for file in files] for split, files in by_split.items()}
         {'train': ['train-0.parquet', 'train-1.parquet'], 'val': ['validation-0.parquet']}
     """
     inner = [folder for folder in folders if folder.name.lower() in (*SPLIT_NAMES, "data")]

@@ -76,15 +76,15 @@ def shards_of_pattern(path: str) -> dict[str, list[Path]] | None:
 
 def _ranges(pattern: str) -> list[str]:
     """The names that a pattern with ranges ``{000..123}`` means."""
-    found = RANGE.search(pattern)
-    if found is None:
+    match = RANGE.search(pattern)
+    if match is None:
         return [pattern]
-    first, last = found.groups()
+    first, last = match.groups()
     numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
     return [
         name
         for number in numbers
-        for name in _ranges(pattern[: found.start()] + number + pattern[found.end() :])
+        for name in _ranges(pattern[: match.start()] + number + pattern[match.end() :])
     ]
 
 
@@ -246,10 +246,10 @@ def _check_member(member: tarfile.TarInfo, size: int, last: int) -> None:
 
 def _label(fields: Mapping[str, _Member], asked: str | None, where: str) -> str | None:
     """The text of a member, or an entry of the JSON member; None if there is neither."""
-    own = asked if asked is not None and asked in fields else "cls" if asked is None else None
-    if own is not None and own in fields:
+    member = asked if asked is not None and asked in fields else "cls" if asked is None else None
+    if member is not None and member in fields:
         try:
-            return fields[own].read().decode("utf-8").strip() or None
+            return fields[member].read().decode("utf-8").strip() or None
         except ValueError as error:
             raise DataError(f"The label of {where} must be readable", got=str(error), fix=FIX) from error
     entries = _entries(fields, where)

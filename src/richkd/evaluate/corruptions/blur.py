@@ -169,13 +169,13 @@ def moved(image_BCHW: Tensor, degrees_B: Tensor, radius: float, sigma: float) ->
     out_BCHW = torch.empty_like(image_BCHW)
     whole_B = degrees_B.round().long()
     for degrees in sorted(set(whole_B.tolist())):
-        alike_B = (whole_B == degrees).nonzero()[:, 0]
-        these, angle = padded_BCHW[alike_B], math.radians(degrees)
-        mean = torch.zeros_like(image_BCHW[: len(alike_B)])
+        same_B = (whole_B == degrees).nonzero()[:, 0]
+        these, angle = padded_BCHW[same_B], math.radians(degrees)
+        mean = torch.zeros_like(image_BCHW[: len(same_B)])
         for step, weight in enumerate(weights):
             down, right = (math.ceil(step * along - 0.5) for along in (math.sin(angle), math.cos(angle)))
             mean.add_(these[:, :, taps + down :, taps + right :][:, :, :height, :width], alpha=weight)
-        out_BCHW[alike_B] = mean
+        out_BCHW[same_B] = mean
     return out_BCHW
 
 

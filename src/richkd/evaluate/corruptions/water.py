@@ -66,13 +66,13 @@ def edges(values_B1HW: Tensor) -> Tensor:
     down_B1HW = functional.conv2d(padded_BCHW, sobel_33.T[None, None])
     strength_B1HW = right_B1HW.abs() + down_B1HW.abs()
     candidates_B1HW = _thinned(strength_B1HW, right_B1HW, down_B1HW) & (strength_B1HW > WEAK)
-    found_B1HW = candidates_B1HW & (strength_B1HW > STRONG)
+    edges_B1HW = candidates_B1HW & (strength_B1HW > STRONG)
     while True:
-        near_B1HW = functional.max_pool2d(found_B1HW.float(), 3, stride=1, padding=1) > 0
+        near_B1HW = functional.max_pool2d(edges_B1HW.float(), 3, stride=1, padding=1) > 0
         grown_B1HW = near_B1HW & candidates_B1HW
-        if torch.equal(grown_B1HW, found_B1HW):
-            return found_B1HW
-        found_B1HW = grown_B1HW
+        if torch.equal(grown_B1HW, edges_B1HW):
+            return edges_B1HW
+        edges_B1HW = grown_B1HW
 
 
 def _thinned(strength_B1HW: Tensor, right_B1HW: Tensor, down_B1HW: Tensor) -> Tensor:

@@ -191,13 +191,13 @@ def _signals(parts: Parts, logits: _Logits) -> dict[str, TargetShift]:
     assert source is not None
     outputs, _ = training_outputs(source, parts.stores, parts.augmentation, parts.order(), parts.device)
     raw = [output.logits_BC for output in outputs]
-    own = [z_NC * teacher.logit_scale for z_NC, teacher in zip(raw, source.teachers, strict=True)]
+    scaled = [z_NC * teacher.logit_scale for z_NC, teacher in zip(raw, source.teachers, strict=True)]
     log_probs = on_scales(logits.scales, raw)
     shares = alpha_shares(None, len(raw))
     teacher_NC = raw[0] if len(raw) == 2 else torch.stack(log_probs[:-1]).mean(dim=0)
     targets = {
         "as-released": LogPool(shares)(raw),
-        "paper": LogPool(shares)(own),
+        "paper": LogPool(shares)(scaled),
         DEFAULT: logits.choice.mixing(log_probs),
     }
     return {name: measure_target_shift(z_NC, teacher_NC, parts.temperature) for name, z_NC in targets.items()}

@@ -25,8 +25,8 @@ def probe_config(config: Config) -> Config:
         ('raw', 'l', {'kd': {'temperature': 4.0}})
     """
     # This preset needs no fit.
-    own = {"method": MethodConfig(variant="l"), "objective": {}, "fusion": FusionConfig(preset="paper")}
-    probing = config.model_copy(update=own)
+    changes = {"method": MethodConfig(variant="l"), "objective": {}, "fusion": FusionConfig(preset="paper")}
+    probing = config.model_copy(update=changes)
     temperature = logit_temperature(read_objective(config), logit_temperature(read_objective(probing)))
     return probing.model_copy(update={"objective": {"kd": {"temperature": temperature}}})
 

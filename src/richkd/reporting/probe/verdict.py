@@ -68,25 +68,25 @@ def headline(result: Probe) -> str:
         >>> headline(Made(teacher=good, clip=good, class_count=10, images=500, helps=False))
         'No: do not use CLIP here. Train with --method kd.'
     """
-    found = decide_outcome(result)
-    if found is Outcome.YES:
+    outcome = decide_outcome(result)
+    if outcome is Outcome.YES:
         return "Yes: fusing CLIP improves the teacher on these classes."
-    if found is Outcome.NO:
+    if outcome is Outcome.NO:
         return "No: do not use CLIP here. Train with --method kd."
-    if found is Outcome.UNDECIDED:
+    if outcome is Outcome.UNDECIDED:
         return (
             f"Undecided: {result.images:,} held-out images are too few for a verdict, because the interval "
             "of the gain includes 0. Give more with --data.calibration DIR or --data.val_fraction."
         )
     chance = f"near chance ({1 / result.class_count:.1%})"
     teacher, clip = result.teacher.metrics.top1, result.clip.metrics.top1
-    if found is Outcome.CLIP_NOT_USABLE:
+    if outcome is Outcome.CLIP_NOT_USABLE:
         return (
             f"No: do not use CLIP here, because its accuracy of {clip:.1%} is {chance}. Check its class "
             "names and prompts, or train with --method kd."
         )
     first = "Check the order of its classes and its weights first, then repeat the probe."
-    if found is Outcome.NOTHING_USABLE:
+    if outcome is Outcome.NOTHING_USABLE:
         return (
             f"No: the teacher is not usable, and neither is CLIP: their accuracies of {teacher:.1%} and "
             f"{clip:.1%} are {chance}. {first.replace('its', 'their')}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from richkd.core.errors import ConfigError, DataError, Problems, RichKDError
 from richkd.core.files import refuse_unwritable
 from richkd.core.home import expanded
 from richkd.core.logs import Log
-from richkd.core.presence import exists, is_dir
+from richkd.core.presence import exists, folder_name, is_dir, resolved
 from richkd.data.split import Split
 from richkd.evaluate.model_report import Confusion, ModelReport
 from richkd.evaluate.run import Evaluation, EvaluationRun, evaluate_models
@@ -162,7 +161,7 @@ def collect(
     names = {name: short_name(name, result.outputs, clip) for name in result.outputs}
     first = result.evaluation.model_reports[0]
     return Report(
-        Path(place).name,
+        folder_name(place),
         result.evaluation,
         names,
         clip,
@@ -202,8 +201,7 @@ def short_name(name: str, all_names: Iterable[str], clip: str | None = None) -> 
 def _data_of(runs: Sequence[str | Path]) -> str:
     """The data of the runs, which all runs must have in common."""
     paths = [load_config(Path(run) / "config.yaml").data.path for run in runs]
-    # Path.resolve would raise an error for a link to itself.
-    places = {os.path.realpath(path) for path in paths}
+    places = {str(resolved(expanded(path))) for path in paths}
     if len(places) > 1:
         raise ConfigError(
             "All runs of one report must use the same data",

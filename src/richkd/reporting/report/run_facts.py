@@ -10,7 +10,7 @@ from typing import Any
 
 from richkd.config.model_name import parse_model_name
 from richkd.core.errors import DataError
-from richkd.core.presence import is_dir, is_file, resolved
+from richkd.core.presence import folder_name, is_dir, is_file
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
 from richkd.training.run_folder import check_run
@@ -115,5 +115,4 @@ def last_folder(name: str) -> str:
         'large'
     """
     place = Path(parse_model_name(name).value)
-    folder = place.parent if place.name == "student" else place
-    return folder.name if folder.name not in ("", "..") else resolved(folder).name
+    return folder_name(place.parent if place.name == "student" else place)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from richkd.core.errors import CacheError, nearest
-from richkd.core.lock import FileLock, release_own
+from richkd.core.lock import FileLock, release_held
 from richkd.core.lock_owners import Locked, in_use
 from richkd.core.temporary import temporary_path
 from richkd.teachers.cache.manifest import list_caches
@@ -44,7 +44,7 @@ def remove_cache(root: str | Path, name: str) -> Path:
         raise CacheError(f"There is no cache '{name}' in {root}", fix=nearest(name, known, hint))
     folder, lock = root / name, FileLock(lock_of(root / name))
     # Who removes a cache knows that this process itself has it open.
-    release_own(lock.path)
+    release_held(lock.path)
     try:
         with lock:
             # Renamed first: a process that opens the cache sees all of it or nothing.

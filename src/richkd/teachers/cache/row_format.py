@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -68,29 +69,30 @@ class RowFormat:
         """Convert outputs to rows (B, row_bytes) in uint8, on the CPU.
 
         Raises:
-            CacheError: an output is NaN or infinite, or too large for float16.
+            CacheError: an output that is stored is NaN or infinite, or too large for the format.
         """
         logits_BC, feats_BF = output.logits_BC.detach(), output.feats_BF.detach()
-        dtype = self._dtype
-        parts = [feats_BF.to(dtype).contiguous().view(torch.int16)] if self.features else []
+        parts = [self._numbers(feats_BF)] if self.features else []
         if self.top_k is not None:
             values_BK, classes_BK = logits_BC.topk(self.top_k, dim=1)
             others_BC = logits_BC.scatter(1, classes_BK, -math.inf)
             rest_B = others_BC.logsumexp(dim=1) - math.log(max(1, self.classes - self.top_k))
             # With k = C there are no other logits; their logsumexp would be −∞.
             rest_B = rest_B if self.top_k < self.classes else torch.zeros_like(rest_B)
+            if not bool(rest_B.isfinite().all()):
+                refuse_unstorable(logits_BC, math.inf)
             parts += [rest_B.float()[:, None].view(torch.int16), classes_BK.short()]
-            parts += [values_BK.half().view(torch.int16)]
+            parts += [self._numbers(values_BK)]
         elif self.classes:
-            parts += [logits_BC.to(dtype).contiguous().view(torch.int16)]
-        kept = [feats_BF.to(dtype)] * bool(self.features) + [logits_BC.to(dtype)] * bool(self.classes)
-        if not all(bool(part.isfinite().all()) for part in kept):
-            raise CacheError(
-                "Outputs of a teacher must be finite and at most 65,504 to be stored in float16",
-                got="NaN, infinity or a larger number",
-                fix="check the weights of the teacher, or use --train.teacher_precision fp32.",
-            )
+            parts += [self._numbers(logits_BC)]
         return torch.cat([part.cpu() for part in parts], dim=1).contiguous().view(torch.uint8)
+
+    def _numbers(self, values_BV: Tensor) -> Tensor:
+        """Values in the type of the rows, in pieces of two bytes."""
+        stored_BV = values_BV.to(self._dtype)
+        if not bool(stored_BV.isfinite().all()):
+            refuse_unstorable(values_BV, torch.finfo(self._dtype).max)
+        return stored_BV.contiguous().view(torch.int16)
 
     def finite(self, rows_BR: Tensor) -> bool:
         """Whether all numbers of stored rows are finite."""
@@ -122,6 +124,32 @@ class RowFormat:
     def restored(self, output: Output) -> Output:
         """The output as it would be read after it was stored."""
         return self.unpack(self.pack(output))
+
+
+def refuse_unstorable(values_BV: Tensor, most: float) -> NoReturn:
+    """Say why values cannot be stored.
+
+    Raises:
+        CacheError: they are not finite, or larger than ``most``.
+
+    Example:
+        >>> try:
+        ...     refuse_unstorable(torch.tensor([[70_000.0]]), 65_504.0)
+        ... except CacheError as error:
+        ...     error.got
+        'numbers up to 70,000'
+    """
+    if not bool(values_BV.isfinite().all()):
+        raise CacheError(
+            "Outputs of a teacher must be finite",
+            got="NaN or infinity",
+            fix="check the weights of the teacher, or use --train.teacher_precision fp32.",
+        )
+    raise CacheError(
+        f"Outputs of a teacher must be at most {most:,.0f} to be stored in float16",
+        got=f"numbers up to {float(values_BV.abs().max()):,.0f}",
+        fix="divide the outputs of the teacher by a constant.",
+    )
 
 
 def as_stored(output: Output) -> Output:

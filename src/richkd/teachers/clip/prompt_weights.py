@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richkd.core.errors import ClipError, nearest
+from richkd.core.errors import ClipError, DataError, nearest
 from richkd.core.user_files import parse_file
 from richkd.data.split import folds_of
 from richkd.fusion.fit import argmin_lbfgs
@@ -108,13 +108,11 @@ def measure_prompts(
     feats_ND = feats_ND.to(prompts.embeddings_PCD)
     single_top1 = [_top1(feats_ND @ embeds_CD.T, labels_N) for embeds_CD in prompts.embeddings_PCD]
     mean_CD = prompts.class_embeddings(equal_weights(len(single_top1)))
-    fold_N, correct_N = folds_of(labels_N, FOLDS), torch.zeros(len(labels_N), dtype=torch.bool)
-    for fold in range(FOLDS):
-        out_N = fold_N == fold
-        if out_N.any() and not out_N.all():
-            selected = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], logit_scale)
-            embeds_CD = prompts.class_embeddings(_set_weights(selected, len(single_top1)))
-            correct_N[out_N] = (feats_ND[out_N] @ embeds_CD.T).argmax(dim=1) == labels_N[out_N]
+    correct_N = torch.zeros(len(labels_N), dtype=torch.bool)
+    for out_N in _left_out(labels_N):
+        selected = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], logit_scale)
+        embeds_CD = prompts.class_embeddings(_set_weights(selected, len(single_top1)))
+        correct_N[out_N] = (feats_ND[out_N] @ embeds_CD.T).argmax(dim=1) == labels_N[out_N]
     best = choose_templates(prompts, feats_ND, labels_N, logit_scale)
     return PromptTable(
         tuple(zip(prompts.templates, single_top1, strict=True)),
@@ -211,6 +209,9 @@ def cross_fitted_nll(
         labels_N: class positions (int64).
         logit_scale: the logit scale of CLIP.
 
+    Raises:
+        DataError: there is one image, or none.
+
     Example:
         >>> prompts = PromptSet(("a {}", "not a {}"), torch.stack([torch.eye(2), torch.eye(2).flip(0)]))
         >>> labels_N = torch.arange(20) % 2
@@ -218,10 +219,14 @@ def cross_fitted_nll(
         >>> fitted < equal
         True
     """
-    fold_N, total = folds_of(labels_N, FOLDS), 0.0
-    exact, feats_ND = prompts.double(), feats_ND.double()
-    for fold in range(FOLDS):
-        out_N = fold_N == fold
+    if len(labels_N) < 2:
+        raise DataError(
+            "Fitted prompt weights need two held-out images or more",
+            got=f"{len(labels_N)}",
+            fix="give more held-out images, or use --clip.prompt_weights equal.",
+        )
+    exact, feats_ND, total = prompts.double(), feats_ND.double(), 0.0
+    for out_N in _left_out(labels_N):
         weights_P = fit_prompt_weights(prompts, feats_ND[~out_N], labels_N[~out_N], logit_scale)
         nll = _nll(exact, feats_ND[out_N], labels_N[out_N], logit_scale, weights_P)
         total += float(nll) * int(out_N.sum())
@@ -289,6 +294,15 @@ def _nll(
     prompts: PromptSet, feats_ND: Tensor, labels_N: Tensor, logit_scale: float, weights_P: Tensor
 ) -> Tensor:
     return functional.cross_entropy(logit_scale * feats_ND @ prompts.class_embeddings(weights_P).T, labels_N)
+
+
+def _left_out(labels_N: Tensor) -> Iterator[Tensor]:
+    """Which images (N, bool) each fold leaves out; without folds that have none or all of them."""
+    fold_N = folds_of(labels_N, FOLDS)
+    for fold in range(FOLDS):
+        out_N = fold_N == fold
+        if out_N.any() and not out_N.all():
+            yield out_N
 
 
 def _top1(logits_NC: Tensor, labels_N: Tensor) -> float:

@@ -86,7 +86,7 @@ def build_prompts(
     """
     renamed, per_class = renamed or {}, per_class or {}
     cleaned = _distinct_names([renamed.get(name, name) for name in class_names])
-    sentences = [*templates, *(sentence for own in per_class.values() for sentence in own)]
+    sentences = [*templates, *(sentence for of_class in per_class.values() for sentence in of_class)]
     wanting = next((sentence for sentence in sentences if SUPER in sentence), None)
     if not superclasses and wanting is not None:
         raise ClipError(
@@ -232,7 +232,7 @@ def _class_of(key: str, known: Mapping[str, str], named: Container[str], path: P
 
 def _filled(prompt: str, name: str, parent: str) -> str:
     """A prompt with a class in the place of its placeholders; braces in names of classes stay."""
-    return PLACEHOLDER.sub(lambda found: parent if found[1] else name, prompt)
+    return PLACEHOLDER.sub(lambda match: parent if match[1] else name, prompt)
 
 
 def _has_other_braces(sentence: str) -> bool:
@@ -260,9 +260,8 @@ def _distinct_names(class_names: Sequence[str]) -> list[str]:
 def _read_templates(path: Path) -> tuple[str, ...]:
     hint = f"pass a UTF-8 text file, or one of {', '.join(PRESETS)}. {nearest(str(path), PRESETS)}"
     result: list[str] = []
-    for number, raw in enumerate(
-        read_text(path, ClipError, "The prompt templates", hint).splitlines(), start=1
-    ):
+    lines = read_text(path, ClipError, "The prompt templates", hint).split("\n")
+    for number, raw in enumerate(lines, start=1):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue

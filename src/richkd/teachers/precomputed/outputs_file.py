@@ -14,6 +14,7 @@ from richkd.core.errors import CacheError
 from richkd.data.augmentations import Clean
 from richkd.data.split import Split
 from richkd.data.views import Augmentation
+from richkd.metrics.probabilities import recognized
 from richkd.teachers.cache.cached import count_of
 from richkd.teachers.precomputed.arrays import (
     GivenArrays,
@@ -23,7 +24,6 @@ from richkd.teachers.precomputed.arrays import (
     read_arrays,
     refuse_repeated,
 )
-from richkd.teachers.precomputed.probabilities import recognized
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def open_imported(
         whole: Augmentation = Clean(store.size)
         drawn = augmentations[split]
         accepted = [whole] if drawn.count is None or drawn == whole else [drawn, whole]
-        manifest, augmentation = _chosen(named, store, accepted, config, contents)
+        manifest, augmentation = _select_cache(named, store, accepted, config, contents)
         cache = OutputCache(root, manifest, repair=False)
         _refuse_unusable(cache, name, features=features)
         log(f"cache: {cache}")
@@ -232,7 +232,7 @@ def _refuse_unusable(cache: OutputCache, name: str, *, features: bool) -> None:
         )
 
 
-def _chosen(
+def _select_cache(
     named: Sequence[Manifest],
     store: Store,
     accepted: Sequence[Augmentation],

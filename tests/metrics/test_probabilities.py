@@ -14,8 +14,8 @@ from torch import Tensor
 
 from richkd.core.errors import CacheError
 from richkd.data.sources import open_data
+from richkd.metrics.probabilities import recognized
 from richkd.pipeline.import_outputs import import_outputs
-from richkd.teachers.precomputed.probabilities import recognized
 from tests.fixtures import World, keys_of, make_outputs, refusal
 
 DTYPES = [torch.float16, torch.float64]
