@@ -196,7 +196,7 @@ def test_from_photos_to_a_prediction(world: World, tmp_path: Path, capsys: Captu
 
     code, out, _ = call(capsys, "evaluate", str(small), "--data", str(world.images), "--json")
     assert code == 0
-    figures = json.loads(out)["models"][str(small)]["own"]
+    figures = json.loads(out)["models"][str(small)]["uncalibrated"]
     assert figures["n"] == len(CLASSES) * TEST
     summary = json.loads((small / "summary.json").read_text())
     assert figures["top1"] == pytest.approx(summary["splits"]["test"]["top1"])

@@ -78,8 +78,8 @@ def test_evaluate_measures_an_artifact_like_its_student(
     printed, _ = call(capsys, "evaluate", full_run, artifact[0], "--data", data, "--json")
     result = json.loads(printed)
     ours, theirs = result["models"].values()
-    assert ours["own"]["top1"] == theirs["own"]["top1"]
-    assert ours["own"]["nll"] == pytest.approx(theirs["own"]["nll"], abs=1e-4)
+    assert ours["uncalibrated"]["top1"] == theirs["uncalibrated"]["top1"]
+    assert ours["uncalibrated"]["nll"] == pytest.approx(theirs["uncalibrated"]["nll"], abs=1e-4)
     assert list(result["costs"]) == [str(full_run)]
     printed, _ = call(capsys, "evaluate", artifact[0], "--data", data)
     assert "cost on this machine" not in printed

@@ -11,7 +11,7 @@ import torch
 import richkd.export.quantization
 from richkd.core.errors import ConfigError, DataError, ModelError
 from richkd.export.artifact import load_artifact
-from richkd.export.comparison import Comparison
+from richkd.export.comparison import ArtifactComparison
 from richkd.export.quantization import Int8Settings, accepted_drop, read_int8_settings
 from richkd.export.run import ExportSettings, export_student
 from richkd.export.student import load_student
@@ -125,11 +125,11 @@ def test_a_loss_of_accuracy_is_refused_and_nothing_is_left(
 
 
 def test_the_drop_is_in_points() -> None:
-    worse = Comparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.9), metrics(0.89))
+    worse = ArtifactComparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.9), metrics(0.89))
     assert accepted_drop(worse, 1.0) == pytest.approx(1.0)
     error = refusal(accepted_drop, worse, 0.99)
     assert str(error.got).startswith("1.00 points, from 90.00% to 89.00% on 200 images")
-    better = Comparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.89), metrics(0.9))
+    better = ArtifactComparison(200, "200 images", 0.9, 0.5, 0.1, metrics(0.89), metrics(0.9))
     assert accepted_drop(better, 0.0) == pytest.approx(-1.0)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.fusion.fit import (
-    equal_shares,
     fit_gate,
     fit_inverse_temperature,
     fit_linear_pool,
@@ -25,6 +24,7 @@ from richkd.fusion.fit import (
     nll_of,
 )
 from richkd.fusion.mixing import LinearPool, LogPool, Mixing
+from richkd.fusion.shares import equal_shares
 from tests.metrics.test_multipliers import KINDS, labeled, teacher
 from tests.reference import fusion as slow
 

@@ -54,6 +54,12 @@ def test_rows_by_class_sorts_stably() -> None:
         negatives.rows_by_class(torch.tensor([1, 1]), 3)
 
 
+@pytest.mark.parametrize("sizes", [[0, 2, 0], [3], [0, 0]])
+def test_images_of_fewer_than_two_classes_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(DataError, match=f"{sum(sizes)} images, all of one class"):
+        negatives.refuse_one_class(torch.tensor(sizes))
+
+
 def test_draws_are_a_function_of_seed_and_step() -> None:
     first = negatives.draw(1, 5, (3, 40), "cpu")
     torch.manual_seed(123)

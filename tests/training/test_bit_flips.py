@@ -29,8 +29,8 @@ def test_no_flipped_bit_is_silent(finished: Finished) -> None:
 @pytest.mark.slow
 def test_a_flip_that_is_not_noticed_is_found(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the hashes of a run's records, flips in them are silent."""
-    monkeypatch.setattr("richkd.training.run_folder.check_run", lambda *_, **__: None)
-    monkeypatch.setattr("richkd.reporting.report.run_facts.check_run", lambda *_, **__: None)
+    monkeypatch.setattr("richkd.training.run_folder.check_run_hashes", lambda *_, **__: None)
+    monkeypatch.setattr("richkd.reporting.report.run_facts.check_run_hashes", lambda *_, **__: None)
     monkeypatch.setattr("richkd.config.loading.check_hashes", lambda *_, **__: True)
     metrics = [file for file in files_of(finished) if file.name in ("metrics.jsonl", "timing.jsonl")]
     monkeypatch.setattr("tests.faults.campaign.flips.files_of", lambda _: metrics)

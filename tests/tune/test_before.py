@@ -114,7 +114,7 @@ def test_other_times_are_refused(text: str) -> None:
 def test_the_best_candidate_is_trained_and_the_command_can_be_repeated(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "seconds_of", lambda folder: 1.0)
+    monkeypatch.setattr(budget, "total_seconds", lambda folder: 1.0)
     out = tmp_path / "run"
     options = world.options(out, train__epochs=2, method__variant="l", train__seed=1)
     with pytest.raises(SystemExit) as ended:

@@ -55,7 +55,7 @@ class Searches:
 
 @pytest.fixture
 def searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Searches:
-    monkeypatch.setattr(budget, "seconds_of", lambda folder: SECONDS[folder.name.partition("-")[0]])
+    monkeypatch.setattr(budget, "total_seconds", lambda folder: SECONDS[folder.name.partition("-")[0]])
     return Searches(tmp_path)
 
 

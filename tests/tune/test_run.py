@@ -127,7 +127,7 @@ def test_trials_that_diverge_are_named_and_the_search_goes_on(world: World, tmp_
 
 @pytest.mark.slow
 def test_minutes_become_epochs_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "seconds_of", lambda folder: 2.0)
+    monkeypatch.setattr(budget, "total_seconds", lambda folder: 2.0)
     path = write(tmp_path, of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4}))
     run(path, tmp_path / "out")
     record = tmp_path / "out" / "budget.json"
@@ -148,7 +148,7 @@ def test_minutes_become_epochs_once(world: World, tmp_path: Path, monkeypatch: p
 def test_an_epoch_must_fit_into_the_minutes(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "seconds_of", lambda folder: 100.0)
+    monkeypatch.setattr(budget, "total_seconds", lambda folder: 100.0)
     path = write(tmp_path, of_labels(world, space={"optim.lr": [0.02, 0.01]}, budget={"minutes": 0.4}))
     assert "1.7 minutes for an epoch" in str(refusal(run, path, tmp_path / "out"))
 

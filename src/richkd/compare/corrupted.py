@@ -11,7 +11,7 @@ from typing import Any
 from richkd.compare.logits import SPLIT, StoredLogits
 from richkd.compare.plan import Corrupted
 from richkd.compare.runs import PlannedRun
-from richkd.config.schema import DataConfig
+from richkd.config.schema import DataConfig, for_evaluation
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.interrupt import Interrupted, catch_stop_signals
@@ -127,9 +127,9 @@ class _Students:
 
 
 def _data_of(run: PlannedRun) -> DataConfig:
-    """The settings of the data without those of training images alone."""
-    of_training = {"unlabeled": None, "unlabeled_fraction": None, "labels_per_class": None}
-    return run.config.data.model_copy(update=of_training)
+    """The settings of the data, as far as the test split depends on them."""
+    # Runs with other numbers of labels have the same test images, so their students are measured together.
+    return for_evaluation(run.config.data).model_copy(update={"labels_per_class": None})
 
 
 def _record(run: PlannedRun, output: StoredLogits, settings: Corrupted, out: Path) -> _Record:

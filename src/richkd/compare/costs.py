@@ -57,11 +57,12 @@ def costs_of(runs: Sequence[PlannedRun], out: Path) -> dict[str, RunCost]:
     if measured != known:
         write_atomically(out / FILE, (to_json(measured, indent=1) + "\n").encode())
     return {
-        run.name: RunCost(**measured[_architecture(run)], seconds=seconds_of(run.config.out)) for run in runs
+        run.name: RunCost(**measured[_architecture(run)], seconds=total_seconds(run.config.out))
+        for run in runs
     }
 
 
-def seconds_of(folder: Path) -> float:
+def total_seconds(folder: Path) -> float:
     """Seconds of all epochs of a run, also of those before it was resumed."""
     return float(sum(line["seconds"] for line in read_lines(RunFolder(folder).timing)))
 

@@ -106,7 +106,7 @@ def models_of(layers: Layers, data: str, out: Path) -> dict[str, str]:
     }
 
 
-def resolved(layer: Layer, models: Mapping[str, str]) -> Layer:
+def with_first_models(layer: Layer, models: Mapping[str, str]) -> Layer:
     """The settings of a layer with these models in place of ``run:NAME``."""
     values = {dotted: with_models(dotted, given.value, models) for dotted, given in layer.items()}
     return {
@@ -177,7 +177,7 @@ def _merge(source: Source, layers: Layers, name: str, data: str, models: Mapping
     if source.plan.cache is not None:
         from_plan["cache.dir"] = Given(str(source.plan.cache), source.place("cache"), "plan")
     parts = (from_plan, layers.base, layers.data[data], layers.first[name])
-    config, kept = merge((resolved(layer, models) for layer in parts), place)
+    config, kept = merge((with_first_models(layer, models) for layer in parts), place)
     if "train.epochs" not in kept:
         raise ConfigError(
             f"A first run must say its number of epochs ({place})",

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from richkd.compare.costs import seconds_of
+from richkd.compare.costs import total_seconds
 from richkd.compare.first import FirstRun
-from richkd.compare.opened import EVALUATED
+from richkd.compare.opened import TEST_SPLIT
 from richkd.core.errors import CheckpointError
 from richkd.training.run_folder import RunFolder
 
@@ -93,7 +93,7 @@ def _figures(label: str, members: Sequence[FirstRun], failed: Mapping[str, str])
         members[0].config.train.epochs,
         fmean(test["top1"] for test in tests) if tests else None,
         fmean(test["nll"] for test in tests) if tests else None,
-        sum(seconds_of(run.config.out) for run in members),
+        sum(total_seconds(run.config.out) for run in members),
         reason,
     )
 
@@ -102,7 +102,7 @@ def _test_of(run: FirstRun) -> dict[str, float]:
     summary = RunFolder(run.config.out).summary()
     try:
         if summary is not None:
-            figures: dict[str, float] = summary["splits"][EVALUATED]
+            figures: dict[str, float] = summary["splits"][TEST_SPLIT]
             return {name: float(figures[name]) for name in ("top1", "nll")}
     except (KeyError, TypeError, ValueError):
         pass

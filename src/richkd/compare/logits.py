@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from richkd.config.schema import Config
+from richkd.config.schema import Config, for_evaluation
 from richkd.core.checksums import hash_file
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, RichKDError
@@ -20,7 +20,7 @@ from richkd.core.temporary import remove_abandoned
 from richkd.core.tensor_files import encode_tensors, read_tensors
 from richkd.data.sources import open_data
 from richkd.evaluate.models import open_network
-from richkd.evaluate.predictors import open_stores, predict_all
+from richkd.evaluate.predictors import predict_all, stores_by_framing
 
 SPLIT, WEIGHTS = "test", "student/model.safetensors"
 
@@ -59,12 +59,11 @@ def store_logits(config: Config, path: Path) -> None:
     if are_stored(config, path):
         return
     remove_abandoned(path.parent)
-    settings = config.data.model_copy(update={"unlabeled": None, "unlabeled_fraction": None})
-    data = open_data(settings, config.train.seed)
+    data = open_data(for_evaluation(config.data), config.train.seed)
     device = pick_device(config.train.device)
     predictor = open_network(str(config.out / "student"), None, data, data.path, device)
     split = data.splits[SPLIT]
-    stores = open_stores([predictor], split)
+    stores = stores_by_framing([predictor], split)
     (output,) = predict_all([predictor], stores, device).values()
     tensors = {"logits": output.logits_BC.float().contiguous(), "labels": split.labels_N.contiguous()}
     metadata = {

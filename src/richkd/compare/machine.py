@@ -9,11 +9,11 @@ from richkd.compare.runs import AnyRun
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.json_text import to_json
-from richkd.core.machine import cores
+from richkd.core.machine import GIGABYTE, cores
 from richkd.core.structured import read_json
 
 # Memory of a run besides its images: libraries, networks and activations.
-GIGABYTE, BASE_GIGABYTES = 1 << 30, 3.0
+BASE_GIGABYTES = 3.0
 CORES_A_RUN = 2
 THREADS_FILE = "threads.json"
 

@@ -10,7 +10,7 @@ from richkd.data.sources import open_data
 from richkd.data.split import Data
 from richkd.training.inputs import read_inputs
 
-EVALUATED = "test"
+TEST_SPLIT = "test"
 
 
 class OpenedData:

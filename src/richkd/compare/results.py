@@ -15,10 +15,18 @@ from richkd.compare.further import NOTHING, Further, corrupted_difference, over_
 from richkd.compare.logits import StoredLogits
 from richkd.compare.runs import Cell, PlannedRun, by_cell
 from richkd.core.errors import CheckpointError
-from richkd.evaluate.model_report import RESAMPLES, SEED, correct_of, losses_of
+from richkd.evaluate.model_report import correct_of, losses_of
 from richkd.metrics.calibration import ece
 from richkd.metrics.confidence import confident_rates_at_coverage
-from richkd.metrics.intervals import Interval, McNemar, discordant_counts, mcnemar_test, paired_bootstrap
+from richkd.metrics.intervals import (
+    RESAMPLES,
+    RESAMPLING_SEED,
+    Interval,
+    McNemar,
+    discordant_counts,
+    mcnemar_test,
+    paired_bootstrap,
+)
 from richkd.metrics.seeds import DIFFERENCE, FRACTION, NLL, OverSeeds, summarize_seeds
 
 HALF = 0.5
@@ -290,7 +298,7 @@ def _difference(
     top1 = summarize_seeds(by_seed_RS[:, 0].tolist(), possible=DIFFERENCE)
     nll = summarize_seeds(by_seed_RS[:, 1].tolist())
     top1_images, nll_images = paired_bootstrap(
-        theirs_RNS.mean(0), ours_RNS.mean(0), seed=SEED, resamples=RESAMPLES
+        theirs_RNS.mean(0), ours_RNS.mean(0), seed=RESAMPLING_SEED, resamples=RESAMPLES
     )
     tests = tuple(
         mcnemar_test(

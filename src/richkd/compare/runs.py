@@ -15,7 +15,7 @@ from richkd.compare.first import (
     first_runs,
     models_of,
     refuse_never_needed,
-    resolved,
+    with_first_models,
 )
 from richkd.compare.layers import Given, Layer, Layers
 from richkd.compare.merging import is_fused, is_in, merge, refuse_never_read
@@ -162,7 +162,7 @@ def _merged(
     source: Source, epochs: int | None, layers: tuple[Layer, ...], method: str, models: Mapping[str, str]
 ) -> tuple[Config, Layer]:
     """The settings of all seeds, with the models of first runs, and where they were given."""
-    layers = tuple(resolved(layer, models) for layer in layers)
+    layers = tuple(with_first_models(layer, models) for layer in layers)
     from_plan = plan_layer(source, epochs)
     # The method is the last one, so it may set a number of epochs of its own.
     return merge((*layers[:-1], from_plan, layers[-1]), source.place("methods", method))

@@ -35,7 +35,7 @@ class TimeLeft:
         self._begin(0.0)
 
     def _begin(self, elapsed: float) -> None:
-        self._began, self._before = elapsed, sum(sum(seconds_of(run)) for run in self._runs)
+        self._began, self._before = elapsed, sum(sum(epoch_seconds(run)) for run in self._runs)
 
     def seconds(self, ended: Collection[str], elapsed: float) -> float | None:
         """Seconds until all runs have ended; None as long as nothing says how long they take.
@@ -47,7 +47,7 @@ class TimeLeft:
         if self._first and self._first.issubset(ended):
             self._first.clear()
             self._begin(elapsed)
-        timed = {run.name: seconds_of(run) for run in self._runs}
+        timed = {run.name: epoch_seconds(run) for run in self._runs}
         done, elapsed = sum(map(sum, timed.values())) - self._before, elapsed - self._began
         if done <= 0 or elapsed <= 0:
             return None
@@ -70,7 +70,7 @@ class TimeLeft:
         return None
 
 
-def seconds_of(run: AnyRun) -> list[float]:
+def epoch_seconds(run: AnyRun) -> list[float]:
     """The seconds of each epoch that a run has done."""
     return [float(line["seconds"]) for line in read_lines(RunFolder(run.config.out).timing)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from richkd.compare.first import FirstRun
-from richkd.compare.opened import EVALUATED, OpenedData
+from richkd.compare.opened import TEST_SPLIT, OpenedData
 from richkd.compare.plan import Plan
 from richkd.compare.problems import RunProblems
 from richkd.compare.runs import AnyRun, PlannedRun, budget_of, by_cell, first_runs_of
@@ -55,7 +55,7 @@ class Checked:
     warnings: tuple[str, ...] = ()
 
 
-def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = EVALUATED) -> Checked:
+def check_runs(plan: Plan, runs: list[PlannedRun], log: Log, evaluated: str = TEST_SPLIT) -> Checked:
     """Check all runs and the first runs that they need, as ``richkd check`` does before it decodes images.
 
     Data are opened once. Models are opened once for each method, pair and data, unless runs of theirs have
@@ -232,10 +232,9 @@ def refuse_changed(run: AnyRun, opened: OpenedData, same_files: bool = True) -> 
     data = opened.of(run.config)
     changed = find_changed_data(data, recorded, opened.inputs(run.config, recorded))
     if changed:
-        by = "" if changed.hashed else " (compared by size and modification time, because they are many)"
         raise CheckpointError(
             f"All runs of a comparison must have the same images ({data.path}, run {run.name})",
-            got="; ".join(changed.differences) + by,
+            got=changed.text,
             fix="restore the images, or give another out: for a comparison on the new ones.",
         )
 

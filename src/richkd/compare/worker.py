@@ -107,7 +107,7 @@ def finish_run(job: Job) -> None:
     from richkd.compare.logits import store_logits
     from richkd.compare.validate import is_finished
     from richkd.training.environment import THREAD_VARIABLES
-    from richkd.training.finalize import EVALUATED
+    from richkd.training.finalize import REPORTED_SPLITS
     from richkd.training.run import distill
     from richkd.training.run_folder import RunFolder
 
@@ -117,7 +117,7 @@ def finish_run(job: Job) -> None:
     while not is_finished(job.config):
         try:
             # A kill before the run began leaves nothing that could be resumed.
-            resume, splits = bool(RunFolder(job.config.out).entries()), job.splits or EVALUATED
+            resume, splits = bool(RunFolder(job.config.out).entries()), job.splits or REPORTED_SPLITS
             distill(job.config, resume=resume, splits=splits)
         except Exception as error:
             if is_finished(job.config):

@@ -130,6 +130,21 @@ class DataConfig(Section):
     )
 
 
+def for_evaluation(data: DataConfig) -> DataConfig:
+    """The settings of data without those that only training reads.
+
+    ``unlabeled`` is a source of training images alone, and it may be gone when a student is evaluated.
+    ``unlabeled_fraction`` is a share of such images in a batch. ``labels_per_class`` stays: with
+    ``exclude_fold``, it decides which images are left out of training.
+
+    Example:
+        >>> data = DataConfig(path="photos", unlabeled="more", unlabeled_fraction=0.5, labels_per_class=5)
+        >>> for_evaluation(data) == DataConfig(path="photos", labels_per_class=5)
+        True
+    """
+    return data.model_copy(update={"unlabeled": None, "unlabeled_fraction": None})
+
+
 class AugmentConfig(Section):
     """How training images are augmented. Student and teachers see the same view."""
 
@@ -227,6 +242,16 @@ class ModelConfig(Section):
         "labeled training image; the rest is that of the full teacher of `richkd teach --from`, else of the "
         "mean of the other networks (default: 1)",
     )
+
+    @property
+    def used_fold_share(self) -> float:
+        """``fold_share``, or its default.
+
+        Example:
+            >>> ModelConfig(name="folds:runs/folds").used_fold_share
+            1.0
+        """
+        return 1.0 if self.fold_share is None else self.fold_share
 
 
 class ClipConfig(Section):

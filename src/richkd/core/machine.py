@@ -1,8 +1,11 @@
-"""How much of the machine this process may use."""
+"""How much of the machine this process may use, and the unit in which its memory is counted."""
 
 from __future__ import annotations
 
 import os
+
+# Bytes of 1 GB in messages and reports.
+GIGABYTE = 1 << 30
 
 
 def cores() -> int:

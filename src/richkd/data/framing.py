@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 
@@ -37,6 +38,8 @@ class Framing:
     Example:
         >>> Framing(224, crop_pct=0.875).resized, Framing(32).plain
         (256, True)
+        >>> Framing(32).crop_mode, Framing(32, squash=True).crop_mode
+        ('center', 'squash')
     """
 
     size: int
@@ -48,6 +51,11 @@ class Framing:
     def resized(self) -> int:
         """Length in pixels of the short side before the crop; rounded as in timm."""
         return math.floor(self.size / self.crop_pct)
+
+    @property
+    def crop_mode(self) -> Literal["center", "squash"]:
+        """``squash`` as the name that timm has for it."""
+        return "squash" if self.squash else "center"
 
     @property
     def plain(self) -> bool:

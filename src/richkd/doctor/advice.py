@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-GIGABYTE = 1 << 30
+from richkd.core.machine import GIGABYTE
+
 OLDEST_PYTHON = (3, 11)
 # Less than this is too little for a run, for its checkpoints, for a CLIP, and for processes that decode.
 LEAST_MEMORY, LEAST_DISK, LEAST_HUB, LEAST_SHARED = (n * GIGABYTE for n in (4, 2, 3, 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from richkd.core import huge_pages
+from richkd.core.machine import GIGABYTE
 from richkd.core.visible import visible
 from richkd.doctor.advice import findings
 from richkd.doctor.graphics import driver_gpus, graphics
@@ -19,7 +20,7 @@ from richkd.doctor.software import compiler, software
 from richkd.doctor.storage import storage
 from richkd.doctor.surroundings import system, variables
 
-GIGABYTE, MEBIBYTE = 1 << 30, 1 << 20
+MEBIBYTE = 1 << 20
 SIZES = frozenset({"memory", "total", "available", "limit", "shared_free", "free"})
 
 

@@ -13,7 +13,7 @@ from richkd.core.types import Output
 from richkd.data.classes import check_same_classes
 from richkd.data.framing import Framing
 from richkd.data.split import Data
-from richkd.evaluate.predictors import Images, Predictor, Stores, stored
+from richkd.evaluate.predictors import FramedStores, Images, Predictor, stored
 from richkd.export.artifact import Artifact, load_artifact
 
 
@@ -57,7 +57,7 @@ class ArtifactPredictor:
         logits_BC = self.artifact.outputs(pictures)[1]
         return [Output(logits_BC, torch.empty(len(logits_BC), 0))]
 
-    def with_cache_of(self, stores: Stores) -> Predictor:
+    def with_cache_of(self, stores: FramedStores) -> Predictor:
         """The same predictor, because an artifact is not cached."""
         return self
 

@@ -24,6 +24,8 @@ from richkd.metrics.confidence import (
 )
 from richkd.metrics.ece_intervals import bootstrap_ece, paired_bootstrap_ece
 from richkd.metrics.intervals import (
+    RESAMPLES,
+    RESAMPLING_SEED,
     Interval,
     McNemar,
     bootstrap_means,
@@ -36,7 +38,6 @@ from richkd.metrics.semantics import Semantics, measure_semantics
 
 # Confidence from which a prediction counts as confident; the paper does not say which one it has.
 CERTAIN = 0.7
-SEED, RESAMPLES = 0, 1000
 CURVE_POINTS = 100
 
 
@@ -123,7 +124,7 @@ class ModelReport:
 
 
 @dataclass(frozen=True)
-class Comparison(Figures):
+class PairedModels(Figures):
     """Metrics of model b minus those of model a on the same images; made by `compare`.
 
     Attributes:
@@ -176,13 +177,15 @@ def measure_model(
     scaled_NC = logits_NC.double() / temperature
     probs, calibrated = logits_NC.double().softmax(dim=1), scaled_NC.softmax(dim=1)
     columns = _columns(logits_NC, scaled_NC, probs, calibrated, labels_N)
-    means = bootstrap_means(torch.stack(list(columns.values()), dim=1), seed=SEED, resamples=RESAMPLES)
+    means = bootstrap_means(
+        torch.stack(list(columns.values()), dim=1), seed=RESAMPLING_SEED, resamples=RESAMPLES
+    )
     intervals = dict(zip(columns, means, strict=True))
     intervals |= {
-        "ece": bootstrap_ece(probs, labels_N, seed=SEED, resamples=RESAMPLES),
-        "calibrated ece": bootstrap_ece(calibrated, labels_N, seed=SEED, resamples=RESAMPLES),
+        "ece": bootstrap_ece(probs, labels_N, seed=RESAMPLING_SEED, resamples=RESAMPLES),
+        "calibrated ece": bootstrap_ece(calibrated, labels_N, seed=RESAMPLING_SEED, resamples=RESAMPLES),
     }
-    selective = bootstrap_selective(calibrated, labels_N, seed=SEED, resamples=RESAMPLES)
+    selective = bootstrap_selective(calibrated, labels_N, seed=RESAMPLING_SEED, resamples=RESAMPLES)
     intervals |= dict(zip(("aurc", "augrc"), selective, strict=True))
     return ModelReport(
         name,
@@ -201,7 +204,7 @@ def measure_model(
     )
 
 
-def compare(a: tuple[str, Tensor, float], b: tuple[str, Tensor, float], labels_N: Tensor) -> Comparison:
+def compare(a: tuple[str, Tensor, float], b: tuple[str, Tensor, float], labels_N: Tensor) -> PairedModels:
     """Compare two models on the same images.
 
     Args:
@@ -224,11 +227,13 @@ def compare(a: tuple[str, Tensor, float], b: tuple[str, Tensor, float], labels_N
         torch.stack([correct_of(z_NC, labels_N), losses_of(z_NC, labels_N)], dim=1)
         for z_NC in (a_scaled, b_scaled)
     )
-    top1, nll = paired_bootstrap(a_NS, b_NS, seed=SEED, resamples=RESAMPLES)
+    top1, nll = paired_bootstrap(a_NS, b_NS, seed=RESAMPLING_SEED, resamples=RESAMPLES)
     ece = paired_bootstrap_ece(
-        a_scaled.softmax(dim=1), b_scaled.softmax(dim=1), labels_N, seed=SEED, resamples=RESAMPLES
+        a_scaled.softmax(dim=1), b_scaled.softmax(dim=1), labels_N, seed=RESAMPLING_SEED, resamples=RESAMPLES
     )
-    return Comparison(a_name, b_name, top1, nll, ece, mcnemar_test(*discordant_counts(a_NC, b_NC, labels_N)))
+    return PairedModels(
+        a_name, b_name, top1, nll, ece, mcnemar_test(*discordant_counts(a_NC, b_NC, labels_N))
+    )
 
 
 def correct_of(logits_NC: Tensor, labels_N: Tensor) -> Tensor:

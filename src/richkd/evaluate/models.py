@@ -9,7 +9,7 @@ import torch
 
 from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelConfig
+from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelConfig, for_evaluation
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.presence import is_file
 from richkd.data.classes import check_same_classes
@@ -133,9 +133,10 @@ def _without_training_settings(config: Config) -> Config:
     if any(parse_model_name(teacher.name).kind == "cache" for teacher in config.teachers):
         # Imported outputs exist only in the cache, for the images exactly as training opened them.
         return config.model_copy(update={"train": train})
-    # A source of unlabeled images may be gone. Training images without labels belong to the data themselves.
-    dropped = {} if config.data.unlabeled == REST else {"unlabeled": None, "unlabeled_fraction": None}
-    data = config.data.model_copy(update={**dropped, "in_memory_gb": 0.0})
+    # Unlike a student, teachers are opened with the training images, and `rest` is a part of them that cannot
+    # be gone: without it, training images would be missing.
+    data = config.data if config.data.unlabeled == REST else for_evaluation(config.data)
+    data = data.model_copy(update={"in_memory_gb": 0.0})
     # Settings of unlabeled images and of the cache would be rejected as unused without them.
     groups = {"labeled": None, "unlabeled": None}
     fusion = config.fusion.model_copy(update={"ood_quantile": FusionConfig().ood_quantile} | groups)

@@ -24,23 +24,22 @@ from richkd.data.split import Split
 from richkd.data.views import Views, render_batch
 from richkd.fusion.fusion import Fusion
 from richkd.models.build import Network
+from richkd.pipeline.roles import FUSED
 from richkd.teachers.base import Teacher
 from richkd.teachers.cache.cached import with_cache
 from richkd.teachers.predict import BATCH
 
-FUSED = "fused"
 # If images with labels had another fusion than those without, each is evaluated.
 FUSED_WITHOUT, FUSED_LABELED = "fused, unlabeled images", "fused, labeled images"
 # Images per forward pass on a CPU. The activations of a small batch fit in the processor's cache: ResNet-20
 # takes 5 s for 10,000 images of 32 pixels in batches of 64, and 8 s in batches of 250.
 CPU_BATCH = 64
 
-# A batch of images and their views.
-Seen = tuple[Batch, Views]
+BatchAndViews = tuple[Batch, Views]
 # The same batch of images as a network with a framing sees them.
-Images = Callable[[Framing], Seen]
+Images = Callable[[Framing], BatchAndViews]
 # The images of a split as each network sees them.
-Stores = Mapping[Framing, CleanStore]
+FramedStores = Mapping[Framing, CleanStore]
 
 
 def stored(temperature: float) -> float | None:
@@ -78,7 +77,7 @@ class Predictor(Protocol):
         """
         ...
 
-    def with_cache_of(self, stores: Stores) -> Predictor:
+    def with_cache_of(self, stores: FramedStores) -> Predictor:
         """A predictor that reads outputs for clean images from a cache, if it has one."""
         ...
 
@@ -138,7 +137,7 @@ class NetworkPredictor:
         batch_size = CPU_BATCH if pixels.device.type == "cpu" else len(pixels)
         return [Output.cat([network(part) for part in torch.split(pixels, batch_size)])]
 
-    def with_cache_of(self, stores: Stores) -> Predictor:
+    def with_cache_of(self, stores: FramedStores) -> Predictor:
         """The same predictor, because a network that is evaluated is not cached."""
         return self
 
@@ -205,7 +204,7 @@ class TeachersPredictor:
         # Features of different teachers have no common space, so a fusion has none.
         return [*scaled, *(Output(fused_BC, fused_BC[:, :0]) for fused_BC in fused)]
 
-    def with_cache_of(self, stores: Stores) -> TeachersPredictor:
+    def with_cache_of(self, stores: FramedStores) -> TeachersPredictor:
         """A predictor that reads outputs for clean images from the cache and adds missing ones."""
         if self.cache is None:
             return self
@@ -244,13 +243,17 @@ class TeachersPredictor:
         return TeachersPredictor(networks, fusion, self.framing, labeled=self.labeled)
 
 
-def open_stores(predictors: Sequence[Predictor], split: Split, *, in_memory_gb: float = 4.0) -> Stores:
+def stores_by_framing(
+    predictors: Sequence[Predictor], split: Split, *, in_memory_gb: float = 4.0
+) -> FramedStores:
     """The images of a split as each network sees them."""
     framings = dict.fromkeys(framing for predictor in predictors for framing in predictor.framings)
     return {framing: open_store(split, framing, in_memory_gb=in_memory_gb) for framing in framings}
 
 
-def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.device) -> dict[str, Output]:
+def predict_all(
+    predictors: Sequence[Predictor], stores: FramedStores, device: torch.device
+) -> dict[str, Output]:
     """Outputs of each model for the clean view of every image of a split.
 
     Args:
@@ -275,7 +278,7 @@ def predict_all(predictors: Sequence[Predictor], stores: Stores, device: torch.d
         for batches in waiting(what, every, len(split), count=lambda one: len(one[0])):
             by_framing = {framing: batch.to(device) for framing, batch in zip(needed, batches, strict=True)}
 
-            def images(framing: Framing, by_framing: Mapping[Framing, Batch] = by_framing) -> Seen:
+            def images(framing: Framing, by_framing: Mapping[Framing, Batch] = by_framing) -> BatchAndViews:
                 batch = by_framing[framing]
                 return batch, stores[framing].clean.draw(0, 0, batch.index_B)
 

@@ -24,12 +24,11 @@ from richkd.data.split import Split
 from richkd.evaluate.corruptions.corrupt import GROUPS, TEST
 from richkd.evaluate.corruptions.severity import SEVERITIES
 from richkd.evaluate.corruptions.stores import CorruptedStore, published_stores
-from richkd.evaluate.predictors import Predictor, Stores, open_stores, predict_all
+from richkd.evaluate.predictors import FramedStores, Predictor, predict_all, stores_by_framing
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
-from richkd.metrics.intervals import Interval, bootstrap_means, paired_bootstrap
+from richkd.metrics.intervals import RESAMPLES, RESAMPLING_SEED, Interval, bootstrap_means, paired_bootstrap
 
-SEED, RESAMPLES = 0, 1000
 # Completes "error rate on images …".
 GENERATED = "corrupted by richkd (not CIFAR-C or ImageNet-C)"
 
@@ -129,7 +128,7 @@ def measure_corrupted(
     labels_N = split.labels_N
     names = [name for predictor in predictors for name in predictor.names]
     tallies = {name: _Tally({}, {}, torch.zeros(len(labels_N)).double()) for name in names}
-    originals = open_stores(predictors, split)
+    originals = stores_by_framing(predictors, split)
     for number, name in enumerate(corruptions):
         for stores in _severities(name, originals, split, published):
             for model, output in predict_all(predictors, stores, device).items():
@@ -169,7 +168,9 @@ def _added_errors(errors: Cells, clean: float) -> Cells:
     return {name: tuple(value - clean for value in row) for name, row in errors.items()}
 
 
-def _severities(name: str, originals: Stores, split: Split, published: Path | None) -> Iterator[Stores]:
+def _severities(
+    name: str, originals: FramedStores, split: Split, published: Path | None
+) -> Iterator[FramedStores]:
     if published is not None:
         for store in published_stores(published, name, split):
             # Published images have one size, which all models then receive.
@@ -194,8 +195,8 @@ def _results(
         cells = _cells(tally.errors)
         count = sum(map(len, cells.values()))
         mean_N1, first_N1 = ((t.errors_N / count)[:, None] for t in (tally, first))
-        (error,) = bootstrap_means(mean_N1, seed=SEED, resamples=RESAMPLES)
-        (difference,) = paired_bootstrap(first_N1, mean_N1, seed=SEED, resamples=RESAMPLES)
+        (error,) = bootstrap_means(mean_N1, seed=RESAMPLING_SEED, resamples=RESAMPLES)
+        (difference,) = paired_bootstrap(first_N1, mean_N1, seed=RESAMPLING_SEED, resamples=RESAMPLES)
         probs_NC = (clean[name].double() / temperatures[name]).softmax(dim=1)
         result.append(
             Robustness(

@@ -16,8 +16,8 @@ from richkd.core.types import Output
 from richkd.core.visible import counted
 from richkd.core.waiting import still
 from richkd.data.split import Split
-from richkd.evaluate.model_report import Comparison, ModelReport, compare, measure_model
-from richkd.evaluate.predictors import NetworkPredictor, Predictor, open_stores, predict_all
+from richkd.evaluate.model_report import ModelReport, PairedModels, compare, measure_model
+from richkd.evaluate.predictors import NetworkPredictor, Predictor, predict_all, stores_by_framing
 from richkd.evaluate.robustness import Robustness, measure_corrupted
 from richkd.evaluate.shift import Shift, measure_shift
 from richkd.evaluate.subjects import Subjects, corruptions_of, open_subjects
@@ -48,7 +48,7 @@ class Evaluation:
     split: str
     class_names: tuple[str, ...]
     model_reports: tuple[ModelReport, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PairedModels, ...]
     costs: dict[str, Cost]
     fidelity: dict[str, tuple[Fidelity, ...]]
     robustness: tuple[Robustness, ...] = ()
@@ -174,7 +174,7 @@ def _model_reports(
 
 def _comparisons(
     clean: Mapping[str, Tensor], temperatures: Mapping[str, float], labels_N: Tensor
-) -> tuple[Comparison, ...]:
+) -> tuple[PairedModels, ...]:
     """Each model except the first, compared with the first."""
     first, *others = ((name, logits_NC, temperatures[name]) for name, logits_NC in clean.items())
     return tuple(compare(first, other, labels_N) for other in others)
@@ -244,7 +244,7 @@ def _predict_split(
     predictors: Sequence[Predictor], split: Split, device: torch.device
 ) -> tuple[dict[str, Output], str]:
     """Outputs of each model on images as it sees them, and the SHA-256 of the first model's images."""
-    stores = open_stores(predictors, split)
+    stores = stores_by_framing(predictors, split)
     return predict_all(predictors, stores, device), stores[predictors[0].framings[0]].fingerprint()
 
 

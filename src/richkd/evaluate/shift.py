@@ -23,12 +23,10 @@ from richkd.data.formats.scan import WHOLE
 from richkd.data.split import Split
 from richkd.data.tables import open_tables
 from richkd.evaluate.model_report import correct_of
-from richkd.evaluate.predictors import Predictor, open_stores, predict_all
+from richkd.evaluate.predictors import Predictor, predict_all, stores_by_framing
 from richkd.metrics.calibration import ece
 from richkd.metrics.checks import Figures
-from richkd.metrics.intervals import Interval, bootstrap_means
-
-SEED, RESAMPLES = 0, 1000
+from richkd.metrics.intervals import RESAMPLES, RESAMPLING_SEED, Interval, bootstrap_means
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def measure_shift(
     """
     kept_K = torch.tensor(sorted(set(split.labels_N.tolist())))
     result = []
-    for name, output in predict_all(predictors, open_stores(predictors, split), device).items():
+    for name, output in predict_all(predictors, stores_by_framing(predictors, split), device).items():
         shifted = _measure(output.logits_BC, split.labels_N, kept_K, temperatures[name])
         assert shifted is not None
         in_distribution = _measure(home[name], home_labels_N, kept_K, temperatures[name])
@@ -180,5 +178,7 @@ def _measure(
         return None
     logits_MK = logits_NC[of_kept_N][:, kept_K]
     labels_M = torch.searchsorted(kept_K, labels_N[of_kept_N])
-    (accuracy,) = bootstrap_means(correct_of(logits_MK, labels_M)[:, None], seed=SEED, resamples=RESAMPLES)
+    (accuracy,) = bootstrap_means(
+        correct_of(logits_MK, labels_M)[:, None], seed=RESAMPLING_SEED, resamples=RESAMPLES
+    )
     return accuracy, ece((logits_MK.double() / temperature).softmax(dim=1), labels_M)

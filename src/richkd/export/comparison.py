@@ -19,7 +19,7 @@ LEAST = 1e-38
 
 
 @dataclass(frozen=True)
-class Comparison(Figures):
+class ArtifactComparison(Figures):
     """How closely an artifact follows its student; made by `compare_with_student`.
 
     Attributes:
@@ -41,7 +41,7 @@ class Comparison(Figures):
     artifact: Metrics | None = None
 
 
-def compare_with_student(student: Classifier, artifact: Classifier, pictures: Pictures) -> Comparison:
+def compare_with_student(student: Classifier, artifact: Classifier, pictures: Pictures) -> ArtifactComparison:
     """Compare the probabilities of an artifact with those of its student on the same pictures.
 
     Raises:
@@ -52,7 +52,7 @@ def compare_with_student(student: Classifier, artifact: Classifier, pictures: Pi
     ours_NC, theirs_NC = probabilities_of([student, artifact], pictures)
     difference_NC = (ours_NC.double() - theirs_NC.double()).abs()
     ours, theirs = (_metrics(probs_NC, pictures.labels_N) for probs_NC in (ours_NC, theirs_NC))
-    return Comparison(
+    return ArtifactComparison(
         len(pictures),
         pictures.source,
         agreement(ours_NC, theirs_NC),
@@ -73,7 +73,7 @@ def probabilities_of(models: list[Classifier], pictures: Pictures) -> list[Tenso
 
 
 def refuse_difference(
-    student: Classifier, artifact: Artifact, comparison: Comparison, tolerance: float
+    student: Classifier, artifact: Artifact, comparison: ArtifactComparison, tolerance: float
 ) -> None:
     """Refuse an artifact whose probabilities differ from the student's by more than a tolerance.
 

@@ -67,7 +67,7 @@ class Description:
             "size": framing.size,
             "resized_short_side": framing.resized,
             "crop_pct": framing.crop_pct,
-            "crop_mode": "squash" if framing.squash else "center",
+            "crop_mode": framing.crop_mode,
             "interpolation": framing.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),

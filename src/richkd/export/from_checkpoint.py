@@ -24,20 +24,34 @@ DESCRIPTION, FOLDER, SUFFIX = "student.json", "checkpoints", ".ckpt"
 
 def describe_network(network: Network, class_names: Sequence[str], steps_per_epoch: int) -> dict[str, Any]:
     """The content of ``student.json``."""
-    framing = network.framing
     return {
         "architecture": network.blueprint.architecture,
         "label_names": list(class_names),
-        "pretrained_cfg": {
-            "input_size": [3, network.size, network.size],
-            "mean": list(network.mean),
-            "std": list(network.std),
-            "interpolation": framing.interpolation,
-            "crop_pct": framing.crop_pct,
-            "crop_mode": "squash" if framing.squash else "center",
-        },
+        "pretrained_cfg": pretrained_cfg_of(network),
         "model_args": dict(network.blueprint.args),
         "steps_per_epoch": steps_per_epoch,
+    }
+
+
+def pretrained_cfg_of(network: Network) -> dict[str, Any]:
+    """How a network's images are prepared, as the ``pretrained_cfg`` of timm.
+
+    Example:
+        >>> from richkd.config.schema import ModelConfig
+        >>> from richkd.models.build import build_network
+        >>> network = build_network(ModelConfig(name="cifar_resnet8", size=16), 2, role="student")
+        >>> cfg = pretrained_cfg_of(network)
+        >>> cfg["input_size"], cfg["interpolation"], cfg["crop_mode"]
+        ((3, 16, 16), 'bicubic', 'center')
+    """
+    framing = network.framing
+    return {
+        "input_size": (3, network.size, network.size),
+        "mean": tuple(network.mean),
+        "std": tuple(network.std),
+        "interpolation": framing.interpolation,
+        "crop_pct": framing.crop_pct,
+        "crop_mode": framing.crop_mode,
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from richkd.config.loading import load_config
 from richkd.config.resumed import recorded_inputs
-from richkd.config.schema import Config, DataConfig
+from richkd.config.schema import Config, DataConfig, for_evaluation
 from richkd.core.errors import DataError, RichKDError
 from richkd.core.home import expanded
 from richkd.core.presence import is_file, resolved
@@ -29,7 +29,7 @@ def data_of(model: str, data: str | None = None) -> Data:
     if not is_file(run / "config.yaml"):
         raise DataError(f"{run} has no config.yaml, which names the data", fix="give --data or --images.")
     config = load_config(run / "config.yaml")
-    return open_data(config.data.model_copy(update={"unlabeled": None}), config.train.seed)
+    return open_data(for_evaluation(config.data), config.train.seed)
 
 
 def run_of(model: Path) -> Path:
@@ -61,7 +61,7 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
         if is_file(folder / "config.yaml"):
             config = load_config(folder / "config.yaml")
             if is_data_of(folder, config, data):
-                return config.data.model_copy(update={"path": data, "unlabeled": None}), config.train.seed
+                return _at(data, config), config.train.seed
     return DataConfig(path=data), 0
 
 
@@ -80,8 +80,12 @@ def is_data_of(run: Path, config: Config, data: str) -> bool:
     """
     if resolved(expanded(config.data.path)) == resolved(expanded(data)):
         return True
-    settings = config.data.model_copy(update={"path": data, "unlabeled": None})
-    return _is_moved(run, settings, config.train.seed)
+    return _is_moved(run, _at(data, config), config.train.seed)
+
+
+def _at(data: str, config: Config) -> DataConfig:
+    """The settings of a run's data for evaluating at another path."""
+    return for_evaluation(config.data).model_copy(update={"path": data})
 
 
 def _is_moved(run: Path, settings: DataConfig, seed: int) -> bool:

@@ -19,7 +19,7 @@ from richkd.export.own_data import data_of
 from richkd.export.predict import find_images
 
 # Splits that a student is compared on, the first that exists; training images are for calibration.
-HELD_OUT = ("test", "val", "calibration", "train")
+COMPARED_SPLITS = ("test", "val", "calibration", "train")
 # Sizes (height, width) of generated pictures: enlarged, reduced, far from square, and odd.
 SHAPES = ((7, 5), (31, 47), (64, 64), (90, 233), (301, 200), (480, 640), (20, 700), (333, 333))
 
@@ -33,7 +33,6 @@ class Pictures:
         positions: positions of the pictures.
         source: where they are from, for people.
         labels_N: positions of their classes; None without labels.
-        real: whether they are from files.
 
     Example:
         >>> pictures = generated_pictures(2)
@@ -45,7 +44,6 @@ class Pictures:
     positions: tuple[int, ...]
     source: str
     labels_N: Tensor | None = None
-    real: bool = True
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -64,10 +62,10 @@ def generated_pictures(count: int = len(SHAPES)) -> Pictures:
     """Pictures of waves and noise in several sizes, the same ones in every call.
 
     Example:
-        >>> generated_pictures().real, generated_pictures(16).source
-        (False, '16 generated pictures')
+        >>> generated_pictures(16).source
+        '16 generated pictures'
     """
-    return Pictures(_generate, tuple(range(count)), f"{count} generated pictures", real=False)
+    return Pictures(_generate, tuple(range(count)), f"{count} generated pictures")
 
 
 def pictures_of(
@@ -108,7 +106,7 @@ def held_out_pictures(data: Data, most: int) -> Pictures:
     Raises:
         DataError: there are no images.
     """
-    name = next((name for name in HELD_OUT if len(data.splits.get(name, ()))), None)
+    name = next((name for name in COMPARED_SPLITS if len(data.splits.get(name, ()))), None)
     if name is None:
         raise DataError(f"{data.path} must have images", got="none", fix="give other data.")
     return _of_split(data.splits[name], most, data.path)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from richkd.core.errors import ConfigError, ModelError
 from richkd.export.artifact import normalized
-from richkd.export.comparison import Comparison
+from richkd.export.comparison import ArtifactComparison
 from richkd.export.description import Description
-from richkd.export.formats.onnx import OPSET, save_model, to_onnx
+from richkd.export.formats.onnx import save_model, to_onnx
 from richkd.export.graph import LOGITS, PIXELS, PROBABILITIES, graph_of, preprocessing_graph
 from richkd.export.pictures import Pictures
 from richkd.export.student import Student
@@ -112,8 +112,8 @@ def write_int8(
     settings: Int8Settings,
     pictures: Pictures,
     scratch: Path,
-) -> str:
-    """Write a quantized student as ONNX; returns the version of the format.
+) -> None:
+    """Write a quantized student as ONNX.
 
     Args:
         student: the student.
@@ -147,13 +147,12 @@ def write_int8(
             nodes_to_exclude=_ends(files[1]) if settings.float_ends else [],
         )
     save_model(_complete(student, description, files[2]), path, description.to_texts())
-    return f"opset {OPSET}"
 
 
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 
 
-def accepted_drop(comparison: Comparison, max_drop: float) -> float:
+def accepted_drop(comparison: ArtifactComparison, max_drop: float) -> float:
     """The loss of accuracy in percentage points, if it is small enough.
 
     Raises:

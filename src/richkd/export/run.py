@@ -19,7 +19,7 @@ from richkd.core.visible import one_line
 from richkd.data.classes import check_same_classes
 from richkd.export.artifact import load_artifact
 from richkd.export.comparison import (
-    Comparison,
+    ArtifactComparison,
     compare_with_student,
     refuse_batch,
     refuse_difference,
@@ -87,7 +87,7 @@ class Export:
     runtime: str
     bytes: int
     description: Description
-    comparison: Comparison
+    comparison: ArtifactComparison
     tolerance: float
     int8: Int8Result | None = None
 

@@ -45,6 +45,7 @@ from richkd.export.from_checkpoint import (
     Which,
     find_checkpoint,
     note_of_longer_run,
+    pretrained_cfg_of,
     read_student_checkpoint,
 )
 from richkd.export.images import ImageLike, name_of_image, rgb_of
@@ -155,14 +156,7 @@ def save_student(
     config = {
         "num_classes": len(class_names),
         "label_names": list(class_names),
-        "pretrained_cfg": {
-            "input_size": (3, network.size, network.size),
-            "mean": tuple(network.mean),
-            "std": tuple(network.std),
-            "interpolation": network.framing.interpolation,
-            "crop_pct": network.framing.crop_pct,
-            "crop_mode": "squash" if network.framing.squash else "center",
-        },
+        "pretrained_cfg": pretrained_cfg_of(network),
         "model_args": {k: v for k, v in network.blueprint.args.items() if k not in WRITTEN_BY_TIMM},
         "richkd": {"temperature": temperature, **origin},
     }

@@ -11,6 +11,7 @@ from richkd.fusion.fit import fit_inverse_temperature
 from richkd.fusion.fusion import Fusion
 from richkd.fusion.mixing import LogPool, Mixing
 from richkd.fusion.scale import Scale
+from richkd.fusion.shares import equal_shares
 
 
 def first_teachers_only(fusion: Fusion, count: int, multiplier: float = 1.0) -> Fusion:
@@ -32,7 +33,7 @@ def first_teachers_only(fusion: Fusion, count: int, multiplier: float = 1.0) -> 
     """
     scales = (Scale(),) if count == 1 else fusion.scales[:count]
     pool = LogPool((multiplier / count,) * count)
-    return _part(fusion, slice(count), scales, pool, (1 / count,) * count)
+    return _part(fusion, slice(count), scales, pool, equal_shares(count))
 
 
 def last_teacher_only(fusion: Fusion) -> Fusion:

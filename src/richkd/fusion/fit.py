@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from richkd.fusion.mixing import Gate, LinearPool, LogPool, Mixing, PerClass, sureness
+from richkd.fusion.shares import equal_shares
 from richkd.metrics.multipliers import FLAT, PRIOR_IMAGES, fit_multipliers, log_prior
 
 # The share of each teacher in a fusion that is not fitted; None: equal shares.
@@ -149,16 +150,6 @@ def fit_gate(logs: Sequence[Tensor], labels_N: Tensor, shares: Shares = None) ->
 
     a_M, b_M = argmin_lbfgs(loss, torch.zeros(2, len(logs), dtype=torch.float64))
     return Gate(_numbers(shared_M * a_M.exp()), _numbers(b_M))
-
-
-def equal_shares(num_teachers: int) -> tuple[float, ...]:
-    """The same share for each teacher; they sum to one.
-
-    Example:
-        >>> equal_shares(2)
-        (0.5, 0.5)
-    """
-    return (1 / num_teachers,) * num_teachers
 
 
 def fit_inverse_temperature(logits_NC: Tensor, target_NC: Tensor) -> float:

@@ -14,6 +14,7 @@ from richkd.fusion.mixings import ALPHA, WayOfMixing
 from richkd.fusion.presets import alpha_shares, scale_and_mixing
 from richkd.fusion.scale import Scale, on_scales
 from richkd.fusion.select import choose
+from richkd.fusion.shares import equal_shares
 
 
 def fuse(
@@ -111,7 +112,7 @@ def average_fusion(
     teachers = len(logit_scales)
     return Fusion(
         tuple(Scale(scale) for scale in logit_scales),
-        LinearPool((1 / teachers,) * teachers),
+        LinearPool(equal_shares(teachers)),
         alpha_shares(feature_alpha, teachers, clip=clip),
         "mean of probabilities, because terms read each teacher by itself",
     )

@@ -17,6 +17,7 @@ from richkd.fusion.fit import (
     fit_simplex,
 )
 from richkd.fusion.mixing import Gate, LogPool, Mixing
+from richkd.fusion.shares import equal_shares
 
 Fit = Callable[[Sequence[Tensor], Tensor, Shares], Mixing]
 Fixed = Callable[[tuple[float, ...]], Mixing]
@@ -39,7 +40,7 @@ class WayOfMixing:
 
 def _by_confidence(shares: tuple[float, ...]) -> Mixing:
     count = len(shares)
-    return Gate((1 / count,) * count, (1.0,) * count)
+    return Gate(equal_shares(count), (1.0,) * count)
 
 
 AUTO, ALPHA = "auto", "alpha"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from richkd.config.choices import MIXINGS, SCALES
 from richkd.config.schema import FusionConfig
 from richkd.fusion.mixings import ALPHA, AUTO
+from richkd.fusion.shares import equal_shares
 
 PAPER_ALPHA = 0.7
 _PRESETS = {
@@ -49,6 +50,6 @@ def alpha_shares(alpha: float | None, num_teachers: int, *, clip: bool = True) -
         ((0.25, 0.25, 0.5), (0.5, 0.5))
     """
     if num_teachers == 1 or not clip:
-        return (1 / num_teachers,) * num_teachers
+        return equal_shares(num_teachers)
     alpha = PAPER_ALPHA if alpha is None else alpha
     return (*(alpha / (num_teachers - 1),) * (num_teachers - 1), 1 - alpha)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from richkd.data.split import folds_of
-from richkd.fusion.fit import Shares, equal_shares, fit_log_pool, nll_of
+from richkd.fusion.fit import Shares, fit_log_pool, nll_of
 from richkd.fusion.mixing import LogPool, Mixing
 from richkd.fusion.mixings import Fit, candidates
+from richkd.fusion.shares import equal_shares
 
-FOLDS = 5
+FIT_FOLDS = 5
 # With fewer images, the scores of the candidates are too uncertain to choose between them.
 LEAST_IMAGES = 50
 # More images than this hardly change the fitted weights.
@@ -156,7 +157,7 @@ def fit_best_teacher(logs: Sequence[Tensor], labels_N: Tensor, shares: Shares = 
 
 
 def cross_fitted(
-    fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, shares: Shares = None, folds: int = FOLDS
+    fit: Fit, logs: Sequence[Tensor], labels_N: Tensor, shares: Shares = None, folds: int = FIT_FOLDS
 ) -> Tensor:
     """Fused logits (N, C) of every image, from a fit on at most `FIT_IMAGES` images of the other folds.
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from richkd.core.numerics import at_least_fp32, check_temperature
+from richkd.losses.weighted import weighted_mean
 
 
 def bank_log_scores(
@@ -160,7 +161,7 @@ def nce_loss(
     if shares_B is not None:
         negative_B = negative_B / shares_B
     loss_B = -(positive_B + negative_B)
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(loss_B, weight_B)
 
 
 def log_normalizers_of(scores: tuple[Tensor, Tensor], images: int) -> Tensor:

@@ -15,7 +15,14 @@ from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.bfloat16_copy import Bfloat16Copy
 from richkd.losses.contrast import both_bank_log_scores, log_normalizers_of, nce_both_ways, shared_log_scores
 from richkd.losses.features import fuse_features, normalize
-from richkd.losses.negatives import below, draw, initial_bank, negative_rows, rows_by_class
+from richkd.losses.negatives import (
+    below,
+    draw,
+    initial_bank,
+    negative_rows,
+    refuse_one_class,
+    rows_by_class,
+)
 
 Negatives = Literal["memory-bank", "shared", "queue"]
 Scores = tuple[tuple[Tensor, Tensor], Tensor | None]
@@ -240,8 +247,7 @@ class Queues(nn.Module):
         self.register_buffer("labels_K", torch.full((settings.num_negatives,), -1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("labels_N", labels_N, persistent=False)
-        # Raises for data of a single class, which has no negatives.
-        rows_by_class(labels_N, classes)
+        refuse_one_class(torch.bincount(labels_N, minlength=classes))
 
     def forward(self, student_BD: Tensor, target_BD: Tensor, batch: Batch, *place: int | None) -> Scores:
         index_B = moved(batch.index_B, self.labels_N.device)

@@ -38,16 +38,31 @@ def rows_by_class(labels_N: Tensor, classes: int) -> tuple[Tensor, Tensor, Tenso
         ([1, 0, 2], [0, 1], [1, 2])
     """
     sizes_C = torch.bincount(labels_N, minlength=classes)
-    if int((sizes_C > 0).sum()) < 2:
-        raise DataError(
-            "The contrastive loss needs images of at least two classes (negatives come from other classes)",
-            got=f"{len(labels_N)} images, all of one class",
-            fix="train on more classes, or use a method without the contrastive feature loss.",
-        )
+    refuse_one_class(sizes_C)
     order_N = torch.argsort(labels_N, stable=True)
     rows_N = torch.empty_like(order_N)
     rows_N[order_N] = torch.arange(len(labels_N), device=labels_N.device)
     return rows_N, sizes_C.cumsum(0) - sizes_C, sizes_C
+
+
+def refuse_one_class(sizes_C: Tensor) -> None:
+    """Check that there are images of at least two classes, because negatives are of other classes.
+
+    Args:
+        sizes_C: number of images of each class.
+
+    Raises:
+        DataError: fewer than two classes have images.
+
+    Example:
+        >>> refuse_one_class(torch.tensor([1, 0, 2]))
+    """
+    if int((sizes_C > 0).sum()) < 2:
+        raise DataError(
+            "The contrastive loss needs images of at least two classes (negatives come from other classes)",
+            got=f"{int(sizes_C.sum())} images, all of one class",
+            fix="train on more classes, or use a method without the contrastive feature loss.",
+        )
 
 
 def negative_rows(

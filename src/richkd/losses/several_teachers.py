@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from richkd.core.numerics import at_least_fp32, check_temperature
+from richkd.losses.weighted import weighted_mean
 
 
 def weighted_divergence(
@@ -47,7 +48,7 @@ def weighted_divergence(
         teacher_log_BC = softened(teacher_BC, temperature)
         each_BC = F.kl_div(student_log_BC, teacher_log_BC, reduction="none", log_target=True)
         loss_B = loss_B + weight_of_teacher_B * each_BC.sum(dim=1)
-    return temperature**2 * (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return temperature**2 * weighted_mean(loss_B, weight_B)
 
 
 def softened(teacher_BC: Tensor, temperature: float) -> Tensor:

@@ -16,7 +16,8 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.features import normalize
-from richkd.methods.stages import pair_stages
+from richkd.losses.weighted import squared_error, weighted_mean
+from richkd.methods.stages import pair_stages, smaller_size
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
 
@@ -70,11 +71,10 @@ def attention_loss(
     """
     losses = []
     for student_BFHW, teacher_BFHW in pairs:
-        height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
-        student_BP = attention_map(student_BFHW, (height, width), power)
-        teacher_BP = attention_map(teacher_BFHW.detach(), (height, width), power)
-        loss_B = (student_BP - teacher_BP).square().mean(dim=1)
-        losses.append((loss_B if weight_B is None else weight_B * loss_B).mean())
+        size = smaller_size(student_BFHW, teacher_BFHW)
+        student_BP = attention_map(student_BFHW, size, power)
+        teacher_BP = attention_map(teacher_BFHW.detach(), size, power)
+        losses.append(weighted_mean(squared_error(student_BP, teacher_BP), weight_B))
     total = losses[0]
     for loss in losses[1:]:
         total = total + loss

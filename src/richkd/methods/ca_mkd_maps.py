@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from richkd.config.choices import TERMS
 from richkd.core.errors import ConfigError
-from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import squared_error, weighted_mean
 from richkd.methods.ca_mkd import confidence_weights
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
@@ -123,13 +123,7 @@ def weighted_map_loss(
         1.75
     """
     errors_MB = torch.stack(
-        [
-            (at_least_fp32(student_BFHW) - at_least_fp32(teacher_BFHW.detach()))
-            .square()
-            .flatten(1)
-            .mean(dim=1)
-            for student_BFHW, teacher_BFHW in pairs
-        ]
+        [squared_error(student_BFHW, teacher_BFHW) for student_BFHW, teacher_BFHW in pairs]
     )
     loss_B = (weights_MB * errors_MB).sum(dim=0)
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(loss_B, weight_B)

@@ -14,6 +14,7 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.logits import log_softmax_of_others, of_other_classes
+from richkd.losses.weighted import weighted_mean
 from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
@@ -99,7 +100,7 @@ def dkd_loss(
     binary = _kl(_target_or_other(teacher_BC, class_B), _target_or_other(student_BC, class_B))
     others = _kl(log_softmax_of_others(teacher_BC, class_B), log_softmax_of_others(student_BC, class_B))
     loss_B = alpha * binary + beta * others
-    return temperature**2 * (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return temperature**2 * weighted_mean(loss_B, weight_B)
 
 
 def warmup_factor(progress: float, warmup: float) -> float:

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from richkd.config.choices import TERMS
-from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
 from richkd.losses.features import mean_over_teachers, normalize
+from richkd.losses.weighted import squared_error, weighted_mean
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
 Distance = Literal["cosine", "mse"]
@@ -90,9 +90,8 @@ def embed_loss(
         >>> float(embed_loss(2 * feats_BF, feats_BF)), float(embed_loss(2 * feats_BF, feats_BF, "mse"))
         (0.0, 12.5)
     """
-    projected_BF, teacher_BF = at_least_fp32(projected_BF), at_least_fp32(teacher_BF.detach())
     if loss == "cosine":
-        loss_B = 1 - (normalize(projected_BF) * normalize(teacher_BF)).sum(dim=1)
+        loss_B = 1 - (normalize(projected_BF) * normalize(teacher_BF.detach())).sum(dim=1)
     else:
-        loss_B = (projected_BF - teacher_BF).square().mean(dim=1)
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+        loss_B = squared_error(projected_BF, teacher_BF)
+    return weighted_mean(loss_B, weight_B)

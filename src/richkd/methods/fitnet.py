@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from richkd.config.choices import TERMS
-from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import squared_error, weighted_mean
 from richkd.methods.stages import STAGES_HELP, Stages, choose_pairs, pair_stages, to_smaller_size
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
@@ -69,6 +69,4 @@ def hint_loss(projected_BFHW: Tensor, teacher_BFHW: Tensor, weight_B: Tensor | N
         >>> float(hint_loss(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 2.0)))
         4.0
     """
-    difference_BFHW = at_least_fp32(projected_BFHW) - at_least_fp32(teacher_BFHW.detach())
-    loss_B = difference_BFHW.square().flatten(1).mean(dim=1)
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(squared_error(projected_BFHW, teacher_BFHW), weight_B)

@@ -14,6 +14,7 @@ from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import UNLABELED, Batch, Output, Target
 from richkd.losses.logits import log_softmax_of_others
+from richkd.losses.weighted import weighted_mean
 from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
@@ -89,4 +90,4 @@ def nkd_loss(
     student_log_BX = log_softmax_of_others(student_BC / temperature, class_B)
     others_B = -(teacher_log_BX.exp() * student_log_BX).sum(dim=1)
     loss_B = class_loss_B + gamma * temperature**2 * others_B
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(loss_B, weight_B)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import weighted_mean
 from richkd.methods.stages import pair_stages, same_size
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
@@ -119,7 +120,7 @@ def overhaul_loss(triples: Sequence[tuple[Tensor, Tensor, Tensor]], weight_B: Te
         counts_BFHW = (student_BFHW > target_BFHW) | (target_BFHW > 0)
         square_BFHW = torch.where(counts_BFHW, student_BFHW - target_BFHW, 0.0).square()
         loss_B = square_BFHW.flatten(1).sum(dim=1)
-        loss = (loss_B if weight_B is None else weight_B * loss_B).mean()
+        loss = weighted_mean(loss_B, weight_B)
         total = total + loss / 2 ** (len(triples) - 1 - place)
     return total
 

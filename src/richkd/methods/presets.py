@@ -53,7 +53,7 @@ def preset_of(config: MethodConfig) -> Preset:
         {'ce': {}, 'kd': {'target': 'teacher'}}
     """
     name = config.name or DEFAULT_METHOD
-    if name == "richkd":
+    if name == DEFAULT_METHOD:
         return Preset(name, RICHKD[config.variant or DEFAULT_VARIANT], needs_clip=True)
     if config.variant is not None:
         raise ConfigError(

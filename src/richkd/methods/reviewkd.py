@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import weighted_mean
 from richkd.methods.dkd import warmup_factor
 from richkd.methods.stages import pair_stages
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
@@ -162,7 +163,7 @@ def context_loss(levels: Sequence[tuple[Tensor, Tensor]], weight_B: Tensor | Non
                 # Averaging is linear, so the difference is averaged instead of both maps.
                 pooled_BFHW = F.adaptive_avg_pool2d(difference_BFHW, side)
                 loss_B = loss_B + share * pooled_BFHW.square().mean(dim=(1, 2, 3))
-        losses.append((loss_B if weight_B is None else weight_B * loss_B).mean() / total)
+        losses.append(weighted_mean(loss_B, weight_B) / total)
     return torch.stack(losses).sum()
 
 

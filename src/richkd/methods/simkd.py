@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from richkd.config.choices import TERMS
-from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import squared_error, weighted_mean
 from richkd.methods.stages import same_size
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
@@ -60,6 +60,4 @@ def projection_loss(student_BX: Tensor, teacher_BX: Tensor, weight_B: Tensor | N
         >>> float(projection_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])))
         2.0
     """
-    difference_BX = at_least_fp32(student_BX) - at_least_fp32(teacher_BX.detach())
-    loss_B = difference_BX.square().flatten(1).mean(dim=1)
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(squared_error(student_BX, teacher_BX), weight_B)

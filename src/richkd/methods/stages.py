@@ -65,9 +65,7 @@ def to_smaller_size(student_BFHW: Tensor, teacher_BFHW: Tensor) -> tuple[Tensor,
         >>> student.tolist(), tuple(teacher.shape)
         ([[[[2.0]]]], (1, 5, 1, 1))
     """
-    height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
-    student = F.adaptive_avg_pool2d(at_least_fp32(student_BFHW), (height, width))
-    return student, F.adaptive_avg_pool2d(at_least_fp32(teacher_BFHW.detach()), (height, width))
+    return same_size(at_least_fp32(student_BFHW), at_least_fp32(teacher_BFHW.detach()))
 
 
 def stages_of(maps: Sequence[Shape]) -> list[int]:
@@ -90,16 +88,27 @@ def stages_of(maps: Sequence[Shape]) -> list[int]:
 
 
 def same_size(student_BFHW: Tensor, teacher_BFHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps, averaged to the smaller height and width of the two.
+    """Both maps, averaged to the smaller height and width of the two, in the precision that each has.
 
     Example:
         >>> import torch
         >>> [tuple(m.shape) for m in same_size(torch.zeros(1, 3, 8, 8), torch.zeros(1, 5, 4, 4))]
         [(1, 3, 4, 4), (1, 5, 4, 4)]
     """
-    height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
-    size = (height, width)
+    size = smaller_size(student_BFHW, teacher_BFHW)
     return F.adaptive_avg_pool2d(student_BFHW, size), F.adaptive_avg_pool2d(teacher_BFHW, size)
+
+
+def smaller_size(student_BFHW: Tensor, teacher_BFHW: Tensor) -> tuple[int, int]:
+    """The smaller height and the smaller width of two maps.
+
+    Example:
+        >>> import torch
+        >>> smaller_size(torch.zeros(1, 3, 8, 2), torch.zeros(1, 5, 4, 4))
+        (4, 2)
+    """
+    height, width = (min(student_BFHW.shape[d], teacher_BFHW.shape[d]) for d in (2, 3))
+    return height, width
 
 
 def _is_flat(maps: Sequence[Shape]) -> bool:

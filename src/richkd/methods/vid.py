@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import weighted_mean
 from richkd.methods.stages import STAGES_HELP, Stages, choose_pairs, pair_stages, to_smaller_size
 from richkd.methods.term import Context, Loss, Need, Setup, TargetConfig, Term
 
@@ -113,4 +114,4 @@ def vid_loss(
     variance_F11 = at_least_fp32(variance_F)[:, None, None]
     nats_BFHW = 0.5 * ((teacher_BFHW - mean_BFHW).square() / variance_F11 + variance_F11.log())
     loss_B = nats_BFHW.flatten(1).mean(dim=1)
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(loss_B, weight_B)

@@ -12,6 +12,7 @@ from torch import Tensor
 from richkd.config.choices import TERMS
 from richkd.core.numerics import at_least_fp32, check_temperature
 from richkd.core.types import Batch, Output, Target
+from richkd.losses.weighted import weighted_mean
 from richkd.methods.term import Context, LogitConfig, Loss, Temperature, Term
 
 
@@ -67,4 +68,4 @@ def wttm_loss(
     student_log_BC = at_least_fp32(student_BC).log_softmax(dim=1)
     divergence_B = F.kl_div(student_log_BC, soft_log_BC, reduction="none", log_target=True).sum(dim=1)
     loss_B = softness_log_B.exp() * divergence_B
-    return (loss_B if weight_B is None else weight_B * loss_B).mean()
+    return weighted_mean(loss_B, weight_B)

@@ -71,7 +71,7 @@ def cost_of(network: Network, device: torch.device) -> Cost:
         flops(network),
         len(save(weights)) / MEGABYTE,
         peak_bytes(network, BATCHES[-1], device) / MEGABYTE,
-        {batch: 1000 * seconds_of(network, batch, device) for batch in BATCHES},
+        {batch: 1000 * forward_seconds(network, batch, device) for batch in BATCHES},
         torch.get_num_threads(),
         str(device),
     )
@@ -149,7 +149,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.discard(key)
 
 
-def seconds_of(network: Network, batch: int, device: torch.device) -> float:
+def forward_seconds(network: Network, batch: int, device: torch.device) -> float:
     """Median time in seconds of a forward pass over ``batch`` images.
 
     Runs `WARMUP` untimed passes, then `ROUNDS` timed ones, on random images in channels-last layout.
@@ -158,7 +158,7 @@ def seconds_of(network: Network, batch: int, device: torch.device) -> float:
         >>> from richkd.config.schema import ModelConfig
         >>> from richkd.models.build import build_network
         >>> network = build_network(ModelConfig(name="cifar_resnet8"), 10, role="student", default_size=8)
-        >>> seconds_of(network, batch=1, device=torch.device("cpu")) > 0
+        >>> forward_seconds(network, batch=1, device=torch.device("cpu")) > 0
         True
     """
     pixels = torch.randn(batch, 3, network.size, network.size, device=device)

@@ -17,7 +17,7 @@ from richkd.core.errors import ConfigError
 from richkd.metrics.calibration import bin_of, check_bins
 from richkd.metrics.checks import check_pair
 from richkd.metrics.confidence import confidence_and_correct
-from richkd.metrics.intervals import Interval, resample
+from richkd.metrics.intervals import RESAMPLES, Interval, resample
 
 # The ends of an interval are found to a millionth of its largest possible value.
 BISECTIONS = 20
@@ -33,7 +33,7 @@ def bootstrap_ece(
     *,
     seed: int,
     bins: int = 15,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Interval:
     """Interval of the expected calibration error (`richkd.metrics.calibration.ece`), by inverting a test.
@@ -80,7 +80,7 @@ def paired_bootstrap_ece(
     *,
     seed: int,
     bins: int = 15,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Interval:
     """Interval of the ECE of b minus the ECE of a, from the intervals of both.

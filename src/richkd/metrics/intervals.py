@@ -26,6 +26,8 @@ from richkd.core.seeds import mix_seed
 from richkd.metrics.checks import Figures, check_pair, checked, checked_scores
 from richkd.metrics.confidence import ranked
 
+# Seed and number of the resamples of every report, so that separate bootstraps of the same images are paired.
+RESAMPLING_SEED, RESAMPLES = 0, 1000
 # Number of counts held in memory at a time: three arrays of 8 MB fit in the processor's cache.
 CHUNK = 1 << 20
 
@@ -67,7 +69,7 @@ class McNemar(Figures):
 
 
 def resample(
-    images: int, statistic: Callable[[Tensor], Tensor], *, seed: int, resamples: int = 1000
+    images: int, statistic: Callable[[Tensor], Tensor], *, seed: int, resamples: int = RESAMPLES
 ) -> Tensor:
     """Compute a statistic on each bootstrap resample; returns (R,) or (R, S), as ``statistic`` does.
 
@@ -145,7 +147,7 @@ def percentile_intervals(estimate_S: Tensor, draws_RS: Tensor, level: float = 0.
 
 
 def bootstrap_means(
-    values_NS: Tensor, *, seed: int, resamples: int = 1000, level: float = 0.95
+    values_NS: Tensor, *, seed: int, resamples: int = RESAMPLES, level: float = 0.95
 ) -> tuple[Interval, ...]:
     """Percentile interval of the mean over images, for each column of values.
 
@@ -171,7 +173,7 @@ def bootstrap_means(
 
 
 def paired_bootstrap(
-    a_values_NS: Tensor, b_values_NS: Tensor, *, seed: int, resamples: int = 1000, level: float = 0.95
+    a_values_NS: Tensor, b_values_NS: Tensor, *, seed: int, resamples: int = RESAMPLES, level: float = 0.95
 ) -> tuple[Interval, ...]:
     """Percentile interval of mean b − mean a for each column; both models use the same resampled images.
 
@@ -190,7 +192,7 @@ def paired_bootstrap(
 
 
 def bootstrap_selective(
-    probs_NC: Tensor, labels_N: Tensor, *, seed: int, resamples: int = 1000, level: float = 0.95
+    probs_NC: Tensor, labels_N: Tensor, *, seed: int, resamples: int = RESAMPLES, level: float = 0.95
 ) -> tuple[Interval, Interval]:
     """Percentile intervals of AURC and AUGRC (`richkd.metrics.confidence`).
 

@@ -19,10 +19,9 @@ from richkd.core.errors import DataError
 from richkd.core.seeds import mix_seed
 from richkd.data.hierarchy import Hierarchy, refuse_ungrouped
 from richkd.metrics.checks import Figures, checked_probs
-from richkd.metrics.intervals import Interval, bootstrap_means
+from richkd.metrics.intervals import RESAMPLES, RESAMPLING_SEED, Interval, bootstrap_means
 
 PERMUTATIONS = 999
-SEED, RESAMPLES = 0, 1000
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,16 @@ def measure_semantics(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) 
     guess_N = probs_NC.argmax(dim=1)
     near_N = related_NC.gather(1, guess_N[:, None])[:, 0]
     distance_N = torch.where(guess_N == labels_N, 0.0, torch.where(near_N, 1.0, 2.0)).double()
+    consistent_N = _consistency(wrong_NC, labels_N)
     has_N = related_NC.any(dim=1)
     chance_N = related_NC.sum(dim=1).double() / (probs_NC.shape[1] - 1)
     return Semantics(
         _mean(_auroc(probs_NC, labels_N, same_CC)),
         _mean((wrong_NC * related_NC).sum(dim=1)[has_N]),
         float(chance_N[has_N].mean()) if has_N.any() else None,
-        bootstrap_means(_consistency(wrong_NC, labels_N)[:, None], seed=SEED, resamples=RESAMPLES)[0],
+        bootstrap_means(consistent_N[:, None], seed=RESAMPLING_SEED, resamples=RESAMPLES)[0],
         _mean(distance_N[distance_N > 0]),
-        bootstrap_means(distance_N[:, None], seed=SEED, resamples=RESAMPLES)[0],
+        bootstrap_means(distance_N[:, None], seed=RESAMPLING_SEED, resamples=RESAMPLES)[0],
         _mantel(wrong_NC, labels_N, same_CC),
     )
 
@@ -118,7 +118,7 @@ def _mantel(wrong_NC: Tensor, labels_N: Tensor, same_CC: Tensor) -> Correlation 
     if len(seen_K) < 3:
         return None
     means_KK = class_means(wrong_NC, labels_N)[seen_K][:, seen_K]
-    return mantel(means_KK, same_CC[seen_K][:, seen_K].double(), seed=SEED)
+    return mantel(means_KK, same_CC[seen_K][:, seen_K].double(), seed=RESAMPLING_SEED)
 
 
 def superclass_auroc(probs_NC: Tensor, labels_N: Tensor, hierarchy: Hierarchy) -> float | None:
@@ -272,7 +272,7 @@ def _mean(values_M: Tensor) -> Interval | None:
     """The mean over a subset of the images with its interval; None if the subset is empty."""
     if not len(values_M):
         return None
-    return bootstrap_means(values_M[:, None], seed=SEED, resamples=RESAMPLES)[0]
+    return bootstrap_means(values_M[:, None], seed=RESAMPLING_SEED, resamples=RESAMPLES)[0]
 
 
 def _entropy(probs_NC: Tensor) -> Tensor:

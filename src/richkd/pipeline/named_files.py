@@ -171,7 +171,7 @@ def _of_model(section: str, model: ModelConfig, config: Config) -> Iterator[tupl
     name = parse_model_name(model.name)
     files: dict[str, Callable[[], list[Path]]] = {
         "local-dir": lambda: _in_folder(name.path),
-        "folds": lambda: _of_folds(name.path, blended=model.fold_share not in (None, 1)),
+        "folds": lambda: _of_folds(name.path, blended=model.used_fold_share != 1),
         "cache": lambda: _imported(name.value, config.cache.dir),
     }
     if name.kind in files:

@@ -198,7 +198,7 @@ def _open_vision(model: ModelConfig, number: int, opening: Opening) -> Teacher |
             "single teacher.",
         )
     folds = open_folds(name.path, opening.data, partial(_teachers_of, f"teacher-{number}", opening))
-    share = 1.0 if model.fold_share is None else model.fold_share
+    share = model.used_fold_share
     if share == 1 or TRAINING not in opening.data.splits:
         return folds
     training, full = opening.data.splits[TRAINING], full_teacher(name.path)

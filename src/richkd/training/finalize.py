@@ -20,7 +20,7 @@ from richkd.teachers.predict import logits_of, outputs_of
 from richkd.training.card import write_card
 from richkd.training.run_folder import RunFolder
 
-EVALUATED = ("val", "test", LEFT_OUT)
+REPORTED_SPLITS = ("val", "test", LEFT_OUT)
 
 
 def finish(
@@ -28,7 +28,7 @@ def finish(
     student: Network,
     folder: RunFolder,
     facts: dict[str, Any],
-    splits: Sequence[str] = EVALUATED,
+    splits: Sequence[str] = REPORTED_SPLITS,
     *,
     write: bool,
 ) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def finish(
     temperature = None
     if fitted_on:
         temperature = fit_temperature(logits[fitted_on], parts.data.splits[fitted_on].labels_N)
-    evaluated = {name: logits[name] for name in EVALUATED if name in logits and name in splits}
+    evaluated = {name: logits[name] for name in REPORTED_SPLITS if name in logits and name in splits}
     figures, teachers = _figures(parts, evaluated, temperature)
     summary: dict[str, Any] = {
         "method": method_label(parts.config),

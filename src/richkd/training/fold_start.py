@@ -24,7 +24,7 @@ from richkd.data.split import Data
 from richkd.models.saved import CONFIG, WEIGHTS, check_saved
 from richkd.pipeline.assemble import build_student
 from richkd.pipeline.seen_images import run_around
-from richkd.training.inputs import labels_digest
+from richkd.training.inputs import labels_digest, note_on_comparison
 
 
 def refuse_other_data(data: Data, full: Path, log: Log) -> None:
@@ -166,5 +166,6 @@ def _difference(data: Data, full: Path) -> str | None:
             fix="restore it, or remove it to skip the comparison of images.",
         ) from None
     text = changed_images(training, then_N, digests_of(training, hashed=hashed))
-    by = "" if hashed else " (compared by size and modification time, because they are many)"
-    return text + by if text else "" if labels == labels_digest(training) else "other labels of train"
+    if text:
+        return text + note_on_comparison(hashed)
+    return "" if labels == labels_digest(training) else "other labels of train"

@@ -51,6 +51,16 @@ def read_inputs(config: Config, data: Data, recorded: Mapping[str, Any] | None =
     return {"files": files, "classes": list(data.class_names), "hashed": hashed, "splits": splits}
 
 
+def note_on_comparison(hashed: bool) -> str:
+    """What follows a text about changed images: how they were compared, if not by their bytes.
+
+    Example:
+        >>> note_on_comparison(hashed=False)
+        ' (compared by size and modification time, because they are many)'
+    """
+    return "" if hashed else " (compared by size and modification time, because they are many)"
+
+
 @dataclass(frozen=True)
 class ChangedData:
     """How the images of a resumed run differ from those that it was started with.
@@ -66,13 +76,22 @@ class ChangedData:
     acceptable: bool
     hashed: bool
 
+    @property
+    def text(self) -> str:
+        """All differences, and how images were compared.
+
+        Example:
+            >>> ChangedData(("a split val", "labels of train"), acceptable=True, hashed=True).text
+            'a split val; labels of train'
+        """
+        return "; ".join(self.differences) + note_on_comparison(self.hashed)
+
     def refuse(self, path: str) -> CheckpointError:
         """The error that says which images differ, and how to accept them."""
-        by = "" if self.hashed else " (compared by size and modification time, because they are many)"
         accept = f"; add {ACCEPT} to go on with the new ones" if self.acceptable else ""
         return CheckpointError(
             f"A run must be resumed with the images it was started with ({path})",
-            got="; ".join(self.differences) + by,
+            got=self.text,
             fix=f"restore the images{accept}, or start again with --overwrite.",
         )
 

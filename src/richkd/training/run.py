@@ -28,7 +28,7 @@ from richkd.pipeline.assemble import assemble
 from richkd.pipeline.teacher_check import report_sizes, report_teachers
 from richkd.training.energy import EnergyMeter
 from richkd.training.environment import recorded_environment, threads_of
-from richkd.training.finalize import EVALUATED, finish
+from richkd.training.finalize import REPORTED_SPLITS, finish
 from richkd.training.fold_folder import prepare_folds
 from richkd.training.inputs import ACCEPT
 from richkd.training.plan import described
@@ -148,7 +148,7 @@ def distill(
     quiet: bool = False,
     accept_changed_images: bool = False,
     callbacks: Sequence[Callback] = (),
-    splits: Sequence[str] = EVALUATED,
+    splits: Sequence[str] = REPORTED_SPLITS,
 ) -> Run:
     """Train a student, evaluate it and save it.
 

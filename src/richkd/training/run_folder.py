@@ -127,7 +127,7 @@ class RunFolder:
         path = self.path / "summary.json"
         if not exists(path):
             return None
-        check_run(self.path, ("summary.json",), CheckpointError)
+        check_run_hashes(self.path, ("summary.json",), CheckpointError)
         try:
             figures: dict[str, Any] = read_json(path)
         except (OSError, ValueError) as error:
@@ -168,7 +168,9 @@ class RunFolder:
             )
         # A run that was killed before it wrote its settings has nothing that other settings could contradict.
         if resume and (self.has_checkpoint or exists(self.path / SETTINGS)):
-            check_run(self.path, RECORDS, CheckpointError, growing=(self.metrics.name, self.timing.name))
+            check_run_hashes(
+                self.path, RECORDS, CheckpointError, growing=(self.metrics.name, self.timing.name)
+            )
             refuse_other_settings(self.path, config, same_length=not self.has_checkpoint)
 
     def speeds(self) -> dict[str, dict[str, Any]]:
@@ -272,7 +274,7 @@ class RunFolder:
         refuse_unwritable(self.path)
 
 
-def check_run(
+def check_run_hashes(
     folder: Path, names: Iterable[str], refusal: type[RichKDError], *, growing: Iterable[str] = ()
 ) -> None:
     """Check files of a run folder against its ``SHA256SUMS``; runs of version 0.1 have none.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from richkd.compare.costs import seconds_of
+from richkd.compare.costs import total_seconds
 from richkd.compare.runs import RUNS, PlannedRun
 from richkd.core.errors import ConfigError
 from richkd.core.files import write_atomically
@@ -95,7 +95,7 @@ def _timed(methods: Sequence[SearchedMethod], trials: Trials, do: DoRuns) -> dic
                 got=failed[run.name],
                 fix=f"see {trials.out / 'logs' / run.name}.txt.",
             )
-    return {run.method: seconds_of(run.config.out) for run in runs}
+    return {run.method: total_seconds(run.config.out) for run in runs}
 
 
 def _epochs_in(minutes: float, jobs: int, seconds: float, method: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from richkd.compare.merging import is_fused
 from richkd.config.entropy import MATCH_TEACHER, OWN
+from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.fusion.presets import PAPER_ALPHA
@@ -20,7 +21,7 @@ MIXUP = (0, 0.2, 0.4)
 DEFAULT, PAPER, ALPHAS = "default", "paper", (0.7, 0.5, 0.3)
 # Settings of a fusion that cannot be combined with every preset and α.
 USER_FUSION = ("scale", "mixing", "weights", "labeled", "unlabeled")
-FOLDS, FOLD_SHARES = "folds:", (0.0, 0.5, 1.0)
+FOLD_SHARES = (0.0, 0.5, 1.0)
 # How far a search goes from the setting of the plan: a tenth to ten times of a rate, a fifth to five times
 # of a weight, whose effect is smaller.
 RATE, WEIGHT = 10.0, 5.0
@@ -41,6 +42,9 @@ def default_space(config: Config) -> dict[str, Any]:
         >>> base = {"data": {"path": "."}, "student": {"name": "resnet18"}, "method": {"name": "kd"}}
         >>> list(default_space(Config.model_validate(base | {"teachers": [{"name": "resnet50"}]})))
         ['optim.lr', 'augment.mixup_alpha', 'objective.kd.weight', 'objective.kd.temperature']
+        >>> folds = [{"name": "folds:runs/folds", "fold_share": 0.7}]
+        >>> default_space(Config.model_validate(base | {"teachers": folds}))["teachers.1.fold_share"]
+        [0.0, 0.5, 0.7, 1.0]
     """
     space: dict[str, Any] = {
         "optim.lr": _around(config.optim.lr, RATE),
@@ -62,9 +66,8 @@ def default_space(config: Config) -> dict[str, Any]:
             known = (OWN, MATCH_TEACHER)
             space["fusion.entropy"] = [*known, *([] if entropy in known else [entropy])]
     for place, teacher in enumerate(config.teachers, 1):
-        if teacher.name.startswith(FOLDS):
-            share = 1.0 if teacher.fold_share is None else teacher.fold_share
-            space[f"teachers.{place}.fold_share"] = _with(FOLD_SHARES, share)
+        if parse_model_name(teacher.name).kind == "folds":
+            space[f"teachers.{place}.fold_share"] = _with(FOLD_SHARES, teacher.used_fold_share)
     return space
 
 

@@ -11,12 +11,13 @@ from richkd.compare.layers import Layer, Layers
 from richkd.compare.merging import is_in, merge, refuse_never_read
 from richkd.compare.problems import RunProblems
 from richkd.compare.runs import RUNS, Cell, PlannedRun, plan_layer
+from richkd.config.model_name import parse_model_name
 from richkd.config.schema import Config
 from richkd.core.errors import ConfigError
 from richkd.fusion.mixings import ALPHA
 from richkd.fusion.presets import PAPER_ALPHA, scale_and_mixing
 from richkd.methods.objective import read_objective
-from richkd.tune.defaults import FOLDS, default_space
+from richkd.tune.defaults import default_space
 from richkd.tune.plan import TuneSource
 from richkd.tune.space import Choices, Entry, Point, layer_of, read_space
 from richkd.tune.study import TrialRecord
@@ -191,6 +192,9 @@ def settings_of(config: Config) -> dict[str, Any]:
         >>> settings = settings_of(Config.model_validate(base))
         >>> settings["optim.lr"], settings["objective.kd.temperature"]
         (0.05, 3.0)
+        >>> folds = Config.model_validate(base | {"teachers": [{"name": "folds:runs/folds"}]})
+        >>> settings_of(folds)["teachers.1.fold_share"]
+        1.0
     """
     settings: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -200,9 +204,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     if config.fusion.alpha is None and scale_and_mixing(config.fusion)[1] == ALPHA:
         settings["fusion.alpha"] = PAPER_ALPHA
     for place, teacher in enumerate(config.teachers, 1):
-        if teacher.name.startswith(FOLDS):
-            share = 1.0 if teacher.fold_share is None else teacher.fold_share
-            settings[f"teachers.{place}.fold_share"] = share
+        if parse_model_name(teacher.name).kind == "folds":
+            settings[f"teachers.{place}.fold_share"] = teacher.used_fold_share
     for spec in read_objective(config):
         terms = spec.config.model_dump(mode="json")
         settings |= {f"objective.{spec.label}.{leaf}": inner for leaf, inner in terms.items()}

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from richkd.core.errors import ClipError, DataError
 from richkd.data.split import folds_of
-from richkd.fusion.select import FOLDS
+from richkd.fusion.select import FIT_FOLDS
 from richkd.metrics.multipliers import PRIOR_IMAGES
 from richkd.teachers.clip.prompt_weights import (
     PromptSet,
@@ -157,9 +157,9 @@ def test_a_table_counts_right_answers() -> None:
 def test_templates_and_weights_are_judged_on_images_that_did_not_choose_them() -> None:
     # Few images and many templates of equal noise: which of them fit best is chance.
     prompts, feats_ND, labels_N = world_of((1.0,) * 8, 30, 6)
-    fold_N = folds_of(labels_N, FOLDS)
+    fold_N = folds_of(labels_N, FIT_FOLDS)
     right, total = 0, 0.0
-    for fold in range(FOLDS):
+    for fold in range(FIT_FOLDS):
         out_N = fold_N == fold
         selected = choose_templates(prompts, feats_ND[~out_N], labels_N[~out_N], SCALE)
         weights = [float(place in selected) for place in range(8)]

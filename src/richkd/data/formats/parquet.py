@@ -15,7 +15,7 @@ from richkd.core.errors import DataError
 from richkd.data.classes import check_same_classes
 from richkd.data.formats.outside import place_files, refuse_special
 from richkd.data.formats.parquet_rows import column_of_images, open_in_place
-from richkd.data.formats.scan import stamp_of
+from richkd.data.formats.scan import stamp_of_files
 from richkd.data.slices import refuse_slices
 
 PARQUET = ".parquet"
@@ -78,7 +78,7 @@ def open_parquet(files: Sequence[Path], root: Path | None = None) -> datasets.Da
     """
     _check_parquet(files)
     # The loader caches a file by path and modification time, which a replaced file may share.
-    name = f"richkd-{stamp_of(files)[:16]}"
+    name = f"richkd-{stamp_of_files(files)[:16]}"
     try:
         image = column_of_images(files)
         if image is not None:

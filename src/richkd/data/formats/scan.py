@@ -226,11 +226,11 @@ def _check_split_names(files: dict[str, list[Path]], place: Path, suffix: str) -
         raise DataError(rule, got=got, fix="start every file name with train-, validation- or test-.")
 
 
-def stamp_of(files: Sequence[Path]) -> str:
+def stamp_of_files(files: Sequence[Path]) -> str:
     """SHA-256 of the paths, sizes, times and inodes of files, which changes when a file is replaced.
 
     Example:
-        >>> len(stamp_of([Path(__file__)]))
+        >>> len(stamp_of_files([Path(__file__)]))
         64
     """
     stamp = hashlib.sha256()

@@ -25,7 +25,7 @@ from richkd.data.columns import KEY_COLUMNS, Columns
 from richkd.data.formats.listing_files import LABEL_NAMES, Listing
 from richkd.data.formats.listings import whole_numbers
 from richkd.data.formats.outside import refuse_special
-from richkd.data.formats.scan import WHOLE, is_image, split_of, stamp_of
+from richkd.data.formats.scan import WHOLE, is_image, split_of, stamp_of_files
 from richkd.data.slices import COLUMN as SLICES
 from richkd.data.slices import FEATURE
 
@@ -122,7 +122,7 @@ def open_shards(files: Sequence[Path], columns: Columns) -> datasets.Dataset:
     arguments = {
         "shards": [str(file.absolute()) for file in files],
         # Part of the name of the list, so that the list of a replaced file is not used.
-        "stamp": stamp_of(files),
+        "stamp": stamp_of_files(files),
         "names": (*names, SLICES),
         "columns": (columns.image, columns.label),
     }

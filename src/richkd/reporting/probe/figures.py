@@ -16,11 +16,11 @@ from richkd.metrics.accuracy import Metrics, measure
 from richkd.metrics.calibration import Reliability, measure_reliability
 from richkd.metrics.confidence import Moves, moves_at_coverage
 from richkd.metrics.ece_intervals import bootstrap_ece
-from richkd.metrics.intervals import Interval, bootstrap_means, mcnemar_test
+from richkd.metrics.intervals import RESAMPLES, RESAMPLING_SEED, Interval, bootstrap_means, mcnemar_test
 
 # Coverage that defines a confident prediction when two models are compared.
 MATCHED = 0.8
-SEED, RESAMPLES, ECE_RESAMPLES = 0, 1000, 200
+ECE_RESAMPLES = 200
 BINS = 15
 
 
@@ -103,10 +103,10 @@ def measure_teachers(
     columns = []
     for name, z_NC in logits.items():
         columns += [(z_NC.argmax(dim=1) == labels_N).double(), losses_of(scaled[name], labels_N)]
-    intervals = bootstrap_means(torch.stack(columns, dim=1), seed=SEED, resamples=RESAMPLES)
+    intervals = bootstrap_means(torch.stack(columns, dim=1), seed=RESAMPLING_SEED, resamples=RESAMPLES)
     teachers = []
     for place, (name, z_NC) in enumerate(logits.items()):
-        ece = bootstrap_ece(z_NC.softmax(dim=1), labels_N, seed=SEED, resamples=ECE_RESAMPLES)
+        ece = bootstrap_ece(z_NC.softmax(dim=1), labels_N, seed=RESAMPLING_SEED, resamples=ECE_RESAMPLES)
         bounds = {"top1": intervals[2 * place], "nll": intervals[2 * place + 1], "ece": ece}
         teachers.append(
             TeacherFigures(name, measure(z_NC, labels_N), measure(scaled[name].float(), labels_N), bounds)

@@ -11,8 +11,9 @@ from richkd.core.pages import environment
 from richkd.evaluate.model_report import CERTAIN
 from richkd.metrics.calibration import Reliability
 from richkd.metrics.confidence import COVERAGES, State
+from richkd.pipeline.roles import FUSED, TEACHER
 from richkd.reporting.probe.figures import MATCHED, TeacherFigures
-from richkd.reporting.probe.probe import CLIP, FUSED, TEACHER
+from richkd.reporting.probe.probe import CLIP
 from richkd.reporting.probe.result import Probe
 from richkd.reporting.probe.verdict import NO_SIGNAL, Outcome, decide_outcome, explanation, headline, warnings
 

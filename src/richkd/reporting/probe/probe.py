@@ -28,6 +28,7 @@ from richkd.fusion.select import Choice, choose
 from richkd.metrics.accuracy import measure
 from richkd.metrics.calibration import fit_temperature
 from richkd.pipeline.assemble import Parts
+from richkd.pipeline.roles import FUSED, TEACHER
 from richkd.pipeline.signal import training_outputs
 from richkd.reporting.probe.figures import (
     calibrated,
@@ -44,7 +45,8 @@ from richkd.teachers.clip.class_name_advice import advise_on_names
 from richkd.teachers.clip.prompt_weights import PromptTable, measure_prompts
 from richkd.teachers.predict import outputs_of
 
-TEACHER, CLIP, FUSED, DEFAULT = "teacher", "CLIP", "fused", "default"
+# Names of models on the page; a target is written "clip".
+CLIP, DEFAULT = "CLIP", "default"
 ALPHAS = tuple(i / 20 for i in range(21))
 SIMILAR_PAIRS = 8
 # Maximum number of images on which the accuracy on training images is measured.

@@ -10,9 +10,10 @@ from typing import Any
 from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.evaluate.model_report import CERTAIN, ModelReport
-from richkd.evaluate.predictors import FUSED, FUSED_LABELED, FUSED_WITHOUT
+from richkd.evaluate.predictors import FUSED_LABELED, FUSED_WITHOUT
 from richkd.metrics.confidence import COVERAGES
 from richkd.metrics.semantics import Semantics
+from richkd.pipeline.roles import FUSED
 from richkd.reporting.probe.page import alpha_curves, bins_of, teacher_rows
 from richkd.reporting.probe.verdict import explanation, headline
 from richkd.reporting.report.collect import Report

@@ -13,7 +13,7 @@ from richkd.core.errors import DataError
 from richkd.core.presence import folder_name, is_dir, is_file
 from richkd.core.regular_files import read_regular
 from richkd.core.structured import parse_json, read_json
-from richkd.training.run_folder import check_run
+from richkd.training.run_folder import check_run_hashes
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_run(folder: str | Path) -> RunFacts:
         raise DataError(
             f"The files of the run {folder} cannot be read", got=str(error), fix="run it again."
         ) from error
-    check_run(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
+    check_run_hashes(folder, ("config.yaml", "summary.json", "metrics.jsonl", "environment.json"), DataError)
     return RunFacts(last_folder(str(folder)), str(folder), settings, summary, epochs, environment)
 
 

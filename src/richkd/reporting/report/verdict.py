@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from richkd.evaluate.model_report import Comparison
+from richkd.evaluate.model_report import PairedModels
 from richkd.evaluate.robustness import Cells
 from richkd.metrics.confidence import COVERAGES
 from richkd.metrics.intervals import Interval
@@ -88,7 +88,7 @@ def _weaknesses(report: Report) -> str:
     return " ".join(parts)
 
 
-def difference_text(name: str, pair: Comparison) -> str:
+def difference_text(name: str, pair: PairedModels) -> str:
     """Sentence on the difference in accuracy between the first model (a) and another one (b).
 
     Args:

@@ -14,7 +14,7 @@ from richkd.core.errors import ClipError, DataError, nearest
 from richkd.core.user_files import parse_file
 from richkd.data.split import folds_of
 from richkd.fusion.fit import argmin_lbfgs
-from richkd.fusion.select import FOLDS
+from richkd.fusion.select import FIT_FOLDS
 from richkd.metrics.multipliers import PRIOR_IMAGES
 
 # Largest difference between 1 and the sum of weights in a file, which may be rounded.
@@ -298,8 +298,8 @@ def _nll(
 
 def _left_out(labels_N: Tensor) -> Iterator[Tensor]:
     """Which images (N, bool) each fold leaves out; without folds that have none or all of them."""
-    fold_N = folds_of(labels_N, FOLDS)
-    for fold in range(FOLDS):
+    fold_N = folds_of(labels_N, FIT_FOLDS)
+    for fold in range(FIT_FOLDS):
         out_N = fold_N == fold
         if out_N.any() and not out_N.all():
             yield out_N
