@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from richkd.config.resumed import recorded_inputs
 from richkd.core.errors import DataError
 from richkd.data import digests
+from richkd.data.sources import open_data
 from richkd.export.own_data import as_trained, data_of, run_of
 from richkd.training.run import distill
 from tests.core.closed import LONG, close
@@ -57,3 +59,21 @@ def test_moved_data_are_recognized_however_large_they_are(
     data, seed = as_trained(run, str(now))
     assert (data.test_fraction, seed) == (0.3, 7)
     assert as_trained(run, str(world.images / "test"))[1] == 0
+
+
+def test_unlabeled_images_inside_of_the_data_are_no_class(world: World, tmp_path: Path) -> None:
+    then, now, run = tmp_path / "then", tmp_path / "now", tmp_path / "run"
+    shutil.copytree(world.images / "train", then)
+    shutil.copytree(then / "ant", then / "more")
+    for number, image in enumerate(sorted((then / "more").glob("*.png"))):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(image)
+    settings = {"data__path": str(then), "data__unlabeled": str(then / "more"), "data__test_fraction": 0.3}
+    distill(world.config(run, method__name="ce", train__epochs=1, **settings), quiet=True)
+    expected = open_data(*as_trained(run, str(then)))
+    assert expected.class_names == ("ant", "bee", "cow")
+    assert len(data_of(str(run)).splits["test"]) == len(expected.splits["test"])
+    then.rename(now)
+    moved = open_data(*as_trained(run, str(now)))
+    assert moved.splits["test"].keys() == expected.splits["test"].keys()
+    shutil.rmtree(now / "more")
+    assert open_data(*as_trained(run, str(now))).class_names == expected.class_names

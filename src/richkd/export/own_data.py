@@ -61,7 +61,7 @@ def as_trained(model: Path, data: str) -> tuple[DataConfig, int]:
         if is_file(folder / "config.yaml"):
             config = load_config(folder / "config.yaml")
             if is_data_of(folder, config, data):
-                return _at(data, config), config.train.seed
+                return for_evaluation(config.data, data), config.train.seed
     return DataConfig(path=data), 0
 
 
@@ -80,12 +80,7 @@ def is_data_of(run: Path, config: Config, data: str) -> bool:
     """
     if resolved(expanded(config.data.path)) == resolved(expanded(data)):
         return True
-    return _is_moved(run, _at(data, config), config.train.seed)
-
-
-def _at(data: str, config: Config) -> DataConfig:
-    """The settings of a run's data for evaluating at another path."""
-    return for_evaluation(config.data).model_copy(update={"path": data})
+    return _is_moved(run, for_evaluation(config.data, data), config.train.seed)
 
 
 def _is_moved(run: Path, settings: DataConfig, seed: int) -> bool:
