@@ -176,8 +176,7 @@ def is_finished(config: Config) -> bool:
     Raises:
         CheckpointError: its ``summary.json`` is damaged.
     """
-    summary = RunFolder(config.out).summary()
-    return summary is not None and summary["epochs"] == config.train.epochs
+    return RunFolder(config.out).finished(config.train.epochs) is not None
 
 
 def _refuse_other_tests(members: list[PlannedRun], opened: OpenedData) -> None:

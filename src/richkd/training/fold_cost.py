@@ -89,8 +89,7 @@ def cost_of(
     left_out = [labeled // folds + (fold < labeled % folds) for fold in range(folds)]
     images = [images_of_epoch(config, labeled - count, unlabeled) for count in left_out]
     folders = [RunFolder(config.out / f"fold-{fold}") for fold in range(folds)]
-    summaries = [folder.summary() if resume else None for folder in folders]
-    finished = [s is not None and s["epochs"] == config.train.epochs for s in summaries]
+    finished = [resume and folder.finished(config.train.epochs) is not None for folder in folders]
     done = [
         config.train.epochs if ended else _epochs_done(folder, config) * resume
         for folder, ended in zip(folders, finished, strict=True)

@@ -127,8 +127,9 @@ def _teach_fold(
     config = of_fold(config, fold, folds)
     folder = RunFolder(config.out)
     # Another process may already write what this one would read.
-    summary, began = on_first(lambda: (folder.summary() if resume else None, bool(folder.entries())))
-    if summary and summary["epochs"] == config.train.epochs:
+    epochs = config.train.epochs
+    summary, began = on_first(lambda: (folder.finished(epochs) if resume else None, bool(folder.entries())))
+    if summary is not None:
         # An interrupted --overwrite with other settings leaves finished folds of the old ones.
         on_first(lambda: refuse_other_settings(folder.path, config))
         # The process may have been killed when everything but its last hash was written.

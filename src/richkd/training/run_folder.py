@@ -118,6 +118,17 @@ class RunFolder:
                 remove_abandoned(folder)
             yield
 
+    def finished(self, epochs: int) -> dict[str, Any] | None:
+        """The figures of a run that has done this number of epochs; None if it has not.
+
+        A finished run that is being lengthened has the figures of fewer epochs.
+
+        Raises:
+            CheckpointError: see `summary`.
+        """
+        figures = self.summary()
+        return figures if figures is not None and figures["epochs"] == epochs else None
+
     def summary(self) -> dict[str, Any] | None:
         """The figures of a finished run; None if the run is not finished.
 
