@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.json_output import Json, json_alone
+from richkd.cli.json_output import Json, json_only
 from richkd.cli.options import whole, wholes
 from richkd.core.quick_imports import quick_imports
 
@@ -47,7 +47,7 @@ def benchmark(
         from richkd.cli.export_tables import print_benchmarks
         from richkd.export.latency import benchmark_all
 
-    with json_alone(True) as write:
+    with json_only(True) as write:
         results = benchmark_all(
             models, batches=batch, threads=threads, rounds=rounds, warmup=warmup, picture=picture
         )

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from richkd.cli.exit_status import STOPPED
-from richkd.cli.json_output import Json, json_alone
+from richkd.cli.json_output import Json, json_only
 from richkd.cli.options import config_of, configured, place, whole
 from richkd.config.schema import Config
 from richkd.core.output import lasting
@@ -114,7 +114,7 @@ def ls(folder: Folder, /, *, json: Json = False) -> None:
     _refuse_none(folder)
     caches = open_caches(folder)
     if json:
-        with json_alone(json) as write:
+        with json_only(json) as write:
             write([_cache_json(manifest, opened) for manifest, opened in caches])
         return
     table = Table(box=None, pad_edge=False)
@@ -197,7 +197,7 @@ def verify(
     if recipe is not None or overrides:
         config = config_of(recipe, {"teacher_cache": folder}, overrides, others=("sample", "json"))
     _refuse_none(folder)
-    with json_alone(json) as write:
+    with json_only(json) as write:
         damaged = {path.name: damaged_shards(path) for path in list_caches(folder)}
         for name, problems in damaged.items():
             _log(f"{name}: {'; '.join(problems) or 'every shard is intact'}")

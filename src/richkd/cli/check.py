@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from richkd.cli.json_output import Json, json_alone
+from richkd.cli.json_output import Json, json_only
 from richkd.cli.options import configured
 from richkd.config.schema import Config
 from richkd.core.quick_imports import quick_imports
@@ -39,7 +39,7 @@ def check(*, config: Config, json: Json = False) -> None:
         from richkd.core.terminal import Terminal
         from richkd.training.check import check_run
 
-    with json_alone(json) as write:
+    with json_only(json) as write:
         plan = check_run(config, Terminal())
         if json:
             write(plan)

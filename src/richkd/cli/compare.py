@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.exit_status import FAILED
-from richkd.cli.json_output import Json, json_alone, refuse_json_of_checks
+from richkd.cli.json_output import Json, json_only, refuse_json_of_checks
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
 from richkd.core.quick_imports import quick_imports
@@ -47,7 +47,7 @@ def compare(
         from richkd.compare.run import compare as run_compare
 
     refuse_json_of_checks(json, check)
-    with json_alone(json) as write, queue_console(jobs) as console:
+    with json_only(json) as write, queue_console(jobs) as console:
         result = run_compare(plan, out=out, baseline=baseline, jobs=jobs, check_only=check, console=console)
         if result is None:
             return

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from richkd.cli.json_output import Json, json_alone
+from richkd.cli.json_output import Json, json_only
 from richkd.cli.options import ChosenCheckpoint, place, whole
 from richkd.core.quick_imports import quick_imports
 
@@ -94,7 +94,7 @@ def export(
     quantized = read_int8_settings(int8, given)
     settings = ExportSettings(to, out, raw, data, images, check_images, tolerance, checkpoint, quantized)
     # The network of a callable may print, too, but not between the results.
-    with json_alone(True) as write:
+    with json_only(True) as write:
         result = export_student(model, settings, log_to_stderr)
         if json:
             write(result.to_dict())

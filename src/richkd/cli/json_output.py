@@ -17,7 +17,7 @@ Json = Annotated[bool, Parameter(name="--json", help="print all figures as JSON"
 
 
 @contextmanager
-def json_alone(wanted: bool) -> Iterator[Callable[[Any], None]]:
+def json_only(wanted: bool) -> Iterator[Callable[[Any], None]]:
     """Context in which messages go to standard error if JSON is wanted, and otherwise as usual.
 
     It yields a function that prints a value as JSON on standard output. A path is a file of JSON that the
@@ -27,7 +27,7 @@ def json_alone(wanted: bool) -> Iterator[Callable[[Any], None]]:
         wanted: the option ``--json``.
 
     Example:
-        >>> with json_alone(True) as write:
+        >>> with json_only(True) as write:
         ...     print("1 of 2 done")  # to standard error
         ...     write({"top1": 0.5})
         {

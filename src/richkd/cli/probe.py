@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from richkd.cli.json_output import Json, json_alone
+from richkd.cli.json_output import Json, json_only
 from richkd.cli.options import configured
 from richkd.config.schema import Config
 from richkd.core.quick_imports import quick_imports
@@ -55,7 +55,7 @@ def probe(*, config: Config, json: Json = False) -> None:
     device = pick_device(config.train.device)
     log, page = partial(console.print, soft_wrap=True), None
     lock = folder_lock(out, f"--out {out}") if out is not None else nullcontext()
-    with json_alone(json) as write, lock:
+    with json_only(json) as write, lock:
         parts = assemble(probe_config(config), device, log)
         report_sizes(parts, log)
         result = run_probe(parts)

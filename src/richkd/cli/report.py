@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from richkd.cli.json_output import Json, json_alone
+from richkd.cli.json_output import Json, json_only
 from richkd.cli.options import evaluating, place
 from richkd.config.schema import EvaluateConfig
 from richkd.core.quick_imports import quick_imports
@@ -45,7 +45,7 @@ def report(
     if not runs:
         raise ConfigError("A report needs at least one run", got="none", fix="richkd report RUN")
     folder = Path(runs[0]) / "report" if out is None else out
-    with json_alone(json) as write, folder_lock(folder, f"The folder of the page, {folder},"):
+    with json_only(json) as write, folder_lock(folder, f"The folder of the page, {folder},"):
         remove_abandoned(folder)
         result = collect(runs, config, data=data, out=folder, log=log_to_stderr)
         page = write_report(result, folder)

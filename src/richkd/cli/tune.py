@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from richkd.cli.exit_status import FAILED
-from richkd.cli.json_output import Json, json_alone, refuse_json_of_checks
+from richkd.cli.json_output import Json, json_only, refuse_json_of_checks
 from richkd.cli.options import place
 from richkd.cli.queues import Jobs, queue_console
 from richkd.core.quick_imports import quick_imports
@@ -42,7 +42,7 @@ def tune(
         from richkd.tune.run import tune as run_tune
 
     refuse_json_of_checks(json, check)
-    with json_alone(json) as write, queue_console(jobs) as console:
+    with json_only(json) as write, queue_console(jobs) as console:
         result = run_tune(plan, out=out, jobs=jobs, check_only=check, console=console)
         if result is None:
             return

@@ -26,11 +26,11 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def own_version() -> str:
+def package_version() -> str:
     """The version of this package; ``"not installed"`` if it is run from its source.
 
     Example:
-        >>> own_version()[0].isdigit() or own_version() == "not installed"
+        >>> package_version()[0].isdigit() or package_version() == "not installed"
         True
     """
     return versions_of(["richkd"])["richkd"]

@@ -15,7 +15,7 @@ from typing import Any
 from richkd.core.checksums import hash_file
 from richkd.core.json_text import to_json
 from richkd.core.structured import parse_json, read_json
-from richkd.core.versions import own_version
+from richkd.core.versions import package_version
 from richkd.data.framing import RESAMPLING, Framing
 from richkd.data.views import RGB
 from richkd.export.places import name_of
@@ -133,7 +133,7 @@ def describe(student: Student, path: str | Path, **more: Any) -> Description:
     described = next((file for file in files if file.name == CONFIG), None)
     training: dict[str, Any] = {} if described is None else read_json(described).get("richkd") or {}
     return Description(
-        own_version(),
+        package_version(),
         student.class_names,
         student.temperature,
         network.framing,

@@ -91,7 +91,7 @@ class ContrastMemory(nn.Module):
             nn.Linear(teacher_width, width) for teacher_width in teacher_widths
         )
         kind = Queues if settings.negatives == "queue" else Banks
-        groups_N, groups = with_own_classes(labels_N, classes)
+        groups_N, groups = unlabeled_as_classes(labels_N, classes)
         self.negatives: Banks | Queues = kind(groups_N, groups, settings, seed)
         self.register_buffer("log_normalizers", torch.full((2,), torch.nan))
         self.images = len(labels_N)
@@ -269,11 +269,11 @@ class Queues(nn.Module):
         self.next += len(index_B)
 
 
-def with_own_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
+def unlabeled_as_classes(labels_N: Tensor, classes: int) -> tuple[Tensor, int]:
     """Labels in which each unlabeled image forms its own class, and the resulting number of classes.
 
     Example:
-        >>> labels_N, classes = with_own_classes(torch.tensor([0, UNLABELED, 1, UNLABELED]), 2)
+        >>> labels_N, classes = unlabeled_as_classes(torch.tensor([0, UNLABELED, 1, UNLABELED]), 2)
         >>> labels_N.tolist(), classes
         ([0, 2, 1, 3], 4)
     """

@@ -14,7 +14,7 @@ from richkd.core.files import write_atomically
 from richkd.core.pages import environment
 from richkd.core.presence import folder_name
 from richkd.core.types import UNLABELED
-from richkd.core.versions import own_version
+from richkd.core.versions import package_version
 from richkd.core.visible import visible
 from richkd.models.build import Network
 from richkd.models.saved import CARD
@@ -58,7 +58,7 @@ def _values(parts: Parts, student: Network, summary: dict[str, Any]) -> dict[str
         "seed": summary["seed"],
         "temperature": summary["temperature"],
         "fitted_on": summary["temperature_fitted_on"],
-        "version": own_version(),
+        "version": package_version(),
         "method": summary["method"],
         "epochs": summary.get("planned_epochs", summary["epochs"]),
         "images": len(labels_N),

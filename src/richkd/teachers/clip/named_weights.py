@@ -75,7 +75,7 @@ def find_weights(spec: str) -> NamedWeights:
         return _tagged_file(model, tag, path)
     if not _is_file(rest):
         raise _no_weights(model, rest)
-    return _file_alone(model, rest)
+    return _file_only(model, rest)
 
 
 def _tagged_file(model: str, tag: str, file: str) -> NamedWeights:
@@ -87,7 +87,7 @@ def _tagged_file(model: str, tag: str, file: str) -> NamedWeights:
     return _file_like(model, file, _traits(model, tag))
 
 
-def _file_alone(model: str, file: str) -> NamedWeights:
+def _file_only(model: str, file: str) -> NamedWeights:
     tags_of: dict[tuple[Any, ...], list[str]] = {}
     for tag in open_clip.list_pretrained_tags_by_model(model):
         tags_of.setdefault(tuple(_traits(model, tag).values()), []).append(tag)
