@@ -56,9 +56,10 @@ class StandIns:
             return config
         if any(parse_model_name(teacher.name).kind == "cache" for teacher in teachers):
             return None
-        # Runs of one teacher share a cache of their own, so that a check computes its held-out outputs once.
-        cache = CacheConfig(dir=Path(self._temporary.name, "cache"))
-        changed = {"student": student, "teachers": teachers, "cache": cache}
+        # Runs of one teacher share a cache, so that a check computes its held-out outputs once. A run whose
+        # student alone is missing may have no teacher, and then a cache would be refused.
+        folder = None if teachers == config.teachers else Path(self._temporary.name, "cache")
+        changed = {"student": student, "teachers": teachers, "cache": CacheConfig(dir=folder)}
         return config.model_copy(update=changed)
 
     def _named(self, model: ModelConfig) -> ModelConfig:
