@@ -11,7 +11,8 @@ from typing import Any
 from richkd.compare.logits import SPLIT, StoredLogits
 from richkd.compare.plan import Corrupted
 from richkd.compare.runs import PlannedRun
-from richkd.config.schema import DataConfig, for_evaluation
+from richkd.config.evaluation_data import for_evaluation
+from richkd.config.schema import DataConfig
 from richkd.core.device import pick_device
 from richkd.core.files import write_atomically
 from richkd.core.interrupt import Interrupted, catch_stop_signals

@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from richkd.config.schema import Config, for_evaluation
+from richkd.config.evaluation_data import for_evaluation
+from richkd.config.schema import Config
 from richkd.core.checksums import hash_file
 from richkd.core.device import pick_device
 from richkd.core.errors import CheckpointError, RichKDError

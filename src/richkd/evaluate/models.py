@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from richkd.config.evaluation_data import for_evaluation
 from richkd.config.loading import load_config
 from richkd.config.model_name import parse_model_name
-from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelConfig, for_evaluation
+from richkd.config.schema import REST, CacheConfig, Config, FusionConfig, ModelConfig
 from richkd.core.errors import ConfigError, DataError
 from richkd.core.presence import is_file
 from richkd.data.classes import check_same_classes

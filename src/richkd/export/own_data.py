@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from richkd.config.evaluation_data import for_evaluation
 from richkd.config.loading import load_config
 from richkd.config.resumed import recorded_inputs
-from richkd.config.schema import Config, DataConfig, for_evaluation
+from richkd.config.schema import Config, DataConfig
 from richkd.core.errors import DataError, RichKDError
 from richkd.core.home import expanded
 from richkd.core.presence import is_file, resolved
