@@ -59,6 +59,12 @@ def test_an_untrained_teacher_computes_held_out_images_once_for_all_methods(
     assert len(computed) == 1
 
 
+def test_a_run_that_only_starts_from_a_first_run_needs_no_teacher(world: World, tmp_path: Path) -> None:
+    methods = {"kd": None, "on": {"method": "ce", "student": {"name": "run:teacher"}}}
+    plan = with_first(world, methods=methods, clip=False, allow_unequal_budgets=True)
+    assert "on-e1-s0" in checked(write(tmp_path, plan)).provisional
+
+
 def test_a_teacher_that_does_not_exist_yet_must_fit_its_methods(world: World, tmp_path: Path) -> None:
     flat = {"teacher": {"student": {"name": "tests.compare.flat:flat"}, "train.epochs": 1}}
     plan = with_first(world, flat, methods={"kd": None, "at": None}, clip=False)
